@@ -1,0 +1,116 @@
+"""Losses of the agent: cloning, reward, value, continue (phase 2), and PMPO with lambda-returns (phase 3)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embody.agent.model import Heads
+from embody.batch import Batch
+from embody.config import AgentConfig, ImaginationConfig
+from embody.nn.distributions import FactoredCategorical
+from embody.nn.running_rms import RunningRms
+
+__all__ = ["AgentLoss", "PmpoLoss", "ahead", "lambda_returns"]
+
+
+def ahead(x: Tensor, mask: Tensor, first: int, distances: int) -> tuple[Tensor, Tensor]:
+    """`x` `[B, T, ...]` of slots t + first .. t + first + distances - 1, `[B, T, L, ...]`, and which of them are real.
+
+    A target is real if its slot and slot t are inside the clip and the episode (`mask` `[B, T]`).
+    """
+    T = x.shape[1]
+    slot_TL = torch.arange(T, device=x.device)[:, None] + first + torch.arange(distances, device=x.device)
+    inside_TL, slot_TL = slot_TL < T, slot_TL.clamp(max=T - 1)
+    return x[:, slot_TL], mask[:, slot_TL] & inside_TL & mask[:, :, None]
+
+
+def lambda_returns(rewards: Tensor, continues: Tensor, values: Tensor, gamma: float, lambda_: float) -> Tensor:
+    """`R_t = r_{t+1} + gamma c_{t+1} ((1 - lambda) v_{t+1} + lambda R_{t+1})`, `R_T = v_T`.
+
+    All `[B, T + 1]`, where slot t holds what arrived at t (rewards and continues of slot 0 are not read); returns
+    `[B, T]` for slots 0 .. T - 1.
+    """
+    result = [values[:, -1]]
+    for t in reversed(range(values.shape[1] - 1)):
+        mixed = (1 - lambda_) * values[:, t + 1] + lambda_ * result[-1]
+        result.append(rewards[:, t + 1] + gamma * continues[:, t + 1] * mixed)
+    return torch.stack(result[:0:-1], dim=1)
+
+
+class AgentLoss(nn.Module):
+    """Behaviour cloning and reward prediction over L distances, value on recorded returns, continue; RMS-normalised."""
+
+    reward_mean: Tensor
+    reward_std: Tensor
+
+    def __init__(self, config: AgentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.rms = nn.ModuleDict({name: RunningRms() for name in ("policy", "reward", "value", "continue")})
+        self.register_buffer("reward_mean", torch.zeros(()))
+        self.register_buffer("reward_std", torch.ones(()))
+
+    def forward(self, heads: Heads, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics at the slots of features `[B, T, H]`."""
+        out, L = heads(features), self.config.distances
+        action_BTLA, action_mask = ahead(batch.actions, batch.mask, 1, L)
+        policy = FactoredCategorical(out.policy, self.config.actions)
+        reward_BTL, reward_mask = ahead(batch.rewards, batch.mask, 0, L)
+        terms = {
+            "policy": _mean(-policy.log_prob(action_BTLA), action_mask),
+            "reward": _mean(self._reward_loss(heads, out.reward, reward_BTL), reward_mask),
+            "value": _mean(heads.value_bins.loss(out.value, batch.returns), batch.mask),
+            "continue": _mean(
+                F.binary_cross_entropy_with_logits(out.continues, (~batch.is_terminal).float(), reduction="none"),
+                batch.mask,
+            ),
+        }
+        loss = torch.stack([self.rms[name](term) for name, term in terms.items()]).sum()
+        metrics = {name: term.detach() for name, term in terms.items()}
+        next_log_prob = policy.log_prob(action_BTLA)[:, :, 0].detach()
+        metrics["next_action_log_prob"] = _mean(next_log_prob, action_mask[:, :, 0])
+        return loss, metrics
+
+    def _reward_loss(self, heads: Heads, logits: Tensor, rewards: Tensor) -> Tensor:
+        if self.config.standardise_rewards:
+            rewards = (rewards - self.reward_mean) / self.reward_std
+        if self.config.reward_loss == "mse":
+            return (heads.reward_bins.decode(logits) - rewards).square()
+        return heads.reward_bins.loss(logits, rewards)
+
+
+class PmpoLoss(nn.Module):
+    """Policy by the sign of the advantage, anchored to a frozen prior; value on lambda-returns (Dreamer 4, eq. 10, 11).
+
+    L = (1 - alpha) / |D-| sum_{D-} ln pi(a|s) - alpha / |D+| sum_{D+} ln pi(a|s) + beta / N sum KL[pi || prior]
+    """
+
+    def __init__(self, config: ImaginationConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self,
+        policy: FactoredCategorical,
+        prior: FactoredCategorical,
+        actions: Tensor,
+        advantages: Tensor,
+        mask: Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Policy loss over states `[B, T]`: actions int64 `[B, T, A]` taken there, their advantages, real ones (mask)."""
+        alpha, beta = self.config.alpha, self.config.beta
+        log_prob = policy.log_prob(actions)
+        good, bad = mask & (advantages >= 0), mask & (advantages < 0)
+        kl = _mean(policy.kl(prior), mask)
+        # An empty D+ or D- contributes 0.
+        loss = (1 - alpha) * _mean(log_prob, bad) - alpha * _mean(log_prob, good) + beta * kl
+        metrics = {
+            "kl": kl.detach(),
+            "entropy": _mean(policy.entropy(), mask).detach(),
+            "positive": _mean((advantages >= 0).float(), mask),
+        }
+        return loss, metrics
+
+
+def _mean(x: Tensor, mask: Tensor) -> Tensor:
+    return (x * mask).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,112 @@
+"""Agent tokens and the heads on them.
+
+The tokens are a second stream over the world's memory: they see the world, nothing sees them. With `own_weights` the
+stream has its own copy of the world's layers; otherwise the caller lends the world's (`blocks`), as in the paper.
+Legend: B rows, T frames, M agent tokens, W words, D width, H features, A action factors, L distances.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from embody.config import AgentConfig
+from embody.nn.cache import RingCache
+from embody.nn.distributions import FactoredCategorical, TwoHot
+from embody.nn.transformer import Block, Memory, initialise, run_second_stream
+
+__all__ = ["Agent", "HeadOutputs", "Heads"]
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """What the heads say at each slot; logits."""
+
+    policy: Tensor  # [..., L, sum(sizes)]: the actions of slots t+1 .. t+L
+    reward: Tensor  # [..., L, bins]: the rewards of slots t .. t+L-1
+    value: Tensor  # [..., bins]: the return of what follows slot t
+    continues: Tensor  # [...]: logit that slot t is not terminal
+
+
+class Heads(nn.Module):
+    """MLPs on the features; the policy and the reward have one output layer per distance."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        super().__init__()
+        self.config = config
+        features = config.tokens * config.trunk.width
+        self.policy = _mlp(features, config.hidden, config.distances * sum(config.actions.sizes))
+        self.reward = _mlp(features, config.hidden, config.distances * config.bins)
+        self.value = _mlp(features, config.hidden, config.bins)
+        self.continues = _mlp(features, config.hidden, 1)
+        self.reward_bins = TwoHot(*config.reward_range, config.bins)
+        self.value_bins = TwoHot(*config.value_range, config.bins)
+
+    def forward(self, features: Tensor) -> HeadOutputs:
+        """Outputs `[..., *]` of features `[..., H]`."""
+        distances = (self.config.distances, -1)
+        return HeadOutputs(
+            policy=self.policy(features).unflatten(-1, distances),
+            reward=self.reward(features).unflatten(-1, distances),
+            value=self.value(features),
+            continues=self.continues(features).squeeze(-1),
+        )
+
+    def act(self, features: Tensor) -> FactoredCategorical:
+        """The policy over the next action."""
+        size = sum(self.config.actions.sizes)
+        return FactoredCategorical(self.policy(features)[..., :size], self.config.actions)
+
+
+class Agent(nn.Module):
+    """Task embedding to agent tokens, through the stream, to features; heads on them."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.trunk.width
+        self.word = nn.Embedding(config.vocabulary, config.word_width, padding_idx=0)
+        # Words are concatenated in order: "the red key next to the blue ball" is not its reverse.
+        self.task = nn.Linear(config.words * config.word_width, config.tokens * width)
+        self.token_MD = nn.Parameter(torch.randn(config.tokens, width))
+        self.token_norm = nn.RMSNorm(width, eps=1e-6)
+        self.blocks = nn.ModuleList(Block(config.trunk) for _ in range(config.trunk.depth * config.own_weights))
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.heads = Heads(config)
+        self.apply(lambda module: initialise(module, config.trunk.depth))
+        for head in (self.heads.policy, self.heads.reward, self.heads.value, self.heads.continues):
+            nn.init.zeros_(head[-1].weight)
+
+    def copy_world(self, blocks: nn.ModuleList) -> None:
+        """Start the stream's own layers from the world's."""
+        if self.config.own_weights:
+            self.blocks = copy.deepcopy(blocks)
+
+    def new_cache(self, rows: int, context: int) -> RingCache:
+        """An empty history of the agent tokens."""
+        config, device = self.config, self.token_MD.device
+        return RingCache(config.trunk, rows=rows, tokens=config.tokens, context=context, device=device)
+
+    def forward(
+        self, task: Tensor, memory: Memory, frames: int, *, blocks: Sequence[nn.Module], cache: RingCache | None = None
+    ) -> Tensor:
+        """Features `[B, T, H]` of tasks int64 `[B, W]` over the world's `memory` of `frames` = T frames.
+
+        `blocks` are the world's layers, used unless the agent owns its weights. With a cache the frames are kept.
+        """
+        M, width = self.config.tokens, self.config.trunk.width
+        task_BMD = self.task(self.word(task).flatten(1)).unflatten(-1, (M, width))
+        g_BTMD = self.token_norm(task_BMD + self.token_MD)[:, None].expand(-1, frames, -1, -1)
+        layers = self.blocks if self.config.own_weights else blocks
+        g_BTMD = run_second_stream(list(layers), self.config.trunk, g_BTMD, memory, cache)
+        if cache is not None:
+            cache.commit(frames)
+        return self.norm(g_BTMD).flatten(2)
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, outputs)
+    )

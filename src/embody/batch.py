@@ -1,0 +1,45 @@
+"""One batch of clips, in the one time convention: a slot holds what arrived together."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of `T` slots from `B` episodes. Slot t = (action that led here, frame, reward that came with it, flags).
+
+    An episode's first slot has no action and reward 0. A clip that begins before its episode repeats the first slot
+    (`is_first` there, `mask` false except on the real one); a clip that outlasts its episode is padded (`mask` false).
+    """
+
+    actions: Tensor  # int64 [B, T, A]; zeros (not read) where is_first
+    rewards: Tensor  # float32 [B, T]
+    returns: Tensor  # float32 [B, T]: sum_{k>=1} gamma^(k-1) r_{t+k} to the episode's end; what V at slot t predicts
+    is_first: Tensor  # bool [B, T]
+    is_terminal: Tensor  # bool [B, T]
+    mask: Tensor  # bool [B, T]: real slots; every loss is masked by it
+    task: Tensor  # int64 [B, W]: word indices of the task label, 0 is padding
+    frames: Tensor | None = None  # uint8 [B, T, 3, H, W]
+    latents: Tensor | None = None  # float32 [B, T, L, Z], as the tokenizer gives them
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        moved = {
+            f.name: getattr(self, f.name).to(device, non_blocking=True)
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) is not None
+        }
+        return dataclasses.replace(self, **moved)
+
+    @property
+    def rows(self) -> int:
+        return self.actions.shape[0]
+
+    @property
+    def length(self) -> int:
+        return self.actions.shape[1]

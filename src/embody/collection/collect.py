@@ -1,0 +1,157 @@
+"""Records the demonstrations of every task, in parallel; killed at any time, the same call goes on where it stopped."""
+
+import dataclasses
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embody.collection.play import Split, play_episodes
+from embody.config import Config
+from embody.data.episodes import Episode
+from embody.data.format import DatasetWriter, Meta, aside, is_complete
+from embody.envs import VOCABULARY, make_env
+
+__all__ = ["Progress", "collect"]
+
+SHARD = 64  # episodes
+RECORD = "collection.json"  # how a dataset was made, in its folder
+
+Progress = Callable[[str, int, int], None]  # task, episodes done, episodes in all
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to play."""
+
+    task: str
+    split: Split
+    index: int
+    first: int  # episode
+    count: int
+
+
+def collect(config: Config, progress: Progress | None = None) -> None:
+    """Record `config.collect`'s episodes of each task into `data_dir/TASK`, splits "train" and "validation".
+
+    Episode i of a split depends on (config, task, split, i) alone. What is whole already is left untouched. With more
+    than one worker, processes are spawned: a script that calls this needs a main guard. A `ValueError` if a task is
+    unknown, or a folder holds episodes that were made otherwise; nothing is written then.
+    """
+    for task in config.env.tasks:
+        make_env(config.env, task)
+    for task in config.env.tasks:
+        _check_folder(config, task)
+    with _pool(config.collect.workers) as pool:
+        for task in config.env.tasks:
+            _collect_task(config, task, pool, progress or (lambda task, done, total: None))
+
+
+def _collect_task(config: Config, task: str, pool: ProcessPoolExecutor | None, progress: Progress) -> None:
+    jobs = _shards(config, task)
+    total = sum(job.count for job in jobs)
+    root = Path(config.data_dir) / task
+    if is_complete(root):
+        progress(task, total, total)
+        return
+    env = config.env
+    writer = DatasetWriter(root, Meta((task,), env.actions, env.height, env.width, env.fps, VOCABULARY))
+    with aside(root / RECORD) as path:
+        path.write_text(json.dumps(_record(config, task), indent=2) + "\n", encoding="utf-8")
+    missing = [job for job in jobs if job.index >= writer.shards(job.split)]
+    done = total - sum(job.count for job in missing)
+    progress(task, done, total)
+    for job, episodes in _play(config, missing, pool):
+        writer.write_shard(job.split, job.index, episodes)
+        done += job.count
+        progress(task, done, total)
+    writer.finish()
+
+
+def _shards(config: Config, task: str) -> list[Job]:
+    """The shards of a task, in the order they are written."""
+    splits: tuple[tuple[Split, int], ...] = (
+        ("train", config.collect.train_episodes),
+        ("validation", config.collect.validation_episodes),
+    )
+    return [
+        Job(task, split, first // SHARD, first, min(SHARD, episodes - first))
+        for split, episodes in splits
+        for first in range(0, episodes, SHARD)
+    ]
+
+
+def _record(config: Config, task: str) -> dict[str, Any]:
+    """All that the episodes of `task` depend on."""
+    recipe = dataclasses.asdict(config.collect)
+    del recipe["workers"]
+    limit = config.env.max_steps[config.env.tasks.index(task)]
+    return json.loads(json.dumps({"seed": config.seed, "task": task, "max_steps": limit, **recipe}))
+
+
+def _check_folder(config: Config, task: str) -> None:
+    """`ValueError` if the task's folder holds a dataset made otherwise. One that others made, whole, is welcome."""
+    root = Path(config.data_dir) / task
+    if not (root / RECORD).exists():
+        return
+    found, wanted = json.loads((root / RECORD).read_text(encoding="utf-8")), _record(config, task)
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise ValueError(
+                f"dataset {root} was collected with {name} {found.get(name)}, now {value} is asked for:"
+                " set data_dir to another folder, or delete this one"
+            )
+
+
+# --- worker processes -----------------------------------------------------------------------------------------------
+
+
+def _play(config: Config, jobs: list[Job], pool: ProcessPoolExecutor | None) -> Iterator[tuple[Job, list[Episode]]]:
+    """The episodes of every job, in order; few shards wait in memory at any time."""
+    if pool is None:
+        for job in jobs:
+            yield job, play_episodes(config, job.task, job.split, job.first, job.count)
+        return
+    waiting: deque[tuple[Job, Future[list[Episode]]]] = deque()
+    for job in jobs:
+        waiting.append((job, pool.submit(play_episodes, config, job.task, job.split, job.first, job.count)))
+        if len(waiting) > 2 * config.collect.workers:
+            job, future = waiting.popleft()
+            yield job, future.result()
+    for job, future in waiting:
+        yield job, future.result()
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Spawned processes (forking a process that has threads can deadlock); None for one worker: this process."""
+    if workers <= 1:
+        yield None
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_worker)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow(sentinel: int = parent.sentinel) -> None:
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -1,0 +1,385 @@
+"""Every setting of embody, as frozen dataclasses; a preset is a function that returns one `Config`.
+
+Nothing here reads arguments, files or the environment (only `main.py` does).
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+T = TypeVar("T")
+
+__all__ = [
+    "PRESETS",
+    "ActionSpec",
+    "AgentConfig",
+    "CollectConfig",
+    "Config",
+    "DynamicsConfig",
+    "EnvConfig",
+    "EvaluationConfig",
+    "GameConfig",
+    "ImaginationConfig",
+    "StageConfig",
+    "Tasks",
+    "TokenizerConfig",
+    "TrainConfig",
+    "TransformerConfig",
+    "digest",
+    "from_dict",
+    "minigrid",
+    "preset",
+    "to_dict",
+]
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """Factored categorical actions: `sizes[a]` choices of factor `a`; an action is int64 `[A]`."""
+
+    sizes: tuple[int, ...] = (7,)
+
+    def __post_init__(self) -> None:
+        if not self.sizes or any(size < 2 for size in self.sizes):
+            raise ValueError(f"action sizes {self.sizes}: every factor needs at least 2 choices")
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The real environment and the tasks in it."""
+
+    family: Literal["minigrid"] = "minigrid"
+    tasks: tuple[str, ...] = ()
+    max_steps: tuple[int, ...] = ()  # a limit per task; reaching it truncates, which no frame shows
+    height: int = 48
+    width: int = 48
+    fps: int = 5  # only for playing recordings back
+    actions: ActionSpec = ActionSpec()
+
+    def __post_init__(self) -> None:
+        if len(self.tasks) != len(self.max_steps):
+            raise ValueError(f"env.max_steps: one limit per task ({len(self.tasks)}), got {len(self.max_steps)}")
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What is recorded, for each task."""
+
+    train_episodes: int = 1000
+    validation_episodes: int = 64
+    noise_levels: tuple[float, ...] = (0.0, 0.25, 0.5)  # how often a random action replaces the expert's
+    random_fraction: float = 0.1  # share of episodes played at random (noise 1)
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A block-causal transformer: `S` layers attend inside a frame, `T` layers causally along time."""
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    pattern: str = "SSST"  # repeated over the depth [P: space, space, space, time]
+    mlp_width: int = 320
+    soft_cap: float = 0.0  # attention logits bounded by cap * tanh(x / cap); 0 is off
+    rope_base: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"width {self.width} must split into {self.heads} heads of an even size")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+        if not self.pattern or set(self.pattern) - set("ST"):
+            raise ValueError(f"pattern {self.pattern!r}: only the letters S (space) and T (time)")
+
+    @property
+    def layers(self) -> str:
+        """The kind of each layer, e.g. `SSSTSSST`."""
+        return (self.pattern * self.depth)[: self.depth]
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Masked-autoencoder video tokenizer, causal in time."""
+
+    height: int = 48
+    width: int = 48
+    patch: int = 8
+    latents: int = 8
+    channels: int = 16
+    context: int = 8  # frames that a time layer sees, this one included
+    encoder: TransformerConfig = TransformerConfig()
+    decoder: TransformerConfig = TransformerConfig()
+    mask_max: float = 0.9  # p ~ U(0, mask_max) of an image's patches are dropped [P]
+
+    def __post_init__(self) -> None:
+        if self.height % self.patch or self.width % self.patch:
+            raise ValueError(f"frame {self.height}x{self.width} is not a multiple of patch {self.patch}")
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """Shortcut-forcing dynamics over latents."""
+
+    tokens: int = 8  # spatial tokens a frame; the tokenizer's latents x channels are repacked to these
+    channels: int = 16
+    actions: ActionSpec = ActionSpec()
+    registers: int = 8
+    context: int = 32  # frames that a time layer sees, this one included
+    trunk: TransformerConfig = TransformerConfig()
+    k_max: int = 64  # finest grid, d_min = 1 / k_max
+    k_sample: int = 4  # denoising passes a frame when sampling
+    context_tau: float = 0.9  # signal level of context frames, put on the grid
+    bootstrap_fraction: float = 0.25  # share of rows with d > d_min; 0 turns the term off
+    bootstrap_start: float = 0.3  # share of the training before the bootstrap term begins
+    image_fraction: float = 0.3  # share of rows trained as separate images [P]
+    unlabelled_fraction: float = 0.05  # share of rows whose actions are hidden
+
+    def __post_init__(self) -> None:
+        for name in ("k_max", "k_sample"):
+            value = getattr(self, name)
+            if value < 1 or value & (value - 1):
+                raise ValueError(f"dynamics.{name} must be a power of two, got {value}")
+        if self.k_sample > self.k_max:
+            raise ValueError(f"dynamics.k_sample {self.k_sample} exceeds k_max {self.k_max}")
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Agent tokens and their heads."""
+
+    tokens: int = 4
+    own_weights: bool = (
+        True  # own copy of the layer weights over the world's keys and values; False: the paper's sharing
+    )
+    trunk: TransformerConfig = TransformerConfig()  # the world's; only its shape is used
+    actions: ActionSpec = ActionSpec()
+    vocabulary: int = 64  # words a task label may hold, padding and unknown included
+    words: int = 14  # longest task label
+    word_width: int = 16
+    hidden: int = 128
+    distances: int = 8  # L of multi-token prediction: distances 1..L for the policy, 0..L-1 for the reward
+    bins: int = 41
+    reward_range: tuple[float, float] = (0.0, 1.0)  # in units of reward, before symlog
+    value_range: tuple[float, float] = (0.0, 1.0)
+    heads_input: Literal["noised", "context"] = (
+        "noised"  # the flow loss's own pass [P], or always the context level [seed]
+    )
+    reward_loss: Literal["two_hot", "mse"] = "two_hot"  # [P], or the seed's
+    standardise_rewards: bool = False  # the seed's reward standardisation
+    dynamics_weight: float = 1.0
+    world_lr_scale: float = 0.1  # learning rate of the world in phase 2 when it is finetuned (own_weights False)
+
+
+@dataclass(frozen=True)
+class ImaginationConfig:
+    """Reinforcement learning inside the dream (PMPO)."""
+
+    context: int = 10
+    horizon: int = 16
+    k_sample: int = 4
+    gamma: float = 0.997
+    lambda_: float = 0.95
+    alpha: float = 0.5
+    beta: float = 0.3
+    shuffle_rewards: bool = False  # the control: imagined rewards shuffled over the batch
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One training stage. An epoch is as many frames as the training split holds."""
+
+    epochs: float = 1.0
+    batch: int = 16  # rows of a short batch; long batches hold the same number of frames
+    length: int = 16  # frames a row
+    long_length: int = 0  # frames a row of a long batch [P: T2]; 0: all batches are short
+    long_every: int = 4  # every n-th batch is long
+    lr: float = 1e-3
+    final_lr: float = 0.05  # of lr, reached by linear decay
+    warmup: float = 0.02  # share of the steps
+    decay: float = 0.4  # share of the steps, at the end
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.995
+    checkpoint_every: int = 100
+    log_every: int = 10
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured, and on how much."""
+
+    episodes: int = 100  # a task and a policy
+    full: bool = False  # more episodes, the best-demonstrations and shuffled-reward controls
+    full_episodes: int = 200
+    batch: int = 100  # environments played side by side
+    rollouts: int = 128  # held-out clips for the closed-loop world model measures
+    context: int = 10
+    horizon: int = 16
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, whole."""
+
+    name: str = "minigrid"
+    seed: int = 0
+    data_dir: str = "data"
+    models_dir: str = "models"
+    runs_dir: str = "runs"
+    logs_dir: str = "logs"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    workers: int = 0  # loader processes; 0 loads in the training process
+    env: EnvConfig = EnvConfig()
+    collect: CollectConfig = CollectConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    dynamics: DynamicsConfig = DynamicsConfig()
+    agent: AgentConfig = AgentConfig()
+    imagination: ImaginationConfig = ImaginationConfig()
+    train_tokenizer: StageConfig = StageConfig()
+    train_dynamics: StageConfig = StageConfig()
+    train_agent: StageConfig = StageConfig()
+    train_imagination: StageConfig = StageConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def __post_init__(self) -> None:
+        t, d, a = self.tokenizer, self.dynamics, self.agent
+        if t.latents * t.channels != d.tokens * d.channels:
+            raise ValueError(
+                f"tokenizer latents {t.latents}x{t.channels} and dynamics tokens {d.tokens}x{d.channels}"
+                " must hold the same numbers: set dynamics.tokens and dynamics.channels"
+            )
+        if (t.height, t.width) != (self.env.height, self.env.width):
+            raise ValueError(
+                f"tokenizer frame {t.height}x{t.width} differs from the environment's {self.env.height}x{self.env.width}"
+            )
+        if d.actions != self.env.actions or a.actions != self.env.actions:
+            raise ValueError("env.actions, dynamics.actions and agent.actions must be the same")
+        if a.trunk != d.trunk:
+            raise ValueError("agent.trunk must equal dynamics.trunk: agent tokens read its keys and values")
+        if self.imagination.context > d.context:
+            raise ValueError(f"imagination.context {self.imagination.context} exceeds dynamics.context {d.context}")
+
+    @property
+    def run_dir(self) -> Path:
+        """Where logs, results and the report of this run go."""
+        return Path(self.runs_dir) / self.name
+
+    def dataset_dir(self, task: str) -> Path:
+        """One dataset folder per task."""
+        return Path(self.data_dir) / task
+
+    def weights(self, stage: str) -> Path:
+        """The finished weights of a stage."""
+        return Path(self.models_dir) / self.name / f"{stage}.safetensors"
+
+    def checkpoint(self, stage: str) -> Path:
+        """Where a stage that is under way can go on from."""
+        return self.run_dir / "checkpoints" / f"{stage}.safetensors"
+
+
+# --- plain dictionaries ---------------------------------------------------------------------------------------------
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The dataclass as JSON-ready values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """The dataclass `cls` from `to_dict`'s values; a `ValueError` names any unknown field."""
+    return _build(cls, values, cls.__name__)
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where}: expected a table of fields, got {value!r}")
+        hints = typing.get_type_hints(kind)
+        unknown = sorted(set(value) - set(hints))
+        if unknown:
+            raise ValueError(f"{where}: unknown field {unknown[0]!r}")
+        return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    if get_origin(kind) is tuple:
+        item_kind = get_args(kind)[0]
+        return tuple(_build(item_kind, item, where) for item in value)
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"{where}: {value!r} is not one of {', '.join(map(str, get_args(kind)))}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, types.UnionType | type) and not isinstance(value, kind):
+        raise ValueError(f"{where}: expected {kind}, got {value!r}")
+    return value
+
+
+def digest(values: Any) -> str:
+    """Twelve hex digits of JSON-ready values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+# --- presets --------------------------------------------------------------------------------------------------------
+
+
+def minigrid() -> Config:
+    """Four MiniGrid tasks: the whole pipeline on two CPU cores."""
+    actions = ActionSpec((7,))
+    trunk = TransformerConfig(width=128, depth=4, heads=4, kv_heads=2, pattern="SSTS", mlp_width=320)
+    env = EnvConfig(
+        family="minigrid",
+        tasks=(
+            "BabyAI-GoToLocalS5N2-v0",
+            "BabyAI-PutNextLocalS5N3-v0",
+            "MiniGrid-DoorKey-6x6-v0",
+            "MiniGrid-Fetch-6x6-N2-v0",
+        ),
+        max_steps=(12, 40, 40, 20),  # random play succeeds in .14, .02, 0 and .09
+        actions=actions,
+    )
+    return Config(
+        name="minigrid",
+        env=env,
+        tokenizer=TokenizerConfig(encoder=trunk, decoder=trunk),
+        dynamics=DynamicsConfig(trunk=trunk, actions=actions),
+        agent=AgentConfig(trunk=trunk, actions=actions),
+        imagination=ImaginationConfig(gamma=0.96, beta=0.1),
+    )
+
+
+PRESETS: Mapping[str, Callable[[], Config]] = {"minigrid": minigrid}
+
+
+def preset(name: str) -> Config:
+    """The preset `name`; a `ValueError` lists the known ones."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+# --- the seed's names -----------------------------------------------------------------------------------------------
+
+
+class GameConfig:
+    """Where data and weights go by default; read on the class."""
+
+    DATA_DIR = Config.data_dir
+    MODELS_DIR = Config.models_dir
+
+
+class TrainConfig:
+    """Epochs of the phases by default; read on the class."""
+
+    train_tokenizer_epochs = minigrid().train_tokenizer.epochs
+    train_dynamics_epochs = minigrid().train_dynamics.epochs
+    train_agent_epochs = minigrid().train_agent.epochs
+
+
+Tasks = minigrid().env.tasks

@@ -1,0 +1,96 @@
+"""Latents of a dataset on disk: flat fp16 shards in the dataset's step order, read by memory map."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embody.data.format import Dataset, Shard, aside
+
+__all__ = ["LatentWriter", "Latents", "open_latents"]
+
+
+def _folder(dataset: Dataset, tokenizer_hash: str) -> Path:
+    return dataset.root / "latents" / tokenizer_hash
+
+
+def _read_shape(dataset: Dataset, folder: Path) -> tuple[int, int]:
+    """Tokens and channels a frame; a `ValueError` if the latents belong to another content of the dataset."""
+    try:
+        values = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        fingerprint, shape = values["fingerprint"], (int(values["tokens"]), int(values["channels"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"latents {folder}: meta.json is damaged; delete the folder and run `embody encode`"
+        ) from error
+    if fingerprint != dataset.fingerprint:
+        raise ValueError(f"latents {folder} were made from other episodes: delete the folder and run `embody encode`")
+    return shape
+
+
+class LatentWriter:
+    """Writes the latents of one tokenizer, shard by shard; killed at any time, a new one writes what is `pending`.
+
+    A `ValueError` if the folder holds latents of another shape, or of other episodes.
+    """
+
+    def __init__(self, dataset: Dataset, tokenizer_hash: str, tokens: int, channels: int) -> None:
+        self.dataset, self.folder, self.shape = dataset, _folder(dataset, tokenizer_hash), (tokens, channels)
+        path = self.folder / "meta.json"
+        if not path.exists():
+            values = {"fingerprint": dataset.fingerprint, "tokens": tokens, "channels": channels}
+            with aside(path) as temporary:
+                temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        elif (found := _read_shape(dataset, self.folder)) != self.shape:
+            raise ValueError(
+                f"latents {self.folder} are {found[0]}x{found[1]} a frame, not {tokens}x{channels}: delete the folder"
+            )
+
+    def pending(self) -> list[Shard]:
+        """The shards still to write, in order."""
+        return [shard for shard in self.dataset.shards if not (self.folder / f"{shard.name}.npy").exists()]
+
+    def write_shard(self, shard: Shard, latents: NDArray[np.floating]) -> None:
+        """The latents `[shard.stop - shard.start, L, Z]` of all its episodes, one after the other; kept as fp16."""
+        expected = (shard.stop - shard.start, *self.shape)
+        assert latents.shape == expected, f"latents {latents.shape} of shard {shard.name}, expected {expected}"
+        with aside(self.folder / f"{shard.name}.npy") as path, path.open("wb") as file:
+            np.save(file, latents.astype(np.float16))
+
+
+class Latents:
+    """Complete latents of a dataset; made by `open_latents`. Can be sent to other processes."""
+
+    def __init__(self, dataset: Dataset, tokenizer_hash: str) -> None:
+        self.dataset, self.tokenizer_hash = dataset, tokenizer_hash
+        folder = _folder(dataset, tokenizer_hash)
+        if not (folder / "meta.json").exists():
+            raise ValueError(f"no latents of tokenizer {tokenizer_hash} in {dataset.root}: run `embody encode` first")
+        self.tokens, self.channels = _read_shape(dataset, folder)
+        self._maps = {shard.name: self._open(folder, shard) for shard in dataset.shards}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_latents, (self.dataset, self.tokenizer_hash)
+
+    def _open(self, folder: Path, shard: Shard) -> NDArray[np.float16]:
+        path = folder / f"{shard.name}.npy"
+        if not path.exists():
+            raise ValueError(f"latents {folder} are half-written: run `embody encode` again, it goes on")
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"latents {path} are damaged: delete the file and run `embody encode`") from error
+        if array.shape != (shard.stop - shard.start, self.tokens, self.channels) or array.dtype != np.float16:
+            raise ValueError(f"latents {path} have another shape: delete the file and run `embody encode`")
+        return array
+
+    def slice(self, episode_id: int, start: int, stop: int) -> NDArray[np.float16]:
+        """Latents of slots `start` to `stop` of an episode, float16 `[n, L, Z]`; a view of the file."""
+        rows, shard = self.dataset.rows(episode_id, start, stop), self.dataset.shard_of(episode_id)
+        return self._maps[shard.name][rows.start - shard.start : rows.stop - shard.start]
+
+
+def open_latents(dataset: Dataset, tokenizer_hash: str) -> Latents:
+    """The latents that `tokenizer_hash` gave; a `ValueError` of one line if they are missing, half-written or stale."""
+    return Latents(dataset, tokenizer_hash)

@@ -1,0 +1,1 @@
+"""Checkpoints (and, with several processes, the mesh)."""

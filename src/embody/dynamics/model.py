@@ -1,0 +1,123 @@
+"""The dynamics transformer `z^ = f(z~, tau, d, a)`: it predicts the clean latent.
+
+A frame's tokens: one of the action, one of (tau, d), registers, spatial latent tokens; the prediction is read at the
+latter. Legend: B rows, T frames, A action factors, L spatial tokens, Z channels, S tokens a frame, D width.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from embody.config import ActionSpec, DynamicsConfig
+from embody.nn.cache import RingCache
+from embody.nn.transformer import Memory, Transformer, initialise
+
+__all__ = ["Dynamics", "Prediction"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One pass of the world."""
+
+    clean: Tensor  # float32 [B, T, L, Z], the predicted clean latent
+    memory: Memory  # what agent tokens may read
+
+
+class ActionEmbedding(nn.Module):
+    """One table with offsets, summed over the factors, plus one learned embedding; "no action" has its own entry."""
+
+    offsets: Tensor
+
+    def __init__(self, spec: ActionSpec, width: int) -> None:
+        super().__init__()
+        sizes = torch.tensor(spec.sizes)
+        self.table = nn.Embedding(int(sizes.sum()) + 1, width)
+        self.always_D = nn.Parameter(torch.randn(width))
+        self.register_buffer("offsets", sizes.cumsum(0) - sizes, persistent=False)
+
+    def forward(self, actions: Tensor, is_first: Tensor, labelled: Tensor) -> Tensor:
+        """`[B, T, D]` of actions `[B, T, A]`; first slots have no action, unlabelled rows (bool `[B]`) only the learned one."""
+        embedded = self.table(actions + self.offsets).sum(dim=2)
+        nothing = self.table.weight[-1].to(embedded.dtype)
+        embedded = torch.where(is_first[..., None], nothing, embedded)
+        return self.always_D + embedded * labelled[:, None, None]
+
+
+class Dynamics(nn.Module):
+    """Noised latents, actions and (tau, d) of each frame to clean latents."""
+
+    def __init__(self, config: DynamicsConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.trunk.width
+        self.action = ActionEmbedding(config.actions, width)
+        # Signal levels and step sizes are looked up by grid index and concatenated [P].
+        self.tau = nn.Embedding(config.k_max + 1, width // 2)
+        self.step = nn.Embedding(int(math.log2(config.k_max)) + 1, width - width // 2)
+        self.register_RD = nn.Parameter(torch.randn(config.registers, width))
+        self.latent_in = nn.Linear(config.channels, width)
+        self.latent_position_LD = nn.Parameter(torch.randn(config.tokens, width))
+        self.token_norm = nn.RMSNorm(width, eps=1e-6)
+        self.trunk = Transformer(config.trunk)
+        self.latent_out = nn.Linear(width, config.channels)
+        initialise(self.latent_in, 1)
+        nn.init.zeros_(self.latent_out.weight)
+        nn.init.zeros_(self.latent_out.bias)
+
+    @property
+    def tokens(self) -> int:
+        """S: action, (tau, d), registers, spatial."""
+        return 2 + self.config.registers + self.config.tokens
+
+    @property
+    def context_level(self) -> float:
+        """Signal level of context frames, on the finest grid: `round(0.9 K_max) / K_max`."""
+        return round(self.config.context_tau * self.config.k_max) / self.config.k_max
+
+    def new_cache(self, rows: int) -> RingCache:
+        """An empty history of `rows` worlds."""
+        device = self.register_RD.device
+        config = self.config
+        return RingCache(config.trunk, rows=rows, tokens=self.tokens, context=config.context, device=device)
+
+    def pack(self, latents: Tensor) -> Tensor:
+        """The tokenizer's latents `[B, T, *, *]` as this model's `[B, T, L, Z]`."""
+        return latents.reshape(*latents.shape[:2], self.config.tokens, self.config.channels)
+
+    def forward(
+        self,
+        noised: Tensor,
+        tau: Tensor,
+        d: Tensor,
+        actions: Tensor,
+        is_first: Tensor,
+        labelled: Tensor | None = None,
+        cache: RingCache | None = None,
+    ) -> Prediction:
+        """One pass over frames.
+
+        noised float `[B, T, L, Z]`; tau `[B, T]` in [0, 1], on the grid of its d; d `[B, T]`, a power of 1/2 down to
+        1 / K_max; actions int64 `[B, T, A]` that led to each frame; is_first bool `[B, T]`; labelled bool `[B]`, all by
+        default. With a cache the frames are in progress: `cache.commit` keeps them.
+        """
+        B, T = noised.shape[:2]
+        if labelled is None:
+            labelled = torch.ones(B, dtype=torch.bool, device=noised.device)
+        k_max = self.config.k_max
+        level_BTD = torch.cat((self.tau((tau * k_max).round().long()), self.step((-d.log2()).round().long())), dim=-1)
+        x_BTSD = torch.cat(
+            (
+                self.action(actions, is_first, labelled)[:, :, None],
+                level_BTD[:, :, None],
+                self.register_RD.expand(B, T, -1, -1),
+                self.latent_in(noised) + self.latent_position_LD,
+            ),
+            dim=2,
+        )
+        x_BTSD, memory = self.trunk(self.token_norm(x_BTSD), cache=cache)
+        # The flow head stays in float32 under autocast.
+        with torch.autocast(x_BTSD.device.type, enabled=False):
+            clean = self.latent_out(x_BTSD[:, :, -self.config.tokens :].float())
+        return Prediction(clean, memory)

@@ -1,0 +1,146 @@
+"""Shortcut forcing (Dreamer 4, equations 6 and 7): per-frame signal levels, x-prediction, bootstrap in v-space.
+
+    z~ = (1 - tau) noise + tau z          z^ = f(z~, tau, d, a)
+    b'  = (f(z~, tau, d/2, a) - z~) / (1 - tau)             z' = z~ + b' d/2
+    b'' = (f(z', tau + d/2, d/2, a) - z') / (1 - (tau + d/2))
+    loss = |z^ - z|^2                                                       if d = d_min
+           (1 - tau)^2 |(z^ - z~) / (1 - tau) - stopgrad(b' + b'') / 2|^2   otherwise
+    weighted by w(tau) = 0.9 tau + 0.1
+
+Legend: B rows, T frames, L spatial tokens, Z channels.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from embody.batch import Batch
+from embody.dynamics.model import Dynamics
+from embody.nn.running_rms import RunningRms
+
+__all__ = ["Levels", "ShortcutLoss", "bootstrap_velocity", "draw_levels", "noise_to", "ramp_weight"]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A signal level and a step size for each frame."""
+
+    tau: Tensor  # float32 [B, T], on the grid of d: {0, d, ..., 1 - d}
+    d: Tensor  # float32 [B, T], powers of 1/2
+
+
+def noise_to(tau: Tensor, z: Tensor, noise: Tensor) -> Tensor:
+    """`z~ = (1 - tau) noise + tau z` for tau `[B, T]`, z and noise `[B, T, L, Z]`."""
+    tau = tau[..., None, None]
+    return (1 - tau) * noise + tau * z
+
+
+def ramp_weight(tau: Tensor) -> Tensor:
+    """`w(tau) = 0.9 tau + 0.1`."""
+    return 0.9 * tau + 0.1
+
+
+def draw_levels(rows: int, frames: int, k_max: int, coarse: bool, generator: torch.Generator) -> Levels:
+    """`d = 1 / k_max`, or drawn from {1, 1/2, ..., 2 / k_max} if `coarse`; `tau ~ U{0, d, ..., 1 - d}`, per frame."""
+    device = generator.device
+    shape = (rows, frames)
+    exponent = torch.full(shape, int(math.log2(k_max)), device=device)
+    if coarse:
+        exponent = torch.randint(0, int(math.log2(k_max)), shape, generator=generator, device=device)
+    steps = 2.0**exponent
+    tau = torch.floor(torch.rand(shape, generator=generator, device=device) * steps) / steps
+    return Levels(tau, 1 / steps)
+
+
+@torch.no_grad()
+def bootstrap_velocity(
+    dynamics: Dynamics, noised: Tensor, levels: Levels, actions: Tensor, is_first: Tensor, labelled: Tensor
+) -> Tensor:
+    """`(b' + b'') / 2`, `[B, T, L, Z]`: the mean velocity of two steps of d / 2, without gradient."""
+    tau, half = levels.tau, levels.d / 2
+    b1 = (dynamics(noised, tau, half, actions, is_first, labelled).clean - noised) / _over_frame(1 - tau)
+    between = noised + b1 * _over_frame(half)
+    b2_clean = dynamics(between, tau + half, half, actions, is_first, labelled).clean
+    b2 = (b2_clean - between) / _over_frame(1 - (tau + half))
+    return (b1 + b2) / 2
+
+
+class ShortcutLoss(nn.Module):
+    """The whole loss: flow rows at d_min, bootstrap rows above it, separate-image rows, unlabelled rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flow_rms = RunningRms()
+        self.bootstrap_rms = RunningRms()
+
+    def forward(
+        self, dynamics: Dynamics, batch: Batch, generator: torch.Generator, *, bootstrap: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics of `batch` (latents needed). `bootstrap` adds the second term on its share of the rows.
+
+        Rows in order: separate images, bootstrap, plain. Rows are exchangeable, so a fixed split is no bias.
+        """
+        assert batch.latents is not None
+        config = dynamics.config
+        z, B, T = dynamics.pack(batch.latents), batch.rows, batch.length
+        labelled = torch.rand(B, generator=generator, device=z.device) >= config.unlabelled_fraction
+        n_image = _share(B, config.image_fraction, generator)
+        n_boot = min(_share(B, config.bootstrap_fraction if bootstrap else 0.0, generator), B - n_image)
+        rows = slice(n_image, n_image + n_boot)
+        levels = draw_levels(B, T, config.k_max, False, generator)
+        coarse = draw_levels(n_boot, T, config.k_max, True, generator)
+        levels.tau[rows], levels.d[rows] = coarse.tau, coarse.d
+        noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator, device=z.device))
+        clean = _predict(dynamics, noised, levels, batch, labelled, n_image)
+
+        weight_BT = ramp_weight(levels.tau) * batch.mask
+        at_d_min = levels.d == 1 / config.k_max
+        flow_BT = (clean - z).square().mean(dim=(2, 3)) * at_d_min
+        flow = (weight_BT * flow_BT).sum() / (batch.mask * at_d_min).sum().clamp(min=1)
+        loss, metrics = self.flow_rms(flow), {"flow": flow.detach()}
+        if n_boot:
+            tau, d = levels.tau[rows], levels.d[rows]
+            target = bootstrap_velocity(
+                dynamics, noised[rows], Levels(tau, d), batch.actions[rows], batch.is_first[rows], labelled[rows]
+            )
+            velocity = (clean[rows] - noised[rows]) / _over_frame(1 - tau)
+            boot_BT = (1 - tau).square() * (velocity - target).square().mean(dim=(2, 3))
+            boot = (weight_BT[rows] * boot_BT).sum() / batch.mask[rows].sum().clamp(min=1)
+            # Each term weighs as much as it has rows.
+            loss = loss * (1 - n_boot / B) + self.bootstrap_rms(boot) * (n_boot / B)
+            metrics["bootstrap"] = boot.detach()
+        return loss, metrics
+
+
+def _predict(
+    dynamics: Dynamics, noised: Tensor, levels: Levels, batch: Batch, labelled: Tensor, n_image: int
+) -> Tensor:
+    """Clean latents; the first `n_image` rows have their frames folded into the batch, so that none sees another."""
+    video = slice(n_image, None)
+    parts = []
+    if n_image:
+        fold = (n_image * batch.length, 1)
+        single = dynamics(
+            noised[:n_image].reshape(*fold, *noised.shape[2:]),
+            levels.tau[:n_image].reshape(fold),
+            levels.d[:n_image].reshape(fold),
+            batch.actions[:n_image].reshape(*fold, -1),
+            torch.ones(fold, dtype=torch.bool, device=noised.device),  # an image is a first frame: nothing led to it
+            labelled[:n_image].repeat_interleave(batch.length),
+        )
+        parts.append(single.clean.reshape(n_image, *noised.shape[1:]))
+    if n_image < batch.rows:
+        arguments = (noised, levels.tau, levels.d, batch.actions, batch.is_first, labelled)
+        parts.append(dynamics(*(a[video] for a in arguments)).clean)
+    return torch.cat(parts)
+
+
+def _share(rows: int, fraction: float, generator: torch.Generator) -> int:
+    exact = rows * fraction
+    return int(exact + torch.rand((), generator=generator, device=generator.device).item())
+
+
+def _over_frame(x: Tensor) -> Tensor:
+    return x[..., None, None]

@@ -1,0 +1,52 @@
+"""Evaluation: measures of the world model, success in the real environment, results and the report."""
+
+from embody.evaluation.cells import CellReader, cell_accuracy, changed_cell_accuracy
+from embody.evaluation.metrics import Counts, Rate, mean_over_tasks, precision_recall, psnr, rate, wilson
+from embody.evaluation.pictures import Film, action_captions, dream_gif, write_films, write_pairs
+from embody.evaluation.report import write_report
+from embody.evaluation.results import read_results, results_table, write_results
+from embody.evaluation.run import evaluate_run
+from embody.evaluation.success import (
+    Demonstrations,
+    Policy,
+    RandomPolicy,
+    Recording,
+    Successes,
+    demonstrations,
+    play,
+    summary,
+)
+from embody.evaluation.world_model import Rollouts, measure
+
+__all__ = [
+    "CellReader",
+    "Counts",
+    "Demonstrations",
+    "Film",
+    "Policy",
+    "RandomPolicy",
+    "Rate",
+    "Recording",
+    "Rollouts",
+    "Successes",
+    "action_captions",
+    "cell_accuracy",
+    "changed_cell_accuracy",
+    "demonstrations",
+    "evaluate_run",
+    "dream_gif",
+    "mean_over_tasks",
+    "measure",
+    "play",
+    "precision_recall",
+    "psnr",
+    "rate",
+    "read_results",
+    "results_table",
+    "summary",
+    "wilson",
+    "write_films",
+    "write_pairs",
+    "write_report",
+    "write_results",
+]

@@ -1,0 +1,150 @@
+"""The trained models, measured on held-out episodes: reconstructions, closed-loop dreams, use of the actions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embody.agent import Agent
+from embody.batch import Batch
+from embody.config import Config, StageConfig
+from embody.data import Dataset, batches
+from embody.dynamics import Dynamics
+from embody.dynamics.shortcut import draw_levels, noise_to
+from embody.evaluation.cells import CellReader, cell_accuracy
+from embody.evaluation.metrics import psnr
+from embody.evaluation.world_model import Rollouts
+from embody.imagination import Dream
+from embody.tokenizer import Tokenizer
+
+__all__ = ["Dreams", "action_shuffle_ratio", "dream_held_out", "held_out_frames", "tokenizer_quality"]
+
+_FRAMES = 128  # decoded at a time
+
+
+@dataclass(frozen=True)
+class Dreams:
+    """Held-out clips dreamt in closed loop from their context, with the recorded actions."""
+
+    rollouts: Rollouts  # N clips of `horizon` slots
+    context: NDArray[np.uint8]  # [N, C, H, W, 3]
+    actions: NDArray[np.int64]  # [N, C + horizon, A]
+    labels: Tensor  # int64 [N, W]
+
+
+def held_out_frames(datasets: Sequence[Dataset], episodes: int) -> NDArray[np.uint8]:
+    """All frames of the first `episodes` validation episodes of each task, uint8 `[N, H, W, 3]`."""
+    rows = [(dataset, row) for dataset in datasets for row in dataset.episodes("validation")[:episodes]]
+    return np.concatenate([dataset.frames(row.id, 0, row.length) for dataset, row in rows])
+
+
+@torch.no_grad()
+def tokenizer_quality(
+    tokenizer: Tokenizer, datasets: Sequence[Dataset], reader: CellReader, episodes: int
+) -> tuple[dict[str, Any], tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """PSNR and cell accuracy over whole validation episodes, encoded and decoded frame by frame; and the two videos."""
+    originals, decoded = [], []
+    for dataset in datasets:
+        for row in dataset.episodes("validation")[:episodes]:
+            frames = dataset.frames(row.id, 0, row.length)
+            video = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].to(tokenizer.masked_D.device)
+            pixels = tokenizer.decode_video(tokenizer.encode_video(video))[0]
+            originals.append(frames)
+            decoded.append(_to_uint8(pixels))
+    real, reconstructed = np.concatenate(originals), np.concatenate(decoded)
+    error = float(((real / 255.0 - reconstructed / 255.0) ** 2).mean())
+    values = {
+        "psnr_db": psnr(error),
+        "cell_accuracy": cell_accuracy(reader.read(reconstructed), reader.read(real)),
+        "frames": len(real),
+    }
+    return values, (real, reconstructed)
+
+
+@torch.no_grad()
+def dream_held_out(
+    config: Config,
+    tokenizer: Tokenizer,
+    dynamics: Dynamics,
+    agent: Agent,
+    datasets: Sequence[Dataset],
+    tokenizer_hash: str,
+) -> Dreams:
+    """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it."""
+    settings = config.evaluation
+    context, horizon = settings.context, settings.horizon
+    stage = StageConfig(batch=settings.rollouts, length=context + horizon)
+    pixels = _first_batch(config, datasets, stage, "frames", None)
+    latents = _first_batch(config, datasets, stage, "latents", tokenizer_hash)
+    assert pixels.frames is not None and latents.latents is not None
+    generator = torch.Generator(agent.token_MD.device).manual_seed(config.seed)
+    dream = Dream(dynamics, agent, k_sample=dynamics.config.k_sample, generator=generator)
+    first = slice(0, context)
+    dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], latents.task)
+    steps = [dream.step(latents.actions[:, context + h]) for h in range(horizon)]
+    imagined = torch.stack([step.latents for step in steps], dim=1)
+    shape = latents.latents.shape
+    whole = torch.cat((latents.latents[:, first], imagined.view(shape[0], horizon, *shape[2:])), dim=1)
+    video = np.concatenate([_to_uint8(tokenizer.decode_video(part)) for part in whole.split(_FRAMES)])
+    real = pixels.frames.permute(0, 1, 3, 4, 2).numpy()
+    rollouts = Rollouts(
+        context_last=real[:, context - 1],
+        real=real[:, context:],
+        imagined=video[:, context:],
+        valid=pixels.mask[:, context:].numpy(),
+        rewards_real=pixels.rewards[:, context:].numpy(),
+        rewards_predicted=torch.stack([step.reward for step in steps], dim=1).numpy(),
+    )
+    return Dreams(rollouts, real[:, first], pixels.actions.numpy(), pixels.task)
+
+
+@torch.no_grad()
+def action_shuffle_ratio(config: Config, dynamics: Dynamics, datasets: Sequence[Dataset], tokenizer_hash: str) -> float:
+    """Flow loss with actions shuffled over the batch, over that with the true ones; near 1, actions are ignored.
+
+    Same noise and levels for both: d = d_min and tau uniform on its grid, unweighted, slots with an action only.
+    """
+    stage = replace(config.train_dynamics, batch=256, length=config.imagination.context + 2, long_length=0)
+    batch = _first_batch(config, datasets, stage, "latents", tokenizer_hash)
+    assert batch.latents is not None
+    generator = torch.Generator().manual_seed(config.seed)
+    z = dynamics.pack(batch.latents)
+    levels = draw_levels(batch.rows, batch.length, dynamics.config.k_max, False, generator)
+    noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator))
+    counted = batch.mask & ~batch.is_first
+    slots = counted.flatten().nonzero()[:, 0]
+    shuffled = batch.actions.flatten(0, 1).clone()
+    shuffled[slots] = shuffled[slots[torch.randperm(len(slots), generator=generator)]]
+
+    def loss(actions: Tensor) -> float:
+        clean = dynamics(noised, levels.tau, levels.d, actions, batch.is_first).clean
+        return float((clean - z).square().mean(dim=(2, 3))[counted].mean())
+
+    return loss(shuffled.view_as(batch.actions)) / loss(batch.actions)
+
+
+def _first_batch(
+    config: Config, datasets: Sequence[Dataset], stage: StageConfig, source: Any, tokenizer_hash: str | None
+) -> Batch:
+    return next(
+        iter(
+            batches(
+                datasets,
+                "validation",
+                stage,
+                source=source,
+                tokenizer_hash=tokenizer_hash,
+                seed=config.seed,
+                left_pad=config.imagination.context - 1,
+                words=config.agent.words,
+            )
+        )
+    )
+
+
+def _to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
+    return (pixels * 255).round().byte().movedim(-3, -1).cpu().numpy()

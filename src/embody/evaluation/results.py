@@ -1,0 +1,253 @@
+"""`results.json` of a run: reading, writing, what it is held against, and as a Markdown table."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embody.data.format import aside
+
+__all__ = [
+    "POLICIES",
+    "TARGETS",
+    "Target",
+    "decibels",
+    "duration",
+    "interval",
+    "lookup",
+    "percent",
+    "read_results",
+    "results_table",
+    "short_task",
+    "tasks_of",
+    "write_results",
+]
+
+Results = Mapping[str, Any]
+
+POLICIES = {  # in the order in which they are shown
+    "random": "random",
+    "demonstrations": "demonstrations",
+    "cloning": "cloning",
+    "cloning_best": "cloning of the best",
+    "imagination": "imagination",
+    "shuffled": "imagination, rewards shuffled",
+}
+
+
+def lookup(results: Results, key: str) -> Any:
+    """The value at a dotted key such as `success.cloning.mean`; None where it is missing."""
+    value: Any = results
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write JSON aside, then rename. NaN and infinity become null, numpy values plain ones."""
+    with aside(path) as temporary:
+        temporary.write_text(json.dumps(_plain(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; a `ValueError` names a file that is not one."""
+    try:
+        values = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); run the evaluation again") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a JSON object; run the evaluation again")
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# --- targets --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """A headline number and what the default preset is asked to reach."""
+
+    title: str
+    key: str
+    show: Callable[[Any], str]
+    bound: Callable[[Results], float | None] = lambda _: None  # None: no target, or nothing to compare with
+    relation: str = "at least"  # or "above", "at most"
+    reason: str = ""  # what the bound is, if not a plain number
+
+    def reached(self, results: Results) -> bool | None:
+        """Whether the value meets its bound; None if either is missing."""
+        value, bound = lookup(results, self.key), self.bound(results)
+        if value is None or bound is None:
+            return None
+        meets = {"at least": value >= bound, "above": value > bound, "at most": value <= bound}
+        return bool(meets[self.relation])
+
+    def text(self, results: Results) -> str:
+        """The target in words, empty if there is none."""
+        bound = self.bound(results)
+        return "" if bound is None else f"{self.relation} {self.show(bound)}{self.reason and f' ({self.reason})'}"
+
+
+def _fixed(bound: float) -> Callable[[Results], float | None]:
+    return lambda _: bound
+
+
+def _times(key: str, factor: float = 1.0) -> Callable[[Results], float | None]:
+    def bound(results: Results) -> float | None:
+        value = lookup(results, key)
+        return None if value is None else factor * value
+
+    return bound
+
+
+def decibels(value: float) -> str:
+    return f"{value:.1f} dB"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}%"
+
+
+def _plain_number(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 05 s` or `1 h 02 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _wall_limit(results: Results) -> float:
+    return 5400 if lookup(results, "success.shuffled") else 1800  # only --full runs the control
+
+
+DOOR_KEY = "tasks.MiniGrid-DoorKey-6x6-v0.mean"
+TARGETS = (
+    Target("Tokenizer, PSNR", "tokenizer.psnr_db", decibels, _fixed(30)),
+    Target("Tokenizer, cells right", "tokenizer.cell_accuracy", percent, _fixed(0.97)),
+    Target("Dynamics, gain over copy-last-frame", "dynamics.gain_over_copy_db", decibels, _fixed(2), reason="h 1-10"),
+    Target("Dynamics, changed cells right at h 10", "dynamics.changed_cell_accuracy_h10", percent, _fixed(0.65)),
+    Target("Dynamics, action-shuffle ratio", "dynamics.action_shuffle_ratio", _plain_number, _fixed(1.3)),
+    Target("Rewards, recall", "dynamics.reward_recall", percent),
+    Target("Rewards, precision", "dynamics.reward_precision", percent),
+    Target(
+        "Cloning, success", "success.cloning.mean", percent, _times("success.random.mean", 2), reason="twice random"
+    ),
+    Target(
+        "Imagination, success", "success.imagination.mean", percent, _times("success.cloning.mean"), reason="cloning"
+    ),
+    Target(
+        "Imagination, success on DoorKey",
+        f"success.imagination.{DOOR_KEY}",
+        percent,
+        _times(f"success.cloning.{DOOR_KEY}"),
+        "above",
+        "cloning",
+    ),
+    Target(
+        "Shuffled rewards, success",
+        "success.shuffled.mean",
+        percent,
+        _times("success.cloning.high"),
+        "at most",
+        "upper bound of cloning",
+    ),
+    Target("Wall time", "wall_seconds", duration, _wall_limit, "at most"),
+)
+
+
+# --- Markdown -------------------------------------------------------------------------------------------------------
+
+
+def results_table(results: Results) -> str:
+    """Markdown: headline numbers against their targets, success by task with 95% intervals, and the demonstrations."""
+    parts = [_headlines(results), _success(results), _by_noise(results), _horizon(results)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _headlines(results: Results) -> str:
+    rows = []
+    for target in TARGETS:
+        value = lookup(results, target.key)
+        if value is not None:
+            verdict = {True: "yes", False: "**no**", None: ""}[target.reached(results)]
+            rows.append([target.title, target.show(value), target.text(results), verdict])
+    return _markdown(["measure", "value", "target", "reached"], rows) if rows else ""
+
+
+def tasks_of(results: Results) -> list[str]:
+    """All tasks that any policy played, in the order of the first mention."""
+    policies = (lookup(results, "success") or {}).values()
+    return list(dict.fromkeys(task for policy in policies for task in policy.get("tasks", {})))
+
+
+def short_task(task: str) -> str:
+    """`MiniGrid-DoorKey-6x6-v0` -> `DoorKey-6x6`."""
+    return task.removeprefix("MiniGrid-").removeprefix("BabyAI-").removesuffix("-v0")
+
+
+def interval(value: Mapping[str, Any] | None) -> str:
+    """`62.0% (52-71)`, a dash if there is none."""
+    return f"{percent(value['mean'])} ({100 * value['low']:.0f}-{100 * value['high']:.0f})" if value else "-"
+
+
+def _success(results: Results) -> str:
+    tasks = tasks_of(results)
+    rows = []
+    for policy, title in POLICIES.items():
+        found = lookup(results, f"success.{policy}")
+        if found:
+            cells = [interval(found.get("tasks", {}).get(task)) for task in tasks]
+            rows.append([title, interval(found), *cells, str(found.get("episodes", ""))])
+    header = ["success (95% interval)", "mean", *map(short_task, tasks), "episodes"]
+    return _markdown(header, rows) if rows else ""
+
+
+def _by_noise(results: Results) -> str:
+    levels = lookup(results, "success.demonstrations.by_noise") or {}
+    rows = [[percent(float(noise)), interval(value), str(value["episodes"])] for noise, value in levels.items()]
+    return _markdown(["random actions in the demonstrations", "success", "episodes"], rows) if rows else ""
+
+
+HORIZON = {
+    "psnr_db": ("PSNR, imagined", decibels),
+    "copy_psnr_db": ("PSNR, copy", decibels),
+    "cell_accuracy": ("cells right, imagined", percent),
+    "copy_cell_accuracy": ("cells right, copy", percent),
+    "changed_cell_accuracy": ("changed cells right, imagined", percent),
+}
+
+
+def _horizon(results: Results) -> str:
+    columns = {key: values for key in HORIZON if (values := lookup(results, f"dynamics.horizon.{key}"))}
+    length = max(map(len, columns.values()), default=0)
+    shown = [h for h in (1, 2, 5, 10, 16, 20, 50, 100) if h <= length]
+    rows = []
+    for key, values in columns.items():
+        title, show = HORIZON[key]
+        rows.append([title, *("-" if h > len(values) or values[h - 1] is None else show(values[h - 1]) for h in shown)])
+    return _markdown(["horizon (frames)", *map(str, shown)], rows) if rows else ""

@@ -1,0 +1,117 @@
+"""Everything that is measured of a run: tokenizer, world model, success in the real environment."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from embody.config import Config
+from embody.data import Dataset
+from embody.envs import ACTION_NAMES, evaluation_seeds
+from embody.evaluation.cells import CellReader
+from embody.evaluation.metrics import Counts
+from embody.evaluation.models import (
+    Dreams,
+    action_shuffle_ratio,
+    dream_held_out,
+    held_out_frames,
+    tokenizer_quality,
+)
+from embody.evaluation.pictures import Film, action_captions, dream_gif, write_films, write_pairs
+from embody.evaluation.success import Policy, RandomPolicy, Recording, demonstrations, play, summary
+from embody.evaluation.world_model import measure
+from embody.imagination import Player
+from embody.logger_manager import LoggerManager
+from embody.model import WorldAndAgent
+from embody.tokenizer import Tokenizer
+
+__all__ = ["evaluate_run"]
+
+_EPISODES = 32  # validation episodes a task for the tokenizer
+_PAIRS = 24  # reconstructions in the report
+_FILMS = 8  # dreams in the report
+_TEMPLATES = 200  # training episodes a task whose frames give the cell templates
+
+
+def evaluate_run(
+    config: Config,
+    tokenizer: Tokenizer,
+    tokenizer_hash: str,
+    policies: Mapping[str, WorldAndAgent],
+    datasets: Sequence[Dataset],
+    logger: LoggerManager,
+) -> dict[str, Any]:
+    """Measure on held-out episodes and seeds, and leave pictures in the run; returns the results by stable keys."""
+    pictures = config.run_dir / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    reader = CellReader.from_frames(held_out_frames(datasets, _TEMPLATES))
+    results: dict[str, Any] = {}
+    with logger.progress("evaluate", 2 + (1 + len(policies)) * len(datasets)) as bar:
+        results["tokenizer"], (real, decoded) = tokenizer_quality(tokenizer, datasets, reader, _EPISODES)
+        chosen = np.linspace(0, len(real) - 1, _PAIRS).astype(int)
+        write_pairs(pictures / "reconstructions.npz", real[chosen], decoded[chosen])
+        bar.advance(1, note="tokenizer")
+        if policies:
+            world = next(iter(policies.values()))
+            dreams = dream_held_out(config, tokenizer, world.dynamics, world.agent, datasets, tokenizer_hash)
+            results["dynamics"] = measure(dreams.rollouts, reader) | {
+                "action_shuffle_ratio": action_shuffle_ratio(config, world.dynamics, datasets, tokenizer_hash)
+            }
+            _keep_dreams(config, dreams)
+        bar.advance(1, note="dreams")
+        counts: dict[str, dict[str, Counts]] = {}
+        recordings: list[Recording] = []
+        vocabulary = datasets[0].meta.vocabulary
+        for name in ("random", *policies):
+            counts[name] = {}
+            for number, dataset in enumerate(datasets):
+                policy = _policy(config, tokenizer, policies.get(name), vocabulary, number)
+                task = dataset.meta.tasks[0]
+                played = play(config.env, task, _seeds(config, task), policy, config.evaluation.batch)
+                counts[name][task] = played.counts
+                if name == "imagination":
+                    recordings += played.recordings[:2]
+                bar.advance(1, note=f"{name} {task}")
+    results["success"] = summary(counts, demonstrations(datasets, "train"))
+    write_films(pictures / "episodes.npz", [_episode_film(recording) for recording in recordings])
+    return results
+
+
+def _seeds(config: Config, task: str) -> list[int]:
+    settings = config.evaluation
+    return evaluation_seeds(config, task, settings.full_episodes if settings.full else settings.episodes)
+
+
+def _policy(
+    config: Config, tokenizer: Tokenizer, model: WorldAndAgent | None, vocabulary: Sequence[str], number: int
+) -> Policy:
+    seed = config.seed * 1000 + number
+    if model is None:
+        return RandomPolicy(config.env.actions, np.random.default_rng(seed))
+    context = config.imagination.context
+    return Player(tokenizer, model.dynamics, model.agent, vocabulary, context=context, seed=seed)
+
+
+def _keep_dreams(config: Config, dreams: Dreams) -> None:
+    """The clips that end last, as films for the report and as one moving picture."""
+    rollouts, given = dreams.rollouts, dreams.context.shape[1]
+    longest = np.argsort(-rollouts.valid.sum(axis=1), kind="stable")[:_FILMS]
+    real = np.concatenate([dreams.context, rollouts.real], axis=1)[longest]
+    imagined = np.concatenate([dreams.context, rollouts.imagined], axis=1)[longest]
+    films = []
+    for row, real_row, imagined_row in zip(longest, real, imagined, strict=True):
+        stop = given + int(rollouts.valid[row].sum())
+        strips = {"real": real_row[:stop], "imagined": imagined_row[:stop]}
+        captions = action_captions(dreams.actions[row, :stop], ACTION_NAMES)
+        films.append(Film("held-out episode", strips, captions, given))
+    pictures = config.run_dir / "pictures"
+    write_films(pictures / "dreams.npz", films)
+    stop = given + int(rollouts.valid[longest].sum(axis=1).min())
+    # The last context frames are enough to see where the dream begins.
+    dream_gif(pictures / "dream.gif", real[:, given - 3 : stop], imagined[:, given - 3 : stop], given=3)
+
+
+def _episode_film(recording: Recording) -> Film:
+    outcome = "success" if recording.success else "no success"
+    title = f"{recording.label} ({outcome})"
+    return Film(title, {"real": recording.frames}, action_captions(recording.actions, ACTION_NAMES))

@@ -1,0 +1,56 @@
+"""The imagined world as a gymnasium environment: pixels and rewards out of the dream, one person or agent in it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from embody.batch import Batch
+from embody.imagination.dream import Dream
+from embody.tokenizer import Tokenizer
+
+__all__ = ["DreamEnv"]
+
+
+class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Each `reset` starts from a recorded context (`contexts(seed)` gives one row); `horizon` steps at most.
+
+    Observation uint8 `[H, W, 3]`; action int64 `[A]`; the reward is the reward head's; the episode ends where the continue
+    head says so. The info holds the `continue` probability.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, dream: Dream, contexts: Callable[[int], Batch], horizon: int) -> None:
+        config = tokenizer.config
+        self.observation_space = gymnasium.spaces.Box(0, 255, (config.height, config.width, 3), np.uint8)
+        self.action_space = gymnasium.spaces.MultiDiscrete(list(dream.dynamics.config.actions.sizes))
+        self.tokenizer, self.dream, self.contexts, self.horizon = tokenizer, dream, contexts, horizon
+        self.steps = 0
+
+    @torch.no_grad()
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """The last frame of a recorded context."""
+        super().reset(seed=seed)
+        context = self.contexts(int(self.np_random.integers(2**31)))
+        assert context.latents is not None and context.rows == 1
+        self.steps, self.cache = 0, self.tokenizer.decoder_cache(1)
+        self.dream.reset(context.latents, context.actions, context.is_first, context.task)
+        pixels = [self._decode(latent) for latent in context.latents.unbind(1)]
+        return pixels[-1], {}
+
+    @torch.no_grad()
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Imagine one slot."""
+        step = self.dream.step(torch.as_tensor(np.asarray(action), dtype=torch.long).view(1, -1))
+        self.steps += 1
+        going_on = float(step.continues[0])
+        latents = step.latents.reshape(1, self.tokenizer.config.latents, self.tokenizer.config.channels)
+        terminated, truncated = going_on < 0.5, self.steps >= self.horizon
+        return self._decode(latents), float(step.reward[0]), terminated, truncated, {"continue": going_on}
+
+    def _decode(self, latents: torch.Tensor) -> np.ndarray:
+        pixels = self.tokenizer.to_pixels(self.tokenizer.decode(latents[:, None], cache=self.cache))[0, 0]
+        return (pixels * 255).round().byte().permute(1, 2, 0).cpu().numpy()

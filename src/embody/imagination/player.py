@@ -1,0 +1,83 @@
+"""The agent in the real environment: frames in, sampled actions out, through the very caches it dreams with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embody.agent import Agent
+from embody.data import label_indices
+from embody.dynamics import Dynamics
+from embody.imagination.dream import Dream
+from embody.model import load_tokenizer, load_world_and_agent
+from embody.nn.cache import RingCache
+from embody.tokenizer import Tokenizer
+
+__all__ = ["Player"]
+
+
+class Player:
+    """Plays `N` episodes side by side: `begin`, then `act` and `observe` in turn.
+
+    The history starts as a training context does: the first frame repeated, `context` frames in all.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        dynamics: Dynamics,
+        agent: Agent,
+        vocabulary: Sequence[str],
+        *,
+        context: int,
+        seed: int = 0,
+    ) -> None:
+        self.tokenizer, self.agent, self.context = tokenizer, agent, context
+        self.vocabulary = tuple(vocabulary)
+        self.device = agent.token_MD.device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.dream = Dream(dynamics, agent, k_sample=dynamics.config.k_sample, generator=self.generator)
+        self.tokenizer_cache: RingCache | None = None
+        self.features: Tensor | None = None
+
+    @classmethod
+    def load(cls, folder: Path | str, *, seed: int = 0) -> "Player":
+        """The agent in a run's weights folder, e.g. `models/minigrid`: after imagination if that is done, else cloned."""
+        folder = Path(folder)
+        after = folder / "imagination.safetensors"
+        model, about = load_world_and_agent(after if after.exists() else folder / "agent.safetensors")
+        tokenizer, _ = load_tokenizer(folder / "tokenizer.safetensors")
+        context = about["imagination"]["context"]
+        return cls(tokenizer, model.dynamics, model.agent, about["vocabulary"], context=context, seed=seed)
+
+    @torch.no_grad()
+    def begin(self, frames: np.ndarray, labels: list[str]) -> None:
+        """First frames uint8 `[N, H, W, 3]` and task labels of `N` new episodes."""
+        rows, sizes = len(frames), self.agent.config.actions.sizes
+        self.tokenizer_cache = self.tokenizer.encoder_cache(rows)
+        latents = self._encode(frames)[:, None].expand(-1, self.context, -1, -1)
+        actions = torch.zeros(rows, self.context, len(sizes), dtype=torch.long, device=self.device)
+        first = torch.ones(rows, self.context, dtype=torch.bool, device=self.device)
+        task = torch.stack([self._words(label) for label in labels]).to(self.device)
+        self.features = self.dream.reset(latents, actions, first, task)[:, -1]
+
+    @torch.no_grad()
+    def act(self) -> np.ndarray:
+        """Sampled actions int64 `[N, A]`."""
+        assert self.features is not None, "begin comes first"
+        return self.agent.heads.act(self.features).sample(self.generator).cpu().numpy()
+
+    @torch.no_grad()
+    def observe(self, actions: np.ndarray, frames: np.ndarray) -> None:
+        """The frames uint8 `[N, H, W, 3]` that came after `actions` int64 `[N, A]`."""
+        taken = torch.from_numpy(actions).to(self.device)
+        self.features = self.dream.observe(self._encode(frames), taken)
+
+    def _encode(self, frames: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)
+        return self.tokenizer.encode(pixels[:, None], cache=self.tokenizer_cache)[:, 0]
+
+    def _words(self, label: str) -> Tensor:
+        return torch.from_numpy(label_indices(label, self.vocabulary, self.agent.config.words))

@@ -1,0 +1,54 @@
+"""The three models under their seed names, and loading their weights."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from embody.agent import Agent
+from embody.config import AgentConfig, DynamicsConfig, TokenizerConfig, from_dict
+from embody.distributed.checkpoint import load_tensors, load_weights
+from embody.dynamics import Dynamics
+from embody.tokenizer import Tokenizer
+
+__all__ = ["Agent", "Dynamics", "Tokenizer", "WorldAndAgent", "load_dynamics", "load_tokenizer", "load_world_and_agent"]
+
+
+class WorldAndAgent(nn.Module):
+    """What phases 2 and 3 train and save together."""
+
+    def __init__(self, dynamics: Dynamics, agent: Agent) -> None:
+        super().__init__()
+        self.dynamics, self.agent = dynamics, agent
+
+
+def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
+    """The tokenizer in a weights file, for use, and what the file says of itself; a `ValueError` if it has none."""
+    tensors, about = load_tensors(path)
+    model = Tokenizer(_config(TokenizerConfig, about, "tokenizer", path))
+    load_weights(model, tensors, path)
+    return model.eval(), about
+
+
+def load_dynamics(path: Path) -> tuple[Dynamics, dict[str, Any]]:
+    """The dynamics in a weights file of phase 1; as `load_tokenizer`."""
+    tensors, about = load_tensors(path)
+    model = Dynamics(_config(DynamicsConfig, about, "dynamics", path))
+    load_weights(model, tensors, path)
+    return model.eval(), about
+
+
+def load_world_and_agent(path: Path) -> tuple[WorldAndAgent, dict[str, Any]]:
+    """The dynamics and the agent in a weights file of phase 2 or 3; as `load_tokenizer`."""
+    tensors, about = load_tensors(path)
+    dynamics = Dynamics(_config(DynamicsConfig, about, "dynamics", path))
+    model = WorldAndAgent(dynamics, Agent(_config(AgentConfig, about, "agent", path)))
+    load_weights(model, tensors, path)
+    return model.eval(), about
+
+
+def _config(cls: Any, about: dict[str, Any], name: str, path: Path) -> Any:
+    try:
+        return from_dict(cls, about["models"][name])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no {name} that this version can read ({error}): train it again") from error

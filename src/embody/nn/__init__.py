@@ -1,0 +1,1 @@
+"""Building blocks shared by the tokenizer, the dynamics and the agent."""

@@ -1,0 +1,74 @@
+"""Grouped-query attention with QK-norm and RoPE, as plain calls without masks.
+
+Legend: X tokens of any kind (a frame's, or one token's along time), D width, N query heads, G key/value heads, K head dim.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embody.config import TransformerConfig
+from embody.nn.rope import rotate
+
+__all__ = ["Attention", "attend"]
+
+# SDPA's kernels refuse a batch of 2^16 or more, which folding space into the batch reaches.
+_MAX_BATCH = 32_768
+
+
+class Attention(nn.Module):
+    """Fused QKV projection, per-head RMS norm of queries and keys, output projection."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        self.head_dim = config.width // config.heads
+        self.soft_cap = config.soft_cap
+        self.qkv = nn.Linear(config.width, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
+        self.out = nn.Linear(self.heads * self.head_dim, config.width, bias=False)
+        self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+        self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+
+    @torch.no_grad()
+    def align_queries(self) -> None:
+        """Start each query projection as its key's, so that tokens first attend to tokens like themselves.
+
+        Mimetic initialisation (Trockman & Kolter 2023): small models learn where to look many times sooner.
+        """
+        q, k, _ = self.qkv.weight.split([n * self.head_dim for n in (self.heads, self.kv_heads, self.kv_heads)])
+        group = self.heads // self.kv_heads
+        q.copy_(k.unflatten(0, (self.kv_heads, 1, -1)).expand(-1, group, -1, -1).reshape(q.shape))
+
+    def project(self, x_BXD: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries `[B, N, X, K]`, keys and values `[B, G, X, K]`; queries and keys are normalised and rotated."""
+        qkv_BNXK = self.qkv(x_BXD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        q_BNXK, k_BGXK, v_BGXK = qkv_BNXK.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+        return rotate(self.q_norm(q_BNXK), angles), rotate(self.k_norm(k_BGXK), angles), v_BGXK
+
+    def forward(self, q_BNXK: Tensor, k_BGYK: Tensor, v_BGYK: Tensor, causal: bool = False) -> Tensor:
+        """Attend and project back to `[B, X, D]`."""
+        o_BNXK = attend(q_BNXK, k_BGYK, v_BGYK, causal=causal, soft_cap=self.soft_cap)
+        return self.out(o_BNXK.transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, soft_cap: float = 0.0) -> Tensor:
+    """`softmax(cap(q k^T / sqrt(K))) v` with `cap(x) = soft_cap * tanh(x / soft_cap)`, or no cap when it is 0.
+
+    q `[B, N, X, K]`, k and v `[B, G, Y, K]`, N a multiple of G. Causal calls need X = Y.
+    """
+    if q.shape[0] > _MAX_BATCH:
+        parts = zip(q.split(_MAX_BATCH), k.split(_MAX_BATCH), v.split(_MAX_BATCH), strict=True)
+        return torch.cat([attend(*part, causal=causal, soft_cap=soft_cap) for part in parts])
+    if not soft_cap:
+        # The backward of SDPA in bf16 is slow on CPUs: attention in float32 inside a bf16 step.
+        if q.device.type == "cpu" and v.dtype == torch.bfloat16:
+            o = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=causal, enable_gqa=True)
+            return o.to(v.dtype)
+        return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=causal, enable_gqa=True)
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    logits = soft_cap * torch.tanh((q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5 / soft_cap)
+    if causal:
+        future = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
+        logits = logits.masked_fill(future, float("-inf"))
+    return logits.softmax(dim=-1) @ v

@@ -1,0 +1,90 @@
+"""Distributions that the heads predict: factored categoricals and symexp two-hot."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embody.config import ActionSpec
+
+__all__ = ["FactoredCategorical", "TwoHot", "symexp", "symlog"]
+
+
+def symlog(x: Tensor) -> Tensor:
+    """`sign(x) ln(|x| + 1)`."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Tensor) -> Tensor:
+    """`sign(x) (exp(|x|) - 1)`, the inverse of `symlog`."""
+    return x.sign() * x.abs().expm1()
+
+
+class TwoHot(nn.Module):
+    """A scalar as a distribution over bins spaced evenly in symlog (Dreamer 3, equation 10)."""
+
+    bins: Tensor
+
+    def __init__(self, low: float, high: float, bins: int) -> None:
+        super().__init__()
+        if not low < high or bins < 2:
+            raise ValueError(f"two-hot range ({low}, {high}) with {bins} bins: needs low < high and at least 2 bins")
+        ends = symlog(torch.tensor([low, high], dtype=torch.float64))
+        self.register_buffer("bins", torch.linspace(float(ends[0]), float(ends[1]), bins), persistent=False)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Weights `[..., bins]` on the two bins around `symlog(x)`; values out of range go to the end bin."""
+        y = symlog(x.float()).clamp(self.bins[0], self.bins[-1])
+        above = torch.searchsorted(self.bins, y.contiguous(), right=True).clamp(1, len(self.bins) - 1)
+        left, right = self.bins[above - 1], self.bins[above]
+        weight = (y - left) / (right - left)
+        low = F.one_hot(above - 1, len(self.bins)) * (1 - weight)[..., None]
+        return low + F.one_hot(above, len(self.bins)) * weight[..., None]
+
+    def decode(self, logits: Tensor) -> Tensor:
+        """`sum_i p_i symexp(b_i)`, `[...]`: the mean."""
+        return (logits.float().softmax(dim=-1) * symexp(self.bins)).sum(dim=-1)
+
+    def decode_peak(self, logits: Tensor) -> Tensor:
+        """The mean over the most likely bin and its neighbours, `[...]`: mass leaked to far bins does not count."""
+        index = torch.arange(len(self.bins), device=logits.device)
+        near = (index - logits.argmax(dim=-1, keepdim=True)).abs() <= 1
+        return self.decode(logits.float().masked_fill(~near, float("-inf")))
+
+    def loss(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Cross-entropy against `encode(x)`, `[...]`."""
+        return -(self.encode(x) * logits.float().log_softmax(dim=-1)).sum(dim=-1)
+
+
+class FactoredCategorical:
+    """Independent categoricals, one an action factor, from one vector of logits `[..., sum(sizes)]`."""
+
+    def __init__(self, logits: Tensor, spec: ActionSpec) -> None:
+        if logits.shape[-1] != sum(spec.sizes):
+            raise ValueError(f"{logits.shape[-1]} logits for action sizes {spec.sizes}: needs {sum(spec.sizes)}")
+        self.log_probs = [part.log_softmax(dim=-1) for part in logits.float().split(spec.sizes, dim=-1)]
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """`ln p(a)`, the sum over factors, for int64 actions `[..., A]`."""
+        parts = [log_p.gather(-1, actions[..., a, None]).squeeze(-1) for a, log_p in enumerate(self.log_probs)]
+        return torch.stack(parts).sum(dim=0)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """int64 `[..., A]`, by the Gumbel trick."""
+        return torch.stack([_gumbel_argmax(log_p, generator) for log_p in self.log_probs], dim=-1)
+
+    def entropy(self) -> Tensor:
+        """`[...]`, in nats, summed over factors."""
+        return torch.stack([-(log_p.exp() * log_p).sum(dim=-1) for log_p in self.log_probs]).sum(dim=0)
+
+    def kl(self, other: "FactoredCategorical") -> Tensor:
+        """`KL(self || other)`, `[...]`, in closed form, summed over factors."""
+        parts = [
+            (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+            for log_p, log_q in zip(self.log_probs, other.log_probs, strict=True)
+        ]
+        return torch.stack(parts).sum(dim=0)
+
+
+def _gumbel_argmax(log_p: Tensor, generator: torch.Generator | None) -> Tensor:
+    uniform = torch.rand(log_p.shape, generator=generator, device=log_p.device)
+    return (log_p - torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))).argmax(dim=-1)

@@ -1,0 +1,170 @@
+"""Block-causal transformer over (time, tokens of a frame), in two streams and without masks.
+
+A frame's tokens are a first stream that sees itself only, and a second one that sees both (`first` counts the former).
+The tokenizer's patches and latents share one set of weights in one call; the agent's tokens are a second stream of their
+own call (`Reader`), over the keys and values that the world's call gave.
+
+Legend: B rows, T frames, S tokens a frame, M agent tokens, D width, G key/value heads, K head dim.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embody.config import TransformerConfig
+from embody.nn.attention import Attention
+from embody.nn.cache import RingCache
+from embody.nn.rope import rotary_angles
+
+__all__ = ["Block", "Memory", "Mlp", "Transformer", "initialise", "run_second_stream"]
+
+Angles = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a second stream may read of the first: keys and values of each space layer."""
+
+    keys: tuple[Tensor, ...]  # each [B * T, G, S, K]
+    values: tuple[Tensor, ...]  # each [B * T, G, S, K]
+    tokens: int  # S
+
+    def detach(self) -> "Memory":
+        return Memory(tuple(k.detach() for k in self.keys), tuple(v.detach() for v in self.values), self.tokens)
+
+
+class Mlp(nn.Module):
+    """SwiGLU: `W_down (silu(W_gate x) * W_up x)`, gate and up fused."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.width, 2 * config.mlp_width, bias=False)
+        self.out = nn.Linear(config.mlp_width, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and SwiGLU."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.mlp = Mlp(config)
+
+    def space(
+        self, x_BTSD: Tensor, angles: Angles, first: int, memory: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attention inside each frame; returns the new tokens, and the keys and values of the frame's own tokens.
+
+        The first `first` tokens see one another, the others everything; with `memory`, `[B * T, G, S', K]` each, all
+        tokens see it and one another.
+        """
+        x_FSD = x_BTSD.flatten(0, 1)
+        q, k, v = self.attention.project(self.attention_norm(x_FSD), angles)
+        if memory is not None:
+            seen_k, seen_v = torch.cat((memory[0], k), dim=2), torch.cat((memory[1], v), dim=2)
+            o_FSD = self.attention(q, seen_k, seen_v)
+        elif first == x_FSD.shape[1]:
+            o_FSD = self.attention(q, k, v)
+        else:
+            alone = self.attention(q[:, :, :first], k[:, :, :first], v[:, :, :first])
+            o_FSD = torch.cat((alone, self.attention(q[:, :, first:], k, v)), dim=1)
+        x_FSD = x_FSD + o_FSD
+        x_FSD = x_FSD + self.mlp(self.mlp_norm(x_FSD))
+        return x_FSD.view(x_BTSD.shape), (k, v)
+
+    def time(self, x_BTSD: Tensor, angles: Angles, cache: RingCache | None, layer: int) -> Tensor:
+        """Causal attention of each token along time, over the cached frames too if there is a cache."""
+        B, T, S, _ = x_BTSD.shape
+        # Only queries, keys and values are laid out along time; the residual stream keeps its order.
+        x_ETD = self.attention_norm(x_BTSD).transpose(1, 2).reshape(B * S, T, -1)
+        q, k, v = self.attention.project(x_ETD, angles)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+        o_ETD = self.attention(q, k, v, causal=T > 1)
+        x_BTSD = x_BTSD + o_ETD.view(B, S, T, -1).transpose(1, 2)
+        return x_BTSD + self.mlp(self.mlp_norm(x_BTSD))
+
+
+class Transformer(nn.Module):
+    """Space and time layers in the order of `config.layers`, and a final norm."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.apply(lambda module: initialise(module, config.depth))
+
+    def forward(
+        self, x_BTSD: Tensor, *, first: int | None = None, cache: RingCache | None = None
+    ) -> tuple[Tensor, Memory]:
+        """New tokens `[B, T, S, D]` (normalised) and the memory for a second stream.
+
+        With a cache the frames are those in progress: the caller commits them.
+        """
+        T, S = x_BTSD.shape[1:3]
+        in_space, in_time = _angles(self.config, T, range(S), cache, x_BTSD.device)
+        keys, values, layer = [], [], 0
+        for block, kind in zip(self.blocks, self.config.layers, strict=True):
+            assert isinstance(block, Block)
+            if kind == "S":
+                x_BTSD, (k, v) = block.space(x_BTSD, in_space, S if first is None else first)
+                keys.append(k)
+                values.append(v)
+            else:
+                x_BTSD = block.time(x_BTSD, in_time, cache, layer)
+                layer += 1
+        return self.norm(x_BTSD), Memory(tuple(keys), tuple(values), S)
+
+
+def run_second_stream(
+    blocks: Sequence[nn.Module],
+    config: TransformerConfig,
+    g_BTMD: Tensor,
+    memory: Memory,
+    cache: RingCache | None = None,
+) -> Tensor:
+    """Agent tokens `[B, T, M, D]` through `blocks`, reading the world's memory; nothing here feeds the world."""
+    T, M = g_BTMD.shape[1:3]
+    in_space, in_time = _angles(config, T, range(memory.tokens, memory.tokens + M), cache, g_BTMD.device)
+    reads = iter(zip(memory.keys, memory.values, strict=True))
+    layer = 0
+    for block, kind in zip(blocks, config.layers, strict=True):
+        assert isinstance(block, Block)
+        if kind == "S":
+            g_BTMD, _ = block.space(g_BTMD, in_space, M, next(reads))
+        else:
+            g_BTMD = block.time(g_BTMD, in_time, cache, layer)
+            layer += 1
+    return g_BTMD
+
+
+def initialise(module: nn.Module, depth: int) -> None:
+    """Weights of standard deviation `fan_in^-1/2`; those that write to the residual stream also over `sqrt(2 depth)`."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    if isinstance(module, Attention):
+        module.align_queries()
+    if isinstance(module, Attention | Mlp):
+        nn.init.normal_(module.out.weight, std=(module.out.in_features * 2 * depth) ** -0.5)
+
+
+def _angles(
+    config: TransformerConfig, frames: int, tokens: range, cache: RingCache | None, device: torch.device
+) -> tuple[Angles, Angles]:
+    start = 0 if cache is None else cache.frames
+    dim = config.width // config.heads
+    space = torch.arange(tokens.start, tokens.stop, device=device)
+    time = torch.arange(start, start + frames, device=device)
+    return rotary_angles(space, dim, config.rope_base), rotary_angles(time, dim, config.rope_base)

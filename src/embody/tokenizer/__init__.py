@@ -1,0 +1,6 @@
+"""Video tokenizer: frames to a few continuous latents and back, causal in time."""
+
+from embody.tokenizer.loss import TokenizerLoss
+from embody.tokenizer.model import Tokenizer
+
+__all__ = ["Tokenizer", "TokenizerLoss"]

@@ -1,0 +1,146 @@
+"""Masked-autoencoder video tokenizer.
+
+Legend: B rows, T frames, C H W pixels, P patches, L latent tokens, Z latent channels, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from embody.config import TokenizerConfig, TransformerConfig
+from embody.nn.cache import RingCache
+from embody.nn.transformer import Transformer, initialise
+
+__all__ = ["Tokenizer"]
+
+
+class Tokenizer(nn.Module):
+    """Frames uint8 `[B, T, 3, H, W]` <-> standardised latents float32 `[B, T, L, Z]`.
+
+    Encoder: patch tokens see one another, latent tokens see both. Decoder: latents see one another, patch read-outs see
+    both. Both are causal in time, over at most `config.context` frames.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = (config.height // config.patch, config.width // config.patch)
+        patches = self.grid[0] * self.grid[1]
+        enc, dec = config.encoder.width, config.decoder.width
+        self.patch_in = nn.Conv2d(3, enc, config.patch, stride=config.patch)
+        self.patch_position_PD = nn.Parameter(torch.randn(patches, enc))
+        self.masked_D = nn.Parameter(torch.randn(enc))
+        self.latent_LD = nn.Parameter(_anchors(self.patch_position_PD, config.latents))
+        self.encoder = Transformer(config.encoder)
+        self.to_latent = nn.Linear(enc, config.channels)
+        self.from_latent = nn.Linear(config.channels, dec)
+        self.readout_PD = nn.Parameter(torch.randn(patches, dec))
+        self.latent_position_LD = nn.Parameter(_anchors(self.readout_PD, config.latents))
+        self.decoder = Transformer(config.decoder)
+        self.patch_out = nn.ConvTranspose2d(dec, 3, config.patch, stride=config.patch)
+        for layer in (self.to_latent, self.from_latent):
+            initialise(layer, 1)
+        self.register_buffer("pixel_mean", torch.full((3, 1, 1), 0.5))
+        self.register_buffer("pixel_std", torch.full((3, 1, 1), 0.25))
+        self.register_buffer("latent_mean", torch.zeros(config.channels))
+        self.register_buffer("latent_std", torch.ones(config.channels))
+
+    def encoder_cache(self, rows: int) -> RingCache:
+        """An empty history for encoding `rows` videos frame by frame."""
+        return self._cache(self.config.encoder, rows)
+
+    def decoder_cache(self, rows: int) -> RingCache:
+        """An empty history for decoding `rows` videos frame by frame."""
+        return self._cache(self.config.decoder, rows)
+
+    def _cache(self, trunk: TransformerConfig, rows: int) -> RingCache:
+        tokens = self.grid[0] * self.grid[1] + self.config.latents
+        return RingCache(trunk, rows=rows, tokens=tokens, context=self.config.context, device=self.masked_D.device)
+
+    def set_pixel_statistics(self, frames: Tensor) -> None:
+        """Mean and standard deviation of each colour over uint8 `frames` `[..., 3, H, W]`."""
+        pixels = frames.flatten(0, -4).float() / 255
+        self.pixel_mean.copy_(pixels.mean(dim=(0, 2, 3))[:, None, None])
+        self.pixel_std.copy_(pixels.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None])
+
+    def set_latent_statistics(self, frames: Tensor) -> None:
+        """From now on latents have mean 0 and deviation 1 per channel over `frames` `[B, T, 3, H, W]`."""
+        self.latent_mean.zero_()
+        self.latent_std.fill_(1.0)
+        latents = self.encode_video(frames)
+        self.latent_mean.copy_(latents.mean(dim=(0, 1, 2)))
+        self.latent_std.copy_(latents.std(dim=(0, 1, 2)).clamp(min=1e-3))
+
+    def standardise(self, frames: Tensor) -> Tensor:
+        """uint8 frames `[..., 3, H, W]` to float32 of mean 0 and deviation 1 per colour."""
+        return (frames.float() / 255 - self.pixel_mean) / self.pixel_std
+
+    def encode(self, frames: Tensor, *, dropped: Tensor | None = None, cache: RingCache | None = None) -> Tensor:
+        """Latents `[B, T, L, Z]` of uint8 frames `[B, T, 3, H, W]`.
+
+        `dropped`, bool `[B, T, P]`, are patches replaced by the learned embedding. With a cache the frames follow those
+        it holds and are kept: one at a time, or a context into an empty one.
+        """
+        B, T = frames.shape[:2]
+        patches = self.patch_in(self.standardise(frames).flatten(0, 1)).flatten(2).transpose(1, 2)
+        patch_BTPD = patches.unflatten(0, (B, T))
+        if dropped is not None:
+            patch_BTPD = torch.where(dropped[..., None], self.masked_D.to(patch_BTPD.dtype), patch_BTPD)
+        patch_BTPD = patch_BTPD + self.patch_position_PD
+        latent_BTLD = self.latent_LD.expand(B, T, -1, -1)
+        P = patch_BTPD.shape[2]
+        x_BTSD, _ = self.encoder(torch.cat((patch_BTPD, latent_BTLD), dim=2), first=P, cache=cache)
+        if cache is not None:
+            cache.commit(T)
+        z_BTLZ = torch.tanh(self.to_latent(x_BTSD[:, :, P:]).float())
+        return (z_BTLZ - self.latent_mean) / self.latent_std
+
+    def decode(self, latents: Tensor, *, cache: RingCache | None = None) -> Tensor:
+        """Standardised frames float `[B, T, 3, H, W]` of latents `[B, T, L, Z]`; see `to_pixels`. Cache as in `encode`."""
+        B, T, L, _ = latents.shape
+        z_BTLZ = latents * self.latent_std + self.latent_mean
+        latent_BTLD = self.from_latent(z_BTLZ) + self.latent_position_LD
+        readout_BTPD = self.readout_PD.expand(B, T, -1, -1)
+        x_BTSD, _ = self.decoder(torch.cat((latent_BTLD, readout_BTPD), dim=2), first=L, cache=cache)
+        if cache is not None:
+            cache.commit(T)
+        patch_FDhw = x_BTSD[:, :, L:].flatten(0, 1).transpose(1, 2).unflatten(2, self.grid)
+        return self.patch_out(patch_FDhw).float().unflatten(0, (B, T))
+
+    def encode_video(self, frames: Tensor) -> Tensor:
+        """`encode` frame by frame, as while acting: any length, each frame seeing at most `context` frames."""
+        cache = self.encoder_cache(frames.shape[0])
+        return torch.cat([self.encode(frame, cache=cache) for frame in frames.split(1, dim=1)], dim=1)
+
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """Pixels in [0, 1], float32 `[B, T, 3, H, W]`, decoded frame by frame, of any length."""
+        cache = self.decoder_cache(latents.shape[0])
+        frames = [self.decode(latent, cache=cache) for latent in latents.split(1, dim=1)]
+        return self.to_pixels(torch.cat(frames, dim=1))
+
+    def to_pixels(self, standardised: Tensor) -> Tensor:
+        """Float32 pixels in [0, 1] of standardised frames `[..., 3, H, W]`."""
+        return (standardised * self.pixel_std + self.pixel_mean).clamp(0, 1)
+
+    def drop_patches(self, rows: int, frames: int, generator: torch.Generator) -> Tensor:
+        """bool `[B, T, P]`: per image, each patch is dropped with probability `p ~ U(0, mask_max)` [P]."""
+        patches = self.grid[0] * self.grid[1]
+        device = self.masked_D.device
+        p_BT1 = torch.rand(rows, frames, 1, generator=generator, device=device) * self.config.mask_max
+        return torch.rand(rows, frames, patches, generator=generator, device=device) < p_BT1
+
+
+@torch.no_grad()
+def _anchors(positions_PD: Tensor, latents: int) -> Tensor:
+    """`[L, D]`: each latent starts as the sum of the positions of its own patches, at unit variance.
+
+    Latents and patches thus find one another from the first step, where random ones take thousands to part.
+    """
+    patches = len(positions_PD)
+    owner_P = torch.arange(patches) * latents // patches
+    sums_LD = torch.zeros(latents, positions_PD.shape[1]).index_add(0, owner_P, positions_PD.detach())
+    return sums_LD / owner_P.bincount(minlength=latents).clamp(min=1).sqrt()[:, None]

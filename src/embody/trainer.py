@@ -1,0 +1,293 @@
+"""The order of the phases and the evaluation, nothing else.
+
+    tokenizer -> (encode) -> dynamics -> agent -> imagination -> evaluation -> report
+
+Each phase works alone on what the one before left, skips what is finished, and goes on from its checkpoint.
+"""
+
+import contextlib
+import dataclasses
+import json
+import platform
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from embody.collection import collect
+from embody.collection.encode import encode_dataset
+from embody.config import Config, ImaginationConfig, StageConfig, digest, minigrid, to_dict
+from embody.data import Dataset, EpisodeRow, open_datasets, write_json
+from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
+from embody.dynamics import Dynamics
+from embody.evaluation import evaluate_run, results_table, write_report, write_results
+from embody.logger_manager import LoggerManager
+from embody.model import WorldAndAgent, load_dynamics, load_tokenizer, load_world_and_agent
+from embody.tokenizer import Tokenizer
+from embody.training.agent import AgentStage
+from embody.training.dynamics import DynamicsStage
+from embody.training.imagination import ImaginationStage
+from embody.training.loop import Stage, train
+from embody.training.precision import fastest_precision
+from embody.training.tokenizer import TokenizerStage
+
+__all__ = ["Trainer"]
+
+Data = Dataset | Sequence[Dataset]
+
+
+class Trainer:
+    """Phases of one run; `data` is a dataset or several, by default those of the config's tasks.
+
+    Weights go to `models_dir/NAME`, checkpoints and results to `runs_dir/NAME`.
+    """
+
+    def __init__(
+        self,
+        tokenizer_epochs: float | None = None,
+        dynamics_epochs: float | None = None,
+        agent_epochs: float | None = None,
+        *,
+        config: Config | None = None,
+        logger: LoggerManager | None = None,
+    ) -> None:
+        config = minigrid() if config is None else config
+        for stage, epochs in (
+            ("train_tokenizer", tokenizer_epochs),
+            ("train_dynamics", dynamics_epochs),
+            ("train_agent", agent_epochs),
+        ):
+            if epochs is not None:
+                changed = dataclasses.replace(getattr(config, stage), epochs=epochs)
+                config = dataclasses.replace(config, **{stage: changed})
+        if config.precision == "auto":
+            config = dataclasses.replace(config, precision=fastest_precision(torch.device("cpu")))
+        self.config = config
+        self.logger = logger or LoggerManager(config.run_dir, Path(config.logs_dir), config.name)
+        write_json(config.run_dir / "config.json", to_dict(config))
+
+    # --- phases -----------------------------------------------------------------------------------------------------
+
+    def collect(self) -> list[Dataset]:
+        """Record the demonstrations of every task."""
+        collect_config = self.config.collect
+        total = len(self.config.env.tasks) * (collect_config.train_episodes + collect_config.validation_episodes)
+        with self._timed("collect"), self.logger.progress("collect", total) as bar:
+            done: dict[str, int] = {}
+
+            def progress(task: str, episodes: int, _: int) -> None:
+                bar.advance(episodes - done.get(task, 0), note=task)
+                done[task] = episodes
+
+            collect(self.config, progress)
+        return open_datasets(self.config)
+
+    def train_tokenizer(self, data: Data | None = None) -> Tokenizer:
+        """Phase 1a."""
+        datasets = self._datasets(data)
+        about = self._about(datasets, None, {"tokenizer": self.config.tokenizer}, self.config.train_tokenizer)
+        path = self.config.weights("tokenizer")
+        if not self._finished(path, about):
+            with self._timed("tokenizer"):
+                stage = TokenizerStage(self.config, datasets)
+                self._train(stage, about)
+                stage.model.set_latent_statistics(stage.some_frames())
+                save_tensors(path, stage.model.state_dict(), about)
+        return load_tokenizer(path)[0]
+
+    def encode(self, data: Data | None = None) -> None:
+        """The datasets' latents, once."""
+        tokenizer, tokenizer_hash = self._tokenizer()
+        with self._timed("encode"):
+            for dataset in self._datasets(data):
+                with self.logger.progress(f"encode {dataset.meta.tasks[0]}", len(dataset.shards)) as bar:
+                    encode_dataset(tokenizer, tokenizer_hash, dataset, lambda *_, bar=bar: bar.advance())
+
+    def train_dynamics(self, data: Data | None = None) -> Dynamics:
+        """Phase 1b."""
+        datasets, (_, tokenizer_hash) = self._datasets(data), self._tokenizer()
+        about = self._about(datasets, tokenizer_hash, {"dynamics": self.config.dynamics}, self.config.train_dynamics)
+        path = self.config.weights("dynamics")
+        if not self._finished(path, about):
+            with self._timed("dynamics"):
+                stage = DynamicsStage(self.config, datasets, tokenizer_hash)
+                self._train(stage, about)
+                save_tensors(path, stage.model.state_dict(), about)
+        return load_dynamics(path)[0]
+
+    def train_agent(self, data: Data | None = None, *, best_only: bool = False) -> WorldAndAgent:
+        """Phase 2; `best_only` clones the expert's own episodes only (the control `cloning_best`)."""
+        name = "cloning_best" if best_only else "agent"
+        datasets, (_, tokenizer_hash) = self._datasets(data), self._tokenizer()
+        dynamics, upstream = load_dynamics(self.config.weights("dynamics"))
+        models = {"dynamics": dynamics.config, "agent": self.config.agent}
+        about = self._about(datasets, [tokenizer_hash, upstream], models, self.config.train_agent, name=name)
+        path = self.config.weights(name)
+        if not self._finished(path, about):
+            with self._timed(name):
+                stage = AgentStage(
+                    self.config, datasets, tokenizer_hash, dynamics, _by_expert_alone if best_only else None
+                )
+                stage.name = name
+                self._train(stage, about)
+                save_tensors(path, stage.model.state_dict(), about)
+        return load_world_and_agent(path)[0]
+
+    def train_imagination(self, data: Data | None = None, *, shuffled: bool = False) -> WorldAndAgent:
+        """Phase 3; `shuffled` is the control in which imagined rewards are shuffled."""
+        name = "shuffled" if shuffled else "imagination"
+        imagination = dataclasses.replace(self.config.imagination, shuffle_rewards=shuffled)
+        config = dataclasses.replace(self.config, imagination=imagination)
+        datasets, (_, tokenizer_hash) = self._datasets(data), self._tokenizer()
+        model, upstream = load_world_and_agent(config.weights("agent"))
+        models = {"dynamics": model.dynamics.config, "agent": model.agent.config}
+        about = self._about(datasets, [tokenizer_hash, upstream], models, config.train_imagination, imagination, name)
+        path = config.weights(name)
+        if not self._finished(path, about):
+            with self._timed(name):
+                stage = ImaginationStage(config, datasets, tokenizer_hash, model)
+                stage.name = name
+                self._train(stage, about)
+                save_tensors(path, stage.model.state_dict(), about)
+        return load_world_and_agent(path)[0]
+
+    def evaluate(self, data: Data | None = None, command: str = "") -> dict[str, Any]:
+        """Measure everything that is trained; writes `results.json` and the report's pictures."""
+        full = self.config.evaluation.full
+        names = {"cloning": "agent", "imagination": "imagination"}
+        if full:
+            names |= {"cloning_best": "cloning_best", "shuffled": "shuffled"}
+        policies = {
+            policy: load_world_and_agent(self.config.weights(name))[0]
+            for policy, name in names.items()
+            if self.config.weights(name).exists()
+        }
+        with self._timed("evaluate"):
+            results = evaluate_run(self.config, *self._tokenizer(), policies, self._datasets(data), self.logger)
+        seconds = self._seconds()
+        results |= {
+            "wall_seconds": sum(seconds.values()),
+            "stage_seconds": seconds,
+            "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "seed": self.config.seed,
+            "command": command,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "machine": {"cpu": _processor(), "cores": torch.get_num_threads(), "precision": self.config.precision},
+            "date": time.strftime("%Y-%m-%d"),
+        }
+        write_results(self.config.run_dir / "results.json", results)
+        self.logger.info(results_table(results))
+        return results
+
+    def report(self) -> Path:
+        """The run as one HTML page."""
+        path = write_report(self.config.run_dir)
+        self.logger.info(f"report: {path}")
+        return path
+
+    def run(self, command: str = "") -> None:
+        """Everything, from nothing to the report."""
+        self.collect()
+        self.train_tokenizer()
+        self.encode()
+        self.train_dynamics()
+        self.train_agent()
+        self.train_imagination()
+        if self.config.evaluation.full:
+            self.train_agent(best_only=True)
+            self.train_imagination(shuffled=True)
+        self.evaluate(command=command)
+        self.report()
+
+    # --- shared by the phases ---------------------------------------------------------------------------------------
+
+    def _datasets(self, data: Data | None) -> list[Dataset]:
+        if data is None:
+            return open_datasets(self.config)
+        return [data] if isinstance(data, Dataset) else list(data)
+
+    def _tokenizer(self) -> tuple[Tokenizer, str]:
+        tokenizer, _ = load_tokenizer(self.config.weights("tokenizer"))
+        return tokenizer, tensors_hash(tokenizer.state_dict())
+
+    def _train(self, stage: Stage, about: dict[str, Any]) -> None:
+        train(
+            stage,
+            checkpoint=self.config.checkpoint(stage.name),
+            about=about,
+            logger=self.logger,
+            precision=self.config.precision,
+            seed=self.config.seed,
+        )
+
+    def _about(
+        self,
+        datasets: Sequence[Dataset],
+        upstream: Any,
+        models: dict[str, Any],
+        stage: StageConfig,
+        imagination: ImaginationConfig | None = None,
+        name: str = "",
+    ) -> dict[str, Any]:
+        """What a stage's weights depend on, kept with them: weights made otherwise are never taken for finished."""
+        training = to_dict(stage)
+        for unimportant in ("checkpoint_every", "log_every"):
+            del training[unimportant]
+        return json.loads(
+            json.dumps(
+                {
+                    "models": {key: to_dict(value) for key, value in models.items()},
+                    "training": training,
+                    "imagination": to_dict(imagination or self.config.imagination),
+                    "variant": name,
+                    "data": [dataset.fingerprint for dataset in datasets],
+                    "vocabulary": datasets[0].meta.vocabulary,
+                    "upstream": digest(upstream),
+                    "seed": self.config.seed,
+                    "precision": self.config.precision,
+                }
+            )
+        )
+
+    def _finished(self, path: Path, about: dict[str, Any]) -> bool:
+        if not path.exists():
+            return False
+        found = load_tensors(path)[1]
+        if found != about:
+            different = next((key for key in about if found.get(key) != about[key]), "version")
+            raise ValueError(
+                f"{path} was made with another config or data ({different} differs): delete it, or use another --name"
+            )
+        self.logger.info(f"{path} is finished")
+        return True
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds spent to the run's record, interrupted or not."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = self._seconds()
+            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - start, 1)
+            write_json(self.config.run_dir / "seconds.json", seconds)
+
+    def _seconds(self) -> dict[str, float]:
+        path = self.config.run_dir / "seconds.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _by_expert_alone(row: EpisodeRow) -> bool:
+    return row.source == "expert" and row.noise == 0.0
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,96 @@
+"""Phase 2: cloning, reward, value and continue heads learn on agent tokens; the dynamics loss goes on.
+
+With the agent's own weights the agent's losses cannot reach the world; in the paper's sharing they finetune it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embody.agent import Agent, AgentLoss
+from embody.batch import Batch
+from embody.config import Config
+from embody.data import Dataset, EpisodeRow, batches, steps_per_epoch
+from embody.dynamics import Dynamics, ShortcutLoss
+from embody.dynamics.shortcut import draw_levels, noise_to
+from embody.model import WorldAndAgent
+from embody.nn.transformer import Memory
+
+__all__ = ["AgentStage"]
+
+
+class AgentStage:
+    """Latents, actions, rewards and tasks in; agent losses and the dynamics loss out."""
+
+    name = "agent"
+
+    def __init__(
+        self,
+        config: Config,
+        datasets: Sequence[Dataset],
+        tokenizer_hash: str,
+        dynamics: Dynamics,
+        episode_filter: Callable[[EpisodeRow], bool] | None = None,
+    ) -> None:
+        self.config, self.whole = config.train_agent, config
+        self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
+        self.episode_filter = episode_filter
+        self.steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
+        torch.manual_seed(config.seed + 2)
+        agent = Agent(config.agent)
+        agent.copy_world(dynamics.trunk.blocks)
+        self.model: WorldAndAgent = WorldAndAgent(dynamics, agent)
+        # Without its own loss the world has nothing to learn here, unless it shares its layers with the agent.
+        trains_world = config.agent.dynamics_weight > 0 or not config.agent.own_weights
+        dynamics.requires_grad_(trains_world)
+        self.losses: nn.Module = nn.ModuleDict({"agent": AgentLoss(config.agent), "dynamics": ShortcutLoss()})
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        world = [p for p in self.model.dynamics.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": list(self.model.agent.parameters())}]
+        if world:
+            groups.append({"params": world, "lr_scale": self.whole.agent.world_lr_scale})
+        return groups
+
+    def batches(self, start: int) -> Iterable[Batch]:
+        return batches(
+            self.datasets,
+            "train",
+            self.config,
+            source="latents",
+            tokenizer_hash=self.tokenizer_hash,
+            seed=self.whole.seed + 2,
+            start=start,
+            left_pad=self.whole.imagination.context - 1,
+            gamma=self.whole.imagination.gamma,
+            words=self.whole.agent.words,
+            episode_filter=self.episode_filter,
+            workers=self.whole.workers,
+        )
+
+    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        config, dynamics, agent = self.whole.agent, self.model.dynamics, self.model.agent
+        memory = self._read_world(batch, generator)
+        features = agent(batch.task, memory, batch.length, blocks=dynamics.trunk.blocks)
+        loss, metrics = self.losses["agent"](agent.heads, features, batch)
+        if config.dynamics_weight > 0:
+            world_loss, world_metrics = self.losses["dynamics"](dynamics, batch, generator, bootstrap=True)
+            loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
+        return loss, metrics
+
+    def _read_world(self, batch: Batch, generator: torch.Generator) -> Memory:
+        """The world's memory of the batch, noised as in the flow loss [P] or to the context level (the seed's)."""
+        config, dynamics = self.whole.agent, self.model.dynamics
+        assert batch.latents is not None
+        z, shape = dynamics.pack(batch.latents), (batch.rows, batch.length)
+        if config.heads_input == "noised":
+            levels = draw_levels(*shape, dynamics.config.k_max, False, generator)
+            tau, d = levels.tau, levels.d
+        else:
+            tau = torch.full(shape, dynamics.context_level, device=z.device)
+            d = torch.full(shape, 1 / dynamics.config.k_max, device=z.device)
+        noised = noise_to(tau, z, torch.randn(z.shape, generator=generator, device=z.device))
+        with torch.set_grad_enabled(not config.own_weights):
+            return dynamics(noised, tau, d, batch.actions, batch.is_first).memory

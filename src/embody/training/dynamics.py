@@ -1,0 +1,49 @@
+"""Phase 1b: the dynamics learns to predict latents by shortcut forcing."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embody.batch import Batch
+from embody.config import Config
+from embody.data import Dataset, batches, steps_per_epoch
+from embody.dynamics import Dynamics, ShortcutLoss
+
+__all__ = ["DynamicsStage"]
+
+
+class DynamicsStage:
+    """Latents and actions in, shortcut-forcing loss out."""
+
+    name = "dynamics"
+
+    def __init__(self, config: Config, datasets: Sequence[Dataset], tokenizer_hash: str) -> None:
+        self.config, self.whole = config.train_dynamics, config
+        self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
+        self.steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
+        torch.manual_seed(config.seed + 1)
+        self.model: Dynamics = Dynamics(config.dynamics)
+        self.losses: nn.Module = ShortcutLoss()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.model.parameters())}]
+
+    def batches(self, start: int) -> Iterable[Batch]:
+        return batches(
+            self.datasets,
+            "train",
+            self.config,
+            source="latents",
+            tokenizer_hash=self.tokenizer_hash,
+            seed=self.whole.seed + 1,
+            start=start,
+            left_pad=self.whole.imagination.context - 1,
+            words=self.whole.agent.words,
+            workers=self.whole.workers,
+        )
+
+    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        bootstrap = progress >= self.whole.dynamics.bootstrap_start
+        return self.losses(self.model, batch, generator, bootstrap=bootstrap)

@@ -1,0 +1,182 @@
+"""The training loop, written once: optimise, average, log, checkpoint, resume.
+
+Every step is a pure function of (state, seed, step): the batch is numbered, and noise comes from a generator seeded by
+the step. So a run that is stopped and resumed gives, bit for bit on one machine, what an uninterrupted one gives.
+"""
+
+import copy
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from embody.batch import Batch
+from embody.config import StageConfig
+from embody.distributed.checkpoint import (
+    flatten_optimizer,
+    load_tensors,
+    load_weights,
+    save_tensors,
+    unflatten_optimizer,
+)
+from embody.logger_manager import LoggerManager
+
+__all__ = ["Stage", "learning_rate", "train"]
+
+
+class Stage(Protocol):
+    """What differs between stages."""
+
+    name: str
+    config: StageConfig
+    steps: int
+    model: nn.Module  # trained and averaged; frozen parts have requires_grad False
+    losses: nn.Module  # loss terms, whose running statistics are part of a checkpoint
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Trained parameters; `lr_scale` in a group multiplies its rate."""
+        ...
+
+    def batches(self, start: int) -> Iterable[Batch]:
+        """Batches `start`, `start + 1`, ..."""
+        ...
+
+    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Loss and metrics; `progress` in [0, 1) is the share of the training done."""
+        ...
+
+
+def train(
+    stage: Stage,
+    *,
+    checkpoint: Path,
+    about: Mapping[str, Any],
+    logger: LoggerManager,
+    precision: str,
+    seed: int,
+    stop_after: int | None = None,
+) -> None:
+    """Train from `checkpoint` if it exists, else from the stage's own start, to the last step (or `stop_after` more).
+
+    At the end `stage.model` holds the averaged weights. `about` (the stage's config) must equal that in the checkpoint.
+    """
+    config = stage.config
+    device = next(stage.model.parameters()).device
+    optimizer = torch.optim.AdamW(
+        stage.parameter_groups(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
+    )
+    average = copy.deepcopy(stage.model).requires_grad_(False)
+    first = _resume(stage, average, optimizer, checkpoint, about) if checkpoint.exists() else 0
+    if first:
+        logger.truncate(stage.name, first)
+        logger.info(f"{stage.name}: going on from step {first} of {stage.steps}")
+    last = stage.steps if stop_after is None else min(stage.steps, first + stop_after)
+    generator = torch.Generator(device)
+    batches = _iterate(stage, first, last)
+    clock = _Clock()
+    stage.model.train()
+    with logger.progress(stage.name, stage.steps, first) as bar:
+        for step in range(first, last):
+            batch = next(batches).to(device)
+            generator.manual_seed(seed * 1_000_003 + step)
+            rate = learning_rate(config, step, stage.steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("lr_scale", 1.0)
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+                loss, metrics = stage.loss(batch, generator, step / stage.steps)
+            loss.backward()
+            trained = [p for group in optimizer.param_groups for p in group["params"]]
+            norm = nn.utils.clip_grad_norm_(trained, config.clip)
+            if not torch.isfinite(norm):
+                raise ValueError(f"{stage.name}: the loss is not finite at step {step}: lower train_{stage.name}.lr")
+            optimizer.step()
+            _average(average, stage.model, min(config.ema, (step + 1) / (step + 10)))
+            clock.count(batch)
+            done = step + 1
+            if done % config.log_every == 0 or done == stage.steps:
+                values = {name: float(value) for name, value in metrics.items()}
+                values |= {"loss": float(loss.detach()), "gradient_norm": float(norm), "lr": rate, **clock.rates()}
+                logger.metrics(stage.name, done, values)
+            bar.advance(1, note=f"loss {float(loss.detach()):.3f}")
+            if done % config.checkpoint_every == 0 or done == last:
+                _save(stage, average, optimizer, checkpoint, about, done)
+    if last == stage.steps:
+        stage.model.load_state_dict(average.state_dict())
+    stage.model.eval()
+
+
+def learning_rate(config: StageConfig, step: int, steps: int) -> float:
+    """Warm-up, stable, linear decay to `final_lr * lr`."""
+    warmup = max(1.0, config.warmup * steps)
+    left = (steps - step) / max(1.0, config.decay * steps)
+    return config.lr * min(1.0, (step + 1) / warmup, config.final_lr + (1 - config.final_lr) * left)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.frames, self.since = 0, time.perf_counter()
+
+    def count(self, batch: Batch) -> None:
+        self.frames += batch.rows * batch.length
+
+    def rates(self) -> dict[str, float]:
+        now = time.perf_counter()
+        rate = {"frames_per_second": self.frames / max(now - self.since, 1e-9)}
+        self.frames, self.since = 0, now
+        return rate
+
+
+def _iterate(stage: Stage, first: int, last: int) -> Iterator[Batch]:
+    # No batch is asked for when nothing is left to train: loading could be slow or fail.
+    return iter(stage.batches(first)) if first < last else iter(())
+
+
+@torch.no_grad()
+def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """`average <- decay average + (1 - decay) model` for parameters; buffers are copied."""
+    trained = [(a, m) for a, m in zip(average.parameters(), model.parameters(), strict=True) if m.requires_grad]
+    if trained:
+        torch._foreach_lerp_([a for a, _ in trained], [m for _, m in trained], 1 - decay)
+    for a, m in zip(average.buffers(), model.buffers(), strict=True):
+        a.copy_(m)
+
+
+def _save(
+    stage: Stage,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    path: Path,
+    about: Mapping[str, Any],
+    step: int,
+) -> None:
+    parts = {
+        "model": stage.model.state_dict(),
+        "average": average.state_dict(),
+        "losses": stage.losses.state_dict(),
+        "optimizer": flatten_optimizer(optimizer),
+    }
+    tensors = {f"{part}.{name}": t for part, values in parts.items() for name, t in values.items()}
+    save_tensors(path, tensors, {"step": step, "steps": stage.steps, "config": about})
+
+
+def _resume(
+    stage: Stage, average: nn.Module, optimizer: torch.optim.Optimizer, path: Path, about: Mapping[str, Any]
+) -> int:
+    tensors, saved = load_tensors(path)
+    if saved.get("config") != about or saved.get("steps") != stage.steps:
+        raise ValueError(
+            f"{path} was made with another config or other data: delete it to train {stage.name} anew, or use another --name"
+        )
+
+    def part(name: str) -> dict[str, Tensor]:
+        return {key[len(name) + 1 :]: t for key, t in tensors.items() if key.startswith(f"{name}.")}
+
+    load_weights(stage.model, part("model"), path)
+    load_weights(average, part("average"), path)
+    load_weights(stage.losses, part("losses"), path)
+    unflatten_optimizer(optimizer, part("optimizer"))
+    return int(saved["step"])

@@ -1,0 +1,212 @@
+"""From disk to batches: the time convention slot by slot, and one order whatever loads it."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from embody.batch import Batch
+from embody.config import ActionSpec, EnvConfig, StageConfig, minigrid
+from embody.data import (
+    Dataset,
+    DatasetWriter,
+    Episode,
+    LatentWriter,
+    Meta,
+    batches,
+    open_dataset,
+    open_datasets,
+    rows_and_length,
+    steps_per_epoch,
+)
+
+STAGE = StageConfig(batch=6, length=4, long_length=12, long_every=3)
+VOCABULARY = ("<pad>", "<unknown>", "open", "the", "door")
+
+
+def hand_made(task: str, seed: int, steps: int) -> Episode:
+    """Slot t shows the number `10 * seed + t`, was reached by action t % 7, and brought reward t."""
+    slots = np.arange(steps)
+    frames = np.broadcast_to((10 * seed + slots)[:, None, None, None], (steps, 8, 6, 3)).astype(np.uint8)
+    frames[..., 1] += 1  # channels and axes must not be mixed up
+    frames[:, 2, :, :] = 200
+    terminal = slots == steps - 1
+    source = "expert" if seed % 2 else "random"
+    return Episode(
+        frames, slots[:, None] % 7, slots.astype(np.float32), terminal, task, "open the door", source, 0, seed, True
+    )
+
+
+def make(root: Path, task: str, lengths: list[int], latents: bool = False) -> Dataset:
+    writer = DatasetWriter(root / task, Meta((task,), ActionSpec((7,)), 8, 6, 5, VOCABULARY))
+    episodes = [hand_made(task, seed, steps) for seed, steps in enumerate(lengths)]
+    writer.write_shard("train", 0, episodes[: len(episodes) // 2 + 1])
+    if episodes[len(episodes) // 2 + 1 :]:
+        writer.write_shard("train", 1, episodes[len(episodes) // 2 + 1 :])
+    writer.finish()
+    dataset = open_dataset(root / task)
+    if latents:
+        encoder = LatentWriter(dataset, "abc", 2, 3)
+        for shard in encoder.pending():
+            steps = np.arange(shard.start, shard.stop)
+            encoder.write_shard(shard, np.broadcast_to(steps[:, None, None], (len(steps), 2, 3)) / 64)
+    return dataset
+
+
+@pytest.fixture
+def datasets(tmp_path: Path) -> list[Dataset]:
+    return [make(tmp_path, "a", [5, 14, 3, 9], latents=True), make(tmp_path, "b", [20, 2], latents=True)]
+
+
+def take(number: int, datasets: list[Dataset], **settings: Any) -> list[Batch]:
+    settings = {"source": "frames", "seed": 7, "left_pad": 3, "gamma": 0.5, "words": 4} | settings
+    stage = settings.pop("stage", STAGE)
+    stream: Iterator[Batch] = batches(datasets, "train", stage, **settings)
+    return list(itertools.islice(stream, number))
+
+
+def assert_equal(a: list[Batch], b: list[Batch]) -> None:
+    assert len(a) == len(b)
+    for one, two in zip(a, b, strict=True):
+        for field in dataclasses.fields(Batch):
+            x, y = getattr(one, field.name), getattr(two, field.name)
+            assert (x is None) == (y is None)
+            assert x is None or (x.dtype == y.dtype and torch.equal(x, y)), field.name
+
+
+def test_every_slot_of_a_hand_made_episode(tmp_path: Path) -> None:
+    """One episode of 6 slots in clips of 10 that begin 3 slots early: padding left and right around all of it."""
+    dataset = make(tmp_path, "a", [6])
+    stage = StageConfig(batch=64, length=10)
+    batch = take(1, [dataset], stage=stage, left_pad=3)[0]
+    assert batch.frames is not None and batch.frames.shape == (64, 10, 3, 8, 6) and batch.frames.dtype == torch.uint8
+    assert batch.actions.dtype == torch.int64 and batch.rewards.dtype == torch.float32
+    left = (batch.mask.int().argmax(1) == 3).nonzero()[0, 0]  # a row with three copies in front
+
+    def row(field: torch.Tensor) -> list[float]:
+        return field[left].flatten().tolist()
+
+    assert row(batch.frames[:, :, 0, 0, 0]) == [0, 0, 0, 0, 1, 2, 3, 4, 5, 5]
+    assert row(batch.frames[:, :, 1, 0, 0]) == [1, 1, 1, 1, 2, 3, 4, 5, 6, 6]
+    assert (batch.frames[left, :, :, 2] == 200).all() and (batch.frames[left, :, :, 3:] < 200).all()
+    assert row(batch.actions) == [0, 0, 0, 0, 1, 2, 3, 4, 5, 0]
+    assert row(batch.rewards) == [0, 0, 0, 0, 1, 2, 3, 4, 5, 0]
+    assert row(batch.is_first) == [True] * 4 + [False] * 6
+    assert row(batch.is_terminal) == [False] * 8 + [True, False]
+    assert row(batch.mask) == [False] * 3 + [True] * 6 + [False]
+    by_hand = [5.0]
+    for reward in (4, 3, 2, 1):
+        by_hand.insert(0, reward + 0.5 * by_hand[0])  # returns at slots 0..4; slot 5 is the last
+    assert row(batch.returns)[3:9] == [*by_hand, 0]
+    assert batch.task[left].tolist() == [2, 3, 4, 0]
+
+
+def test_returns_reach_past_the_clip(datasets: list[Dataset]) -> None:
+    batch = take(1, datasets[1:], left_pad=0, gamma=1.0)[0]
+    assert batch.frames is not None
+    row = int((batch.frames[:, -1, 0, 0, 0] < 19).int().argmax())  # a clip that ends before its episode of 20
+    slot = int(batch.frames[row, -1, 0, 0, 0])
+    assert slot < 19
+    assert batch.returns[row, -1] == sum(range(slot + 1, 20))
+
+
+def test_latents_stand_where_their_frames_do(datasets: list[Dataset]) -> None:
+    pixels, codes = take(6, datasets), take(6, datasets, source="latents", tokenizer_hash="abc")
+    starts = [dataset.offsets[:-1] for dataset in datasets]
+    for seen, coded in zip(pixels, codes, strict=True):
+        assert coded.frames is None and coded.latents is not None and seen.frames is not None
+        assert coded.latents.dtype == torch.float32 and coded.latents.shape[2:] == (2, 3)
+        assert torch.equal(seen.actions, coded.actions) and torch.equal(seen.mask, coded.mask)
+        step = coded.latents[:, :, 0, 0] * 64  # row of the dataset's flat arrays
+        value = seen.frames[:, :, 0, 0, 0].long()  # 10 * episode + slot
+        for row in range(len(step)):
+            found = [
+                any(step[row, t] == at + value[row, t] - 10 * i for at_ in starts for i, at in enumerate(at_))
+                for t in range(step.shape[1])
+            ]
+            assert all(found)
+
+
+def test_the_order_is_the_same_however_it_is_loaded(datasets: list[Dataset]) -> None:
+    whole = take(9, datasets)
+    assert_equal(whole[4:], take(5, datasets, start=4))
+    assert_equal(whole, take(9, datasets, workers=2))
+    assert not torch.equal(whole[0].rewards[1:], whole[1].rewards[:-1])  # each batch has positions of its own
+    latents = {"source": "latents", "tokenizer_hash": "abc"}
+    assert_equal(take(9, datasets, **latents)[2:], take(7, datasets, start=2, workers=2, **latents))
+    assert not torch.equal(whole[0].rewards, take(1, datasets, seed=8)[0].rewards)
+
+
+def test_long_batches_hold_as_many_frames(datasets: list[Dataset]) -> None:
+    shapes = [tuple(batch.mask.shape) for batch in take(6, datasets)]
+    assert shapes == [(6, 4), (6, 4), (2, 12)] * 2
+    assert rows_and_length(StageConfig(batch=5, length=7), 3) == (5, 7)
+    with pytest.raises(ValueError, match="long_length 3 is shorter"):
+        take(1, datasets, stage=StageConfig(batch=6, length=4, long_length=3))
+    assert steps_per_epoch(datasets, "train", STAGE) == 53 // 24
+    assert steps_per_epoch(datasets, "train", StageConfig(batch=60, length=4)) == 1
+
+
+def test_contexts_end_before_the_episode_does(datasets: list[Dataset]) -> None:
+    padded = 0
+    for batch in take(6, datasets, contexts=True, left_pad=0, stage=StageConfig(batch=16, length=6)):
+        assert batch.mask[:, -1].all() and not batch.is_terminal.any()
+        real = batch.mask.sum(1)
+        assert torch.equal(batch.mask.int(), batch.mask.int().cummax(1).values)  # padding on the left only
+        assert torch.equal(batch.is_first.sum(1)[real < 6], 7 - real[real < 6])
+        padded += int((real < 6).sum())
+    assert padded > 20
+
+
+def test_filter_and_errors(datasets: list[Dataset], tmp_path: Path) -> None:
+    kept = take(4, datasets, left_pad=0, episode_filter=lambda row: row.length == 14)
+    values = torch.cat([batch.frames[:, :, 0, 0, 0].flatten() for batch in kept if batch.frames is not None])
+    assert int(values.min()) >= 10 and int(values.max()) <= 23  # episode 1 of 14 slots, no other
+    with pytest.raises(ValueError, match="no episode"):
+        take(1, datasets, episode_filter=lambda row: False)
+    with pytest.raises(ValueError, match="embody encode"):
+        take(1, datasets, source="latents", tokenizer_hash="other")
+    other = DatasetWriter(tmp_path / "c", Meta(("c",), ActionSpec((7,)), 8, 6, 5, VOCABULARY[:3]))
+    other.write_shard("train", 0, [hand_made("c", 1, 4)])
+    other.finish()
+    with pytest.raises(ValueError, match="differ in vocabulary"):
+        take(1, [*datasets, open_dataset(tmp_path / "c")])
+
+
+def test_datasets_of_a_config(tmp_path: Path) -> None:
+    make(tmp_path, "a", [5, 4])
+    config = minigrid()
+    env = EnvConfig(tasks=("a",), max_steps=(9,), height=8, width=6)
+    config = dataclasses.replace(
+        config,
+        data_dir=str(tmp_path),
+        env=env,
+        tokenizer=dataclasses.replace(config.tokenizer, height=8, width=6, patch=2),
+    )
+    assert [dataset.meta.tasks for dataset in open_datasets(config)] == [("a",)]
+    small = dataclasses.replace(config, agent=dataclasses.replace(config.agent, vocabulary=4))
+    with pytest.raises(ValueError, match="has 5 words: raise agent.vocabulary"):
+        open_datasets(small)
+    with pytest.raises(ValueError, match="frame size .*collect it anew"):
+        open_datasets(
+            dataclasses.replace(minigrid(), data_dir=str(tmp_path), env=dataclasses.replace(env, height=48, width=48))
+        )
+    with pytest.raises(ValueError, match="no dataset in .*b: run"):
+        open_datasets(dataclasses.replace(config, env=dataclasses.replace(env, tasks=("b",))))
+
+
+def test_speed_is_printed(tmp_path: Path) -> None:
+    """Not a limit, since machines differ: shown with `pytest -rP`."""
+    dataset = make(tmp_path, "a", [25] * 40)
+    stage = StageConfig(batch=16, length=16)
+    began = time.perf_counter()
+    loaded = take(20, [dataset], stage=stage)
+    seconds = time.perf_counter() - began
+    print(f"{20 * 16 / seconds:.0f} clips/s of 16 frames of 8x6")
+    assert all(batch.rows == 16 and batch.length == 16 for batch in loaded)

@@ -1,0 +1,345 @@
+"""Results, pictures and the report: what goes in comes out, whole, and without a network."""
+
+import html
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from embody.config import minigrid, to_dict
+from embody.evaluation import (
+    Demonstrations,
+    Film,
+    action_captions,
+    dream_gif,
+    read_results,
+    results_table,
+    summary,
+    write_films,
+    write_pairs,
+    write_report,
+    write_results,
+)
+from embody.evaluation.charts import Bar, Line, bar_chart, line_chart, smooth, ticks
+from embody.evaluation.pictures import png, read_films, read_pairs
+from embody.evaluation.results import TARGETS, duration, lookup
+
+DOOR, GOTO = "MiniGrid-DoorKey-6x6-v0", "BabyAI-GoToLocalS5N2-v0"
+
+
+def some_results() -> dict[str, Any]:
+    policies = {
+        "random": {DOOR: (0, 100), GOTO: (29, 100)},
+        "cloning": {DOOR: (40, 100), GOTO: (80, 100)},
+        "imagination": {DOOR: (39, 100), GOTO: (85, 100)},
+    }
+    recorded = Demonstrations({DOOR: (9, 10), GOTO: (5, 10)}, {0.0: {DOOR: (5, 5)}, 0.5: {GOTO: (5, 10)}})
+    return {
+        "tokenizer": {"psnr_db": 30.5, "cell_accuracy": 0.969},
+        "dynamics": {
+            "gain_over_copy_db": 2.0,
+            "changed_cell_accuracy_h10": 0.7,
+            "reward_recall": None,
+            "horizon": {
+                "psnr_db": [30.0, 29.0, 28.0],
+                "copy_psnr_db": [None, 27.0, 26.0],
+                "changed_cell_accuracy": [0.9, 0.8, None],
+            },
+        },
+        "success": summary(policies, recorded),
+        "wall_seconds": 1500.0,
+        "stage_seconds": {"tokenizer": 400.0, "dynamics": 1100.0},
+        "seed": 7,
+        "command": "embody run minigrid --a '<b>'",
+        "versions": {"torch": "2.13.0"},
+        "machine": "2 cores",
+    }
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+def test_results_survive_the_file_and_nan_becomes_null(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    write_results(path, {"a": {"b": np.float32(0.5), "n": np.int64(3)}, "c": [math.nan, math.inf, 1], "d": np.ones(2)})
+    assert read_results(path) == {"a": {"b": 0.5, "n": 3}, "c": [None, None, 1], "d": [1.0, 1.0]}
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+    path.write_text('{"a": ')
+    with pytest.raises(ValueError, match="results.json: not valid JSON"):
+        read_results(path)
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="expected a JSON object"):
+        read_results(path)
+
+
+def test_lookup() -> None:
+    assert lookup({"a": {"b": 1}}, "a.b") == 1
+    assert lookup({"a": {"b": 1}}, "a.b.c") is None and lookup({}, "a.b") is None
+
+
+def test_targets_tell_reached_from_short() -> None:
+    verdicts = {target.key: target.reached(some_results()) for target in TARGETS}
+    assert verdicts["tokenizer.psnr_db"] is True
+    assert verdicts["tokenizer.cell_accuracy"] is False  # 96.9% of 97%
+    assert verdicts["dynamics.gain_over_copy_db"] is True  # exactly at the bound
+    assert verdicts["dynamics.reward_recall"] is None
+    assert verdicts["success.cloning.mean"] is True  # 60% against twice 14.5%
+    assert verdicts["success.imagination.mean"] is True
+    assert verdicts[f"success.imagination.tasks.{DOOR}.mean"] is False  # 39% is not above 40%
+    (above,) = (target for target in TARGETS if target.relation == "above")
+    same = {"success": {policy: {"tasks": {DOOR: {"mean": 0.4}}} for policy in ("cloning", "imagination")}}
+    assert above.reached(same) is False
+    assert verdicts["success.shuffled.mean"] is None
+    assert verdicts["wall_seconds"] is True
+
+
+def test_every_target_key_can_be_found() -> None:
+    results = some_results()
+    results["success"]["shuffled"] = results["success"]["cloning"]
+    results["dynamics"] |= {"reward_recall": 0.5, "reward_precision": 0.5, "action_shuffle_ratio": 1.0}
+    assert [t.key for t in TARGETS if lookup(results, t.key) is None] == []
+    assert all(t.show(lookup(results, t.key)) in results_table(results) for t in TARGETS)
+
+
+def test_table_holds_the_numbers() -> None:
+    table = results_table(some_results())
+    assert "| Tokenizer, PSNR | 30.5 dB | at least 30.0 dB | yes |" in table
+    assert "| Tokenizer, cells right | 96.9% | at least 97.0% | **no** |" in table
+    assert "| random | 14.5% (10-20) | 0.0% (0-4) | 29.0% (21-39) | 200 |" in table
+    assert "| 50.0% | 50.0% (24-76) | 10 |" in table
+    assert "| PSNR, copy | - | 27.0 dB |" in table
+    for block in table.strip().split("\n\n"):
+        assert len({line.count("|") for line in block.split("\n")}) == 1, block
+    assert results_table({}) == "\n"
+
+
+def test_duration() -> None:
+    assert [duration(s) for s in (4.21, 42.4, 59.7, 185, 3725)] == [
+        "4.2 s",
+        "42 s",
+        "1 min 00 s",
+        "3 min 05 s",
+        "1 h 02 min",
+    ]
+
+
+# --- charts ---------------------------------------------------------------------------------------------------------
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert ticks(0, 1) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert ticks(24.3, 31.6) == pytest.approx([26, 28, 30])
+    assert ticks(3, 3) == [3]
+    for low, high in ((0.001, 0.0023), (-5, 17), (1e6, 3e7)):
+        found = ticks(low, high)
+        assert 2 <= len(found) <= 5 and low <= found[0] and found[-1] <= high
+
+
+def test_smooth_keeps_ends_lines_and_means() -> None:
+    line = [2.0 * i + 1 for i in range(100)]
+    assert smooth(line, 0.2) == pytest.approx(line)
+    noisy = np.random.default_rng(0).normal(size=1000)
+    smoothed = smooth(noisy.tolist(), 0.05)
+    assert smoothed[0] == pytest.approx(noisy[0]) and smoothed[500] == pytest.approx(noisy[475:526].mean())
+
+
+def polylines(svg: str) -> list[list[tuple[float, float]]]:
+    found = re.findall(r'<polyline class="\w+" points="([^"]+)"', svg)
+    return [[(float(x), float(y)) for x, y in (p.split(",") for p in points.split())] for points in found]
+
+
+def test_line_chart_puts_values_where_they_belong() -> None:
+    (line,) = polylines(line_chart("t", [Line("l", [0, 1, 2], [0.0, 1.0, 4.0])], "x"))
+    xs, ys = zip(*line, strict=True)
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.11)
+    assert (ys[0] - ys[1]) / (ys[0] - ys[2]) == pytest.approx(0.25, abs=0.01)  # SVG's y points down
+    (logged,) = polylines(line_chart("t", [Line("l", [0, 1, 2], [1.0, 10.0, 100.0])], "x", log=True))
+    assert logged[0][1] - logged[1][1] == pytest.approx(logged[1][1] - logged[2][1], abs=0.11)
+    gap = polylines(line_chart("t", [Line("l", [0, 1, 2, 3, 4], [1.0, 2.0, None, 3.0, 4.0])], "x"))
+    assert [len(piece) for piece in gap] == [2, 2]
+    assert line_chart("t", [Line("l", [0, 1], [None, None])], "x") == ""
+    assert len(polylines(line_chart("t", [Line("l", range(10_000), [0.5] * 10_000)], "x"))[0]) <= 300
+
+
+def test_bar_chart_lengths_and_whiskers() -> None:
+    svg = bar_chart("t", [Bar("half", 0.5, 0.25, 0.75), Bar("all", 1.0, 0.9, 1.0)])
+    half, whole = (float(w) for w in re.findall(r'<rect[^>]* width="([\d.]+)"', svg))
+    assert whole == pytest.approx(2 * half)
+    (left,) = set(re.findall(r'<rect class="\w+" x="(\d+)"', svg))
+    low, high = re.search(r'd="M([\d.]+) \d+H([\d.]+)', svg).groups()  # type: ignore[union-attr]
+    assert float(low) - float(left) == pytest.approx(whole / 4) and float(high) - float(left) == pytest.approx(
+        whole * 3 / 4
+    )
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*shape, 8, 16, 3), dtype=np.uint8)
+
+
+def test_png_lays_frames_out_exactly() -> None:
+    frames = noise(2, 3)
+    image = np.asarray(Image.open(io.BytesIO(png(frames))))
+    assert image.shape == (16, 48, 3)
+    np.testing.assert_array_equal(image[8:, 16:32], frames[1, 1])
+
+
+def test_films_and_pairs_survive_the_file(tmp_path: Path) -> None:
+    film = Film("go to <the> ball", {"real": noise(4), "imagined": noise(4)[::-1]}, ("", "left", "right", "é"), 2)
+    single = Film("alone", {"agent": noise(2)}, ("", "done"))
+    write_films(tmp_path / "dreams.npz", [film, single])
+    first, second = read_films(tmp_path / "dreams.npz")
+    assert (first.title, first.captions, first.given) == (film.title, film.captions, 2)
+    assert list(first.strips) == ["real", "imagined"] and list(second.strips) == ["agent"] and second.given == 0
+    np.testing.assert_array_equal(first.strips["imagined"], film.strips["imagined"])
+    write_pairs(tmp_path / "pairs.npz", noise(3), noise(3) // 2)
+    np.testing.assert_array_equal(read_pairs(tmp_path / "pairs.npz")[1], noise(3) // 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dreams.npz", "pairs.npz"]
+    with pytest.raises(ValueError, match="pairs.npz: holds no films"):
+        read_films(tmp_path / "pairs.npz")
+    (tmp_path / "dreams.npz").write_bytes(b"PK\x03\x04half")
+    with pytest.raises(ValueError, match="dreams.npz: cannot be read"):
+        read_films(tmp_path / "dreams.npz")
+    with pytest.raises(ValueError, match="film 'x'"):
+        Film("x", {"real": noise(4)}, ("", "left"))
+
+
+def test_action_captions() -> None:
+    names = [("left", "right"), ("up", "down", "stay")]
+    assert action_captions(np.array([[0, 0], [1, 2], [0, 1]]), names) == ("", "right, stay", "left, down")
+
+
+def test_dream_gif_moves_and_shows_real_over_imagined(tmp_path: Path) -> None:
+    real = np.zeros((2, 3, 8, 8, 3), np.uint8)
+    real[:, 1, ..., 0], real[:, 2, ..., 1] = 255, 255
+    imagined = real.copy()
+    imagined[:, 2] = (0, 0, 255)
+    dream_gif(tmp_path / "dream.gif", real, imagined, given=2, scale=4, milliseconds=100)
+    gif = Image.open(tmp_path / "dream.gif")
+    assert gif.n_frames == 3 and gif.info["loop"] == 0 and gif.info["duration"] == 100  # type: ignore[attr-defined]
+    orange = [0, 0, 0]
+    for slot in range(3):
+        gif.seek(slot)
+        orange[slot] = int((np.asarray(gif.convert("RGB")) == (217, 95, 2)).all(axis=2).sum())
+    assert orange[:2] == [0, 0] and orange[2] > 2 * 4 * 32  # the frame around what was imagined
+    last = np.asarray(gif.convert("RGB")).astype(int)
+    colours = {tuple(pixel) for pixel in last.reshape(-1, 3)}
+    green, blue = (np.argwhere((last == colour).all(axis=2)) for colour in ((0, 255, 0), (0, 0, 255)))
+    assert len(green) == len(blue) == 2 * 32 * 32, colours
+    assert green[:, 0].max() < blue[:, 0].min()
+    assert [p.name for p in tmp_path.iterdir()] == ["dream.gif"]
+
+
+# --- the report -----------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and collects attributes and text."""
+
+    VOID = frozenset({"meta", "img", "input", "br", "link"})
+    OPTIONAL = frozenset({"tr", "td", "th", "tbody"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open[-1] != tag and self.open[-1] in self.OPTIONAL:
+            self.open.pop()
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + " "
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    run = tmp_path / "demo"
+    (run / "pictures").mkdir(parents=True)
+    write_results(run / "results.json", some_results())
+    (run / "config.json").write_text(json.dumps(to_dict(minigrid())))
+    lines = [
+        {"stage": "tokenizer", "step": i, "time": 1.0, "loss": 2.0 / (1 + i), "lr": 1e-3, "bad": math.nan}
+        for i in range(100)
+    ]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"stage": "tok')
+    film = Film("go to <the> ball", {"real": noise(4), "imagined": noise(4)}, ("", "left", 'a "b"', "c"), 2)
+    write_films(run / "pictures" / "dreams.npz", [film])
+    write_films(run / "pictures" / "episodes.npz", [Film("alone", {"agent": noise(2)}, ("", "done"))])
+    write_pairs(run / "pictures" / "reconstructions.npz", noise(3), noise(3))
+    (run / "pictures" / "more_of_it.png").write_bytes(png(noise(1, 1)))
+    return run
+
+
+def test_report_is_whole_and_needs_no_network(run_dir: Path) -> None:
+    path = write_report(run_dir)
+    assert path == run_dir / "report.html" and not list(run_dir.glob(".*"))
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert "http:" not in text and "https:" not in text and "@import" not in text
+    for tag, key, value in page.attributes:
+        if key in ("src", "href"):
+            assert value.startswith("data:image/"), (tag, key, value[:50])
+    for url in re.findall(r"url\(([^)]{0,30})", text):
+        assert url.startswith("data:image/"), url
+    for words in ("30.5 dB", "96.9%", "25 min 00 s", "DoorKey-6x6", "embody run minigrid --a '<b>'"):
+        assert words in page.text, words
+    assert "missing" not in page.text
+    assert sum(tag == "img" and key == "src" for tag, key, _ in page.attributes) == 3 * 2 + 1
+    captions = [json.loads(value) for _, key, value in page.attributes if key == "data-captions"]
+    assert captions == [["", "left", 'a "b"', "c"], ["", "done"]]
+    assert "go to <the> ball" in page.text and "more of it" in page.text
+    assert "dynamics.trunk" not in page.text and "trunk.width" in page.text  # sections, nested fields flattened
+
+
+def test_report_draws_the_logged_curve_and_skips_what_is_not_finite(run_dir: Path) -> None:
+    text = write_report(run_dir).read_text(encoding="utf-8")
+    training = text[text.index("<h2>Training</h2>") : text.index("<h2>Wall time</h2>")]
+    raw, smoothed, *others = polylines(training)
+    assert len(raw) == len(smoothed) == 100 and len(others) == 2  # loss, then lr; "bad" is never finite
+    assert "log scale" in training and "<figcaption>bad" not in training
+    assert raw[0][1] < raw[-1][1]  # falling: larger y is lower on the page
+
+
+def test_report_of_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    for sentence in ("results.json is missing", "metrics.jsonl is missing", "config.json is missing", "No policy"):
+        assert sentence in page.text
+    with pytest.raises(ValueError, match="no run in"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_report_names_a_damaged_file_and_keeps_the_old_report(run_dir: Path) -> None:
+    before = write_report(run_dir).read_bytes()
+    (run_dir / "results.json").write_text("{")
+    with pytest.raises(ValueError, match="results.json"):
+        write_report(run_dir)
+    assert (run_dir / "report.html").read_bytes() == before
+
+
+def test_report_escapes_what_it_is_given(run_dir: Path) -> None:
+    results = some_results() | {"machine": "<script>alert(1)</script>"}
+    write_results(run_dir / "results.json", results)
+    text = write_report(run_dir).read_text(encoding="utf-8")
+    assert "<script>alert" not in text and html.escape("<script>alert(1)</script>") in text
