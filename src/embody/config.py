@@ -9,7 +9,7 @@ import json
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -189,6 +189,7 @@ class ImaginationConfig:
     lambda_: float = 0.95
     alpha: float = 0.5
     beta: float = 0.3
+    updates: int = 1  # gradient steps on each batch of dreams; they cost little beside the dreaming
     shuffle_rewards: bool = False  # the control: imagined rewards shuffled over the batch
 
 
@@ -201,7 +202,8 @@ class StageConfig:
     length: int = 16  # frames a row
     long_length: int = 0  # frames a row of a long batch [P: T2]; 0: all batches are short
     long_every: int = 4  # every n-th batch is long
-    lr: float = 1e-3
+    lr: float = 1e-3  # AdamW
+    muon_lr: float = 0.0  # Muon for the matrices of the transformer blocks; 0: AdamW for them too
     final_lr: float = 0.05  # of lr, reached by linear decay
     warmup: float = 0.02  # share of the steps
     decay: float = 0.4  # share of the steps, at the end
@@ -258,12 +260,17 @@ class Config:
             )
         if (t.height, t.width) != (self.env.height, self.env.width):
             raise ValueError(
-                f"tokenizer frame {t.height}x{t.width} differs from the environment's {self.env.height}x{self.env.width}"
+                f"tokenizer frame {t.height}x{t.width}, environment {self.env.height}x{self.env.width}: make them equal"
             )
         if d.actions != self.env.actions or a.actions != self.env.actions:
             raise ValueError("env.actions, dynamics.actions and agent.actions must be the same")
         if a.trunk != d.trunk:
             raise ValueError("agent.trunk must equal dynamics.trunk: agent tokens read its keys and values")
+        if self.train_imagination.checkpoint_every % self.imagination.updates:
+            raise ValueError(
+                f"train_imagination.checkpoint_every {self.train_imagination.checkpoint_every} must be a multiple of"
+                f" imagination.updates {self.imagination.updates}: dreams under way are not saved"
+            )
         if self.imagination.context > d.context:
             raise ValueError(f"imagination.context {self.imagination.context} exceeds dynamics.context {d.context}")
 
@@ -299,7 +306,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ValueError(f"{where}: expected a table of fields, got {value!r}")
         hints = typing.get_type_hints(kind)
@@ -332,7 +339,8 @@ def digest(values: Any) -> str:
 def minigrid() -> Config:
     """Four MiniGrid tasks: the whole pipeline on two CPU cores."""
     actions = ActionSpec((7,))
-    trunk = TransformerConfig(width=128, depth=4, heads=4, kv_heads=2, pattern="SSTS", mlp_width=320)
+    shape = TransformerConfig(width=128, heads=4, kv_heads=2, mlp_width=320)
+    trunk = replace(shape, depth=4, pattern="STSS")
     env = EnvConfig(
         family="minigrid",
         tasks=(
@@ -347,10 +355,25 @@ def minigrid() -> Config:
     return Config(
         name="minigrid",
         env=env,
-        tokenizer=TokenizerConfig(encoder=trunk, decoder=trunk),
-        dynamics=DynamicsConfig(trunk=trunk, actions=actions),
-        agent=AgentConfig(trunk=trunk, actions=actions),
-        imagination=ImaginationConfig(gamma=0.96, beta=0.1),
+        collect=CollectConfig(train_episodes=2000),
+        # One latent a cell, four cells to a token of the dynamics.
+        tokenizer=TokenizerConfig(
+            patch=8,
+            latents=36,
+            channels=4,
+            encoder=replace(shape, depth=2, pattern="TS"),
+            decoder=replace(shape, depth=1, pattern="S"),
+            mask_max=0.3,
+        ),
+        dynamics=DynamicsConfig(tokens=9, channels=16, trunk=trunk, actions=actions),
+        agent=AgentConfig(trunk=trunk, actions=actions, heads_input="context"),
+        imagination=ImaginationConfig(horizon=14, k_sample=2, gamma=0.96, beta=0.1, updates=8),
+        train_tokenizer=StageConfig(epochs=0.4, batch=16, length=2, lr=2e-3, muon_lr=8e-3),
+        train_dynamics=StageConfig(epochs=3, batch=20, length=12, long_length=30, lr=2e-3, muon_lr=4e-3),
+        train_agent=StageConfig(epochs=1, batch=20, length=12, long_length=30, lr=1e-3, muon_lr=2e-3),
+        train_imagination=StageConfig(
+            epochs=5, batch=48, lr=1e-3, weight_decay=0.0, clip=0.5, checkpoint_every=80, log_every=8
+        ),
     )
 
 

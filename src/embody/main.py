@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _keep_freed_memory()
     try:
         _parse(arguments, _base_config(arguments))()
-    except ValueError as error:
-        print(f"embody: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"embody: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("embody: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -81,9 +81,16 @@ def _parse(arguments: Sequence[str], base: Config) -> Callable[[], object]:
     except SystemExit as stop:
         if not stop.code:
             raise
-        # tyro draws a box of several lines.
-        lines = (line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines())
-        raise ValueError(" ".join(line for line in lines if line)) from None
+        raise ValueError(_in_one_line(said.getvalue())) from None
+
+
+def _in_one_line(box: str) -> str:
+    """What tyro says in a box of several lines, parted by rules, under a title."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    parts = " ".join("|" if set(line) == {"─"} else line for line in lines).split("|")
+    # Its name for the place of the settings is nobody's business.
+    text = "; ".join(part.strip() for part in parts).replace("__tyro-dummy-inner__.config.", "")
+    return text.removeprefix("Error parsing __tyro-dummy-inner__.config: ")
 
 
 def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[], object]]]:
@@ -135,16 +142,15 @@ def _base_config(arguments: Sequence[str]) -> Config:
         return default
     try:
         return from_dict(Config, json.loads(path.read_text()))
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): delete it, or use another --name") from error
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
     for place, argument in enumerate(arguments):
-        if argument == name and place + 1 < len(arguments):
-            return arguments[place + 1]
-        if argument.startswith(f"{name}="):
-            return argument.split("=", 1)[1]
+        option, equals, value = argument.partition("=")
+        if option.replace("_", "-") == name:
+            return value if equals else next(iter(arguments[place + 1 :]), None)
     return None
 
 

@@ -21,7 +21,7 @@ import torch
 from embody.collection import collect
 from embody.collection.encode import encode_dataset
 from embody.config import Config, ImaginationConfig, StageConfig, digest, minigrid, to_dict
-from embody.data import Dataset, EpisodeRow, open_datasets, write_json
+from embody.data import Dataset, EpisodeRow, is_complete, open_datasets, write_json
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.dynamics import Dynamics
 from embody.evaluation import evaluate_run, results_table, write_report, write_results
@@ -68,7 +68,6 @@ class Trainer:
             config = dataclasses.replace(config, precision=fastest_precision(torch.device("cpu")))
         self.config = config
         self.logger = logger or LoggerManager(config.run_dir, Path(config.logs_dir), config.name)
-        write_json(config.run_dir / "config.json", to_dict(config))
 
     # --- phases -----------------------------------------------------------------------------------------------------
 
@@ -76,7 +75,9 @@ class Trainer:
         """Record the demonstrations of every task."""
         collect_config = self.config.collect
         total = len(self.config.env.tasks) * (collect_config.train_episodes + collect_config.validation_episodes)
-        with self._timed("collect"), self.logger.progress("collect", total) as bar:
+        recorded = all(is_complete(self.config.dataset_dir(task)) for task in self.config.env.tasks)
+        timed = contextlib.nullcontext() if recorded else self._timed("collect")
+        with timed, self.logger.progress("collect", total) as bar:
             done: dict[str, int] = {}
 
             def progress(task: str, episodes: int, _: int) -> None:
@@ -184,7 +185,9 @@ class Trainer:
         return results
 
     def report(self) -> Path:
-        """The run as one HTML page."""
+        """The run as one HTML page; what is not done yet is left out."""
+        if not (self.config.run_dir / "config.json").exists():
+            raise ValueError(f"no run in {self.config.run_dir}: start one, or use another --name")
         path = write_report(self.config.run_dir)
         self.logger.info(f"report: {path}")
         return path
@@ -267,10 +270,22 @@ class Trainer:
 
     @contextlib.contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds spent to the run's record, interrupted or not."""
+        """Write the config into the run, and add the seconds spent to its record, interrupted or not.
+
+        A `ValueError` puts the former config back: the next command must not start from one that cannot work.
+        """
+        path = self.config.run_dir / "config.json"
+        before = path.read_bytes() if path.exists() else None
+        write_json(path, to_dict(self.config))
         start = time.monotonic()
         try:
             yield
+        except ValueError:
+            if before is None:
+                path.unlink()
+            else:
+                path.write_bytes(before)
+            raise
         finally:
             seconds = self._seconds()
             seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - start, 1)

@@ -40,15 +40,10 @@ def lambda_returns(rewards: Tensor, continues: Tensor, values: Tensor, gamma: fl
 class AgentLoss(nn.Module):
     """Behaviour cloning and reward prediction over L distances, value on recorded returns, continue; RMS-normalised."""
 
-    reward_mean: Tensor
-    reward_std: Tensor
-
     def __init__(self, config: AgentConfig) -> None:
         super().__init__()
         self.config = config
         self.rms = nn.ModuleDict({name: RunningRms() for name in ("policy", "reward", "value", "continue")})
-        self.register_buffer("reward_mean", torch.zeros(()))
-        self.register_buffer("reward_std", torch.ones(()))
 
     def forward(self, heads: Heads, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics at the slots of features `[B, T, H]`."""
@@ -72,8 +67,7 @@ class AgentLoss(nn.Module):
         return loss, metrics
 
     def _reward_loss(self, heads: Heads, logits: Tensor, rewards: Tensor) -> Tensor:
-        if self.config.standardise_rewards:
-            rewards = (rewards - self.reward_mean) / self.reward_std
+        rewards = (rewards - heads.reward_mean) / heads.reward_std
         if self.config.reward_loss == "mse":
             return (heads.reward_bins.decode(logits) - rewards).square()
         return heads.reward_bins.loss(logits, rewards)
@@ -97,7 +91,7 @@ class PmpoLoss(nn.Module):
         advantages: Tensor,
         mask: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Policy loss over states `[B, T]`: actions int64 `[B, T, A]` taken there, their advantages, real ones (mask)."""
+        """Policy loss over states `[B, T]` that are real (`mask`): actions int64 `[B, T, A]` and their advantages."""
         alpha, beta = self.config.alpha, self.config.beta
         log_prob = policy.log_prob(actions)
         good, bad = mask & (advantages >= 0), mask & (advantages < 0)

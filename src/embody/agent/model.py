@@ -33,6 +33,9 @@ class HeadOutputs:
 class Heads(nn.Module):
     """MLPs on the features; the policy and the reward have one output layer per distance."""
 
+    reward_mean: Tensor  # of the data, where rewards are standardised; else 0
+    reward_std: Tensor  # likewise; else 1
+
     def __init__(self, config: AgentConfig) -> None:
         super().__init__()
         self.config = config
@@ -41,6 +44,8 @@ class Heads(nn.Module):
         self.reward = _mlp(features, config.hidden, config.distances * config.bins)
         self.value = _mlp(features, config.hidden, config.bins)
         self.continues = _mlp(features, config.hidden, 1)
+        self.register_buffer("reward_mean", torch.zeros(()))
+        self.register_buffer("reward_std", torch.ones(()))
         self.reward_bins = TwoHot(*config.reward_range, config.bins)
         self.value_bins = TwoHot(*config.value_range, config.bins)
 
@@ -53,6 +58,15 @@ class Heads(nn.Module):
             value=self.value(features),
             continues=self.continues(features).squeeze(-1),
         )
+
+    def expected_reward(self, logits: Tensor) -> Tensor:
+        """Rewards `[...]` of logits `[..., bins]`, in the environment's units.
+
+        Decoded around the most likely bin: 1% of leaked mass would pay as much as a step costs.
+        """
+        bins = self.reward_bins
+        decoded = bins.decode(logits) if self.config.reward_loss == "mse" else bins.decode_peak(logits)
+        return decoded * self.reward_std + self.reward_mean
 
     def act(self, features: Tensor) -> FactoredCategorical:
         """The policy over the next action."""
@@ -77,7 +91,9 @@ class Agent(nn.Module):
         self.heads = Heads(config)
         self.apply(lambda module: initialise(module, config.trunk.depth))
         for head in (self.heads.policy, self.heads.reward, self.heads.value, self.heads.continues):
-            nn.init.zeros_(head[-1].weight)
+            last = head[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)
 
     def copy_world(self, blocks: nn.ModuleList) -> None:
         """Start the stream's own layers from the world's."""

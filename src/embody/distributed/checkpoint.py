@@ -36,7 +36,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Load all of `module`'s state; a `ValueError` names the first tensor that is missing, unknown or of another shape."""
+    """Load all of `module`'s state; a `ValueError` names the first tensor that is missing, unknown or misshapen."""
     own = module.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors:

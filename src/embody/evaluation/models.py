@@ -21,7 +21,7 @@ from embody.evaluation.world_model import Rollouts
 from embody.imagination import Dream
 from embody.tokenizer import Tokenizer
 
-__all__ = ["Dreams", "action_shuffle_ratio", "dream_held_out", "held_out_frames", "tokenizer_quality"]
+__all__ = ["Dreams", "action_shuffle_ratio", "dream_held_out", "frames_of", "tokenizer_quality"]
 
 _FRAMES = 128  # decoded at a time
 
@@ -36,9 +36,9 @@ class Dreams:
     labels: Tensor  # int64 [N, W]
 
 
-def held_out_frames(datasets: Sequence[Dataset], episodes: int) -> NDArray[np.uint8]:
-    """All frames of the first `episodes` validation episodes of each task, uint8 `[N, H, W, 3]`."""
-    rows = [(dataset, row) for dataset in datasets for row in dataset.episodes("validation")[:episodes]]
+def frames_of(datasets: Sequence[Dataset], split: str, episodes: int) -> NDArray[np.uint8]:
+    """All frames of the first `episodes` episodes of each task in `split`, uint8 `[N, H, W, 3]`."""
+    rows = [(dataset, row) for dataset in datasets for row in dataset.episodes(split)[:episodes]]
     return np.concatenate([dataset.frames(row.id, 0, row.length) for dataset, row in rows])
 
 

@@ -14,7 +14,7 @@ from embody.evaluation.models import (
     Dreams,
     action_shuffle_ratio,
     dream_held_out,
-    held_out_frames,
+    frames_of,
     tokenizer_quality,
 )
 from embody.evaluation.pictures import Film, action_captions, dream_gif, write_films, write_pairs
@@ -30,7 +30,7 @@ __all__ = ["evaluate_run"]
 _EPISODES = 32  # validation episodes a task for the tokenizer
 _PAIRS = 24  # reconstructions in the report
 _FILMS = 8  # dreams in the report
-_TEMPLATES = 200  # training episodes a task whose frames give the cell templates
+_TEMPLATES = 200  # episodes a task and split whose frames give the cell templates
 
 
 def evaluate_run(
@@ -44,7 +44,9 @@ def evaluate_run(
     """Measure on held-out episodes and seeds, and leave pictures in the run; returns the results by stable keys."""
     pictures = config.run_dir / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    reader = CellReader.from_frames(held_out_frames(datasets, _TEMPLATES))
+    reader = CellReader.from_frames(
+        np.concatenate([frames_of(datasets, "train", _TEMPLATES), frames_of(datasets, "validation", _TEMPLATES)])
+    )
     results: dict[str, Any] = {}
     with logger.progress("evaluate", 2 + (1 + len(policies)) * len(datasets)) as bar:
         results["tokenizer"], (real, decoded) = tokenizer_quality(tokenizer, datasets, reader, _EPISODES)

@@ -73,7 +73,7 @@ class Dream:
         reward = continues = torch.zeros(len(actions), 0, device=actions.device)
         if self.agent is not None:
             out = self.agent.heads(features)
-            reward = self.agent.heads.reward_bins.decode_peak(out.reward[:, 0])
+            reward = self.agent.heads.expected_reward(out.reward[:, 0])
             continues = out.continues.sigmoid()
         return DreamStep(z_B1LZ[:, 0], features, reward, continues)
 

@@ -17,8 +17,8 @@ __all__ = ["DreamEnv"]
 class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """Each `reset` starts from a recorded context (`contexts(seed)` gives one row); `horizon` steps at most.
 
-    Observation uint8 `[H, W, 3]`; action int64 `[A]`; the reward is the reward head's; the episode ends where the continue
-    head says so. The info holds the `continue` probability.
+    Observation uint8 `[H, W, 3]`; action int64 `[A]`; the reward is the reward head's; the episode ends where the
+    continue head says so. The info holds the `continue` probability.
     """
 
     def __init__(self, tokenizer: Tokenizer, dream: Dream, contexts: Callable[[int], Batch], horizon: int) -> None:

@@ -44,7 +44,7 @@ class Player:
 
     @classmethod
     def load(cls, folder: Path | str, *, seed: int = 0) -> "Player":
-        """The agent in a run's weights folder, e.g. `models/minigrid`: after imagination if that is done, else cloned."""
+        """The agent in a weights folder such as `models/minigrid`: after imagination if that is done, else cloned."""
         folder = Path(folder)
         after = folder / "imagination.safetensors"
         model, about = load_world_and_agent(after if after.exists() else folder / "agent.safetensors")

@@ -1,6 +1,6 @@
 """Grouped-query attention with QK-norm and RoPE, as plain calls without masks.
 
-Legend: X tokens of any kind (a frame's, or one token's along time), D width, N query heads, G key/value heads, K head dim.
+Legend: X, Y tokens (a frame's, or one token's along time), D width, N query heads, G key/value heads, K head dim.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """Block-causal transformer over (time, tokens of a frame), in two streams and without masks.
 
 A frame's tokens are a first stream that sees itself only, and a second one that sees both (`first` counts the former).
-The tokenizer's patches and latents share one set of weights in one call; the agent's tokens are a second stream of their
-own call (`Reader`), over the keys and values that the world's call gave.
+The tokenizer's patches and latents share one set of weights in one call; the agent's tokens are a second stream in a
+call of its own, over the keys and values that the world's call gave.
 
 Legend: B rows, T frames, S tokens a frame, M agent tokens, D width, G key/value heads, K head dim.
 """
@@ -103,16 +103,28 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
         self.apply(lambda module: initialise(module, config.depth))
+        for block, kind in zip(self.blocks, config.layers, strict=True):
+            assert isinstance(block, Block)
+            if kind == "T":  # starts as the identity: a model learns frames first, then how they follow
+                nn.init.zeros_(block.attention.out.weight)
+                nn.init.zeros_(block.mlp.out.weight)
 
     def forward(
-        self, x_BTSD: Tensor, *, first: int | None = None, cache: RingCache | None = None
+        self,
+        x_BTSD: Tensor,
+        *,
+        first: int | None = None,
+        places: Tensor | None = None,
+        cache: RingCache | None = None,
     ) -> tuple[Tensor, Memory]:
         """New tokens `[B, T, S, D]` (normalised) and the memory for a second stream.
 
-        With a cache the frames are those in progress: the caller commits them.
+        `places` `[S]` are the tokens' positions inside a frame, their order by default. With a cache the frames are
+        those in progress: the caller commits them.
         """
         T, S = x_BTSD.shape[1:3]
-        in_space, in_time = _angles(self.config, T, range(S), cache, x_BTSD.device)
+        places = torch.arange(S, device=x_BTSD.device) if places is None else places
+        in_space, in_time = _angles(self.config, T, places, cache)
         keys, values, layer = [], [], 0
         for block, kind in zip(self.blocks, self.config.layers, strict=True):
             assert isinstance(block, Block)
@@ -135,7 +147,8 @@ def run_second_stream(
 ) -> Tensor:
     """Agent tokens `[B, T, M, D]` through `blocks`, reading the world's memory; nothing here feeds the world."""
     T, M = g_BTMD.shape[1:3]
-    in_space, in_time = _angles(config, T, range(memory.tokens, memory.tokens + M), cache, g_BTMD.device)
+    places = memory.tokens + torch.arange(M, device=g_BTMD.device)
+    in_space, in_time = _angles(config, T, places, cache)
     reads = iter(zip(memory.keys, memory.values, strict=True))
     layer = 0
     for block, kind in zip(blocks, config.layers, strict=True):
@@ -149,7 +162,7 @@ def run_second_stream(
 
 
 def initialise(module: nn.Module, depth: int) -> None:
-    """Weights of standard deviation `fan_in^-1/2`; those that write to the residual stream also over `sqrt(2 depth)`."""
+    """Weights of deviation `fan_in^-1/2`; those that write to the residual stream also over `sqrt(2 depth)`."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
@@ -160,11 +173,8 @@ def initialise(module: nn.Module, depth: int) -> None:
         nn.init.normal_(module.out.weight, std=(module.out.in_features * 2 * depth) ** -0.5)
 
 
-def _angles(
-    config: TransformerConfig, frames: int, tokens: range, cache: RingCache | None, device: torch.device
-) -> tuple[Angles, Angles]:
+def _angles(config: TransformerConfig, frames: int, places: Tensor, cache: RingCache | None) -> tuple[Angles, Angles]:
     start = 0 if cache is None else cache.frames
     dim = config.width // config.heads
-    space = torch.arange(tokens.start, tokens.stop, device=device)
-    time = torch.arange(start, start + frames, device=device)
-    return rotary_angles(space, dim, config.rope_base), rotary_angles(time, dim, config.rope_base)
+    time = torch.arange(start, start + frames, device=places.device)
+    return rotary_angles(places, dim, config.rope_base), rotary_angles(time, dim, config.rope_base)

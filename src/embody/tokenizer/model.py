@@ -22,6 +22,8 @@ class Tokenizer(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    encoder_places: Tensor
+    decoder_places: Tensor
     latent_mean: Tensor
     latent_std: Tensor
 
@@ -44,6 +46,11 @@ class Tokenizer(nn.Module):
         self.patch_out = nn.ConvTranspose2d(dec, 3, config.patch, stride=config.patch)
         for layer in (self.to_latent, self.from_latent):
             initialise(layer, 1)
+        # A latent stands, for RoPE too, where its patches stand.
+        patch_P = torch.arange(patches, dtype=torch.float32)
+        latent_L = (torch.arange(config.latents) + 0.5) * patches / config.latents - 0.5
+        self.register_buffer("encoder_places", torch.cat((patch_P, latent_L)), persistent=False)
+        self.register_buffer("decoder_places", torch.cat((latent_L, patch_P)), persistent=False)
         self.register_buffer("pixel_mean", torch.full((3, 1, 1), 0.5))
         self.register_buffer("pixel_std", torch.full((3, 1, 1), 0.25))
         self.register_buffer("latent_mean", torch.zeros(config.channels))
@@ -93,19 +100,23 @@ class Tokenizer(nn.Module):
         patch_BTPD = patch_BTPD + self.patch_position_PD
         latent_BTLD = self.latent_LD.expand(B, T, -1, -1)
         P = patch_BTPD.shape[2]
-        x_BTSD, _ = self.encoder(torch.cat((patch_BTPD, latent_BTLD), dim=2), first=P, cache=cache)
+        x_BTSD, _ = self.encoder(
+            torch.cat((patch_BTPD, latent_BTLD), dim=2), first=P, places=self.encoder_places, cache=cache
+        )
         if cache is not None:
             cache.commit(T)
         z_BTLZ = torch.tanh(self.to_latent(x_BTSD[:, :, P:]).float())
         return (z_BTLZ - self.latent_mean) / self.latent_std
 
     def decode(self, latents: Tensor, *, cache: RingCache | None = None) -> Tensor:
-        """Standardised frames float `[B, T, 3, H, W]` of latents `[B, T, L, Z]`; see `to_pixels`. Cache as in `encode`."""
+        """Standardised frames `[B, T, 3, H, W]` (see `to_pixels`) of latents `[B, T, L, Z]`; cache as in `encode`."""
         B, T, L, _ = latents.shape
         z_BTLZ = latents * self.latent_std + self.latent_mean
         latent_BTLD = self.from_latent(z_BTLZ) + self.latent_position_LD
         readout_BTPD = self.readout_PD.expand(B, T, -1, -1)
-        x_BTSD, _ = self.decoder(torch.cat((latent_BTLD, readout_BTPD), dim=2), first=L, cache=cache)
+        x_BTSD, _ = self.decoder(
+            torch.cat((latent_BTLD, readout_BTPD), dim=2), first=L, places=self.decoder_places, cache=cache
+        )
         if cache is not None:
             cache.commit(T)
         patch_FDhw = x_BTSD[:, :, L:].flatten(0, 1).transpose(1, 2).unflatten(2, self.grid)

@@ -6,6 +6,7 @@ With the agent's own weights the agent's losses cannot reach the world; in the p
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,11 +42,15 @@ class AgentStage:
         torch.manual_seed(config.seed + 2)
         agent = Agent(config.agent)
         agent.copy_world(dynamics.trunk.blocks)
+        if config.agent.standardise_rewards:
+            rewards = torch.from_numpy(np.concatenate([dataset.rewards for dataset in datasets]))
+            agent.heads.reward_mean.copy_(rewards.mean())
+            agent.heads.reward_std.copy_(rewards.std().clamp(min=1e-3))
         self.model: WorldAndAgent = WorldAndAgent(dynamics, agent)
         # Without its own loss the world has nothing to learn here, unless it shares its layers with the agent.
         trains_world = config.agent.dynamics_weight > 0 or not config.agent.own_weights
         dynamics.requires_grad_(trains_world)
-        self.losses: nn.Module = nn.ModuleDict({"agent": AgentLoss(config.agent), "dynamics": ShortcutLoss()})
+        self.losses = nn.ModuleDict({"agent": AgentLoss(config.agent), "dynamics": ShortcutLoss()})
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         world = [p for p in self.model.dynamics.parameters() if p.requires_grad]

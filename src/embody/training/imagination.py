@@ -1,8 +1,8 @@
-"""Phase 3: policy and value heads improve inside the dream (PMPO); the world, the stream and the other heads are frozen."""
+"""Phase 3: policy and value heads improve inside the dream (PMPO); all the rest is frozen."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def dream_trajectories(
 
 
 class ImaginationStage:
-    """Contexts in, PMPO and value losses over one imagined rollout each out."""
+    """Contexts in, PMPO and value losses over one imagined rollout each out; a rollout serves `updates` steps."""
 
     name = "imagination"
 
@@ -68,7 +68,14 @@ class ImaginationStage:
         tokenizer_hash: str,
         model: WorldAndAgent,
     ) -> None:
-        self.config, self.whole = config.train_imagination, config
+        # Contexts have one length: a dream starts from exactly so many frames.
+        self.config = replace(config.train_imagination, length=config.imagination.context, long_length=0)
+        self.whole = config
+        if self.config.checkpoint_every % config.imagination.updates:
+            raise ValueError(
+                f"train_imagination.checkpoint_every {self.config.checkpoint_every} must be a multiple of"
+                f" imagination.updates {config.imagination.updates}: a dream is not saved while it serves"
+            )
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
         self.model: WorldAndAgent = model.requires_grad_(False)
@@ -78,6 +85,7 @@ class ImaginationStage:
         for parameter in self.trained:
             parameter.requires_grad_(True)
         self.losses: nn.Module = PmpoLoss(config.imagination)
+        self.dreamt: Trajectories | None = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": self.trained}]
@@ -100,9 +108,11 @@ class ImaginationStage:
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         config, heads = self.whole.imagination, self.model.agent.heads
-        dreamt = dream_trajectories(
-            self.model, batch, horizon=config.horizon, k_sample=config.k_sample, generator=generator
-        )
+        if self.dreamt is None or round(progress * self.steps) % config.updates == 0:
+            self.dreamt = dream_trajectories(
+                self.model, batch, horizon=config.horizon, k_sample=config.k_sample, generator=generator
+            )
+        dreamt = self.dreamt
         rewards = dreamt.rewards
         if config.shuffle_rewards:
             rewards = _shuffled(rewards, generator)

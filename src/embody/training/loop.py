@@ -6,7 +6,7 @@ the step. So a run that is stopped and resumed gives, bit for bit on one machine
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,8 @@ from embody.distributed.checkpoint import (
     unflatten_optimizer,
 )
 from embody.logger_manager import LoggerManager
+from embody.nn.transformer import Block
+from embody.training.muon import Muon
 
 __all__ = ["Stage", "learning_rate", "train"]
 
@@ -33,8 +35,16 @@ class Stage(Protocol):
     name: str
     config: StageConfig
     steps: int
-    model: nn.Module  # trained and averaged; frozen parts have requires_grad False
-    losses: nn.Module  # loss terms, whose running statistics are part of a checkpoint
+
+    @property
+    def losses(self) -> nn.Module:
+        """Loss terms, whose running statistics are part of a checkpoint."""
+        ...
+
+    @property
+    def model(self) -> nn.Module:
+        """Trained and averaged; frozen parts have requires_grad False."""
+        ...
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Trained parameters; `lr_scale` in a group multiplies its rate."""
@@ -65,11 +75,9 @@ def train(
     """
     config = stage.config
     device = next(stage.model.parameters()).device
-    optimizer = torch.optim.AdamW(
-        stage.parameter_groups(), lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
-    )
+    optimizers = _optimizers(stage)
     average = copy.deepcopy(stage.model).requires_grad_(False)
-    first = _resume(stage, average, optimizer, checkpoint, about) if checkpoint.exists() else 0
+    first = _resume(stage, average, optimizers, checkpoint, about) if checkpoint.exists() else 0
     if first:
         logger.truncate(stage.name, first)
         logger.info(f"{stage.name}: going on from step {first} of {stage.steps}")
@@ -82,38 +90,63 @@ def train(
         for step in range(first, last):
             batch = next(batches).to(device)
             generator.manual_seed(seed * 1_000_003 + step)
-            rate = learning_rate(config, step, stage.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("lr_scale", 1.0)
-            optimizer.zero_grad(set_to_none=True)
+            share = learning_rate(config, step, stage.steps)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = share * group["full_lr"]
+                optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
                 loss, metrics = stage.loss(batch, generator, step / stage.steps)
             loss.backward()
-            trained = [p for group in optimizer.param_groups for p in group["params"]]
+            trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
             norm = nn.utils.clip_grad_norm_(trained, config.clip)
             if not torch.isfinite(norm):
                 raise ValueError(f"{stage.name}: the loss is not finite at step {step}: lower train_{stage.name}.lr")
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             _average(average, stage.model, min(config.ema, (step + 1) / (step + 10)))
             clock.count(batch)
             done = step + 1
             if done % config.log_every == 0 or done == stage.steps:
                 values = {name: float(value) for name, value in metrics.items()}
-                values |= {"loss": float(loss.detach()), "gradient_norm": float(norm), "lr": rate, **clock.rates()}
+                values |= {
+                    "loss": float(loss.detach()),
+                    "gradient_norm": float(norm),
+                    "lr": share * config.lr,
+                    **clock.rates(),
+                }
                 logger.metrics(stage.name, done, values)
             bar.advance(1, note=f"loss {float(loss.detach()):.3f}")
             if done % config.checkpoint_every == 0 or done == last:
-                _save(stage, average, optimizer, checkpoint, about, done)
+                _save(stage, average, optimizers, checkpoint, about, done)
     if last == stage.steps:
         stage.model.load_state_dict(average.state_dict())
     stage.model.eval()
 
 
 def learning_rate(config: StageConfig, step: int, steps: int) -> float:
-    """Warm-up, stable, linear decay to `final_lr * lr`."""
+    """The share of the full rate at `step`: warm-up, stable, linear decay to `final_lr`."""
     warmup = max(1.0, config.warmup * steps)
     left = (steps - step) / max(1.0, config.decay * steps)
-    return config.lr * min(1.0, (step + 1) / warmup, config.final_lr + (1 - config.final_lr) * left)
+    return min(1.0, (step + 1) / warmup, config.final_lr + (1 - config.final_lr) * left)
+
+
+def _optimizers(stage: Stage) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for the matrices of transformer blocks if it has a rate."""
+    config = stage.config
+    blocks = (block for block in stage.model.modules() if isinstance(block, Block))
+    matrices = {p for block in blocks for p in block.parameters() if p.ndim == 2} if config.muon_lr else set()
+    rest, muon = [], []
+    for group in stage.parameter_groups():
+        scale = group.get("lr_scale", 1.0)
+        rest.append({"params": [p for p in group["params"] if p not in matrices], "full_lr": scale * config.lr})
+        muon.append({"params": [p for p in group["params"] if p in matrices], "full_lr": scale * config.muon_lr})
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
+    ]
+    if any(group["params"] for group in muon):
+        optimizers.append(Muon([group for group in muon if group["params"]], lr=config.muon_lr))
+    return optimizers
 
 
 class _Clock:
@@ -148,7 +181,7 @@ def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
 def _save(
     stage: Stage,
     average: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     path: Path,
     about: Mapping[str, Any],
     step: int,
@@ -157,19 +190,23 @@ def _save(
         "model": stage.model.state_dict(),
         "average": average.state_dict(),
         "losses": stage.losses.state_dict(),
-        "optimizer": flatten_optimizer(optimizer),
+        **{f"optimizer{i}": flatten_optimizer(optimizer) for i, optimizer in enumerate(optimizers)},
     }
     tensors = {f"{part}.{name}": t for part, values in parts.items() for name, t in values.items()}
     save_tensors(path, tensors, {"step": step, "steps": stage.steps, "config": about})
 
 
 def _resume(
-    stage: Stage, average: nn.Module, optimizer: torch.optim.Optimizer, path: Path, about: Mapping[str, Any]
+    stage: Stage,
+    average: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    path: Path,
+    about: Mapping[str, Any],
 ) -> int:
     tensors, saved = load_tensors(path)
     if saved.get("config") != about or saved.get("steps") != stage.steps:
         raise ValueError(
-            f"{path} was made with another config or other data: delete it to train {stage.name} anew, or use another --name"
+            f"{path} was made with another config or data: delete it to train {stage.name} anew, or use another --name"
         )
 
     def part(name: str) -> dict[str, Tensor]:
@@ -178,5 +215,6 @@ def _resume(
     load_weights(stage.model, part("model"), path)
     load_weights(average, part("average"), path)
     load_weights(stage.losses, part("losses"), path)
-    unflatten_optimizer(optimizer, part("optimizer"))
+    for i, optimizer in enumerate(optimizers):
+        unflatten_optimizer(optimizer, part(f"optimizer{i}"))
     return int(saved["step"])

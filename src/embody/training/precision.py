@@ -2,14 +2,15 @@
 
 import statistics
 import time
+from typing import Literal
 
 import torch
 
 __all__ = ["fastest_precision"]
 
 
-def fastest_precision(device: torch.device) -> str:
-    """ "bfloat16" on GPUs and on CPUs whose bf16 product takes at most half of the float32 one (AMX); else "float32"."""
+def fastest_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """`bfloat16` on GPUs and on CPUs whose bf16 product takes at most half of the float32 one; else `float32`."""
     if device.type == "cuda":
         return "bfloat16"
     return "bfloat16" if 2 * _seconds(torch.bfloat16) < _seconds(torch.float32) else "float32"

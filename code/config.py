@@ -1,0 +1,1 @@
+from embody.config import *  # noqa: F403

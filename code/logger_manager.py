@@ -1,0 +1,1 @@
+from embody.logger_manager import *  # noqa: F403

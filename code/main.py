@@ -1,0 +1,1 @@
+from embody.main import *  # noqa: F403

@@ -1,0 +1,1 @@
+from embody.model import *  # noqa: F403

@@ -1,0 +1,1 @@
+from embody.trainer import *  # noqa: F403

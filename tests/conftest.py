@@ -1,0 +1,87 @@
+"""A run small enough for tests, whole, on real episodes; made once a session."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from embody.collection import collect
+from embody.config import (
+    AgentConfig,
+    Config,
+    DynamicsConfig,
+    EvaluationConfig,
+    ImaginationConfig,
+    StageConfig,
+    TokenizerConfig,
+    TransformerConfig,
+    minigrid,
+)
+from embody.trainer import Trainer
+
+TASK = "MiniGrid-Fetch-5x5-N2-v0"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny tensors only lose by being split over threads."""
+    torch.set_num_threads(1)
+
+
+def tiny_config(root: Path) -> Config:
+    """One task, 40x40 pixels, models of a few thousand parameters, stages of a few steps; all files under `root`."""
+    preset = minigrid()
+    trunk = TransformerConfig(width=32, depth=2, heads=2, kv_heads=1, pattern="ST", mlp_width=48)
+    stage = StageConfig(epochs=0.5, batch=4, length=4, lr=2e-3, muon_lr=4e-3, checkpoint_every=2, log_every=1)
+    return Config(
+        name="tiny",
+        data_dir=str(root / "data"),
+        models_dir=str(root / "models"),
+        runs_dir=str(root / "runs"),
+        logs_dir=str(root / "logs"),
+        precision="float32",
+        env=dataclasses.replace(preset.env, tasks=(TASK,), max_steps=(12,), height=40, width=40),
+        collect=dataclasses.replace(preset.collect, train_episodes=24, validation_episodes=8, workers=1),
+        tokenizer=TokenizerConfig(40, 40, patch=8, latents=5, channels=4, context=3, encoder=trunk, decoder=trunk),
+        dynamics=DynamicsConfig(tokens=5, channels=4, registers=2, context=16, trunk=trunk, k_max=8, k_sample=2),
+        agent=AgentConfig(tokens=2, trunk=trunk, hidden=32, distances=3, bins=11),
+        imagination=ImaginationConfig(context=4, horizon=4, k_sample=2),
+        train_tokenizer=stage,
+        train_dynamics=dataclasses.replace(stage, long_length=8),
+        train_agent=dataclasses.replace(stage, epochs=0.25),
+        train_imagination=dataclasses.replace(stage, epochs=0.25, muon_lr=0.0),
+        evaluation=EvaluationConfig(episodes=3, full_episodes=4, batch=2, rollouts=6, context=4, horizon=11),
+    )
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny run's datasets; not to be written to."""
+    root = tmp_path_factory.mktemp("recorded")
+    collect(tiny_config(root))
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny run, from the datasets to the report; not to be written to."""
+    root = tmp_path_factory.mktemp("finished")
+    shutil.copytree(recorded, root, dirs_exist_ok=True)
+    Trainer(config=tiny_config(root)).run(command="embody run tiny")
+    return root
+
+
+@pytest.fixture
+def config(recorded: Path, tmp_path: Path) -> Config:
+    """The tiny run's config in a folder of the test's own, where only its datasets are."""
+    shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
+    return tiny_config(tmp_path)
+
+
+@pytest.fixture
+def finished_config(finished: Path, tmp_path: Path) -> Config:
+    """The config of a copy of the finished run, free to be damaged."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return tiny_config(tmp_path)

@@ -1,0 +1,425 @@
+"""Agent: what its tokens may see and touch, its losses against numpy and numbers worked out by hand."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from tiny_models import (
+    ACTIONS,
+    AGENT,
+    CONFIG,
+    DYNAMICS,
+    make_actions,
+    make_agent,
+    make_batch,
+    make_dataset,
+    make_dynamics,
+    open_heads,
+    seeded,
+)
+from torch import Tensor
+
+from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, lambda_returns
+from embody.agent.losses import ahead
+from embody.config import Config, ImaginationConfig
+from embody.dynamics import Dynamics, Prediction
+from embody.nn.distributions import FactoredCategorical
+from embody.training.agent import AgentStage
+
+SHARED = dataclasses.replace(AGENT, own_weights=False)
+TASK = torch.tensor([[2, 3, 4, 5], [4, 6, 7, 0]])
+
+
+def look(dynamics: Dynamics, noised: Tensor, cache: Any = None, first_slot: int = 0) -> Prediction:
+    """The world's pass over `noised` `[2, T, 2, 8]` at the context level, with fixed actions."""
+    slots = slice(first_slot, first_slot + noised.shape[1])
+    actions = make_actions(2, 8)[:, slots]
+    level = torch.full(noised.shape[:2], dynamics.context_level)
+    d = torch.full_like(level, 1 / DYNAMICS.k_max)
+    return dynamics(noised, level, d, actions, torch.zeros_like(level, dtype=torch.bool), cache=cache)
+
+
+def latents(length: int = 4, seed: int = 0) -> Tensor:
+    return torch.randn(2, length, 2, 8, generator=seeded(seed))
+
+
+def features(agent: Agent, dynamics: Dynamics, noised: Tensor, task: Tensor = TASK) -> Tensor:
+    memory = look(dynamics, noised).memory
+    return agent(task, memory, noised.shape[1], blocks=dynamics.trunk.blocks)
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [AGENT, SHARED])
+def test_nothing_of_the_world_depends_on_the_agent(config: Any) -> None:
+    dynamics, agent = make_dynamics(), make_agent(config)
+    prediction = look(dynamics, latents())
+    world = [prediction.clean, *prediction.memory.keys, *prediction.memory.values]
+    before = [part.detach().clone() for part in world]
+    agent(TASK, prediction.memory, 4, blocks=dynamics.trunk.blocks).square().sum().backward(retain_graph=True)
+    assert all(torch.equal(part, copy) for part, copy in zip(world, before, strict=True))
+    assert agent.token_MD.grad is not None and agent.token_MD.grad.any()
+    back = torch.autograd.grad(sum(part.sum() for part in world), list(agent.parameters()), allow_unused=True)
+    assert all(gradient is None for gradient in back)
+    again = look(dynamics, latents())
+    assert torch.equal(again.clean, before[0])
+
+
+@pytest.mark.parametrize("config", [AGENT, SHARED])
+def test_features_depend_on_no_later_frame(config: Any) -> None:
+    dynamics, agent, noised = make_dynamics(), make_agent(config), latents().requires_grad_()
+    (gradient,) = torch.autograd.grad(features(agent, dynamics, noised)[0, 2].square().sum(), noised)
+    assert gradient[0, :3].flatten(1).abs().sum(dim=1).min() > 0
+    assert not gradient[0, 3:].any() and not gradient[1].any()
+
+
+@torch.no_grad()
+def test_features_depend_on_the_order_of_the_words() -> None:
+    dynamics, agent = make_dynamics(), make_agent()
+    one = features(agent, dynamics, latents())
+    other = features(agent, dynamics, latents(), TASK[:, [1, 0, 2, 3]])
+    assert ((one - other).abs().amax(dim=-1) > 1e-3).all()
+    assert one.shape == (2, 4, AGENT.tokens * 16)
+    assert not agent.word.weight[0].any()  # padding says nothing
+
+
+@pytest.mark.parametrize("config", [AGENT, SHARED])
+def test_cached_tokens_equal_uncached_ones(config: Any) -> None:
+    dynamics, agent, noised = make_dynamics(), make_agent(config), latents(6)
+    with torch.no_grad():
+        expected = features(agent, dynamics, noised)
+        world, own = dynamics.new_cache(2), agent.new_cache(2, DYNAMICS.context)
+        found = []
+        for start, stop in ((0, 3), (3, 4), (4, 5), (5, 6)):
+            memory = look(dynamics, noised[:, start:stop], world, start).memory
+            world.commit(stop - start)
+            found.append(agent(TASK, memory, stop - start, blocks=dynamics.trunk.blocks, cache=own))
+    torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_own_layers_start_as_the_worlds_and_are_copies() -> None:
+    dynamics, own = make_dynamics(), make_agent()
+    shared = make_agent(SHARED)
+    own.copy_world(dynamics.trunk.blocks)
+    shared.load_state_dict({k: v for k, v in own.state_dict().items() if not k.startswith("blocks.")})
+    shared.copy_world(dynamics.trunk.blocks)
+    assert not len(shared.blocks)
+    before = features(shared, dynamics, latents())
+    torch.testing.assert_close(features(own, dynamics, latents()), before)
+    with torch.no_grad():
+        own.blocks[0].attention.qkv.weight += 1
+    assert torch.equal(features(shared, dynamics, latents()), before)
+
+
+def stage_gradients(config: Config, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[AgentStage, Tensor]:
+    """A step of phase 2 in which the agent's losses alone go backward; also the signal levels of the heads' pass."""
+    dynamics = make_dynamics()
+    stage = AgentStage(config, [make_dataset(root, [9, 9])], "", dynamics)
+    open_heads(stage.model.agent)
+    stage.whole = dataclasses.replace(config, agent=dataclasses.replace(config.agent, dynamics_weight=0.0))
+    levels: list[Tensor] = []
+    forward = dynamics.forward
+    monkeypatch.setattr(dynamics, "forward", lambda z, tau, *rest: levels.append(tau) or forward(z, tau, *rest))
+    loss, _ = stage.loss(make_batch(4, 6), seeded(0), 0.0)
+    loss.backward()
+    return stage, levels[0]
+
+
+@pytest.mark.parametrize("own_weights", [True, False])
+def test_agent_losses_reach_the_world_only_if_it_lends_its_weights(
+    own_weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, own_weights=own_weights))
+    stage, _ = stage_gradients(config, tmp_path, monkeypatch)
+    world = {name: p for name, p in stage.model.dynamics.named_parameters()}
+    assert all(p.requires_grad for p in world.values())  # its own loss goes on
+    reached = {name for name, p in world.items() if p.grad is not None and p.grad.any()}
+    if own_weights:
+        assert not reached
+    else:
+        assert {"action.table.weight", "trunk.blocks.0.attention.qkv.weight", "latent_in.weight"} <= reached
+    heads = stage.model.agent.heads
+    for head in (heads.policy, heads.reward, heads.value, heads.continues):
+        assert head[-1].bias.grad is not None and head[-1].bias.grad.any()
+
+
+@pytest.mark.parametrize("heads_input", ["noised", "context"])
+def test_heads_read_the_noised_pass_or_the_context_level(
+    heads_input: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, heads_input=heads_input))
+    stage, levels = stage_gradients(config, tmp_path, monkeypatch)
+    if heads_input == "context":
+        assert (levels == stage.model.dynamics.context_level).all()
+    else:
+        assert len(levels.unique()) > 3 and torch.equal(levels * 8, (levels * 8).round()) and (levels < 1).all()
+
+
+def test_without_its_own_loss_the_world_is_frozen(tmp_path: Path) -> None:
+    agent = dataclasses.replace(AGENT, dynamics_weight=0.0)
+    stage = AgentStage(dataclasses.replace(CONFIG, agent=agent), [make_dataset(tmp_path, [9])], "", make_dynamics())
+    assert not any(p.requires_grad for p in stage.model.dynamics.parameters())
+    assert [len(group["params"]) for group in stage.parameter_groups()] == [len(list(stage.model.agent.parameters()))]
+
+
+# --- targets --------------------------------------------------------------------------------------------------------
+
+
+def test_targets_ahead_by_hand() -> None:
+    x = torch.tensor([[0, 1, 2, 3, 4]])
+    mask = torch.tensor([[False, True, True, True, False]])  # left-padded, and ended after slot 3
+    target, real = ahead(x, mask, 1, 3)
+    assert target[0].tolist() == [[1, 2, 3], [2, 3, 4], [3, 4, 4], [4, 4, 4], [4, 4, 4]]
+    no = [False] * 3
+    assert real[0].tolist() == [no, [True, True, False], [True, False, False], no, no]
+    target, real = ahead(x, mask, 0, 2)
+    assert target[0].tolist() == [[0, 1], [1, 2], [2, 3], [3, 4], [4, 4]]
+    assert real[0].tolist() == [[False, False], [True, True], [True, True], [True, False], [False, False]]
+    vectors, _ = ahead(torch.stack((x, 10 * x), dim=-1), mask, 2, 1)
+    assert vectors[0, :, 0].tolist() == [[2, 20], [3, 30], [4, 40], [4, 40], [4, 40]]
+
+
+def test_lambda_returns_by_hand() -> None:
+    rewards, continues = torch.tensor([[9.0, 1.0, 2.0]]), torch.tensor([[9.0, 1.0, 0.5]])
+    values = torch.tensor([[7.0, 4.0, 6.0]])
+    # R_2 = 6; R_1 = 2 + 0.8 * 0.5 * 6 = 4.4; R_0 = 1 + 0.8 * (0.75 * 4 + 0.25 * 4.4) = 4.28
+    found = lambda_returns(rewards, continues, values, gamma=0.8, lambda_=0.25)
+    torch.testing.assert_close(found, torch.tensor([[4.28, 4.4]]))
+
+
+def forward_view(
+    r: NDArray[np.float64], c: NDArray[np.float64], v: NDArray[np.float64], gamma: float, lambda_: float
+) -> NDArray[np.float64]:
+    """The returns of one row as the weighted mean of all n-step returns."""
+    T = len(v) - 1
+    returns = np.zeros(T)
+    for t in range(T):
+        discount = np.concatenate([[1.0], np.cumprod(gamma * c[t + 1 :])])
+        n_step = [(discount[:n] * r[t + 1 : t + 1 + n]).sum() + discount[n] * v[t + n] for n in range(1, T - t + 1)]
+        weights = [(1 - lambda_) * lambda_ ** (n - 1) for n in range(1, T - t)] + [lambda_ ** (T - t - 1)]
+        returns[t] = np.dot(weights, n_step)
+    return returns
+
+
+@pytest.mark.parametrize("lambda_", [0.0, 0.9, 1.0])
+def test_lambda_returns_are_the_mean_of_n_step_returns(lambda_: float) -> None:
+    random = np.random.default_rng(0)
+    r, c, v = random.normal(size=(3, 6)), random.uniform(size=(3, 6)), random.normal(size=(3, 6))
+    found = lambda_returns(torch.from_numpy(r), torch.from_numpy(c), torch.from_numpy(v), 0.95, lambda_)
+    assert found.shape == (3, 5)
+    expected = np.stack([forward_view(*row, 0.95, lambda_) for row in zip(r, c, v, strict=True)])
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+# --- phase 2 --------------------------------------------------------------------------------------------------------
+
+
+def make_outputs(seed: int = 0) -> HeadOutputs:
+    """Random logits for `[3, 5]` slots."""
+    generator, L = seeded(seed), AGENT.distances
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(3, 5, *shape, generator=generator)
+
+    return HeadOutputs(normal(L, sum(ACTIONS.sizes)), normal(L, AGENT.bins), normal(AGENT.bins), normal())
+
+
+class FixedHeads:
+    """Heads that always say the same."""
+
+    def __init__(self, out: HeadOutputs) -> None:
+        self.out, heads = out, make_agent().heads
+        self.reward_bins, self.value_bins = heads.reward_bins, heads.value_bins
+        self.reward_mean, self.reward_std = torch.zeros(()), torch.ones(())
+
+    def __call__(self, features: Tensor) -> HeadOutputs:
+        return self.out
+
+
+def padded_batch() -> Any:
+    """Clips `[3, 5]`: whole; ended by a terminal at slot 2; left-padded up to slot 1."""
+    batch = make_batch(3, 5)
+    batch.mask[1, 3:] = False
+    batch.is_terminal[1, 2] = True
+    batch.mask[2, :1] = False
+    return batch
+
+
+def evaluate(config: Any = AGENT, batch: Any = None, heads: Any = None) -> dict[str, float]:
+    batch, heads = batch or padded_batch(), heads or FixedHeads(make_outputs())
+    _, metrics = AgentLoss(config)(heads, torch.zeros(3, 5, 1), batch)
+    return {name: value.item() for name, value in metrics.items()}
+
+
+def test_agent_loss_by_hand() -> None:
+    out, batch = make_outputs(), padded_batch()
+    heads = FixedHeads(out)
+    policy, reward, following = [], [], []
+    for b, t in np.argwhere(batch.mask.numpy()):
+        for n in range(AGENT.distances):
+            if t + 1 + n < 5 and batch.mask[b, t + 1 + n]:
+                parts = out.policy[b, t, n].log_softmax(-1)[:3], out.policy[b, t, n, 3:]
+                first = F.cross_entropy(out.policy[b, t, n, :3], batch.actions[b, t + 1 + n, 0])
+                second = F.cross_entropy(parts[1], batch.actions[b, t + 1 + n, 1])
+                policy.append(float(first + second))
+                following += [-policy[-1]] if n == 0 else []
+            if t + n < 5 and batch.mask[b, t + n]:
+                target = heads.reward_bins.encode(batch.rewards[b, t + n])
+                reward.append(float(F.cross_entropy(out.reward[b, t, n], target)))
+    real = batch.mask
+    value = F.cross_entropy(out.value[real], heads.value_bins.encode(batch.returns[real]))
+    going_on = F.binary_cross_entropy(out.continues[real].sigmoid(), (~batch.is_terminal[real]).float())
+    expected = {
+        "policy": np.mean(policy),
+        "reward": np.mean(reward),
+        "value": float(value),
+        "continue": float(going_on),
+        "next_action_log_prob": np.mean(following),
+    }
+    assert evaluate() == pytest.approx(expected, rel=1e-5)
+    losses = AgentLoss(AGENT)
+    assert losses(heads, torch.zeros(3, 5, 1), batch)[0].item() == pytest.approx(4.0)  # four terms at their own RMS
+    for rms in losses.rms.values():
+        rms.mean_square.fill_(4.0)
+        rms.weight.fill_(1.0)
+    total = sum(expected[name] for name in ("policy", "reward", "value", "continue")) / 2
+    assert losses.eval()(heads, torch.zeros(3, 5, 1), batch)[0].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_padding_does_not_count() -> None:
+    expected, batch = evaluate(), padded_batch()
+    hidden = ~batch.mask
+    batch.actions[hidden] = 0
+    batch.rewards[hidden] = 2.0
+    batch.returns[hidden] = 2.0
+    batch.is_terminal[hidden] = True
+    assert evaluate(batch=batch) == expected
+    out = make_outputs()
+    for part in (out.policy, out.reward, out.value, out.continues):
+        part[hidden] = 3.0
+    assert evaluate(heads=FixedHeads(out)) == expected
+    batch.rewards[0, 4] += 1  # a real slot does count
+    assert evaluate(batch=batch)["reward"] != expected["reward"]
+
+
+def test_rewards_can_be_learned_by_squared_error_and_standardised() -> None:
+    batch, heads = padded_batch(), FixedHeads(make_outputs())
+    squared = dataclasses.replace(AGENT, reward_loss="mse")
+    targets, real = ahead(batch.rewards, batch.mask, 0, AGENT.distances)
+    decoded = heads.reward_bins.decode(heads.out.reward)
+    expected = float((decoded - targets)[real].square().mean())
+    assert evaluate(squared)["reward"] == pytest.approx(expected, rel=1e-5)
+    heads.reward_mean, heads.reward_std = torch.tensor(0.5), torch.tensor(2.0)
+    expected = float((decoded - (targets - 0.5) / 2)[real].square().mean())
+    assert evaluate(squared, heads=heads)["reward"] == pytest.approx(expected, rel=1e-5)
+    expected = float(heads.reward_bins.loss(heads.out.reward, (targets - 0.5) / 2)[real].mean())
+    assert evaluate(heads=heads)["reward"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_rewards_are_standardised_by_those_of_the_training_split(standardise: bool, tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, [9, 5, 7])
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, standardise_rewards=standardise))
+    heads = AgentStage(config, [dataset], "", make_dynamics()).model.agent.heads
+    mean, std = (dataset.rewards.mean(), dataset.rewards.std(ddof=1)) if standardise else (0.0, 1.0)
+    assert heads.reward_mean.item() == pytest.approx(float(mean), abs=1e-6)
+    assert heads.reward_std.item() == pytest.approx(float(std), rel=1e-5)
+
+
+@torch.no_grad()
+def test_predicted_rewards_are_in_their_own_units() -> None:
+    heads = make_agent().heads
+    logits = torch.randn(4, AGENT.bins, generator=seeded(0))
+    torch.testing.assert_close(heads.decode_reward(logits), heads.reward_bins.decode_peak(logits))
+    heads.reward_mean.fill_(0.5)
+    heads.reward_std.fill_(2.0)
+    torch.testing.assert_close(heads.decode_reward(logits), 2 * heads.reward_bins.decode_peak(logits) + 0.5)
+    squared = make_agent(dataclasses.replace(AGENT, reward_loss="mse")).heads  # which trains the mean, not the peak
+    torch.testing.assert_close(squared.decode_reward(logits), squared.reward_bins.decode(logits))
+
+
+@torch.no_grad()
+def test_heads_act_by_the_first_distance() -> None:
+    heads = make_agent().heads
+    x = torch.randn(2, 3, AGENT.tokens * 16, generator=seeded(0))
+    out = heads(x)
+    shapes = [tuple(part.shape) for part in (out.policy, out.reward, out.value, out.continues)]
+    assert shapes == [(2, 3, 3, 5), (2, 3, 3, 11), (2, 3, 11), (2, 3)]
+    actions = make_actions(2, 3)
+    expected = FactoredCategorical(out.policy[:, :, 0], ACTIONS).log_prob(actions)
+    torch.testing.assert_close(heads.act(x).log_prob(actions), expected)
+
+
+# --- phase 3 --------------------------------------------------------------------------------------------------------
+
+
+def softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+
+
+def pmpo(
+    logits: NDArray[np.float64],
+    prior: NDArray[np.float64],
+    actions: NDArray[np.int64],
+    advantages: NDArray[np.float64],
+    config: ImaginationConfig,
+) -> float:
+    """The loss over the states that count, `[N, ...]`."""
+    good: list[float] = []
+    bad: list[float] = []
+    kl = []
+    for row, prior_row, action, advantage in zip(logits, prior, actions, advantages, strict=True):
+        p, q = [softmax(row[:3]), softmax(row[3:])], [softmax(prior_row[:3]), softmax(prior_row[3:])]
+        log_p = sum(math.log(part[a]) for part, a in zip(p, action, strict=True))
+        (good if advantage >= 0 else bad).append(log_p)
+        kl.append(sum((a * np.log(a / b)).sum() for a, b in zip(p, q, strict=True)))
+    loss = config.beta * np.mean(kl)
+    loss -= config.alpha * np.mean(good) if good else 0
+    return float(loss + ((1 - config.alpha) * np.mean(bad) if bad else 0))
+
+
+@pytest.mark.parametrize("shift", [0.0, 10.0, -10.0])  # both signs, then D- empty, then D+ empty
+def test_pmpo_equals_its_equation(shift: float) -> None:
+    config = ImaginationConfig(alpha=0.7, beta=0.2)
+    generator = seeded(0)
+    logits, prior = torch.randn(2, 4, 6, 5, generator=generator).double().unbind()
+    advantages = torch.randn(4, 6, generator=generator) + shift
+    advantages[0, 0] = max(shift, 0.0)  # nothing gained is not a loss
+    mask = torch.rand(4, 6, generator=generator) < 0.7
+    mask[0, 0] = True
+    actions = make_actions(4, 6)
+    loss, metrics = PmpoLoss(config)(
+        FactoredCategorical(logits, ACTIONS), FactoredCategorical(prior, ACTIONS), actions, advantages, mask
+    )
+    real = mask.numpy()
+    signs = advantages.numpy()[real]
+    expected = pmpo(logits.numpy()[real], prior.numpy()[real], actions.numpy()[real], signs, config)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert metrics["positive"].item() == pytest.approx((signs >= 0).mean())
+    # Only the sign of an advantage counts.
+    larger, _ = PmpoLoss(config)(
+        FactoredCategorical(logits, ACTIONS), FactoredCategorical(prior, ACTIONS), actions, 7 * advantages, mask
+    )
+    assert torch.equal(larger, loss)
+
+
+def test_pmpo_raises_good_actions_and_lowers_bad_ones() -> None:
+    logits = torch.zeros(1, 2, 5, requires_grad=True)
+    prior = FactoredCategorical(torch.zeros(1, 2, 5), ACTIONS)
+    actions = torch.tensor([[[1, 0], [1, 0]]])
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    losses = PmpoLoss(ImaginationConfig())
+    loss, _ = losses(FactoredCategorical(logits, ACTIONS), prior, actions, torch.tensor([[0.1, -3.0]]), mask)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    # alpha (1/3 - [a = 1]) for the good state: minus the gradient of alpha ln p
+    torch.testing.assert_close(gradient[0, 0, :3], 0.5 * (torch.full((3,), 1 / 3) - torch.tensor([0.0, 1, 0])))
+    torch.testing.assert_close(gradient[0, 1], -gradient[0, 0])
+    nothing, _ = losses(FactoredCategorical(logits, ACTIONS), prior, actions, torch.ones(1, 2), ~mask)
+    assert nothing.item() == 0.0

@@ -1,0 +1,342 @@
+"""The command line: what it runs, where settings come from, and one line for every mistake."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TASK, tiny_config
+
+from embody.config import Config, from_dict, to_dict
+from embody.data import DatasetWriter
+from embody.distributed.checkpoint import load_tensors, save_tensors
+from embody.main import main
+from embody.training.tokenizer import TokenizerStage
+
+Refusal = Callable[..., str]
+
+
+def states(root: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in root.rglob("*") if path.is_file()}
+
+
+def artefacts(root: Path) -> dict[str, tuple[int, int]]:
+    """Every file that holds something made: not the logs and the times, nor the config, which is put back."""
+    records = ("/logs/", "/metrics.jsonl", "/seconds.json", "/config.json")
+    return {path: state for path, state in states(root).items() if not any(name in path for name in records)}
+
+
+def store(config: Config) -> None:
+    """Make `config` the stored one of its run."""
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    (config.run_dir / "config.json").write_text(json.dumps(to_dict(config)))
+
+
+def stored(root: Path) -> Config:
+    return from_dict(Config, json.loads((root / "runs" / "tiny" / "config.json").read_text()))
+
+
+@pytest.fixture
+def place(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: datasets, and the tiny run's stored config, nothing trained."""
+    monkeypatch.chdir(tmp_path)
+    store(config)
+    return tmp_path
+
+
+@pytest.fixture
+def done(finished_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: the whole tiny run."""
+    monkeypatch.chdir(tmp_path)
+    store(finished_config)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
+    """Runs a command that must end with one line and exit code 2; gives the line."""
+
+    def run(*arguments: str) -> str:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        said = capfd.readouterr().err
+        assert stop.value.code == 2, said
+        assert said.startswith("embody: ") and said.endswith("\n") and said.count("\n") == 1, said
+        assert "Traceback" not in said and "dummy" not in said
+        return said
+
+    return run
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("", "Expected one of {collect, train, encode, evaluate, report, run}"),
+        ("paint", "Unrecognized options: paint; Available subcommands: collect, train"),
+        ("run chess", "unknown preset 'chess': choose one of minigrid"),
+        ("train tokenizer chess", "unknown preset 'chess'"),
+        ("train paint", "invalid choice 'paint' for argument 'stage'"),
+        ("train", "stage (required)"),
+        ("run minigrid --colour red", "Unrecognized options: --colour, red"),
+        ("run minigrid --seed red", "Error parsing --seed"),
+        ("run minigrid --tokenizer.patch 7", "tokenizer: frame 48x48 is not a multiple of patch 7"),
+        ("run minigrid --tokenizer.latents 5", "set dynamics.tokens and dynamics.channels"),
+        ("run minigrid --dynamics.k-max 48", "dynamics.k_max must be a power of two, got 48"),
+        ("run minigrid --imagination.context 64", "imagination.context 64 exceeds dynamics.context"),
+        (
+            "run minigrid --env.tasks Chess --env.max-steps 9 --precision float32",
+            "unknown task 'Chess': choose from BabyAI-",
+        ),
+        (
+            "train tokenizer --precision float32",
+            "no dataset in data/BabyAI-GoToLocalS5N2-v0: run `embody collect` first",
+        ),
+        ("evaluate --precision float32", "no weights at models/minigrid/tokenizer.safetensors: run the stage"),
+        ("report --precision float32", "no run in runs/minigrid"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    command: str, says: str, refused: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(*command.split())
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".log"]
+    assert {path.name for path in left} <= {"metrics.jsonl", "seconds.json"}  # a record of the attempt
+
+
+def test_a_half_written_dataset(place: Path, refused: Refusal) -> None:
+    meta = place / "data" / TASK / "meta.json"
+    values = json.loads(meta.read_text())
+    meta.write_text(json.dumps(values | {"splits": None}))
+    before = artefacts(place)
+    said = refused("train", "tokenizer", "--name", "tiny")
+    assert f"data/{TASK}" in said and "embody collect" in said
+    meta.write_text('{"format_ver')
+    assert "meta.json is damaged" in refused("train", "tokenizer", "--name", "tiny")
+    meta.write_text(json.dumps(values))
+    (place / "data" / TASK / "frames" / "train-00000.h5").write_bytes(b"\x89HDF")
+    assert "damaged" in refused("train", "tokenizer", "--name", "tiny")
+    assert artefacts(place).keys() == before.keys() and not (place / "models").exists()
+
+
+def test_a_folder_that_is_no_dataset_is_left_alone(place: Path, refused: Refusal) -> None:
+    other = place / "elsewhere" / TASK
+    other.mkdir(parents=True)
+    (other / "letter.txt").write_text("dear")
+    assert "holds files but no dataset" in refused("collect", "--name", "tiny", "--data-dir", "elsewhere")
+    assert [path.name for path in other.iterdir()] == ["letter.txt"]
+    assert stored(place).data_dir == str(place / "data")
+
+
+@pytest.mark.parametrize("damage", ["half", "garbage", "empty"])
+def test_a_damaged_checkpoint(done: Path, refused: Refusal, damage: str) -> None:
+    weights, checkpoint = done / "models/tiny/dynamics.safetensors", done / "runs/tiny/checkpoints/dynamics.safetensors"
+    content = checkpoint.read_bytes()
+    wrong = {"half": content[: len(content) // 2], "garbage": b"\xff" * 100, "empty": b""}[damage]
+    weights.write_bytes(wrong)
+    assert f"{weights} is damaged" in refused("train", "dynamics", "--name", "tiny")
+    weights.unlink()
+    checkpoint.write_bytes(wrong)
+    before = artefacts(done)
+    assert f"{checkpoint} is damaged" in refused("train", "dynamics", "--name", "tiny")
+    assert artefacts(done) == before
+    assert stored(done) == tiny_config(done)
+
+
+def test_a_checkpoint_of_another_shape(done: Path, refused: Refusal) -> None:
+    path = done / "models/tiny/agent.safetensors"
+    tensors, about = load_tensors(path)
+    name = "agent.heads.policy.0.weight"
+    save_tensors(path, tensors | {name: tensors[name][:-1]}, about)
+    before = artefacts(done)
+    said = refused("train", "imagination", "--name", "tiny")
+    assert f"{path}: {name} has shape [31, 64], the config asks for [32, 64]" in said
+    save_tensors(path, {key: value for key, value in tensors.items() if key != name}, about)
+    assert f"{path} lacks {name}" in refused("train", "imagination", "--name", "tiny")
+    assert artefacts(done).keys() == before.keys()
+    assert stored(done) == tiny_config(done)
+
+
+def test_weights_of_another_config(done: Path, refused: Refusal) -> None:
+    before = artefacts(done)
+    for option in ("--train-tokenizer.lr=0.5", "--tokenizer.mask_max=0.1", "--seed=5"):
+        said = refused("run", "--name", "tiny", option)
+        assert "delete" in said
+    assert artefacts(done) == before and stored(done) == tiny_config(done)
+
+
+def test_a_damaged_run_config(done: Path, refused: Refusal) -> None:
+    path = done / "runs/tiny/config.json"
+    for wrong, says in (
+        ("{", "cannot be read"),
+        ('{"colour": 1}', "unknown field 'colour'"),
+        ('{"seed": "x"}', "seed"),
+    ):
+        path.write_text(wrong)
+        said = refused("train", "dynamics", "--name", "tiny")
+        assert str(Path("runs/tiny/config.json")) in said and says in said
+        assert path.read_text() == wrong
+
+
+def test_a_place_that_cannot_be_written(refused: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    assert "file" in refused("run", "--logs-dir", "file/logs", "--precision", "float32")
+
+
+# --- what is run ----------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_kept_with_the_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "tokenizer", "--name", "tiny", "--train-tokenizer.epochs", "0.25", "--train_tokenizer.lr=3e-3"])
+    kept = stored(place)
+    assert (kept.train_tokenizer.epochs, kept.train_tokenizer.lr) == (0.25, 3e-3)
+    assert kept.train_tokenizer.batch == tiny_config(place).train_tokenizer.batch
+    weights = place / "models/tiny/tokenizer.safetensors"
+    assert load_tensors(weights)[1]["training"]["lr"] == 3e-3
+    # The next command starts from them: the weights count as finished.
+    before = weights.stat().st_mtime_ns
+    capsys.readouterr()
+    main(["train", "tokenizer", "--name=tiny"])
+    assert f"{weights} is finished" in capsys.readouterr().out and weights.stat().st_mtime_ns == before
+    main(["encode", "--name", "tiny", "--runs_dir", "runs"])
+    main(["train", "dynamics", "--name", "tiny", "--train-dynamics.epochs", "0.1"])
+    kept = stored(place)
+    assert (kept.train_tokenizer.epochs, kept.train_dynamics.epochs) == (0.25, 0.1)
+    assert (place / "models/tiny/dynamics.safetensors").exists()
+
+
+def test_each_command_works_on_what_is_there(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = states(done / "models")
+    for stage in ("tokenizer", "dynamics", "agent", "imagination"):
+        main(["train", stage, "--name", "tiny"])
+    for command in ("collect", "encode"):
+        main([command, "--name", "tiny"])
+    assert states(done / "models") == before
+    for name in ("results.json", "report.html"):
+        (done / "runs/tiny" / name).unlink()
+    main(["evaluate", "minigrid", "--name", "tiny", "--evaluation.episodes", "2"])
+    results = json.loads((done / "runs/tiny/results.json").read_text())
+    assert results["success"]["imagination"]["episodes"] == 2
+    assert results["command"] == "embody evaluate minigrid --name tiny --evaluation.episodes 2"
+    main(["report", "--name", "tiny"])
+    assert (done / "runs/tiny/report.html").exists()
+    assert "| success (95% interval) | mean | Fetch-5x5-N2 |" in capsys.readouterr().out
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = {"collect", "train", "encode", "evaluate", "report", "run"}
+    for arguments in (["--help"], *([command, "--help"] for command in sorted(commands))):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert not stop.value.code
+        said = capsys.readouterr().out
+        if len(arguments) == 1:
+            assert commands <= {line.strip("│• ").split(" ")[0] for line in said.splitlines()}
+        else:
+            for option in ("--seed", "--data-dir", "--tokenizer.patch", "--train-imagination.lr"):
+                assert option in said, arguments
+        if arguments[0] == "train":
+            assert "{tokenizer,dynamics,agent,imagination}" in said
+        if arguments[0] in ("run", "evaluate"):
+            assert "--full" in said
+
+
+# --- interrupted ----------------------------------------------------------------------------------------------------
+
+
+def start(arguments: list[str], place: Path) -> subprocess.Popen[str]:
+    program = "from embody.main import main; main()"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=place, env=environment, text=True, **pipes)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, (process.returncode, *process.communicate())
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_ctrl_c_while_training(place: Path) -> None:
+    checkpoint, weights = (place / name / "tokenizer.safetensors" for name in ("runs/tiny/checkpoints", "models/tiny"))
+    command = ["train", "tokenizer", "--name", "tiny", "--train-tokenizer.epochs", "2000"]
+    process = start([*command, "--train-tokenizer.checkpoint-every", "5"], place)
+    wait_for(checkpoint.exists, process)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, said)
+    assert said == "embody: interrupted; the same command goes on from the last checkpoint\n"
+    assert not weights.exists()
+    reached = load_tensors(checkpoint)[1]["step"]
+    assert reached >= 5 and reached % 5 == 0
+    # The stored settings are the default, so this goes on; a kill gives no time to say or write anything.
+    written = checkpoint.stat().st_mtime_ns
+    process = start(["train", "tokenizer", "--name", "tiny"], place)
+    wait_for(lambda: checkpoint.stat().st_mtime_ns != written, process)
+    process.kill()
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert f"tokenizer: going on from step {reached} of " in out and said == ""
+    assert load_tensors(checkpoint)[1]["step"] >= reached + 5
+
+
+def test_an_interrupted_stage_goes_on_to_the_end(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In one process, so that the end can be compared: the interruption comes in the fourth step."""
+    store(dataclasses.replace(tiny_config(place), name="whole"))
+    main(["train", "tokenizer", "--name", "whole"])
+    command = ["train", "tokenizer", "--name", "tiny"]
+    loss, calls = TokenizerStage.loss, []
+
+    def interrupted(self: TokenizerStage, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return loss(self, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenizerStage, "loss", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            main(command)
+    assert stop.value.code == 130 and not (place / "models/tiny").exists()
+    assert load_tensors(place / "runs/tiny/checkpoints/tokenizer.safetensors")[1]["step"] == 2
+    capfd.readouterr()
+    main(command)
+    assert "going on from step 2 of" in capfd.readouterr().out
+    ends = [place / "models" / name / "tokenizer.safetensors" for name in ("tiny", "whole")]
+    assert ends[0].read_bytes() == ends[1].read_bytes()
+
+
+def test_collecting_is_interrupted_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config(tmp_path)
+    store(config)
+    write = DatasetWriter.write_shard
+
+    def interrupted(self: DatasetWriter, split: str, *arguments: object) -> None:
+        if split == "validation":
+            raise KeyboardInterrupt
+        write(self, split, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetWriter, "write_shard", interrupted)
+        with pytest.raises(SystemExit) as stop:
+            main(["collect", "--name", "tiny"])
+    assert stop.value.code == 130
+    main(["collect", "--name", "tiny"])
+    for name in ("frames/train-00000.h5", "steps/train-00000.parquet", "steps/validation-00000.parquet", "meta.json"):
+        assert (tmp_path / "data" / TASK / name).read_bytes() == (recorded / "data" / TASK / name).read_bytes(), name

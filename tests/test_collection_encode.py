@@ -1,0 +1,73 @@
+"""Latents on disk are what the agent sees while acting."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TASK, tiny_config
+
+from embody.collection.encode import encode_dataset
+from embody.config import Config
+from embody.data import LatentWriter, open_dataset, open_latents
+from embody.distributed.checkpoint import tensors_hash
+from embody.model import Tokenizer, load_tokenizer
+
+
+def trained(root: Path) -> tuple[Tokenizer, str]:
+    tokenizer, _ = load_tokenizer(tiny_config(root).weights("tokenizer"))
+    return tokenizer, tensors_hash(tokenizer.state_dict())
+
+
+def test_latents_on_disk_equal_those_computed_frame_by_frame(finished: Path) -> None:
+    tokenizer, name = trained(finished)
+    dataset = open_dataset(finished / "data" / TASK)
+    latents = open_latents(dataset, name)
+    longest = max(dataset.episodes(), key=lambda row: row.length)
+    assert longest.length > tokenizer.config.context  # the history is cut on both sides
+    for row in (longest, dataset.episodes("train")[0], dataset.episodes("validation")[-1]):
+        cache = tokenizer.encoder_cache(1)
+        stored = latents.slice(row.id, 0, row.length)
+        assert stored.dtype == np.float16
+        for t, frame in enumerate(dataset.frames(row.id, 0, row.length)):
+            with torch.no_grad():
+                acting = tokenizer.encode(torch.from_numpy(frame).permute(2, 0, 1)[None, None], cache=cache)[0, 0]
+            np.testing.assert_allclose(stored[t].astype(np.float32), acting, atol=1e-3, rtol=1e-3)
+
+
+def test_latents_have_mean_0_and_deviation_1(finished: Path) -> None:
+    tokenizer, name = trained(finished)
+    dataset = open_dataset(finished / "data" / TASK)
+    latents = open_latents(dataset, name)
+    every = np.concatenate([latents.slice(row.id, 0, row.length) for row in dataset.episodes("train")])
+    every = every.astype(np.float32).reshape(-1, tokenizer.config.channels)
+    np.testing.assert_allclose(every.mean(axis=0), 0, atol=0.35)  # statistics come from a few batches of clips
+    np.testing.assert_allclose(every.std(axis=0), 1, atol=0.35)
+
+
+def test_encoding_goes_on_after_a_kill_and_then_does_nothing(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    tokenizer, dataset = Tokenizer(config.tokenizer), open_dataset(config.dataset_dir(TASK))
+    encode_dataset(tokenizer, "whole", dataset)
+    write, written = LatentWriter.write_shard, []
+
+    def die_at_second(self: LatentWriter, shard: object, latents: object) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(shard)
+        write(self, shard, latents)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentWriter, "write_shard", die_at_second)
+        with pytest.raises(KeyboardInterrupt):
+            encode_dataset(tokenizer, "killed", dataset)
+    with pytest.raises(ValueError, match="half-written: run `embody encode` again"):
+        open_latents(dataset, "killed")
+    seen: list[tuple[int, int]] = []
+    encode_dataset(tokenizer, "killed", dataset, lambda *state: seen.append(state))
+    assert seen == [(1, len(dataset.shards) - 1)]
+    for shard in dataset.shards:
+        files = [dataset.root / "latents" / name / f"{shard.name}.npy" for name in ("whole", "killed")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    encode_dataset(tokenizer, "killed", dataset, lambda *state: seen.append(state))
+    assert len(seen) == 1

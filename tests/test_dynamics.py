@@ -1,0 +1,389 @@
+"""Dynamics: what each frame may see, and shortcut forcing against its equations."""
+
+import dataclasses
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import ACTIONS, DYNAMICS, make_actions, make_batch, make_dynamics, seeded
+from torch import Tensor
+
+from embody.batch import Batch
+from embody.config import DynamicsConfig
+from embody.dynamics import Dynamics, Prediction, ShortcutLoss
+from embody.dynamics.shortcut import Levels, bootstrap_velocity, draw_levels, noise_to, ramp_weight
+
+K_MAX = DYNAMICS.k_max
+
+
+@dataclass(frozen=True)
+class Call:
+    """One pass that a dynamics was asked for, and its answer."""
+
+    noised: Tensor
+    tau: Tensor
+    d: Tensor
+    actions: Tensor
+    is_first: Tensor
+    labelled: Tensor
+    clean: Tensor
+
+
+def record(dynamics: Dynamics, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """The passes that `dynamics` is asked for from now on."""
+    calls: list[Call] = []
+    forward = dynamics.forward
+
+    def recorded(*arguments: Any) -> Prediction:
+        prediction = forward(*arguments)
+        calls.append(Call(*arguments, clean=prediction.clean))
+        return prediction
+
+    monkeypatch.setattr(dynamics, "forward", recorded)
+    return calls
+
+
+def variant(**changes: Any) -> DynamicsConfig:
+    """All rows plain video with labels, but for `changes`."""
+    plain: dict[str, Any] = {"bootstrap_fraction": 0.0, "image_fraction": 0.0, "unlabelled_fraction": 0.0}
+    return dataclasses.replace(DYNAMICS, **(plain | changes))
+
+
+def unscaled() -> ShortcutLoss:
+    """The loss with both running root mean squares at 1."""
+    losses = ShortcutLoss().eval()
+    for rms in (losses.flow_rms, losses.bootstrap_rms):
+        rms.mean_square.fill_(1.0)
+        rms.weight.fill_(1.0)
+    return losses
+
+
+def a_pass(rows: int = 2, length: int = 4) -> dict[str, Tensor]:
+    """Arguments of one pass over latents of random signal levels at d_min."""
+    tau = torch.randint(0, K_MAX, (rows, length), generator=seeded(3)) / K_MAX
+    return {
+        "noised": torch.randn(rows, length, 2, 8, generator=seeded(0)),
+        "tau": tau,
+        "d": torch.full((rows, length), 1 / K_MAX),
+        "actions": make_actions(rows, length),
+        "is_first": torch.zeros(rows, length, dtype=torch.bool),
+    }
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+
+def test_no_frame_depends_on_a_later_one() -> None:
+    dynamics, arguments = make_dynamics(), a_pass()
+    arguments["noised"].requires_grad_()
+    embedded: list[Tensor] = []
+    dynamics.action.register_forward_hook(lambda _, __, output: embedded.append(output))
+    clean = dynamics(**arguments).clean
+    gradients = torch.autograd.grad(clean[0, 2].square().sum(), (arguments["noised"], embedded[0]))
+    for gradient in gradients:
+        assert gradient[0, :3].flatten(1).abs().sum(dim=1).min() > 0
+        assert not gradient[0, 3:].any() and not gradient[1].any()
+
+
+@torch.no_grad()
+def test_prediction_depends_on_action_signal_level_and_step() -> None:
+    dynamics, arguments = make_dynamics(), a_pass()
+    clean = dynamics(**arguments).clean
+    for name, value in (
+        ("actions", (arguments["actions"] + 1) % torch.tensor(ACTIONS.sizes)),
+        ("tau", (arguments["tau"] + 1 / K_MAX) % 1),
+        ("d", 2 * arguments["d"]),
+        ("is_first", ~arguments["is_first"]),
+    ):
+        assert ((dynamics(**{**arguments, name: value}).clean - clean).abs().amax(dim=(2, 3)) > 1e-4).all(), name
+
+
+def test_levels_are_looked_up_on_the_grid() -> None:
+    dynamics, arguments = make_dynamics(), a_pass(1, 4)
+    looked_up: dict[str, Tensor] = {}
+    dynamics.tau.register_forward_hook(lambda _, inputs, __: looked_up.update(tau=inputs[0]))
+    dynamics.step.register_forward_hook(lambda _, inputs, __: looked_up.update(d=inputs[0]))
+    arguments["tau"] = torch.tensor([[0.0, 0.5, 0.875, 1.0]])
+    arguments["d"] = torch.tensor([[1.0, 0.5, 0.25, 0.125]])
+    dynamics(**arguments)
+    assert looked_up["tau"].tolist() == [[0, 4, 7, 8]] and looked_up["d"].tolist() == [[0, 1, 2, 3]]
+    assert len(dynamics.tau.weight) == K_MAX + 1 and len(dynamics.step.weight) == 4
+
+
+@torch.no_grad()
+def test_an_action_is_the_sum_of_its_factors_and_a_learned_embedding() -> None:
+    embedding = make_dynamics().action
+    table, always = embedding.table.weight, embedding.always_D
+    actions = torch.tensor([[[2, 1], [0, 0], [1, 0]], [[2, 1], [0, 0], [1, 0]]])
+    is_first = torch.tensor([[False, False, True]] * 2)
+    found = embedding(actions, is_first, torch.tensor([True, False]))
+    labelled = torch.stack((always + table[2] + table[4], always + table[0] + table[3], always + table[5]))
+    torch.testing.assert_close(found, torch.stack((labelled, always.expand(3, -1))))
+    # "No action", "unlabelled" and every action are told apart.
+    some_action = [always + table[a] + table[3 + b] for a in range(3) for b in range(2)]
+    kinds = torch.stack([found[1, 0], found[0, 2], *some_action])
+    assert (torch.cdist(kinds, kinds) + torch.eye(8)).min() > 0.1
+
+
+@torch.no_grad()
+def test_first_slots_and_unlabelled_rows_do_not_read_the_action() -> None:
+    dynamics, arguments = make_dynamics(), a_pass()
+    arguments["is_first"][0, :] = True
+    labelled = torch.tensor([True, False])
+    clean = dynamics(**arguments, labelled=labelled).clean
+    others = {**arguments, "actions": make_actions(2, 4, seed=1)}
+    assert not torch.equal(others["actions"], arguments["actions"])
+    assert torch.equal(dynamics(**others, labelled=labelled).clean, clean)
+    first = {**arguments, "is_first": torch.ones(2, 4, dtype=torch.bool)}
+    difference = dynamics(**first).clean[1] - clean[1]  # "no action" against "unlabelled", all else equal
+    assert (difference.abs().amax(dim=(1, 2)) > 1e-4).all()
+
+
+def test_context_level_lies_on_the_finest_grid() -> None:
+    def level(**changes: Any) -> float:
+        return Dynamics(dataclasses.replace(DYNAMICS, **changes)).context_level
+
+    assert level(k_max=64) == 58 / 64  # 0.9 * 64 = 57.6
+    assert level(k_max=8) == 7 / 8
+    assert level(k_max=64, context_tau=0.5) == 0.5
+
+
+@torch.no_grad()
+def test_flow_head_is_in_float32_in_a_bf16_step() -> None:
+    dynamics, arguments = make_dynamics(), a_pass()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        clean = dynamics(**arguments).clean
+    assert clean.dtype == torch.float32
+    torch.testing.assert_close(clean, dynamics(**arguments).clean, atol=0.1, rtol=0.1)
+    assert not torch.equal(clean.bfloat16().float(), clean)
+
+
+@torch.no_grad()
+def test_cached_equals_uncached() -> None:
+    dynamics, arguments = make_dynamics(), a_pass(length=5)
+    arguments["is_first"][:, 0] = True
+    whole = dynamics(**arguments)
+    cache = dynamics.new_cache(2)
+    for t in range(5):
+        part = dynamics(**{name: value[:, t : t + 1] for name, value in arguments.items()}, cache=cache)
+        cache.commit()
+        torch.testing.assert_close(part.clean[:, 0], whole.clean[:, t], atol=1e-5, rtol=1e-5)
+        for k, all_k in zip(part.memory.keys, whole.memory.keys, strict=True):
+            torch.testing.assert_close(k, all_k.unflatten(0, (2, 5))[:, t], atol=1e-5, rtol=1e-5)
+
+
+# --- levels and noise -----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_noise_to_goes_from_noise_to_the_clean_latent() -> None:
+    z, noise = torch.randn(1, 3, 2, 8, generator=seeded(0)), torch.randn(1, 3, 2, 8, generator=seeded(1))
+    noised = noise_to(torch.tensor([[0.0, 0.25, 1.0]]), z, noise)
+    torch.testing.assert_close(noised, torch.stack((noise[0, 0], 0.75 * noise[0, 1] + 0.25 * z[0, 1], z[0, 2]))[None])
+
+
+def test_ramp_weight_by_hand() -> None:
+    torch.testing.assert_close(ramp_weight(torch.tensor([0.0, 0.5, 1.0])), torch.tensor([0.1, 0.55, 1.0]))
+
+
+def test_fine_levels_lie_on_the_finest_grid() -> None:
+    levels = draw_levels(2000, 4, 64, False, seeded(0))
+    assert (levels.d == 1 / 64).all()
+    counts = (levels.tau * 64).long().flatten().bincount(minlength=64)
+    assert torch.equal(levels.tau, (levels.tau * 64).round() / 64)
+    assert len(counts) == 64 and (counts / 8000 - 1 / 64).abs().max() < 5 * (1 / 64 / 8000) ** 0.5
+
+
+def test_coarse_levels_lie_on_the_grid_of_their_step() -> None:
+    levels = draw_levels(2000, 4, 64, True, seeded(0))
+    steps, counts = levels.d.unique(return_counts=True)
+    assert steps.tolist() == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
+    assert (counts / 8000 - 1 / 6).abs().max() < 5 * (1 / 6 / 8000) ** 0.5
+    assert torch.equal(levels.tau, (levels.tau / levels.d).round() * levels.d)
+    assert (levels.tau <= 1 - levels.d).all() and (levels.tau >= 0).all()
+    for d in steps:
+        tau, counts = levels.tau[levels.d == d].unique(return_counts=True)
+        assert torch.equal(tau, torch.arange(0, 1, float(d)))
+        assert counts.min() > 0.4 * counts.sum() / len(counts)
+    assert (levels.d[0] != levels.d[0, 0]).any() or (levels.d[1] != levels.d[1, 0]).any()  # drawn per frame
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_a_grid_of_one_step_can_be_trained(bootstrap: bool) -> None:
+    dynamics = make_dynamics(variant(k_max=1, k_sample=1, bootstrap_fraction=0.5))
+    _, metrics = ShortcutLoss()(dynamics, make_batch(2, 3), seeded(0), bootstrap=bootstrap)
+    assert metrics["flow"] > 0 and "bootstrap" not in metrics
+
+
+# --- bootstrap ------------------------------------------------------------------------------------------------------
+
+
+def test_bootstrap_target_by_separate_passes() -> None:
+    dynamics, arguments = make_dynamics(), a_pass()
+    tau = torch.tensor([[0.0, 0.25, 0.5, 0.75], [0.75, 0.5, 0.0, 0.25]])
+    d = torch.full((2, 4), 2 / K_MAX)
+    z, rest = arguments["noised"], (arguments["actions"], arguments["is_first"], torch.tensor([True, False]))
+
+    def clean(z: Tensor, tau: Tensor) -> Tensor:
+        with torch.no_grad():
+            return dynamics(z.float(), tau, torch.full((2, 4), 1 / K_MAX), *rest).clean.double()
+
+    start, level = z.double(), tau.double()[..., None, None]
+    first = (clean(start, tau) - start) / (1 - level)
+    between = start + first / K_MAX
+    second = (clean(between, tau + 1 / K_MAX) - between) / (1 - level - 1 / K_MAX)
+    target = bootstrap_velocity(dynamics, z, Levels(tau, d), *rest)
+    assert not target.requires_grad
+    torch.testing.assert_close(target.double(), (first + second) / 2, atol=2e-5, rtol=1e-4)
+
+
+def test_bootstrap_averages_velocities_not_predictions() -> None:
+    def world(z: Tensor, tau: Tensor, d: Tensor, *_: Tensor) -> SimpleNamespace:
+        assert (d == 0.5).all()
+        return SimpleNamespace(clean=torch.where((tau == 0)[..., None, None], 3.0, 7.0).expand_as(z))
+
+    z = torch.full((1, 1, 2, 8), 2.0)
+    levels = Levels(torch.zeros(1, 1), torch.ones(1, 1))
+    none = torch.zeros(1, 1)
+    # b' = 3 - 2 = 1; z' = 2.5; b'' = (7 - 2.5) / 0.5 = 9; their mean is 5. Averaged predictions would give 5 - 2 = 3.
+    target = bootstrap_velocity(world, z, levels, none, none, none)  # type: ignore[arg-type]
+    torch.testing.assert_close(target, torch.full((1, 1, 2, 8), 5.0))
+
+
+def test_bootstrap_rows_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamics, batch = make_dynamics(variant(bootstrap_fraction=1.0)), make_batch(3, 4)
+    batch.mask[1, 2:] = False
+    calls = record(dynamics, monkeypatch)
+    loss, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=True)
+    main, first, second = calls
+    assert main.clean.requires_grad and not first.clean.requires_grad and not second.clean.requires_grad
+    assert (main.d >= 2 / K_MAX).all() and len(main.d.unique()) > 1
+    torch.testing.assert_close((first.noised, first.tau, first.d), (main.noised, main.tau, main.d / 2))
+    torch.testing.assert_close((second.tau, second.d), (main.tau + main.d / 2, main.d / 2))
+
+    def velocity(call: Call) -> Tensor:
+        return (call.clean.detach().double() - call.noised.double()) / (1 - call.tau.double())[..., None, None]
+
+    step = first.noised.double() + velocity(first) * main.d[..., None, None] / 2
+    torch.testing.assert_close(second.noised.double(), step, atol=1e-5, rtol=1e-5)
+    error = (velocity(main) - (velocity(first) + velocity(second)) / 2).square().mean(dim=(2, 3))
+    tau = main.tau.double()
+    frames = (0.9 * tau + 0.1) * (1 - tau).square() * error
+    expected = float(frames[batch.mask].mean())
+    assert float(metrics["bootstrap"]) == pytest.approx(expected, rel=1e-4)
+    assert float(metrics["flow"]) == 0.0 and loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_both_terms_weigh_as_many_rows_as_they_have() -> None:
+    dynamics, batch = make_dynamics(variant(bootstrap_fraction=0.25)), make_batch(4, 3)
+    loss, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=True)
+    assert loss.item() == pytest.approx(0.75 * float(metrics["flow"]) + 0.25 * float(metrics["bootstrap"]))
+    _, without = unscaled()(dynamics, batch, seeded(0), bootstrap=False)
+    assert "bootstrap" not in without
+
+
+# --- the whole loss -------------------------------------------------------------------------------------------------
+
+
+def test_flow_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamics, batch = make_dynamics(variant(bootstrap_fraction=1.0)), make_batch(3, 4)
+    batch.mask[1, 2:] = False
+    calls = record(dynamics, monkeypatch)
+    loss, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=False)
+    (call,) = calls
+    assert (call.d == 1 / K_MAX).all() and call.labelled.all()
+    assert torch.equal(call.actions, batch.actions) and torch.equal(call.is_first, batch.is_first)
+    assert batch.latents is not None
+    z, tau = batch.latents.reshape(3, 4, 2, 8).double(), call.tau.double()
+    error = (call.clean.detach().double() - z).square().mean(dim=(2, 3))
+    expected = float(((0.9 * tau + 0.1) * error)[batch.mask].mean())
+    assert float(metrics["flow"]) == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    noise = (call.noised.double() - tau[..., None, None] * z) / (1 - tau)[..., None, None]
+    assert abs(float(noise.mean())) < 0.25 and float(noise.std()) == pytest.approx(1.0, abs=0.15)
+
+
+def test_each_term_is_divided_by_its_running_root_mean_square() -> None:
+    dynamics, batch = make_dynamics(variant(bootstrap_fraction=0.5)), make_batch(4, 3)
+    losses = ShortcutLoss()
+    loss, _ = losses(dynamics, batch, seeded(0), bootstrap=True)
+    assert loss.item() == pytest.approx(1.0)
+    losses.flow_rms.mean_square.fill_(4.0)
+    losses.flow_rms.weight.fill_(1.0)
+    losses.bootstrap_rms.mean_square.fill_(25.0)
+    losses.bootstrap_rms.weight.fill_(1.0)
+    loss, metrics = losses.eval()(dynamics, batch, seeded(0), bootstrap=True)
+    assert loss.item() == pytest.approx(float(metrics["flow"]) / 4 + float(metrics["bootstrap"]) / 10)
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_padding_contributes_no_gradient(bootstrap: bool) -> None:
+    dynamics = make_dynamics(variant(bootstrap_fraction=0.5, image_fraction=0.25))
+    batch = make_batch(4, 4)
+    assert batch.latents is not None
+    batch.latents.requires_grad_()
+    batch.mask[:, 2:] = False
+    loss, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=bootstrap)
+    (gradient,) = torch.autograd.grad(loss, batch.latents)
+    assert not gradient[:, 2:].any()
+    assert gradient[:, :2].flatten(1).any(dim=0).all()
+    others = dataclasses.replace(batch, latents=batch.latents.detach().clone(), actions=batch.actions.clone())
+    assert others.latents is not None
+    others.latents[:, 2:] += 1
+    others.actions[:, 2:] = 0
+    _, same = unscaled()(dynamics, others, seeded(0), bootstrap=bootstrap)
+    torch.testing.assert_close(same, metrics, atol=0, rtol=0)
+
+
+def only_one_frame_counts(batch: Batch, row: int, slot: int) -> Batch:
+    mask = torch.zeros_like(batch.mask)
+    mask[row, slot] = True
+    return dataclasses.replace(batch, mask=mask)
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_separate_images_see_no_other_frame_and_no_action(images: bool) -> None:
+    dynamics = make_dynamics(variant(image_fraction=float(images)))
+    batch = only_one_frame_counts(make_batch(3, 4), row=1, slot=2)
+    assert batch.latents is not None
+    batch.latents.requires_grad_()
+    loss, _ = unscaled()(dynamics, batch, seeded(0), bootstrap=True)
+    of_latents, of_actions = torch.autograd.grad(loss, (batch.latents, dynamics.action.table.weight))
+    others = of_latents.flatten(2).abs().sum(dim=-1)
+    own = float(others[1, 2])
+    others[1, 2] = 0
+    assert own > 0 and bool(others.any()) != images
+    taken = of_actions.abs().sum(dim=-1) > 0
+    assert taken.tolist() == [False] * 5 + [True] if images else taken[:5].any() and not taken[5]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_unlabelled_rows_give_the_actions_no_gradient(labelled: bool) -> None:
+    dynamics = make_dynamics(variant(unlabelled_fraction=float(not labelled), bootstrap_fraction=0.5))
+    loss, _ = ShortcutLoss()(dynamics, make_batch(4, 4), seeded(0), bootstrap=True)
+    loss.backward()
+    assert dynamics.action.table.weight.grad is not None and dynamics.action.always_D.grad is not None
+    assert bool(dynamics.action.table.weight.grad.any()) == labelled
+    assert dynamics.action.always_D.grad.any()
+
+
+def test_shares_of_rows_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(DYNAMICS, image_fraction=0.3, bootstrap_fraction=0.25, unlabelled_fraction=0.2)
+    dynamics, batch = make_dynamics(config), make_batch(5, 2)
+    calls = record(dynamics, monkeypatch)
+    images, coarse, unlabelled, draws = 0, 0, 0, 60
+    for seed in range(draws):
+        calls.clear()
+        ShortcutLoss()(dynamics, batch, seeded(seed), bootstrap=True)
+        single, video = calls[:2]
+        assert single.noised.shape[1] == 1 and (single.d == 1 / K_MAX).all() and single.is_first.all()
+        assert torch.equal(single.labelled[0::2], single.labelled[1::2])
+        images += len(single.noised) // 2
+        coarse += int((video.d > 1 / K_MAX).all(dim=1).sum())
+        unlabelled += int((~single.labelled).sum()) // 2 + int((~video.labelled).sum())
+        assert len(single.noised) // 2 + len(video.noised) == 5
+    assert images / draws == pytest.approx(1.5, abs=0.25)
+    assert coarse / draws == pytest.approx(1.25, abs=0.25)
+    assert unlabelled / draws == pytest.approx(1.0, abs=0.4)

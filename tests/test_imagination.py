@@ -1,0 +1,482 @@
+"""The dream against a recomputation from scratch, the player against the data, and learning inside the dream."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import (
+    check_reset_seed_determinism,
+    check_returned_data_not_reused,
+    check_step_determinism,
+)
+from numpy.typing import NDArray
+from tiny_models import (
+    ACTIONS,
+    AGENT,
+    CONFIG,
+    DYNAMICS,
+    ONE_TIME_LAYER,
+    VOCABULARY,
+    make_actions,
+    make_agent,
+    make_batch,
+    make_dataset,
+    make_dynamics,
+    make_tokenizer,
+    seeded,
+)
+from torch import Tensor, nn
+
+from embody.agent import Agent, PmpoLoss, lambda_returns
+from embody.batch import Batch
+from embody.collection.encode import encode_dataset
+from embody.config import StageConfig
+from embody.data import Dataset, batches, open_latents
+from embody.dynamics import Dynamics
+from embody.imagination import Dream, DreamEnv, DreamStep, Player
+from embody.model import WorldAndAgent
+from embody.training import imagination
+from embody.training.imagination import ImaginationStage, dream_trajectories
+
+CONTEXT, STEPS = 3, 4
+WINDOW = DYNAMICS.context
+
+
+def slot(batch: Batch, t: int) -> Tensor:
+    return batch.actions[:, t]
+
+
+def start(dream: Dream, batch: Batch, frames: int = CONTEXT) -> Tensor:
+    """Features of the first `frames` slots of `batch`."""
+    assert batch.latents is not None
+    return dream.reset(batch.latents[:, :frames], batch.actions[:, :frames], batch.is_first[:, :frames], batch.task)
+
+
+# --- the dream ------------------------------------------------------------------------------------------------------
+
+
+class Recomputed:
+    """The dream without any cache: each pass goes anew over all frames of the window, noised as they were kept."""
+
+    def __init__(self, dynamics: Dynamics, agent: Agent, batch: Batch, seed: int) -> None:
+        self.dynamics, self.agent, self.generator, self.task = dynamics, agent, seeded(seed), batch.task
+        self.kept = torch.zeros(batch.rows, 0, 2, 8)
+        self.actions = torch.zeros(batch.rows, 0, 2, dtype=torch.long)
+        self.is_first = torch.zeros(batch.rows, 0, dtype=torch.bool)
+
+    def run(self, z: Tensor, tau: float, d: float, actions: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """Predictions and features of the last frames `z` `[B, n, L, Z]`."""
+        level, d_min = self.dynamics.context_level, 1 / DYNAMICS.k_max
+        noised = torch.cat((self.kept, z), dim=1)
+        taus = torch.full(noised.shape[:2], level)
+        steps = torch.full(noised.shape[:2], d_min)
+        taus[:, self.kept.shape[1] :], steps[:, self.kept.shape[1] :] = tau, d
+        arguments = (
+            noised,
+            taus,
+            steps,
+            torch.cat((self.actions, actions), 1),
+            torch.cat((self.is_first, is_first), 1),
+        )
+        seen = [part[:, -WINDOW:] for part in arguments]
+        prediction = self.dynamics(*seen)
+        features = self.agent(self.task, prediction.memory, seen[0].shape[1], blocks=self.dynamics.trunk.blocks)
+        return prediction.clean[:, -z.shape[1] :], features[:, -z.shape[1] :]
+
+    def keep(self, z: Tensor, actions: Tensor, is_first: Tensor) -> Tensor:
+        noise, level = torch.randn(z.shape, generator=self.generator), self.dynamics.context_level
+        noised = (1 - level) * noise + level * z
+        _, features = self.run(noised, level, 1 / DYNAMICS.k_max, actions, is_first)
+        self.kept = torch.cat((self.kept, noised), dim=1)
+        self.actions = torch.cat((self.actions, actions), dim=1)
+        self.is_first = torch.cat((self.is_first, is_first), dim=1)
+        return features
+
+    def step(self, actions: Tensor, k_sample: int) -> tuple[Tensor, Tensor]:
+        z = torch.randn(len(actions), 1, 2, 8, generator=self.generator)
+        not_first = torch.zeros(len(actions), 1, dtype=torch.bool)
+        for k in range(k_sample):
+            clean, _ = self.run(z, k / k_sample, 1 / k_sample, actions[:, None], not_first)
+            z = z + (clean - z) / (1 - k / k_sample) / k_sample
+        return z[:, 0], self.keep(z, actions[:, None], not_first)[:, 0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("pattern", "steps", "k_sample"), [("STST", STEPS, 4), ("STST", STEPS, 1), (ONE_TIME_LAYER.pattern, 9, 2)]
+)
+def test_a_dream_equals_its_recomputation_from_scratch(pattern: str, steps: int, k_sample: int) -> None:
+    trunk = dataclasses.replace(DYNAMICS.trunk, pattern=pattern)
+    dynamics = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk))
+    agent = make_agent(dataclasses.replace(AGENT, trunk=trunk))
+    batch = make_batch(2, CONTEXT + steps)
+    batch.is_first[:, 0] = True
+    assert (CONTEXT + steps > WINDOW) == (pattern != "STST")  # beyond the window only a single time layer is exact
+    dream = Dream(dynamics, agent, k_sample=k_sample, generator=seeded(5))
+    reference = Recomputed(dynamics, agent, batch, 5)
+    assert batch.latents is not None
+    context = batch.latents[:, :CONTEXT].reshape(2, CONTEXT, 2, 8)
+    expected = reference.keep(context, batch.actions[:, :CONTEXT], batch.is_first[:, :CONTEXT])
+    torch.testing.assert_close(start(dream, batch), expected, atol=2e-5, rtol=1e-4)
+    for t in range(CONTEXT, CONTEXT + steps):
+        latents, features = reference.step(slot(batch, t), k_sample)
+        step = dream.step(slot(batch, t))
+        torch.testing.assert_close(step.latents, latents, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(step.features, features, atol=2e-5, rtol=1e-4)
+        out = agent.heads(features)
+        reward = agent.heads.reward_bins.decode_peak(out.reward[:, 0])
+        torch.testing.assert_close(step.reward, reward, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(step.continues, out.continues.sigmoid(), atol=1e-4, rtol=1e-3)
+
+
+def test_observed_frames_stand_where_dreamt_ones_would() -> None:
+    dynamics, agent, batch = make_dynamics(), make_agent(), make_batch(1, 6)
+    at_once = start(Dream(dynamics, agent, k_sample=2, generator=seeded(5)), batch, 6)
+    dream = Dream(dynamics, agent, k_sample=2, generator=seeded(5))
+    found = [start(dream, batch, 3)]
+    assert batch.latents is not None
+    for t in range(3, 6):
+        found.append(dream.observe(batch.latents[:, t], slot(batch, t))[:, None])
+    torch.testing.assert_close(torch.cat(found, dim=1), at_once, atol=1e-5, rtol=1e-4)
+
+
+def test_the_agent_does_not_change_the_dream() -> None:
+    dynamics, batch = make_dynamics(), make_batch(2, CONTEXT + STEPS)
+    with_agent = Dream(dynamics, make_agent(), k_sample=2, generator=seeded(5))
+    without = Dream(dynamics, None, k_sample=2, generator=seeded(5))
+    assert start(without, batch).shape == (2, CONTEXT, 0) and start(with_agent, batch).shape == (2, CONTEXT, 32)
+    for t in range(CONTEXT, CONTEXT + STEPS):
+        step = without.step(slot(batch, t))
+        assert torch.equal(step.latents, with_agent.step(slot(batch, t)).latents)
+        assert step.reward.shape == step.continues.shape == (2, 0)
+
+
+def test_actions_tasks_and_noise_tell_dreams_apart() -> None:
+    dynamics, agent, batch = make_dynamics(), make_agent(), make_batch(2, CONTEXT + 1)
+
+    def dreamt(batch: Batch, seed: int = 5) -> Any:
+        dream = Dream(dynamics, agent, k_sample=2, generator=seeded(seed))
+        start(dream, batch)
+        return dream.step(slot(batch, CONTEXT))
+
+    one = dreamt(batch)
+    assert torch.equal(one.latents, dreamt(batch).latents)
+    assert (one.latents - dreamt(batch, seed=6).latents).abs().max() > 0.1
+    other_actions = dataclasses.replace(batch, actions=(batch.actions + 1) % torch.tensor(ACTIONS.sizes))
+    assert (one.latents - dreamt(other_actions).latents).abs().max() > 1e-3
+    other_task = dreamt(dataclasses.replace(batch, task=batch.task.roll(1, dims=1)))
+    assert torch.equal(one.latents, other_task.latents)
+    assert (one.features - other_task.features).abs().max() > 1e-3
+
+
+def test_selected_rows_dream_on_alone() -> None:
+    # A context without noise: rows share a generator, so the third of three would draw other noise than one alone.
+    dynamics = make_dynamics(dataclasses.replace(DYNAMICS, context_tau=1.0))
+    agent, batch = make_agent(), make_batch(3, CONTEXT + 2)
+    dream, alone = (Dream(dynamics, agent, k_sample=2, generator=seeded(5)) for _ in range(2))
+    start(dream, batch)
+    dream.select(torch.tensor([2]))
+    only = dataclasses.replace(
+        batch, **{f.name: getattr(batch, f.name)[2:] for f in dataclasses.fields(Batch) if f.name != "frames"}
+    )
+    start(alone, only)
+    for t in (CONTEXT, CONTEXT + 1):
+        for each in (dream, alone):
+            each.generator.manual_seed(t)
+        found, expected = dream.step(slot(only, t)), alone.step(slot(only, t))
+        torch.testing.assert_close(found.latents, expected.latents, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.features, expected.features, atol=1e-5, rtol=1e-4)
+
+
+def test_a_context_longer_than_the_window_is_refused() -> None:
+    dream = Dream(make_dynamics(), k_sample=2, generator=seeded(0))
+    with pytest.raises(ValueError, match="9 frames does not fit dynamics.context 8"):
+        start(dream, make_batch(1, WINDOW + 1), WINDOW + 1)
+    assert start(dream, make_batch(1, WINDOW), WINDOW).shape == (1, WINDOW, 0)
+
+
+@pytest.mark.parametrize("k_sample", [0, 3, 16])
+def test_a_number_of_steps_off_the_grid_is_refused(k_sample: int) -> None:
+    with pytest.raises(ValueError, match=f"k_sample {k_sample} must divide k_max 8"):
+        Dream(make_dynamics(), k_sample=k_sample, generator=seeded(0))
+
+
+# --- the player -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoded(tmp_path: Path) -> Dataset:
+    """Episodes of 7, 2 and 5 slots with the latents of the tiny tokenizer, in standard units."""
+    dataset = make_dataset(tmp_path, [7, 2, 5])
+    encode_dataset(standard_tokenizer(dataset), "tiny", dataset)
+    return dataset
+
+
+def standard_tokenizer(dataset: Dataset) -> Any:
+    tokenizer = make_tokenizer()
+    with torch.no_grad():
+        tokenizer.set_latent_statistics(torch.from_numpy(dataset.frames(0, 0, 7)).permute(0, 3, 1, 2)[None])
+    return tokenizer
+
+
+def make_player(dataset: Dataset, *, context: int = CONTEXT, seed: int = 0) -> Player:
+    return Player(standard_tokenizer(dataset), make_dynamics(), make_agent(), VOCABULARY, context=context, seed=seed)
+
+
+def test_latents_while_acting_equal_those_on_disk(encoded: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    player = make_player(encoded)
+    seen: list[Tensor] = []
+    keep = player.dream._keep
+    monkeypatch.setattr(player.dream, "_keep", lambda z, *rest: seen.append(z) or keep(z, *rest))
+    frames = np.stack([encoded.frames(row, 0, 5) for row in (0, 2)])  # side by side, otherwise than when encoded
+    actions = np.stack([encoded.actions[encoded.rows(row, 0, 5)] for row in (0, 2)])
+    player.begin(frames[:, 0], ["go to the red door"] * 2)
+    for t in range(1, 5):
+        player.observe(actions[:, t], frames[:, t])
+    assert seen[0].shape[1] == CONTEXT and (seen[0] == seen[0][:, :1]).all()
+    acting = torch.cat([seen[0][:, :1], *seen[1:]], dim=1).reshape(2, 5, 4, 4)
+    latents = open_latents(encoded, "tiny")
+    stored = np.stack([latents.slice(row, 0, 5).astype(np.float32) for row in (0, 2)])
+    assert stored.std() > 0.3
+    np.testing.assert_allclose(acting, stored, atol=1e-3, rtol=1e-3)
+
+
+def contexts(dataset: Dataset, length: int, wanted: int) -> Batch:
+    """A clip of one row that ends at slot 0 of an episode, or of `wanted` real slots."""
+    stage = StageConfig(batch=1, length=length)
+    stream = batches(
+        [dataset], "train", stage, source="latents", tokenizer_hash="tiny", seed=0, words=AGENT.words, contexts=True
+    )
+    return next(batch for batch in itertools.islice(stream, 200) if int(batch.mask.sum()) == wanted)
+
+
+@pytest.mark.parametrize("observed", [0, 2])
+def test_a_player_starts_as_a_training_context_does(encoded: Dataset, observed: int) -> None:
+    length = CONTEXT + observed
+    batch = contexts(encoded, length, 1 + observed)
+    assert batch.latents is not None
+    dream = Dream(make_dynamics(), make_agent(), k_sample=2, generator=seeded(7))
+    features = dream.reset(batch.latents, batch.actions, batch.is_first, batch.task)[:, -1]
+
+    def played(seed: int) -> Tensor:
+        player = make_player(encoded, seed=seed)
+        frames, actions = encoded.frames(row, 0, 1 + observed), encoded.actions[encoded.rows(row, 0, 1 + observed)]
+        player.begin(frames[:1], ["go to the red door"])
+        for t in range(1, 1 + observed):
+            player.observe(actions[t : t + 1], frames[t : t + 1])
+        assert player.features is not None
+        return player.features
+
+    stored, first = open_latents(encoded, "tiny"), batch.latents[0, 0].numpy()
+    row = next(row for row in range(3) if np.array_equal(stored.slice(row, 0, 1)[0], first))
+    torch.testing.assert_close(played(7), features, atol=1e-3, rtol=0)  # latents are float16 on disk
+    assert (played(8) - features).abs().max() > 0.05  # other noise alone is far more
+
+
+def test_a_player_samples_its_actions_from_the_policy(encoded: Dataset) -> None:
+    player = make_player(encoded)
+    n = 2000
+    player.begin(encoded.frames(0, 0, 1).repeat(n, axis=0), ["go to the blue door"] * n)
+    assert player.features is not None
+    player.features = player.features[:1].expand(n, -1)
+    actions = player.act()
+    assert actions.shape == (n, 2) and actions.dtype == np.int64
+    probability = player.agent.heads.act(player.features[:1]).log_probs[0][0].exp().detach().numpy()
+    found = np.bincount(actions[:, 0], minlength=3) / n
+    assert (np.abs(found - probability) < 4.5 * np.sqrt(probability * (1 - probability) / n)).all()
+
+
+def test_a_player_reads_its_task(encoded: Dataset) -> None:
+    features = []
+    for label in ("go to the red door", "go to the blue door", "Go to the red, door!", "go to the green door"):
+        player = make_player(encoded)
+        player.begin(encoded.frames(0, 0, 1), [label])
+        assert player.features is not None
+        features.append(player.features)
+    red, blue, spelt, unknown = features
+    assert torch.equal(red, spelt)
+    # The tiny agent reads four words, of which the colour is the last.
+    assert (red - blue).abs().max() > 1e-3 and (red - unknown).abs().max() > 1e-3
+
+
+# --- the environment ------------------------------------------------------------------------------------------------
+
+
+def make_environment(horizon: int = 5) -> DreamEnv:
+    def recorded(seed: int) -> Batch:
+        return make_batch(1, CONTEXT, seed=seed % 1000)
+
+    dream = Dream(make_dynamics(), make_agent(), k_sample=2, generator=seeded(0))
+    return DreamEnv(make_tokenizer(), dream, recorded, horizon)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_dream_is_a_gymnasium_environment() -> None:
+    environment: gymnasium.Env = make_environment()
+    assert environment.observation_space.shape == (8, 12, 3)
+    for check in (check_reset_seed_determinism, check_step_determinism, check_returned_data_not_reused):
+        check(environment)
+    observation, info = environment.reset(seed=1)
+    assert observation in environment.observation_space and info == {}
+    observation, reward, terminated, truncated, info = environment.step(environment.action_space.sample())
+    assert observation in environment.observation_space and observation.dtype == np.uint8
+    assert isinstance(reward, float) and isinstance(terminated, bool) and isinstance(truncated, bool)
+    assert terminated == (info["continue"] < 0.5)
+
+
+def test_a_seeded_dream_repeats_itself() -> None:
+    environment = make_environment()
+    actions = make_actions(4).numpy()
+
+    def episode(seed: int | None) -> list[NDArray[np.uint8]]:
+        first, _ = environment.reset(seed=seed)
+        return [first, *(environment.step(action)[0] for action in actions)]
+
+    one, unseeded, again, other = (np.stack(episode(seed)) for seed in (1, None, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, unseeded) and not np.array_equal(one, other)
+    assert (one[0] != other[0]).any()  # another context
+
+
+def test_the_environment_shows_what_the_dream_decodes_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment, batch = make_environment(), make_batch(1, CONTEXT, seed=3)
+    environment.contexts = lambda seed: batch
+    steps: list[DreamStep] = []
+    imagine = environment.dream.step
+    monkeypatch.setattr(environment.dream, "step", lambda actions: steps.append(imagine(actions)) or steps[-1])
+    shown = [environment.reset(seed=9)[0]]
+    rewards = []
+    for action in make_actions(3).numpy():
+        observation, reward, *_ = environment.step(action)
+        shown.append(observation)
+        rewards.append(reward)
+    assert batch.latents is not None
+    latents = torch.cat((batch.latents, *(step.latents.reshape(1, 1, 4, 4) for step in steps)), dim=1)
+    with torch.no_grad():
+        pixels = 255 * make_tokenizer().decode_video(latents)[0, CONTEXT - 1 :].permute(0, 2, 3, 1)
+    assert np.abs(np.stack(shown) - pixels.numpy()).max() <= 0.51  # rounded, not cut
+    assert rewards == [float(step.reward[0]) for step in steps]
+
+
+def test_a_dreamt_episode_ends_at_the_horizon_or_where_the_agent_says() -> None:
+    environment = make_environment(horizon=2)
+    heads = environment.dream.agent.heads if environment.dream.agent else None
+    assert heads is not None
+    heads.continues = Scripted([[2.0], [2.0], [2.0], [-2.0]])
+    action = make_actions(1).numpy()[0]
+    environment.reset(seed=0)
+    ends = [environment.step(action)[2:4] for _ in range(2)]
+    environment.reset(seed=0)
+    ends += [environment.step(action)[2:4] for _ in range(2)]
+    assert ends == [(False, False), (False, True), (False, False), (True, True)]
+
+
+# --- learning in the dream ------------------------------------------------------------------------------------------
+
+
+class Scripted(nn.Module):
+    """A head that says one row of its script after the other."""
+
+    def __init__(self, script: list[list[float]]) -> None:
+        super().__init__()
+        self.script = iter(script)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.tensor(next(self.script))[:, None]
+
+
+def trajectories(model: WorldAndAgent, batch: Batch, seed: int = 0) -> Any:
+    return dream_trajectories(model, batch, horizon=STEPS, k_sample=2, generator=seeded(seed))
+
+
+def test_steps_after_a_dreamt_terminal_are_masked() -> None:
+    model, batch = WorldAndAgent(make_dynamics(), make_agent()), make_batch(3, CONTEXT)
+    # Logits that slots 1 .. 4 are not terminal, a column for each row.
+    script = torch.tensor([[2.0, -2, 2, 2], [2, 2, 2, -2], [-2, 2, 2, 2]])
+    model.agent.heads.continues = Scripted(script.T.tolist())
+    dreamt = trajectories(model, batch)
+    torch.testing.assert_close(dreamt.continues[:, 1:], script.sigmoid())
+    # Row 0 ends by arriving at slot 2: it acted at slots 0 and 1. Row 1 ends by its last step.
+    assert dreamt.alive.tolist() == [[True, True, False, False], [True] * 4, [True, False, False, False]]
+
+
+def test_trajectories_are_what_the_live_policy_dreams() -> None:
+    model, batch = WorldAndAgent(make_dynamics(), make_agent()), make_batch(2, CONTEXT)
+    dreamt = trajectories(model, batch, seed=4)
+    generator = seeded(4)
+    dream = Dream(model.dynamics, model.agent, k_sample=2, generator=generator)
+    features = start(dream, batch)[:, -1]
+    for t in range(STEPS):
+        torch.testing.assert_close(dreamt.features[:, t], features)
+        action = model.agent.heads.act(features).sample(generator)
+        assert torch.equal(dreamt.actions[:, t], action)
+        step = dream.step(action)
+        features = step.features
+        torch.testing.assert_close(
+            (dreamt.rewards[:, t + 1], dreamt.continues[:, t + 1]), (step.reward, step.continues)
+        )
+    torch.testing.assert_close(dreamt.features[:, STEPS], features)
+    assert not dreamt.features.requires_grad and not dreamt.rewards.requires_grad
+
+
+def make_stage(root: Path, **changes: Any) -> ImaginationStage:
+    config = dataclasses.replace(CONFIG, imagination=dataclasses.replace(CONFIG.imagination, **changes))
+    return ImaginationStage(config, [make_dataset(root, [9, 9])], "", WorldAndAgent(make_dynamics(), make_agent()))
+
+
+def test_imagination_loss_by_hand(tmp_path: Path) -> None:
+    stage, batch = make_stage(tmp_path, lambda_=0.7, beta=0.5), make_batch(4, CONTEXT)
+    heads, config = stage.model.agent.heads, stage.whole.imagination
+    with torch.no_grad():
+        heads.policy[-1].bias[:5] += torch.tensor([0.5, 0.0, -0.5, 1.0, 0.0])  # no longer the prior
+    loss, metrics = stage.loss(batch, seeded(4), 0.0)
+    dreamt = trajectories(stage.model, batch, seed=4)
+    logits = heads.value(dreamt.features).detach()
+    values = heads.value_bins.decode(logits)
+    returns = lambda_returns(dreamt.rewards, dreamt.continues, values, 0.9, 0.7)
+    states, alive = dreamt.features[:, :-1], dreamt.alive
+    policy, prior = heads.act(states), make_agent().heads.act(states)
+    assert 0 < alive.float().mean() < 1 and metrics["kl"] > 1e-3
+    expected, _ = PmpoLoss(config)(policy, prior, dreamt.actions, returns - values[:, :-1], alive)
+    value = heads.value_bins.loss(logits[:, :-1], returns)[alive].mean()
+    torch.testing.assert_close(metrics["value"], value)
+    torch.testing.assert_close(loss, expected + value)
+    assert metrics["imagined_length"].item() == pytest.approx(float(alive.sum()) / 4)
+    assert metrics["imagined_reward"].item() == pytest.approx(float(dreamt.rewards[:, 1:][alive].sum()) / 4, rel=1e-5)
+
+
+def test_only_policy_and_value_heads_learn_in_the_dream(tmp_path: Path) -> None:
+    stage, batch = make_stage(tmp_path), make_batch(4, CONTEXT)
+    before = {name: value.clone() for name, value in stage.model.state_dict().items()}
+    prior = {name: value.clone() for name, value in stage.prior.state_dict().items()}
+    optimizer = torch.optim.AdamW(stage.parameter_groups(), lr=1e-2, weight_decay=0.1)
+    for step in range(3):
+        optimizer.zero_grad()
+        stage.loss(batch, seeded(step), 0.0)[0].backward()
+        optimizer.step()
+    for name, value in stage.model.state_dict().items():
+        learns = name.startswith(("agent.heads.policy.", "agent.heads.value."))
+        assert torch.equal(value, before[name]) != learns, name
+    assert all(torch.equal(value, prior[name]) for name, value in stage.prior.state_dict().items())
+    assert stage.config.length == CONTEXT and stage.config.long_length == 0
+
+
+def test_the_control_shuffles_rewards_over_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Tensor] = []
+
+    def recorded(rewards: Tensor, *rest: Any) -> Tensor:
+        given.append(rewards)
+        return lambda_returns(rewards, *rest)
+
+    monkeypatch.setattr(imagination, "lambda_returns", recorded)
+    batch = make_batch(8, CONTEXT)
+    for shuffle in (False, True):
+        make_stage(tmp_path / str(shuffle), shuffle_rewards=shuffle).loss(batch, seeded(0), 0.0)
+    true, shuffled = (rewards[:, 1:] for rewards in given)
+    torch.testing.assert_close(true.flatten().sort().values, shuffled.flatten().sort().values, atol=0, rtol=0)
+    assert (true != shuffled).float().mean() > 0.8

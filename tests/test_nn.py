@@ -1,0 +1,391 @@
+"""Building blocks against float64 references, closed forms and numbers worked out by hand."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import ACTIONS, ONE_TIME_LAYER, TRUNK, make_actions, seeded
+from torch import Tensor
+
+from embody.config import ActionSpec, TransformerConfig
+from embody.nn import attention
+from embody.nn.attention import Attention, attend
+from embody.nn.cache import RingCache
+from embody.nn.distributions import FactoredCategorical, TwoHot, symexp, symlog
+from embody.nn.rope import rotary_angles, rotate
+from embody.nn.running_rms import RunningRms
+from embody.nn.transformer import Block, Transformer, run_second_stream
+from embody.training.muon import Muon, orthogonalise
+
+CAUSAL_5 = torch.ones(5, 5, dtype=torch.bool).tril()
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=seeded(seed))
+
+
+# --- rotary positions -----------------------------------------------------------------------------------------------
+
+
+def test_rope_turns_by_position_times_frequency() -> None:
+    cos, sin = rotary_angles(torch.tensor([0, 3]), 4, base=100.0)
+    torch.testing.assert_close(cos, torch.tensor([[1.0, 1.0], [math.cos(3), math.cos(0.3)]]))
+    turned = rotate(torch.tensor([[1.0, 0.0, 0.0, 2.0]] * 2), (cos, sin))
+    torch.testing.assert_close(turned[0], torch.tensor([1.0, 0.0, 0.0, 2.0]))
+    expected = torch.tensor([math.cos(3), -2 * math.sin(0.3), math.sin(3), 2 * math.cos(0.3)])
+    torch.testing.assert_close(turned[1], expected)
+
+
+def test_rope_products_depend_on_distance_only() -> None:
+    q, k = normal(8), normal(8, seed=1)
+
+    def product(at_q: int, at_k: int) -> float:
+        places = torch.tensor([at_q, at_k])
+        turned = rotate(torch.stack((q, k)), rotary_angles(places, 8, base=100.0))
+        return float(turned[0] @ turned[1])
+
+    assert product(5, 2) == pytest.approx(product(40, 37), abs=1e-4)
+    assert product(2, 5) == pytest.approx(product(17, 20), abs=1e-4)
+    products = [product(5, 2), product(2, 5), product(5, 1), product(5, 5)]
+    assert min(abs(a - b) for i, a in enumerate(products) for b in products[:i]) > 1e-2
+
+
+# --- attention ------------------------------------------------------------------------------------------------------
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None, soft_cap: float = 0.0) -> Tensor:
+    """Softmax attention in float64, query head n reading key head `n // (N / G)`; `allowed` `[X, Y]`."""
+    q, k, v = q.double(), k.double(), v.double()
+    heads = []
+    for n in range(q.shape[1]):
+        g = n // (q.shape[1] // k.shape[1])
+        logits = torch.einsum("bxk,byk->bxy", q[:, n], k[:, g]) / math.sqrt(q.shape[-1])
+        if soft_cap:
+            logits = soft_cap * torch.tanh(logits / soft_cap)
+        weights = logits.exp() if allowed is None else logits.exp() * allowed
+        heads.append(torch.einsum("bxy,byk->bxk", weights / weights.sum(dim=-1, keepdim=True), v[:, g]))
+    return torch.stack(heads, dim=1)
+
+
+@pytest.mark.parametrize("soft_cap", [0.0, 1.5])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_softmax_with_grouped_heads(causal: bool, soft_cap: float) -> None:
+    q, k, v = 3 * normal(3, 4, 5, 8), normal(3, 2, 5, 8, seed=1), normal(3, 2, 5, 8, seed=2)
+    expected = reference(q, k, v, CAUSAL_5 if causal else None, soft_cap)
+    found = attend(q, k, v, causal=causal, soft_cap=soft_cap)
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("soft_cap", [0.0, 1.5])
+def test_attention_over_the_batch_limit_goes_in_parts(soft_cap: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = normal(7, 4, 5, 8), normal(7, 2, 5, 8, seed=1), normal(7, 2, 5, 8, seed=2)
+    whole = attend(q, k, v, causal=True, soft_cap=soft_cap)
+    rows = []
+    sdpa, tanh = F.scaled_dot_product_attention, torch.tanh
+    monkeypatch.setattr(attention, "_MAX_BATCH", 3)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, *a, **kw: rows.append(len(q)) or sdpa(q, *a, **kw))
+    monkeypatch.setattr(torch, "tanh", lambda x: rows.append(len(x)) or tanh(x))
+    torch.testing.assert_close(attend(q, k, v, causal=True, soft_cap=soft_cap), whole)
+    assert rows == [3, 3, 1]
+
+
+def test_attention_in_a_bf16_step_on_the_cpu_is_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = []
+    sdpa = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **kw: inside.append(sdpa(*a, **kw)) or inside[-1])
+    q, k, v = normal(3, 4, 5, 8), normal(3, 2, 5, 8, seed=1), normal(3, 2, 5, 8, seed=2).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = attend(q, k, v, causal=True)
+    assert inside[0].dtype == torch.float32 and found.dtype == torch.bfloat16
+    torch.testing.assert_close(inside[0].double(), reference(q, k, v, CAUSAL_5), atol=1e-5, rtol=1e-5)
+
+
+def test_queries_and_keys_are_normalised_and_values_are_not() -> None:
+    layer = Attention(TRUNK)
+    angles = rotary_angles(torch.arange(5), 4, TRUNK.rope_base)
+    x = normal(2, 5, 16)
+    q, k, v = layer.project(x, angles)
+    assert q.shape == (2, 4, 5, 4) and k.shape == v.shape == (2, 2, 5, 4)
+    q_large, k_large, v_large = layer.project(10 * x, angles)
+    torch.testing.assert_close((q_large, k_large, v_large), (q, k, 10 * v), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(k.square().mean(dim=-1), torch.ones(2, 2, 5), atol=1e-3, rtol=0)
+
+
+# --- two streams ----------------------------------------------------------------------------------------------------
+
+
+def by_hand(block: Block, x_FSD: Tensor, allowed: Tensor) -> Tensor:
+    """A space layer with a mask `[S, S]`, attention in float64."""
+    angles = rotary_angles(torch.arange(x_FSD.shape[1]), 4, TRUNK.rope_base)
+    o = reference(*block.attention.project(block.attention_norm(x_FSD), angles), allowed).float()
+    x_FSD = x_FSD + block.attention.out(o.transpose(1, 2).flatten(2))
+    return x_FSD + block.mlp(block.mlp_norm(x_FSD))
+
+
+def test_a_space_layer_of_two_streams_is_a_masked_one() -> None:
+    torch.manual_seed(0)
+    block, x = Block(TRUNK), normal(2, 3, 5, 16)
+    allowed = torch.ones(5, 5, dtype=torch.bool)
+    allowed[:3, 3:] = False  # the first three tokens do not see the others
+    angles = rotary_angles(torch.arange(5), 4, TRUNK.rope_base)
+    found, (k, v) = block.space(x, angles, first=3)
+    expected = by_hand(block, x.flatten(0, 1), allowed).view_as(x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    # The same with the second stream in a call of its own, over the first one's keys and values.
+    last = tuple(part[3:] for part in angles)
+    alone, _ = block.space(x[:, :, 3:], (last[0], last[1]), first=2, memory=(k[:, :, :3], v[:, :, :3]))
+    torch.testing.assert_close(alone, expected[:, :, 3:], atol=1e-5, rtol=1e-5)
+
+
+def test_a_space_layer_keeps_frames_apart() -> None:
+    torch.manual_seed(0)
+    block, x = Block(TRUNK), normal(2, 3, 5, 16).requires_grad_()
+    out, _ = block.space(x, rotary_angles(torch.arange(5), 4, TRUNK.rope_base), first=5)
+    (gradient,) = torch.autograd.grad(out[0, 1].square().sum(), x)
+    assert gradient[0, 1].abs().sum(dim=-1).min() > 0
+    gradient[0, 1] = 0
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("pattern", ["STST", "SSST"])
+def test_the_second_stream_in_its_own_call_equals_both_in_one(pattern: str) -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(TRUNK, pattern=pattern)
+    model = Transformer(config)
+    world, agent = normal(2, 4, 3, 16).requires_grad_(), normal(2, 4, 2, 16, seed=1).requires_grad_()
+    both, _ = model(torch.cat((world, agent), dim=2), first=3)
+    alone, memory = model(world)
+    second = model.norm(run_second_stream(list(model.blocks), config, agent, memory))
+    torch.testing.assert_close(both[:, :, :3], alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(both[:, :, 3:], second, atol=1e-5, rtol=1e-5)
+    (back,) = torch.autograd.grad(both[:, :, :3].square().sum(), agent, retain_graph=True)
+    assert not back.any()  # nothing attends back
+    (read,) = torch.autograd.grad(second.square().sum(), world)
+    assert read.abs().sum(dim=-1).min() > 0
+
+
+def test_time_layers_are_causal() -> None:
+    torch.manual_seed(0)
+    model, x = Transformer(TRUNK), normal(2, 5, 3, 16).requires_grad_()
+    out, _ = model(x)
+    (gradient,) = torch.autograd.grad(out[0, 2].square().sum(), x)
+    assert gradient[0, :3].abs().sum(dim=(1, 2)).min() > 0
+    assert not gradient[0, 3:].any() and not gradient[1].any()
+
+
+# --- cache ----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def frame_by_frame(model: Transformer, x: Tensor, cache: RingCache, at_once: int = 1) -> Tensor:
+    """All of `x` `[B, T, S, D]` through the cache, the first `at_once` frames in one call."""
+    parts = x.split([at_once] + [1] * (x.shape[1] - at_once), dim=1)
+    outputs = []
+    for part in parts:
+        outputs.append(model(part, cache=cache)[0])
+        cache.commit(part.shape[1])
+    return torch.cat(outputs, dim=1)
+
+
+def make_cached(config: TransformerConfig, context: int) -> tuple[Transformer, RingCache]:
+    torch.manual_seed(0)
+    return Transformer(config), RingCache(config, rows=2, tokens=3, context=context)
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize("soft_cap", [0.0, 1.5])
+def test_cached_equals_uncached_inside_the_window(at_once: int, soft_cap: float) -> None:
+    model, cache = make_cached(dataclasses.replace(TRUNK, soft_cap=soft_cap), context=6)
+    x = normal(2, 6, 3, 16)
+    with torch.no_grad():
+        expected, _ = model(x)
+    torch.testing.assert_close(frame_by_frame(model, x, cache, at_once), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_full_ring_holds_the_last_frames() -> None:
+    model, cache = make_cached(ONE_TIME_LAYER, context=3)
+    x = normal(2, 8, 3, 16)
+    found = frame_by_frame(model, x, cache, at_once=2)
+    for t in range(8):
+        with torch.no_grad():
+            window, _ = model(x[:, max(0, t - 2) : t + 1])
+        torch.testing.assert_close(found[:, t], window[:, -1], atol=1e-5, rtol=1e-5)
+    assert cache.k.shape == (1, 2 * 3, 2, 3, 4)  # layers, rows x tokens, key heads, context, head
+
+
+@pytest.mark.parametrize("before", [2, 7])  # a ring half empty, and one that drops frames
+def test_frames_in_progress_overwrite_one_another_until_one_is_kept(before: int) -> None:
+    model, cache = make_cached(ONE_TIME_LAYER, context=3)
+    _, untouched = make_cached(ONE_TIME_LAYER, context=3)
+    x = normal(2, before + 3, 3, 16)
+    frame_by_frame(model, x[:, :before], cache)
+    frame_by_frame(model, x[:, :before], untouched)
+    with torch.no_grad():
+        for seed in (1, 2, 3):
+            model(normal(2, 1, 3, 16, seed=seed), cache=cache)
+    assert cache.frames == before
+    expected = frame_by_frame(model, x[:, before:], untouched)
+    torch.testing.assert_close(frame_by_frame(model, x[:, before:], cache), expected, atol=0, rtol=0)
+
+
+def test_several_frames_fit_an_empty_cache_only() -> None:
+    model, cache = make_cached(TRUNK, context=3)
+    with pytest.raises(AssertionError, match="empty cache"):
+        model(normal(2, 4, 3, 16), cache=cache)
+    frame_by_frame(model, normal(2, 1, 3, 16), cache)
+    with pytest.raises(AssertionError, match="empty cache"):
+        model(normal(2, 2, 3, 16), cache=cache)
+
+
+def test_selected_rows_go_on_with_their_own_history() -> None:
+    model, cache = make_cached(TRUNK, context=6)
+    x, more = normal(2, 3, 3, 16), normal(3, 2, 3, 16, seed=1)
+    rows = torch.tensor([1, 0, 1])
+    frame_by_frame(model, x, cache)
+    found = frame_by_frame(model, more, cache.select(rows))
+    with torch.no_grad():
+        expected, _ = model(torch.cat((x[rows], more), dim=1))
+    torch.testing.assert_close(found, expected[:, 3:], atol=1e-5, rtol=1e-5)
+    # The chosen rows are copies: the others go on undisturbed.
+    with torch.no_grad():
+        expected, _ = model(torch.cat((x, more[:2]), dim=1))
+    torch.testing.assert_close(frame_by_frame(model, more[:2], cache), expected[:, 3:], atol=1e-5, rtol=1e-5)
+
+
+# --- distributions --------------------------------------------------------------------------------------------------
+
+
+def test_symlog_by_hand() -> None:
+    x = torch.tensor([-1e6, -1.0, 0.0, 1e-6, math.e - 1, 1e6])
+    torch.testing.assert_close(symlog(x), torch.tensor([-13.815512, -math.log(2), 0.0, 1e-6, 1.0, 13.815512]))
+    torch.testing.assert_close(symexp(symlog(x)), x, rtol=1e-5, atol=1e-12)
+
+
+def test_two_hot_by_hand() -> None:
+    # Bins at 0, 1 and 3, evenly spaced in symlog; the mean of the weights is the number.
+    two_hot = TwoHot(0.0, 3.0, 3)
+    torch.testing.assert_close(symexp(two_hot.bins), torch.tensor([0.0, 1.0, 3.0]))
+    expected = torch.tensor([[1.0, 0, 0], [0.75, 0.25, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1]])
+    found = two_hot.encode(torch.tensor([0.0, 0.25, 1.0, 2.0, 3.0]))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    outside = two_hot.encode(torch.tensor([-5.0, 9.0]))
+    torch.testing.assert_close(outside, torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
+
+
+@pytest.mark.parametrize(("low", "high", "bins"), [(0.0, 1.0, 41), (-2.0, 2.0, 11), (-1e6, 1e6, 255)])
+def test_two_hot_gives_back_every_number_of_its_range(low: float, high: float, bins: int) -> None:
+    two_hot = TwoHot(low, high, bins)
+    sizes = torch.logspace(-6, 6, 121)
+    x = torch.cat((-sizes.flip(0), torch.zeros(1), sizes))
+    x = x[(x >= low) & (x <= high)]
+    weights = two_hot.encode(x)
+    assert ((weights > 0).sum(dim=-1) <= 2).all() and (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(len(x)))
+    for decode in (two_hot.decode, two_hot.decode_peak):
+        torch.testing.assert_close(decode(weights.log()), x, rtol=1e-4, atol=1e-6)
+
+
+def test_a_little_mass_on_a_far_bin_moves_the_mean_but_not_the_peak() -> None:
+    two_hot = TwoHot(-1e6, 1e6, 255)
+    weights = 0.99 * two_hot.encode(torch.tensor([0.25, 100.0, 1e6])) + 0.01 / 255
+    peak = two_hot.decode_peak(weights.log())
+    torch.testing.assert_close(peak, torch.tensor([0.25, 100.0, 1e6]), rtol=2e-3, atol=2e-3)
+    skewed = weights.clone()
+    skewed[:, -1] += 0.01
+    assert (two_hot.decode(skewed.log())[:2] > 9_000).all()
+    torch.testing.assert_close(two_hot.decode_peak(skewed.log())[:2], peak[:2], rtol=1e-5, atol=1e-5)
+
+
+def test_two_hot_loss_is_cross_entropy() -> None:
+    two_hot, x = TwoHot(-2.0, 2.0, 11), normal(4, 3)
+    logits = normal(4, 3, 11, seed=1).requires_grad_()
+    loss = two_hot.loss(logits, x)
+    expected = F.cross_entropy(logits.flatten(0, 1), two_hot.encode(x).flatten(0, 1), reduction="none")
+    torch.testing.assert_close(loss, expected.view(4, 3))
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    torch.testing.assert_close(gradient, logits.softmax(dim=-1) - two_hot.encode(x))
+
+
+def test_a_two_hot_range_that_cannot_work_is_refused() -> None:
+    for arguments in ((1.0, 1.0, 5), (0.0, 1.0, 1)):
+        with pytest.raises(ValueError, match="two-hot range"):
+            TwoHot(*arguments)
+
+
+def test_factored_categorical_equals_independent_categoricals() -> None:
+    logits, other = 2 * normal(6, 4, 5), normal(6, 4, 5, seed=1)
+    actions = make_actions(6, 4)
+    ours, theirs = FactoredCategorical(logits, ACTIONS), FactoredCategorical(other, ACTIONS)
+    p = [torch.distributions.Categorical(logits=part) for part in logits.split(ACTIONS.sizes, dim=-1)]
+    q = [torch.distributions.Categorical(logits=part) for part in other.split(ACTIONS.sizes, dim=-1)]
+    log_prob = p[0].log_prob(actions[..., 0]) + p[1].log_prob(actions[..., 1])
+    torch.testing.assert_close(ours.log_prob(actions), log_prob)
+    torch.testing.assert_close(ours.entropy(), p[0].entropy() + p[1].entropy())
+    kl = torch.distributions.kl_divergence(p[0], q[0]) + torch.distributions.kl_divergence(p[1], q[1])
+    torch.testing.assert_close(ours.kl(theirs), kl)
+    torch.testing.assert_close(ours.kl(ours), torch.zeros(6, 4))
+
+
+def test_actions_are_sampled_as_often_as_they_are_likely() -> None:
+    n = 20_000
+    logits = torch.tensor([1.0, 0.0, -2.0, 0.5, -0.5]).expand(n, -1)
+    policy = FactoredCategorical(logits, ACTIONS)
+    actions = policy.sample(seeded(0))
+    assert actions.shape == (n, 2) and actions.dtype == torch.int64
+    first, second = (log_p[0].exp() for log_p in policy.log_probs)
+    expected = first[:, None] * second  # factors are independent
+    counts = torch.zeros(3, 2).index_put(tuple(actions.unbind(-1)), torch.ones(n), accumulate=True)
+    deviation = (expected * (1 - expected) / n).sqrt()
+    assert ((counts / n - expected).abs() < 4.5 * deviation).all()
+    assert torch.equal(actions, policy.sample(seeded(0)))
+
+
+def test_logits_that_do_not_fit_the_actions_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 logits"):
+        FactoredCategorical(torch.zeros(2, 4), ActionSpec((3, 2)))
+
+
+# --- loss scale and optimiser ---------------------------------------------------------------------------------------
+
+
+def test_running_rms_by_hand() -> None:
+    rms, loss = RunningRms(decay=0.5), torch.tensor(2.0, requires_grad=True)
+    scaled = rms(loss)
+    scaled.backward()
+    assert float(scaled.detach()) == pytest.approx(1.0) and loss.grad is not None
+    assert float(loss.grad) == pytest.approx(0.5)  # the divisor carries no gradient
+    # Mean square (4/4 + 16/2) / (3/4) = 12
+    assert float(rms(torch.tensor(4.0))) == pytest.approx(4 / math.sqrt(12))
+    rms.eval()
+    assert float(rms(torch.tensor(6.0))) == float(rms(torch.tensor(6.0))) == pytest.approx(6 / math.sqrt(12))
+
+
+@pytest.mark.parametrize("shape", [(24, 10), (10, 24), (16, 16)])
+def test_orthogonalise_keeps_directions_and_levels_singular_values(shape: tuple[int, int]) -> None:
+    u, _, vh = torch.linalg.svd(normal(*shape), full_matrices=False)
+    sizes = torch.linspace(0.05, 3.0, min(shape))
+    result = orthogonalise(u * sizes @ vh)
+    core = u.T @ result @ vh.T
+    assert (core.diagonal() > 0.65).all() and (core.diagonal() < 1.25).all()
+    torch.testing.assert_close(core, torch.diag(core.diagonal()), atol=1e-4, rtol=0)
+    assert not orthogonalise(torch.zeros(shape)).any()
+
+
+def test_muon_steps_by_hand() -> None:
+    weight, idle = normal(6, 4).requires_grad_(), normal(3, 3).requires_grad_()
+    start = weight.detach().clone()
+    before = idle.detach().clone()
+    optimizer = Muon([weight, idle], lr=0.5, momentum=0.9)
+    first, second = normal(6, 4, seed=1), normal(6, 4, seed=2)
+    for gradient in (first, second):
+        weight.grad = gradient.clone()
+        optimizer.step()
+    size = 0.5 * 0.2 * math.sqrt(6)
+    momentum = [0.1 * first, 0.09 * first + 0.1 * second]
+    updates = [orthogonalise(0.1 * g + 0.9 * m) for g, m in zip((first, second), momentum, strict=True)]
+    torch.testing.assert_close(weight.detach(), start - size * (updates[0] + updates[1]), atol=1e-5, rtol=1e-5)
+    assert torch.equal(idle.detach(), before)  # no gradient, no step
+    rms = updates[0].square().mean().sqrt() * size / 0.5
+    assert float(rms) == pytest.approx(0.2, rel=0.2)

@@ -1,0 +1,218 @@
+"""A whole run, tiny: what it leaves, what it does the second time, what it refuses."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TASK, tiny_config
+
+from embody.config import Config, to_dict
+from embody.data import open_dataset
+from embody.distributed.checkpoint import load_tensors, tensors_hash
+from embody.evaluation import demonstrations, read_results
+from embody.evaluation.results import lookup
+from embody.logger_manager import read_metrics
+from embody.model import load_tokenizer
+from embody.trainer import Trainer
+
+STAGES = ("tokenizer", "dynamics", "agent", "imagination")
+RATES = ("mean", "low", "high")
+POLICIES = ("random", "demonstrations", "cloning", "imagination")
+STABLE_KEYS = (
+    "tokenizer.psnr_db",
+    "tokenizer.cell_accuracy",
+    "dynamics.gain_over_copy_db",
+    "dynamics.changed_cell_accuracy_h10",
+    "dynamics.action_shuffle_ratio",
+    "dynamics.reward_recall",
+    "dynamics.reward_precision",
+    *(f"success.{policy}.{rate}" for policy in POLICIES for rate in RATES),
+    *(f"success.{policy}.tasks.{TASK}.{rate}" for policy in POLICIES for rate in RATES),
+    "wall_seconds",
+    "seed",
+)
+
+
+def has(results: Mapping[str, Any], key: str) -> bool:
+    *path, last = key.split(".")
+    return last in (lookup(results, ".".join(path)) if path else results)
+
+
+def states(root: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino) for path in root.rglob("*") if path.is_file()}
+
+
+def changed(config: Config, stage: str, **fields: Any) -> Config:
+    return dataclasses.replace(config, **{stage: dataclasses.replace(getattr(config, stage), **fields)})
+
+
+# --- what a run leaves ----------------------------------------------------------------------------------------------
+
+
+def test_results_have_their_stable_keys(finished: Path) -> None:
+    results = read_results(finished / "runs" / "tiny" / "results.json")
+    assert [key for key in STABLE_KEYS if not has(results, key)] == []
+    for key in ("tokenizer.psnr_db", "tokenizer.cell_accuracy", "dynamics.gain_over_copy_db", "wall_seconds"):
+        assert isinstance(lookup(results, key), float), key
+    for policy in POLICIES:
+        low, mean, high = (lookup(results, f"success.{policy}.{rate}") for rate in ("low", "mean", "high"))
+        assert 0 <= low <= mean <= high <= 1
+    assert lookup(results, "success.cloning.episodes") == 3
+    assert not {"cloning_best", "shuffled"} & set(results["success"])
+    assert (results["seed"], results["command"]) == (0, "embody run tiny")
+
+
+def test_results_count_what_the_data_says(finished: Path) -> None:
+    results = read_results(finished / "runs" / "tiny" / "results.json")
+    dataset = open_dataset(finished / "data" / TASK)
+    rows = dataset.episodes("train")
+    assert demonstrations([dataset], "train").tasks[TASK] == (sum(row.success for row in rows), 24)
+    assert lookup(results, "success.demonstrations.mean") == pytest.approx(sum(row.success for row in rows) / 24)
+    assert results["tokenizer"]["frames"] == sum(row.length for row in dataset.episodes("validation"))
+    stages = {"collect", "tokenizer", "encode", "dynamics", "agent", "imagination", "evaluate"}
+    # The session's datasets are recorded before its run begins.
+    assert set(results["stage_seconds"]) | {"collect"} == stages
+    assert results["wall_seconds"] == pytest.approx(sum(results["stage_seconds"].values()))
+
+
+def test_the_report_is_one_file_that_needs_no_network(finished: Path) -> None:
+    page = (finished / "runs" / "tiny" / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?!data:|#)[^"'>\s]+""", page)
+    assert not re.findall(r"@import|url\((?!['\"]?data:)|<link|fetch\(|XMLHttpRequest", page)
+    for part in ("embody run tiny", TASK, "data:image/", "wall time"):
+        assert part.lower() in page.lower(), part
+    assert (finished / "runs" / "tiny" / "pictures" / "dream.gif").read_bytes()[:4] == b"GIF8"
+
+
+def test_the_run_is_where_the_config_says(finished: Path) -> None:
+    config = tiny_config(finished)
+    assert json.loads((config.run_dir / "config.json").read_text()) == json.loads(json.dumps(to_dict(config)))
+    for stage in STAGES:
+        assert load_tensors(config.weights(stage))[1]["training"]["lr"] == 2e-3
+    assert {line["stage"] for line in read_metrics(config.run_dir / "metrics.jsonl")} == set(STAGES)
+    assert all(stage in next(Path(config.logs_dir).iterdir()).read_text() for stage in STAGES)
+    latents = config.dataset_dir(TASK) / "latents"
+    tokenizer, _ = load_tokenizer(config.weights("tokenizer"))
+    assert [folder.name for folder in latents.iterdir()] == [tensors_hash(tokenizer.state_dict())]
+
+
+# --- the second time ------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_trains_nothing(finished_config: Config) -> None:
+    config = finished_config
+    roots = [Path(config.models_dir), Path(config.data_dir), config.run_dir / "checkpoints"]
+    before = [states(root) for root in roots]
+    metrics = (config.run_dir / "metrics.jsonl").read_bytes()
+    first = read_results(config.run_dir / "results.json")
+    Trainer(config=config).run(command="embody run tiny")
+    assert [states(root) for root in roots] == before
+    assert (config.run_dir / "metrics.jsonl").read_bytes() == metrics
+    second = read_results(config.run_dir / "results.json")
+    for part in ("tokenizer", "dynamics", "success"):
+        assert first[part] == second[part], part  # measured anew, from the same seeds
+
+
+def test_full_adds_the_controls(finished_config: Config) -> None:
+    config = changed(finished_config, "evaluation", full=True)
+    before = states(Path(config.models_dir))
+    Trainer(config=config).run()
+    after = states(Path(config.models_dir))
+    assert {path: after[path] for path in before} == before
+    results = read_results(config.run_dir / "results.json")
+    for policy in ("cloning_best", "shuffled"):
+        assert all(has(results, f"success.{policy}.{rate}") for rate in RATES), policy
+        assert lookup(results, f"success.{policy}.episodes") == 4
+    about = {name: load_tensors(config.weights(name))[1] for name in ("shuffled", "imagination")}
+    assert [about[name]["imagination"]["shuffle_rewards"] for name in about] == [True, False]
+    assert about["shuffled"]["upstream"] == about["imagination"]["upstream"]
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields", "differs"),
+    [
+        ("train_tokenizer", {"lr": 1e-3}, "training"),
+        ("tokenizer", {"mask_max": 0.5}, "models"),
+    ],
+)
+def test_finished_weights_of_another_config_are_refused(
+    finished_config: Config, stage: str, fields: dict[str, Any], differs: str
+) -> None:
+    config = changed(finished_config, stage, **fields)
+    before = states(Path(config.models_dir)) | states(Path(config.data_dir)) | states(config.run_dir)
+    with pytest.raises(
+        ValueError, match=rf"models/tiny/tokenizer\.safetensors was made .*\({differs} differs\)"
+    ) as stop:
+        Trainer(config=config).run()
+    assert "\n" not in str(stop.value)
+    after = states(Path(config.models_dir)) | states(Path(config.data_dir)) | states(config.run_dir)
+    assert after == before
+
+
+def test_other_data_is_refused(finished_config: Config) -> None:
+    config = finished_config
+    with pytest.raises(ValueError, match="collected with train_episodes 24, now 25"):
+        Trainer(config=changed(config, "collect", train_episodes=25)).run()
+    with pytest.raises(ValueError, match="collected with seed 0, now 1"):
+        Trainer(config=dataclasses.replace(config, seed=1)).run()
+    assert json.loads((config.run_dir / "config.json").read_text())["seed"] == 0
+
+
+def test_a_refusal_leaves_the_config_of_the_run(config: Config) -> None:
+    Trainer(config=config).train_tokenizer()
+    path = config.run_dir / "config.json"
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="unknown task 'Chess'"):
+        Trainer(config=changed(config, "env", tasks=("Chess",))).collect()
+    config.weights("tokenizer").unlink()
+    with pytest.raises(ValueError, match=r"checkpoints/tokenizer\.safetensors was made with another config"):
+        Trainer(config=changed(config, "train_tokenizer", lr=1e-3)).train_tokenizer()
+    assert path.read_bytes() == before
+
+
+def test_a_new_tokenizer_makes_what_follows_stale(finished_config: Config) -> None:
+    config = finished_config
+    for path in (config.weights("tokenizer"), config.checkpoint("tokenizer")):
+        path.unlink()
+    config = changed(config, "train_tokenizer", lr=1e-3)
+    trainer = Trainer(config=config)
+    trainer.train_tokenizer()
+    with pytest.raises(ValueError, match=r"dynamics\.safetensors was made .*\(upstream differs\)"):
+        trainer.train_dynamics()
+    config.weights("dynamics").unlink()
+    with pytest.raises(ValueError, match=r"dynamics\.safetensors was made with another config or data: delete it"):
+        trainer.train_dynamics()
+    config.checkpoint("dynamics").unlink()
+    with pytest.raises(ValueError, match="no latents of tokenizer .*: run `embody encode` first"):
+        trainer.train_dynamics()
+    trainer.encode()
+    trainer.train_dynamics()
+    with pytest.raises(ValueError, match=r"agent\.safetensors was made .*\(upstream differs\)"):
+        trainer.train_agent()
+
+
+def test_stages_out_of_order_say_what_is_missing(config: Config) -> None:
+    trainer = Trainer(config=config)
+    with pytest.raises(ValueError, match=r"no weights at .*tokenizer\.safetensors: run the stage that writes them"):
+        trainer.train_dynamics()
+    with pytest.raises(ValueError, match=r"no weights at .*tokenizer\.safetensors"):
+        trainer.evaluate()
+
+
+# --- the seed's signature -------------------------------------------------------------------------------------------
+
+
+def test_epochs_are_positional(config: Config) -> None:
+    trainer = Trainer(0.1, 0.2, 0.3, config=config)
+    stages = (trainer.config.train_tokenizer, trainer.config.train_dynamics, trainer.config.train_agent)
+    assert [stage.epochs for stage in stages] == [0.1, 0.2, 0.3]
+    assert Trainer(config=config).config == config
+    auto = Trainer(config=dataclasses.replace(config, precision="auto")).config
+    assert auto.precision in ("float32", "bfloat16")

@@ -1,0 +1,373 @@
+"""The training loop by hand, resuming bit for bit, what each phase freezes, and that each phase learns."""
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TASK, tiny_config
+from torch import Tensor, nn
+
+from embody.batch import Batch
+from embody.collection import collect
+from embody.config import Config, StageConfig
+from embody.data import Dataset, LatentWriter, open_dataset
+from embody.distributed.checkpoint import load_tensors
+from embody.dynamics import Dynamics
+from embody.logger_manager import LoggerManager, read_metrics
+from embody.model import Agent, WorldAndAgent
+from embody.nn.running_rms import RunningRms
+from embody.training import imagination, precision
+from embody.training.agent import AgentStage
+from embody.training.dynamics import DynamicsStage
+from embody.training.imagination import ImaginationStage
+from embody.training.loop import Stage, learning_rate, train
+from embody.training.precision import fastest_precision
+from embody.training.tokenizer import TokenizerStage
+
+STAGES = ("tokenizer", "dynamics", "agent", "imagination")
+
+
+def run(stage: Stage, folder: Path, *, about: Any = None, precision: str = "float32", stop: int | None = None) -> Path:
+    """Train `stage` with all of its files in `folder`; the checkpoint's path."""
+    logger = LoggerManager(folder, folder, "test")
+    path = folder / f"{stage.name}.safetensors"
+    train(stage, checkpoint=path, about=about or {}, logger=logger, precision=precision, seed=3, stop_after=stop)
+    logger.close()
+    return path
+
+
+def losses(folder: Path, key: str = "loss") -> list[float]:
+    return [line[key] for line in read_metrics(folder / "metrics.jsonl")]
+
+
+# --- the rate -------------------------------------------------------------------------------------------------------
+
+
+def test_the_rate_warms_up_stays_and_decays() -> None:
+    config = StageConfig(warmup=0.1, decay=0.4, final_lr=0.2)
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10:61] == [1.0] * 51
+    # 0.2 + 0.8 * left / 40, where `left` counts the steps still to take, this one included.
+    assert rates[61:] == pytest.approx([0.2 + 0.8 * left / 40 for left in range(39, 0, -1)])
+
+
+def test_the_rate_of_a_short_training_is_never_0() -> None:
+    rates = [learning_rate(StageConfig(warmup=0.02, decay=0.4, final_lr=0.05), step, 3) for step in range(3)]
+    assert rates == pytest.approx([1.0, 1.0, 0.05 + 0.95 / 1.2])
+
+
+# --- the loop, on one number ----------------------------------------------------------------------------------------
+
+
+class OneNumber:
+    """`loss = w * factor`: every gradient is `factor`, infinite or not."""
+
+    name = "one"
+
+    def __init__(self, factors: list[float], **fields: Any) -> None:
+        fields = {"lr": 0.1, "warmup": 0.0, "decay": 0.0, "weight_decay": 0.0, "checkpoint_every": 1} | fields
+        self.config = StageConfig(log_every=1, **fields)
+        self.factors, self.steps = factors, len(factors)
+        self.model: nn.Module = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.model.weight)
+        self.losses: nn.Module = RunningRms()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.model.parameters())}]
+
+    def batches(self, start: int) -> Iterable[Batch]:
+        for factor in self.factors[start:]:
+            value = torch.full((1, 1), factor)
+            nothing = torch.zeros(1, 1, dtype=torch.bool)
+            yield Batch(nothing[..., None].long(), value, value, nothing, nothing, ~nothing, nothing.long())
+
+    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.model(batch.rewards).sum(), {"progress": torch.tensor(progress)}
+
+
+def test_the_average_by_hand(tmp_path: Path) -> None:
+    stage = OneNumber([1.0] * 3, ema=0.3)
+    path = run(stage, tmp_path)
+    # AdamW steps by its rate when all gradients are equal; the decay is min(ema, (step + 1) / (step + 10)).
+    average, weight = 1.0, 1.0
+    for decay in (1 / 10, 2 / 11, 3 / 12):
+        weight -= 0.1
+        average = decay * average + (1 - decay) * weight
+    saved = load_tensors(path)[0]
+    assert float(saved["model.weight"]) == pytest.approx(0.7)
+    assert float(saved["average.weight"]) == pytest.approx(average)
+    assert torch.equal(stage.model.weight, saved["average.weight"])  # what the loop leaves is the average
+    assert losses(tmp_path, "progress") == pytest.approx([0, 1 / 3, 2 / 3])
+
+
+def test_the_average_keeps_to_its_decay(tmp_path: Path) -> None:
+    saved = load_tensors(run(OneNumber([1.0] * 2, ema=0.05), tmp_path))[0]
+    first = 0.05 * 1.0 + 0.95 * 0.9
+    assert float(saved["average.weight"]) == pytest.approx(0.05 * first + 0.95 * 0.8)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, bad: float) -> None:
+    stage = OneNumber([1.0, 1.0, bad, 1.0])
+    with pytest.raises(ValueError, match="one: the loss is not finite at step 2: lower train_one.lr"):
+        run(stage, tmp_path)
+    saved, about = load_tensors(tmp_path / "one.safetensors")
+    assert about["step"] == 2 and float(saved["model.weight"]) == pytest.approx(0.8)
+
+
+def test_a_checkpoint_of_another_config_is_refused_and_kept(tmp_path: Path) -> None:
+    path = run(OneNumber([1.0] * 4), tmp_path, about={"lr": 1}, stop=2)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="one.safetensors was made with another config or data: delete it"):
+        run(OneNumber([1.0] * 4), tmp_path, about={"lr": 2})
+    with pytest.raises(ValueError, match="another config or data"):
+        run(OneNumber([1.0] * 5), tmp_path, about={"lr": 1})
+    assert path.read_bytes() == before
+    run(OneNumber([1.0] * 4), tmp_path, about={"lr": 1})
+    assert load_tensors(path)[1]["step"] == 4
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    # AdamW hides the size of the first gradient, not that of the second beside it: m / sqrt(v) by hand.
+    run(stage := OneNumber([1.0, 100.0], ema=0.0, clip=1.0), tmp_path / "clipped")
+    assert stage.model.weight.item() == pytest.approx(0.8)
+    run(stage := OneNumber([1.0, 100.0], ema=0.0, clip=1e9), tmp_path / "free")
+    m, v = (0.1 * 0.9 + 0.1 * 100) / (1 - 0.9**2), (0.01 * 0.99 + 0.01 * 100**2) / (1 - 0.99**2)
+    assert stage.model.weight.item() == pytest.approx(0.9 - 0.1 * m / v**0.5)
+    assert losses(tmp_path / "free", "gradient_norm") == pytest.approx([1.0, 100.0])
+
+
+# --- the four stages ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dataset(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The tiny run's episodes."""
+    root = tmp_path_factory.mktemp("latents")
+    shutil.copytree(recorded, root, dirs_exist_ok=True)
+    return with_latents(open_dataset(root / "data" / TASK), tiny_config(root))
+
+
+def with_latents(dataset: Dataset, config: Config) -> Dataset:
+    """Latents called "raw": random projections of the pixels, of mean 0 and deviation 1."""
+    tokens, channels = config.tokenizer.latents, config.tokenizer.channels
+    video = np.concatenate([dataset.frames(row.id, 0, row.length) for row in dataset.episodes()])
+    pixels = video.reshape(len(video), -1) / 255.0
+    projected = (pixels - pixels.mean(axis=0)) @ np.random.default_rng(0).normal(
+        size=(pixels.shape[1], tokens * channels)
+    )
+    latents = (projected / projected.std(axis=0)).reshape(-1, tokens, channels)
+    writer = LatentWriter(dataset, "raw", tokens, channels)
+    for shard in writer.pending():
+        writer.write_shard(shard, latents[shard.start : shard.stop])
+    return dataset
+
+
+def make(name: str, config: Config, dataset: Dataset) -> Stage:
+    """A stage at its start; those that need earlier ones get models that are as good as new."""
+    if name == "tokenizer":
+        return TokenizerStage(config, [dataset])
+    if name == "dynamics":
+        return DynamicsStage(config, [dataset], "raw")
+    torch.manual_seed(1)
+    dynamics = Dynamics(config.dynamics)
+    nn.init.normal_(dynamics.latent_out.weight, std=0.1)  # a world that does something
+    if name == "agent":
+        return AgentStage(config, [dataset], "raw", dynamics)
+    agent = Agent(config.agent)
+    agent.copy_world(dynamics.trunk.blocks)
+    for head in (agent.heads.policy, agent.heads.value, agent.heads.reward):
+        nn.init.normal_(head[-1].weight, std=0.1)
+    return ImaginationStage(config, [dataset], "raw", WorldAndAgent(dynamics, agent))
+
+
+def with_stage(config: Config, name: str, **fields: Any) -> Config:
+    changed = dataclasses.replace(getattr(config, f"train_{name}"), **fields)
+    return dataclasses.replace(config, **{f"train_{name}": changed})
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stopped_and_resumed_equals_uninterrupted(name: str, config: Config, dataset: Dataset, tmp_path: Path) -> None:
+    config = with_stage(config, name, epochs=1.2)
+    config = dataclasses.replace(config, imagination=dataclasses.replace(config.imagination, updates=2))
+    whole = make(name, config, dataset)
+    assert whole.steps >= 8
+    at_once = load_tensors(run(whole, tmp_path / "whole"))
+    for stop in (2, 4, None):
+        torch.manual_seed(99)  # nothing may hang on the global generator
+        stopped = make(name, config, dataset)
+        path = run(stopped, tmp_path / "stopped", stop=stop)
+    in_parts = load_tensors(path)
+    assert at_once[1] == in_parts[1] and at_once[1]["step"] == whole.steps
+    kinds = {"tokenizer": 2, "dynamics": 2, "agent": 2, "imagination": 1}
+    parts = {key.split(".")[0] for key in at_once[0]}
+    assert parts >= {"model", "average", *(f"optimizer{i}" for i in range(kinds[name]))}
+    assert ("losses" in parts) == (name != "imagination")
+    assert at_once[0].keys() == in_parts[0].keys()
+    different = [key for key, value in at_once[0].items() if not torch.equal(value, in_parts[0][key])]
+    assert not different
+    for a, b in zip(whole.model.state_dict().values(), stopped.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
+
+
+def test_dreams_are_not_cut_by_a_checkpoint(config: Config, dataset: Dataset) -> None:
+    """A dream that serves several steps is not saved: resuming inside of it would dream another."""
+    config = dataclasses.replace(config, imagination=dataclasses.replace(config.imagination, updates=3))
+    with pytest.raises(ValueError, match="checkpoint_every 2 must be a multiple of imagination.updates 3"):
+        make("imagination", config, dataset)
+
+
+def moved(stage: Stage, folder: Path) -> set[str]:
+    """Names of the tensors that training changes; unchanged means bit for bit, in the model and in its average."""
+    before = {key: value.clone() for key, value in stage.model.state_dict().items()}
+    saved = load_tensors(run(stage, folder))[0]
+    return {
+        key for part in ("model", "average") for key in before if not torch.equal(before[key], saved[f"{part}.{key}"])
+    }
+
+
+def trained_parts(names: set[str]) -> set[str]:
+    return {".".join(name.split(".")[: 3 if ".heads." in name else 1]) for name in names}
+
+
+HEADS = {f"agent.heads.{name}" for name in ("policy", "reward", "value", "continues")}
+
+
+def test_with_its_own_weights_and_no_dynamics_loss_the_agent_leaves_the_world_alone(
+    config: Config, dataset: Dataset, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(config, agent=dataclasses.replace(config.agent, dynamics_weight=0.0))
+    names = moved(make("agent", config, dataset), tmp_path / "run")
+    assert trained_parts(names) == {"agent", *HEADS}
+    assert any(name.startswith("agent.blocks.") for name in names)
+
+
+def test_the_agent_finetunes_the_world_where_it_should(config: Config, dataset: Dataset, tmp_path: Path) -> None:
+    names = moved(make("agent", config, dataset), tmp_path / "both")
+    assert trained_parts(names) == {"agent", "dynamics", *HEADS}
+    # Sharing the world's layers, the agent's losses alone reach the layers that it reads.
+    shared = dataclasses.replace(
+        config, agent=dataclasses.replace(config.agent, dynamics_weight=0.0, own_weights=False)
+    )
+    names = moved(make("agent", shared, dataset), tmp_path / "shared")
+    assert trained_parts(names) == {"agent", "dynamics", *HEADS}
+    assert not any(name.startswith("agent.blocks.") for name in names)
+    assert any(name.startswith("dynamics.trunk.blocks.0.") for name in names)
+    assert not any(name.startswith("dynamics.latent_out.") for name in names)
+
+
+def test_own_weights_keep_the_agents_losses_out_of_the_world(config: Config, dataset: Dataset, tmp_path: Path) -> None:
+    """The world moves by its own loss alone: as it would beside an agent that learns something else."""
+    stage = make("agent", config, dataset)
+    batch = next(iter(stage.batches(0)))
+    world = dict(stage.model.get_submodule("dynamics").named_parameters())
+
+    def gradients(scale: float) -> dict[str, Tensor | None]:
+        stage.model.zero_grad()
+        altered = dataclasses.replace(batch, rewards=batch.rewards + scale, returns=batch.returns + scale)
+        stage.loss(altered, torch.Generator().manual_seed(0), 0.5)[0].backward()
+        return {name: None if p.grad is None else p.grad.clone() for name, p in world.items()}
+
+    for module in stage.losses.modules():
+        module.eval()  # running statistics would differ from one call to the next
+    nn.init.ones_(stage.losses.get_buffer("dynamics.flow_rms.mean_square"))
+    nn.init.ones_(stage.losses.get_buffer("dynamics.bootstrap_rms.mean_square"))
+    one, other = gradients(0.0), gradients(0.5)
+    assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in one.values())
+    for name, gradient in one.items():
+        assert (gradient is None) == (other[name] is None)
+        assert gradient is None or torch.equal(gradient, other[name]), name
+
+
+def test_imagination_trains_policy_and_value_only(config: Config, dataset: Dataset, tmp_path: Path) -> None:
+    names = moved(make("imagination", config, dataset), tmp_path / "run")
+    assert {".".join(name.split(".")[:3]) for name in names} == {"agent.heads.policy", "agent.heads.value"}
+
+
+# The loss is divided by its running size: what must fall is the raw term.
+LEARNS = {
+    "tokenizer": {"mse": 0.3},
+    "dynamics": {"flow": 0.6},
+    "agent": {"policy": 0.5, "reward": 0.3, "value": 0.25, "continue": 0.25},
+}
+
+
+@pytest.fixture(scope="module")
+def four_episodes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Four episodes of the expert alone, each of which it wins."""
+    root = tmp_path_factory.mktemp("four")
+    config = tiny_config(root)
+    quality = {"noise_levels": (0.0,), "random_fraction": 0.0, "train_episodes": 4, "validation_episodes": 1}
+    collect(dataclasses.replace(config, collect=dataclasses.replace(config.collect, **quality)))
+    return with_latents(open_dataset(config.dataset_dir(TASK)), config)
+
+
+@pytest.mark.parametrize("name", LEARNS)
+def test_losses_fall_on_four_episodes(name: str, four_episodes: Dataset, tmp_path: Path) -> None:
+    config = with_stage(tiny_config(tmp_path), name, batch=8, epochs=80, lr=3e-3, muon_lr=1e-2, long_length=0)
+    # Clean frames: what is learnt here is the data, not the noise.
+    config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, mask_max=0.0))
+    config = dataclasses.replace(config, agent=dataclasses.replace(config.agent, heads_input="context"))
+    stage = make(name, config, four_episodes)
+    assert 50 <= stage.steps <= 100
+    run(stage, tmp_path / "run")
+    for key, share in LEARNS[name].items():
+        values = losses(tmp_path / "run", key)
+        assert sum(values[-6:]) < share * sum(values[:6]), (key, values[:6], values[-6:])
+
+
+def test_imagination_earns_more_where_the_reward_is_known(
+    four_episodes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reward of a dream is replaced by "action 3 led here": the policy must come to prefer it."""
+    honest = imagination.dream_trajectories
+
+    def dreamt(*arguments: Any, **settings: Any) -> imagination.Trajectories:
+        found = honest(*arguments, **settings)
+        rewards = torch.zeros_like(found.rewards)
+        rewards[:, 1:] = (found.actions[..., 0] == 3).float()
+        return dataclasses.replace(
+            found, rewards=rewards, continues=torch.ones_like(rewards), alive=torch.ones_like(found.alive)
+        )
+
+    monkeypatch.setattr(imagination, "dream_trajectories", dreamt)
+    config = with_stage(tiny_config(tmp_path), "imagination", batch=16, lr=3e-3, epochs=60, checkpoint_every=1000)
+    agent = dataclasses.replace(config.agent, value_range=(0.0, 4.0))
+    settings = dataclasses.replace(config.imagination, beta=0.01, gamma=0.5)
+    stage = make("imagination", dataclasses.replace(config, agent=agent, imagination=settings), four_episodes)
+    assert 20 <= stage.steps <= 60
+    run(stage, tmp_path / "run")
+    earned = losses(tmp_path / "run", "imagined_reward")
+    assert sum(earned[-6:]) > 1.7 * sum(earned[:6]), (earned[:6], earned[-6:])
+
+
+# --- precision ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_step_in_bfloat16(name: str, config: Config, dataset: Dataset, tmp_path: Path) -> None:
+    config = with_stage(config, name, epochs=0.01)
+    stage = make(name, config, dataset)
+    before = {key: value.clone() for key, value in stage.model.state_dict().items()}
+    saved = load_tensors(run(stage, tmp_path / "run", precision="bfloat16"))[0]
+    assert all(value.dtype == before[key].dtype for key, value in stage.model.state_dict().items())
+    assert any(not torch.equal(before[key], saved[f"model.{key}"]) for key in before)
+    (loss,) = losses(tmp_path / "run")
+    reference = make(name, config, dataset)
+    run(reference, tmp_path / "float32")
+    assert loss == pytest.approx(losses(tmp_path / "float32")[0], rel=0.05, abs=0.02)
+
+
+def test_the_fastest_precision_is_one_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fastest_precision() in ("float32", "bfloat16")
+    for seconds, expected in ((0.4, "bfloat16"), (0.6, "float32")):
+        monkeypatch.setattr(precision, "_seconds", lambda dtype, s=seconds: s if dtype == torch.bfloat16 else 1.0)
+        assert fastest_precision() == expected

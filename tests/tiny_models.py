@@ -1,0 +1,150 @@
+"""Models, batches and datasets so small that a test can recompute all that is done with them."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embody.agent import Agent
+from embody.batch import Batch
+from embody.config import (
+    ActionSpec,
+    AgentConfig,
+    Config,
+    DynamicsConfig,
+    EnvConfig,
+    ImaginationConfig,
+    StageConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
+from embody.data import Dataset, DatasetWriter, Episode, Meta, open_dataset
+from embody.dynamics import Dynamics
+from embody.nn.transformer import Block
+from embody.tokenizer import Tokenizer
+
+TASK = "tiny"
+ACTIONS = ActionSpec((3, 2))
+VOCABULARY = ("<pad>", "<unknown>", "go", "to", "the", "red", "blue", "door")
+
+TRUNK = TransformerConfig(width=16, depth=4, heads=4, kv_heads=2, pattern="STST", mlp_width=24)
+# With a single time layer a ring that drops frames equals attention over the frames it still holds.
+ONE_TIME_LAYER = dataclasses.replace(TRUNK, pattern="STSS")
+SMALL = dataclasses.replace(TRUNK, depth=2, pattern="ST")
+
+TOKENIZER = TokenizerConfig(8, 12, patch=4, latents=4, channels=4, context=3, encoder=SMALL, decoder=SMALL)
+DYNAMICS = DynamicsConfig(
+    tokens=2, channels=8, actions=ACTIONS, registers=2, context=8, trunk=TRUNK, k_max=8, k_sample=4
+)
+AGENT = AgentConfig(
+    tokens=2,
+    trunk=TRUNK,
+    actions=ACTIONS,
+    vocabulary=len(VOCABULARY),
+    words=4,
+    word_width=4,
+    hidden=16,
+    distances=3,
+    bins=11,
+    reward_range=(-2.0, 2.0),
+    value_range=(-4.0, 4.0),
+)
+STAGE = StageConfig(batch=4, length=4, checkpoint_every=100, log_every=1)
+CONFIG = Config(
+    env=EnvConfig(tasks=(TASK,), max_steps=(9,), height=8, width=12, actions=ACTIONS),
+    tokenizer=TOKENIZER,
+    dynamics=DYNAMICS,
+    agent=AGENT,
+    imagination=ImaginationConfig(context=3, horizon=4, k_sample=2, gamma=0.9),
+    train_agent=STAGE,
+    train_imagination=STAGE,
+)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make_tokenizer(config: TokenizerConfig = TOKENIZER) -> Tokenizer:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(config)
+    open_layers(tokenizer)
+    return tokenizer.eval()
+
+
+def make_dynamics(config: DynamicsConfig = DYNAMICS) -> Dynamics:
+    torch.manual_seed(1)
+    dynamics = Dynamics(config)
+    open_layers(dynamics)
+    nn.init.normal_(dynamics.latent_out.weight, std=0.3)
+    return dynamics
+
+
+def make_agent(config: AgentConfig = AGENT) -> Agent:
+    torch.manual_seed(2)
+    agent = Agent(config)
+    open_layers(agent)
+    open_heads(agent)
+    return agent
+
+
+@torch.no_grad()
+def open_layers(model: nn.Module) -> None:
+    """Attention and MLPs, timid at first, say as much as after some training."""
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.attention.out.weight *= 3
+            block.mlp.out.weight *= 3
+
+
+def open_heads(agent: Agent) -> None:
+    """Output layers, zero at first, become random as after some training: what they say depends on the features."""
+    torch.manual_seed(3)
+    for head in (agent.heads.policy, agent.heads.reward, agent.heads.value, agent.heads.continues):
+        nn.init.normal_(head[-1].weight, std=0.5)
+
+
+def make_frames(rows: int, length: int, seed: int = 0) -> Tensor:
+    """uint8 `[B, T, 3, 8, 12]`, all pixels random."""
+    return torch.randint(0, 256, (rows, length, 3, 8, 12), generator=seeded(seed), dtype=torch.uint8)
+
+
+def make_actions(*shape: int, seed: int = 0) -> Tensor:
+    """int64 `[*shape, A]`."""
+    generator = seeded(seed)
+    return torch.stack([torch.randint(0, size, shape, generator=generator) for size in ACTIONS.sizes], dim=-1)
+
+
+def make_batch(rows: int, length: int, seed: int = 0) -> Batch:
+    """Clips from the middle of episodes: nothing is first, terminal or padding."""
+    generator = seeded(seed)
+    no = torch.zeros(rows, length, dtype=torch.bool)
+    return Batch(
+        actions=make_actions(rows, length, seed=seed),
+        rewards=torch.randn(rows, length, generator=generator),
+        returns=torch.randn(rows, length, generator=generator),
+        is_first=no,
+        is_terminal=no.clone(),
+        mask=~no,
+        task=torch.randint(2, len(VOCABULARY), (rows, AGENT.words), generator=generator),
+        latents=torch.randn(rows, length, TOKENIZER.latents, TOKENIZER.channels, generator=generator),
+    )
+
+
+def make_dataset(root: Path, lengths: list[int]) -> Dataset:
+    """Episodes of random pixels, actions and rewards, of so many slots each."""
+    writer = DatasetWriter(root / TASK, Meta((TASK,), ACTIONS, 8, 12, 5, VOCABULARY))
+    writer.write_shard("train", 0, [_episode(seed, steps) for seed, steps in enumerate(lengths)])
+    writer.finish()
+    return open_dataset(root / TASK)
+
+
+def _episode(seed: int, steps: int) -> Episode:
+    random = np.random.default_rng(seed)
+    actions, rewards = random.integers(0, ACTIONS.sizes, (steps, 2)), random.normal(size=steps).astype(np.float32)
+    actions[0], rewards[0] = 0, 0
+    frames = random.integers(0, 256, (steps, 8, 12, 3), dtype=np.uint8)
+    terminal = np.arange(steps) == steps - 1
+    return Episode(frames, actions, rewards, terminal, TASK, "go to the red door", "expert", 0.0, seed, True)
