@@ -31,7 +31,7 @@ def one_thread() -> None:
 
 
 def tiny_config(root: Path) -> Config:
-    """One task, 40x40 pixels, models of a few thousand parameters, stages of a few steps; all files under `root`."""
+    """One task, models of a few thousand parameters, stages of a few steps; all files under `root`."""
     preset = minigrid()
     trunk = TransformerConfig(width=32, depth=2, heads=2, kv_heads=1, pattern="ST", mlp_width=48)
     stage = StageConfig(epochs=0.5, batch=4, length=4, lr=2e-3, muon_lr=4e-3, checkpoint_every=2, log_every=1)
@@ -42,9 +42,9 @@ def tiny_config(root: Path) -> Config:
         runs_dir=str(root / "runs"),
         logs_dir=str(root / "logs"),
         precision="float32",
-        env=dataclasses.replace(preset.env, tasks=(TASK,), max_steps=(12,), height=40, width=40),
+        env=dataclasses.replace(preset.env, tasks=(TASK,), max_steps=(12,)),
         collect=dataclasses.replace(preset.collect, train_episodes=24, validation_episodes=8, workers=1),
-        tokenizer=TokenizerConfig(40, 40, patch=8, latents=5, channels=4, context=3, encoder=trunk, decoder=trunk),
+        tokenizer=TokenizerConfig(patch=8, latents=5, channels=4, context=3, encoder=trunk, decoder=trunk),
         dynamics=DynamicsConfig(tokens=5, channels=4, registers=2, context=16, trunk=trunk, k_max=8, k_sample=2),
         agent=AgentConfig(tokens=2, trunk=trunk, hidden=32, distances=3, bins=11),
         imagination=ImaginationConfig(context=4, horizon=4, k_sample=2),

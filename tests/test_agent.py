@@ -337,12 +337,12 @@ def test_rewards_are_standardised_by_those_of_the_training_split(standardise: bo
 def test_predicted_rewards_are_in_their_own_units() -> None:
     heads = make_agent().heads
     logits = torch.randn(4, AGENT.bins, generator=seeded(0))
-    torch.testing.assert_close(heads.decode_reward(logits), heads.reward_bins.decode_peak(logits))
+    torch.testing.assert_close(heads.expected_reward(logits), heads.reward_bins.decode_peak(logits))
     heads.reward_mean.fill_(0.5)
     heads.reward_std.fill_(2.0)
-    torch.testing.assert_close(heads.decode_reward(logits), 2 * heads.reward_bins.decode_peak(logits) + 0.5)
+    torch.testing.assert_close(heads.expected_reward(logits), 2 * heads.reward_bins.decode_peak(logits) + 0.5)
     squared = make_agent(dataclasses.replace(AGENT, reward_loss="mse")).heads  # which trains the mean, not the peak
-    torch.testing.assert_close(squared.decode_reward(logits), squared.reward_bins.decode(logits))
+    torch.testing.assert_close(squared.expected_reward(logits), squared.reward_bins.decode(logits))
 
 
 @torch.no_grad()

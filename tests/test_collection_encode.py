@@ -9,7 +9,7 @@ from conftest import TASK, tiny_config
 
 from embody.collection.encode import encode_dataset
 from embody.config import Config
-from embody.data import LatentWriter, open_dataset, open_latents
+from embody.data import Dataset, LatentWriter, open_dataset, open_latents
 from embody.distributed.checkpoint import tensors_hash
 from embody.model import Tokenizer, load_tokenizer
 
@@ -19,12 +19,10 @@ def trained(root: Path) -> tuple[Tokenizer, str]:
     return tokenizer, tensors_hash(tokenizer.state_dict())
 
 
-def test_latents_on_disk_equal_those_computed_frame_by_frame(finished: Path) -> None:
-    tokenizer, name = trained(finished)
-    dataset = open_dataset(finished / "data" / TASK)
+def assert_stored_as_acted(tokenizer: Tokenizer, dataset: Dataset, name: str) -> None:
     latents = open_latents(dataset, name)
     longest = max(dataset.episodes(), key=lambda row: row.length)
-    assert longest.length > tokenizer.config.context  # the history is cut on both sides
+    assert longest.length > tokenizer.config.context  # old frames are forgotten on both sides
     for row in (longest, dataset.episodes("train")[0], dataset.episodes("validation")[-1]):
         cache = tokenizer.encoder_cache(1)
         stored = latents.slice(row.id, 0, row.length)
@@ -33,6 +31,32 @@ def test_latents_on_disk_equal_those_computed_frame_by_frame(finished: Path) -> 
             with torch.no_grad():
                 acting = tokenizer.encode(torch.from_numpy(frame).permute(2, 0, 1)[None, None], cache=cache)[0, 0]
             np.testing.assert_allclose(stored[t].astype(np.float32), acting, atol=1e-3, rtol=1e-3)
+
+
+def test_latents_on_disk_equal_those_computed_frame_by_frame(finished: Path) -> None:
+    tokenizer, name = trained(finished)
+    assert_stored_as_acted(tokenizer, open_dataset(finished / "data" / TASK), name)
+
+
+def test_so_they_do_where_much_hangs_on_the_past(config: Config) -> None:
+    torch.manual_seed(0)
+    tokenizer, dataset = Tokenizer(config.tokenizer), open_dataset(config.dataset_dir(TASK))
+    for block in tokenizer.encoder.blocks:  # time layers start as the identity
+        torch.nn.init.normal_(block.attention.out.weight, std=3.0)  # type: ignore[union-attr, arg-type]
+    encode_dataset(tokenizer, "random", dataset)
+    assert_stored_as_acted(tokenizer, dataset, "random")
+    latents, differs = open_latents(dataset, "random"), {"no past": 0.0, "all of the past": 0.0}
+    for row in dataset.episodes():
+        video = torch.from_numpy(dataset.frames(row.id, 0, row.length)).permute(0, 3, 1, 2)
+        stored = torch.from_numpy(latents.slice(row.id, 0, row.length).astype(np.float32))
+        with torch.no_grad():
+            others = {
+                "no past": tokenizer.encode(video[:, None])[:, 0],
+                "all of the past": tokenizer.encode(video[None])[0],
+            }
+        for name, other in others.items():
+            differs[name] = max(differs[name], float((stored - other).abs().max()))
+    assert min(differs.values()) > 0.01, differs
 
 
 def test_latents_have_mean_0_and_deviation_1(finished: Path) -> None:

@@ -276,6 +276,22 @@ def test_bootstrap_rows_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
     assert float(metrics["flow"]) == 0.0 and loss.item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_images_come_first_then_bootstrap_rows_with_their_own_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = variant(image_fraction=0.5, bootstrap_fraction=0.25, unlabelled_fraction=0.5)
+    dynamics, batch = make_dynamics(config), make_batch(4, 3)
+    batch.is_first[2, 0] = True
+    calls = record(dynamics, monkeypatch)
+    unscaled()(dynamics, batch, seeded(1), bootstrap=True)
+    single, video, *teacher = calls
+    assert len(single.noised) == 6 and len(video.noised) == 2
+    assert (video.d[0] > 1 / K_MAX).all() and (video.d[1] == 1 / K_MAX).all()
+    for call in (video, *teacher):
+        assert torch.equal(call.actions[:1], batch.actions[2:3]) and torch.equal(call.is_first[:1], batch.is_first[2:3])
+        assert torch.equal(call.labelled[:1], video.labelled[:1])
+    assert torch.equal(teacher[0].noised, video.noised[:1])
+    assert single.labelled[0] != video.labelled[0]  # this draw tells rows 0 and 2 apart
+
+
 def test_both_terms_weigh_as_many_rows_as_they_have() -> None:
     dynamics, batch = make_dynamics(variant(bootstrap_fraction=0.25)), make_batch(4, 3)
     loss, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=True)

@@ -265,7 +265,10 @@ def test_a_player_starts_as_a_training_context_does(encoded: Dataset, observed: 
 
     def played(seed: int) -> Tensor:
         player = make_player(encoded, seed=seed)
-        frames, actions = encoded.frames(row, 0, 1 + observed), encoded.actions[encoded.rows(row, 0, 1 + observed)]
+        frames, actions = (
+            encoded.frames(row, 0, 1 + observed),
+            encoded.actions[encoded.rows(row, 0, 1 + observed)].copy(),
+        )
         player.begin(frames[:1], ["go to the red door"])
         for t in range(1, 1 + observed):
             player.observe(actions[t : t + 1], frames[t : t + 1])
@@ -430,24 +433,40 @@ def make_stage(root: Path, **changes: Any) -> ImaginationStage:
 
 
 def test_imagination_loss_by_hand(tmp_path: Path) -> None:
-    stage, batch = make_stage(tmp_path, lambda_=0.7, beta=0.5), make_batch(4, CONTEXT)
+    stage, batch = make_stage(tmp_path, gamma=1.0, lambda_=0.7, beta=0.5), make_batch(64, CONTEXT)
     heads, config = stage.model.agent.heads, stage.whole.imagination
     with torch.no_grad():
         heads.policy[-1].bias[:5] += torch.tensor([0.5, 0.0, -0.5, 1.0, 0.0])  # no longer the prior
+        heads.reward_std.fill_(0.05)  # rewards as small as the differences between values
     loss, metrics = stage.loss(batch, seeded(4), 0.0)
     dreamt = trajectories(stage.model, batch, seed=4)
     logits = heads.value(dreamt.features).detach()
     values = heads.value_bins.decode(logits)
-    returns = lambda_returns(dreamt.rewards, dreamt.continues, values, 0.9, 0.7)
+    returns = lambda_returns(dreamt.rewards, dreamt.continues, values, 1.0, 0.7)
     states, alive = dreamt.features[:, :-1], dreamt.alive
     policy, prior = heads.act(states), make_agent().heads.act(states)
     assert 0 < alive.float().mean() < 1 and metrics["kl"] > 1e-3
-    expected, _ = PmpoLoss(config)(policy, prior, dreamt.actions, returns - values[:, :-1], alive)
+    advantages = returns - values[:, :-1]
+    assert ((advantages >= 0) != (returns >= values[:, 1:]))[alive].any()  # the slot of the baseline matters
+    expected, _ = PmpoLoss(config)(policy, prior, dreamt.actions, advantages, alive)
     value = heads.value_bins.loss(logits[:, :-1], returns)[alive].mean()
     torch.testing.assert_close(metrics["value"], value)
     torch.testing.assert_close(loss, expected + value)
-    assert metrics["imagined_length"].item() == pytest.approx(float(alive.sum()) / 4)
-    assert metrics["imagined_reward"].item() == pytest.approx(float(dreamt.rewards[:, 1:][alive].sum()) / 4, rel=1e-5)
+    assert metrics["imagined_length"].item() == pytest.approx(float(alive.sum()) / 64)
+    assert metrics["imagined_reward"].item() == pytest.approx(float(dreamt.rewards[:, 1:][alive].sum()) / 64, rel=1e-5)
+
+
+def test_a_rollout_serves_several_updates(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path, updates=2)
+    stage.steps = 6
+    seen = []
+    for step in range(5):
+        stage.loss(make_batch(4, CONTEXT, seed=step), seeded(step), step / stage.steps)
+        assert stage.dreamt is not None
+        seen.append(stage.dreamt.features)
+    assert [seen[step] is seen[step - 1] for step in range(1, 5)] == [True, False, True, False]
+    # Each is dreamt from the batch and by the noise of its own step.
+    torch.testing.assert_close(seen[2], trajectories(stage.model, make_batch(4, CONTEXT, seed=2), seed=2).features)
 
 
 def test_only_policy_and_value_heads_learn_in_the_dream(tmp_path: Path) -> None:
@@ -459,9 +478,13 @@ def test_only_policy_and_value_heads_learn_in_the_dream(tmp_path: Path) -> None:
         optimizer.zero_grad()
         stage.loss(batch, seeded(step), 0.0)[0].backward()
         optimizer.step()
+    learn = ("agent.heads.policy.", "agent.heads.value.")
     for name, value in stage.model.state_dict().items():
-        learns = name.startswith(("agent.heads.policy.", "agent.heads.value."))
-        assert torch.equal(value, before[name]) != learns, name
+        assert torch.equal(value, before[name]) != name.startswith(learn), name
+    (group,) = stage.parameter_groups()
+    given = {id(parameter) for parameter in group["params"]}
+    for name, parameter in stage.model.named_parameters():
+        assert parameter.requires_grad == (id(parameter) in given) == name.startswith(learn), name
     assert all(torch.equal(value, prior[name]) for name, value in stage.prior.state_dict().items())
     assert stage.config.length == CONTEXT and stage.config.long_length == 0
 

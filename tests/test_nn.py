@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import ACTIONS, ONE_TIME_LAYER, TRUNK, make_actions, seeded
+from tiny_models import ACTIONS, ONE_TIME_LAYER, TRUNK, make_actions, open_layers, seeded
 from torch import Tensor
 
 from embody.config import ActionSpec, TransformerConfig
@@ -20,6 +20,13 @@ from embody.nn.transformer import Block, Transformer, run_second_stream
 from embody.training.muon import Muon, orthogonalise
 
 CAUSAL_5 = torch.ones(5, 5, dtype=torch.bool).tril()
+
+
+def make_transformer(config: TransformerConfig = TRUNK) -> Transformer:
+    torch.manual_seed(0)
+    model = Transformer(config)
+    open_layers(model)
+    return model
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -151,9 +158,8 @@ def test_a_space_layer_keeps_frames_apart() -> None:
 
 @pytest.mark.parametrize("pattern", ["STST", "SSST"])
 def test_the_second_stream_in_its_own_call_equals_both_in_one(pattern: str) -> None:
-    torch.manual_seed(0)
     config = dataclasses.replace(TRUNK, pattern=pattern)
-    model = Transformer(config)
+    model = make_transformer(config)
     world, agent = normal(2, 4, 3, 16).requires_grad_(), normal(2, 4, 2, 16, seed=1).requires_grad_()
     both, _ = model(torch.cat((world, agent), dim=2), first=3)
     alone, memory = model(world)
@@ -167,12 +173,20 @@ def test_the_second_stream_in_its_own_call_equals_both_in_one(pattern: str) -> N
 
 
 def test_time_layers_are_causal() -> None:
-    torch.manual_seed(0)
-    model, x = Transformer(TRUNK), normal(2, 5, 3, 16).requires_grad_()
+    model, x = make_transformer(), normal(2, 5, 3, 16).requires_grad_()
     out, _ = model(x)
     (gradient,) = torch.autograd.grad(out[0, 2].square().sum(), x)
     assert gradient[0, :3].abs().sum(dim=(1, 2)).min() > 0
     assert not gradient[0, 3:].any() and not gradient[1].any()
+
+
+@torch.no_grad()
+def test_time_layers_start_as_the_identity() -> None:
+    torch.manual_seed(0)
+    model, x = Transformer(TRUNK), normal(2, 5, 3, 16)
+    alone, _ = model(x.flatten(0, 1)[:, None])  # each frame a video of its own
+    torch.testing.assert_close(model(x)[0].flatten(0, 1), alone[:, 0], atol=1e-5, rtol=1e-5)
+    assert (make_transformer()(x)[0].flatten(0, 1) - alone[:, 0]).abs().max() > 0.1
 
 
 # --- cache ----------------------------------------------------------------------------------------------------------
@@ -190,8 +204,7 @@ def frame_by_frame(model: Transformer, x: Tensor, cache: RingCache, at_once: int
 
 
 def make_cached(config: TransformerConfig, context: int) -> tuple[Transformer, RingCache]:
-    torch.manual_seed(0)
-    return Transformer(config), RingCache(config, rows=2, tokens=3, context=context)
+    return make_transformer(config), RingCache(config, rows=2, tokens=3, context=context)
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
@@ -339,7 +352,7 @@ def test_actions_are_sampled_as_often_as_they_are_likely() -> None:
     counts = torch.zeros(3, 2).index_put(tuple(actions.unbind(-1)), torch.ones(n), accumulate=True)
     deviation = (expected * (1 - expected) / n).sqrt()
     assert ((counts / n - expected).abs() < 4.5 * deviation).all()
-    assert torch.equal(actions, policy.sample(seeded(0)))
+    assert torch.equal(actions, policy.sample(seeded(0))) and not torch.equal(actions, policy.sample(seeded(1)))
 
 
 def test_logits_that_do_not_fit_the_actions_are_refused() -> None:

@@ -100,20 +100,21 @@ def test_latent_tokens_do_not_see_patch_read_outs() -> None:
 def test_patches_go_in_and_come_out_at_their_place() -> None:
     tokenizer = make_tokenizer()
     for parameter in (*tokenizer.encoder.parameters(), *tokenizer.decoder.parameters()):
-        parameter.data.zero_() if parameter.ndim == 2 else None  # tokens stay what went in
+        if parameter.ndim == 2:
+            torch.nn.init.zeros_(parameter)  # tokens stay what went in
     seen = outputs_of(tokenizer, "encoder")
     frames = make_frames(1, 1)
     changed = frames.clone()
-    changed[..., 4:8, 8:12] += 1  # the last of 2 x 3 patches
+    changed[..., 0:4, 8:12] += 1  # the third of 2 x 3 patches
     with torch.no_grad():
         tokenizer.encode(frames)
         tokenizer.encode(changed)
         before = tokenizer.decode(torch.zeros(1, 1, 4, 4))
-        tokenizer.readout_PD[5] += 1
+        tokenizer.readout_PD[2] += 1
         after = tokenizer.decode(torch.zeros(1, 1, 4, 4))
-    assert torch.nonzero((seen[0] != seen[1])[0, 0].any(dim=-1)).tolist() == [[5]]
+    assert torch.nonzero((seen[0] != seen[1])[0, 0].any(dim=-1)).tolist() == [[2]]
     touched = (after != before)[0, 0].any(dim=0)
-    assert touched[4:, 8:].all() and not touched[:4].any() and not touched[:, :8].any()
+    assert touched[:4, 8:].all() and not touched[4:].any() and not touched[:, :8].any()
 
 
 # --- history --------------------------------------------------------------------------------------------------------
@@ -149,6 +150,19 @@ def test_each_frame_sees_as_many_frames_as_the_context() -> None:
     changed[:, 0] = 0
     difference = (tokenizer.encode_video(changed) - latents).abs().amax(dim=(0, 2, 3))
     assert (difference[:CONTEXT] > 1e-3).all() and not difference[CONTEXT:].any()
+
+
+@torch.no_grad()
+def test_a_decoder_without_time_layers_decodes_each_frame_alone() -> None:
+    decoder = dataclasses.replace(ONE_TIME_LAYER, depth=1, pattern="S")
+    tokenizer, latents = (
+        make_tokenizer(dataclasses.replace(TOKENIZER, decoder=decoder)),
+        torch.randn(2, 7, 4, 4, generator=seeded(0)),
+    )
+    pixels = tokenizer.decode_video(latents)
+    torch.testing.assert_close(pixels, tokenizer.to_pixels(tokenizer.decode(latents)), atol=1e-5, rtol=1e-5)
+    alone = tokenizer.to_pixels(tokenizer.decode(latents[:, 3:4]))
+    torch.testing.assert_close(pixels[:, 3:4], alone, atol=1e-5, rtol=1e-5)
 
 
 # --- statistics -----------------------------------------------------------------------------------------------------

@@ -90,13 +90,12 @@ def make_agent(config: AgentConfig = AGENT) -> Agent:
     return agent
 
 
-@torch.no_grad()
 def open_layers(model: nn.Module) -> None:
-    """Attention and MLPs, timid at first, say as much as after some training."""
+    """What layers add to the tokens, little or nothing at first, becomes as much as after some training."""
     for block in model.modules():
         if isinstance(block, Block):
-            block.attention.out.weight *= 3
-            block.mlp.out.weight *= 3
+            for out in (block.attention.out, block.mlp.out):
+                nn.init.normal_(out.weight, std=out.in_features**-0.5)
 
 
 def open_heads(agent: Agent) -> None:

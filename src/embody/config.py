@@ -173,7 +173,7 @@ class AgentConfig:
         "noised"  # the flow loss's own pass [P], or always the context level [seed]
     )
     reward_loss: Literal["two_hot", "mse"] = "two_hot"  # [P], or the seed's
-    standardise_rewards: bool = False  # the seed's reward standardisation
+    standardise_rewards: bool = False  # the seed's reward standardisation; reward_range is then in standard deviations
     dynamics_weight: float = 1.0
     world_lr_scale: float = 0.1  # learning rate of the world in phase 2 when it is finetuned (own_weights False)
 
@@ -355,7 +355,7 @@ def minigrid() -> Config:
     return Config(
         name="minigrid",
         env=env,
-        collect=CollectConfig(train_episodes=2000),
+        collect=CollectConfig(train_episodes=1500),
         # One latent a cell, four cells to a token of the dynamics.
         tokenizer=TokenizerConfig(
             patch=8,
@@ -368,7 +368,7 @@ def minigrid() -> Config:
         dynamics=DynamicsConfig(tokens=9, channels=16, trunk=trunk, actions=actions),
         agent=AgentConfig(trunk=trunk, actions=actions, heads_input="context"),
         imagination=ImaginationConfig(horizon=14, k_sample=2, gamma=0.96, beta=0.1, updates=8),
-        train_tokenizer=StageConfig(epochs=0.4, batch=16, length=2, lr=2e-3, muon_lr=8e-3),
+        train_tokenizer=StageConfig(epochs=0.3, batch=16, length=2, lr=2e-3, muon_lr=8e-3),
         train_dynamics=StageConfig(epochs=3, batch=20, length=12, long_length=30, lr=2e-3, muon_lr=4e-3),
         train_agent=StageConfig(epochs=1, batch=20, length=12, long_length=30, lr=1e-3, muon_lr=2e-3),
         train_imagination=StageConfig(

@@ -24,7 +24,7 @@ from embody.config import Config, ImaginationConfig, StageConfig, digest, minigr
 from embody.data import Dataset, EpisodeRow, is_complete, open_datasets, write_json
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.dynamics import Dynamics
-from embody.evaluation import evaluate_run, results_table, write_report, write_results
+from embody.evaluation import evaluate_run, results_table, write_report, write_results, write_results_page
 from embody.logger_manager import LoggerManager
 from embody.model import WorldAndAgent, load_dynamics, load_tokenizer, load_world_and_agent
 from embody.tokenizer import Tokenizer
@@ -38,6 +38,8 @@ from embody.training.tokenizer import TokenizerStage
 __all__ = ["Trainer"]
 
 Data = Dataset | Sequence[Dataset]
+
+_FOR_ALL_STAGES = ("context", "gamma")  # settings of imagination that the stages before it depend on
 
 
 class Trainer:
@@ -97,7 +99,7 @@ class Trainer:
                 stage = TokenizerStage(self.config, datasets)
                 self._train(stage, about)
                 stage.model.set_latent_statistics(stage.some_frames())
-                save_tensors(path, stage.model.state_dict(), about)
+                self._save(stage, path, about)
         return load_tokenizer(path)[0]
 
     def encode(self, data: Data | None = None) -> None:
@@ -117,7 +119,7 @@ class Trainer:
             with self._timed("dynamics"):
                 stage = DynamicsStage(self.config, datasets, tokenizer_hash)
                 self._train(stage, about)
-                save_tensors(path, stage.model.state_dict(), about)
+                self._save(stage, path, about)
         return load_dynamics(path)[0]
 
     def train_agent(self, data: Data | None = None, *, best_only: bool = False) -> WorldAndAgent:
@@ -135,7 +137,7 @@ class Trainer:
                 )
                 stage.name = name
                 self._train(stage, about)
-                save_tensors(path, stage.model.state_dict(), about)
+                self._save(stage, path, about)
         return load_world_and_agent(path)[0]
 
     def train_imagination(self, data: Data | None = None, *, shuffled: bool = False) -> WorldAndAgent:
@@ -153,7 +155,7 @@ class Trainer:
                 stage = ImaginationStage(config, datasets, tokenizer_hash, model)
                 stage.name = name
                 self._train(stage, about)
-                save_tensors(path, stage.model.state_dict(), about)
+                self._save(stage, path, about)
         return load_world_and_agent(path)[0]
 
     def evaluate(self, data: Data | None = None, command: str = "") -> dict[str, Any]:
@@ -167,7 +169,7 @@ class Trainer:
             for policy, name in names.items()
             if self.config.weights(name).exists()
         }
-        with self._timed("evaluate"):
+        with self._timed("evaluate", anew=True):
             results = evaluate_run(self.config, *self._tokenizer(), policies, self._datasets(data), self.logger)
         seconds = self._seconds()
         results |= {
@@ -181,6 +183,7 @@ class Trainer:
             "date": time.strftime("%Y-%m-%d"),
         }
         write_results(self.config.run_dir / "results.json", results)
+        write_results_page(self.config.run_dir / "results.md", results)
         self.logger.info(results_table(results))
         return results
 
@@ -227,6 +230,10 @@ class Trainer:
             seed=self.config.seed,
         )
 
+    def _save(self, stage: Stage, path: Path, about: dict[str, Any]) -> None:
+        save_tensors(path, stage.model.state_dict(), about)
+        self.config.checkpoint(stage.name).unlink(missing_ok=True)
+
     def _about(
         self,
         datasets: Sequence[Dataset],
@@ -237,7 +244,7 @@ class Trainer:
         name: str = "",
     ) -> dict[str, Any]:
         """What a stage's weights depend on, kept with them: weights made otherwise are never taken for finished."""
-        training = to_dict(stage)
+        training, dreams = to_dict(stage), to_dict(imagination or self.config.imagination)
         for unimportant in ("checkpoint_every", "log_every"):
             del training[unimportant]
         return json.loads(
@@ -245,7 +252,7 @@ class Trainer:
                 {
                     "models": {key: to_dict(value) for key, value in models.items()},
                     "training": training,
-                    "imagination": to_dict(imagination or self.config.imagination),
+                    "imagination": {name: dreams[name] for name in dreams if imagination or name in _FOR_ALL_STAGES},
                     "variant": name,
                     "data": [dataset.fingerprint for dataset in datasets],
                     "vocabulary": datasets[0].meta.vocabulary,
@@ -269,8 +276,8 @@ class Trainer:
         return True
 
     @contextlib.contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        """Write the config into the run, and add the seconds spent to its record, interrupted or not.
+    def _timed(self, stage: str, anew: bool = False) -> Iterator[None]:
+        """Write the config into the run, and add the seconds spent to its record (or begin it anew), interrupted or not.
 
         A `ValueError` puts the former config back: the next command must not start from one that cannot work.
         """
@@ -288,7 +295,7 @@ class Trainer:
             raise
         finally:
             seconds = self._seconds()
-            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - start, 1)
+            seconds[stage] = round(seconds.get(stage, 0.0) * (not anew) + time.monotonic() - start, 1)
             write_json(self.config.run_dir / "seconds.json", seconds)
 
     def _seconds(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ from embody.tokenizer import Tokenizer
 
 __all__ = ["encode_dataset"]
 
-_ROWS = 64  # episodes encoded side by side
+_ROWS = 16  # episodes encoded side by side, of like length
 
 
 def encode_dataset(

@@ -72,8 +72,8 @@ class ShortcutLoss(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # One scale for both terms: the bootstrap term is hundreds of times smaller, and brought to 1 it drowns the data.
         self.flow_rms = RunningRms()
-        self.bootstrap_rms = RunningRms()
 
     def forward(
         self, dynamics: Dynamics, batch: Batch, generator: torch.Generator, *, bootstrap: bool
@@ -87,11 +87,14 @@ class ShortcutLoss(nn.Module):
         z, B, T = dynamics.pack(batch.latents), batch.rows, batch.length
         labelled = torch.rand(B, generator=generator, device=z.device) >= config.unlabelled_fraction
         n_image = _share(B, config.image_fraction, generator)
-        n_boot = min(_share(B, config.bootstrap_fraction if bootstrap else 0.0, generator), B - n_image)
+        # A grid of one step has no coarser one.
+        fraction = config.bootstrap_fraction if bootstrap and config.k_max > 1 else 0.0
+        n_boot = min(_share(B, fraction, generator), B - n_image)
         rows = slice(n_image, n_image + n_boot)
         levels = draw_levels(B, T, config.k_max, False, generator)
-        coarse = draw_levels(n_boot, T, config.k_max, True, generator)
-        levels.tau[rows], levels.d[rows] = coarse.tau, coarse.d
+        if n_boot:
+            coarse = draw_levels(n_boot, T, config.k_max, True, generator)
+            levels.tau[rows], levels.d[rows] = coarse.tau, coarse.d
         noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator, device=z.device))
         clean = _predict(dynamics, noised, levels, batch, labelled, n_image)
 
@@ -109,7 +112,7 @@ class ShortcutLoss(nn.Module):
             boot_BT = (1 - tau).square() * (velocity - target).square().mean(dim=(2, 3))
             boot = (weight_BT[rows] * boot_BT).sum() / batch.mask[rows].sum().clamp(min=1)
             # Each term weighs as much as it has rows.
-            loss = loss * (1 - n_boot / B) + self.bootstrap_rms(boot) * (n_boot / B)
+            loss = loss * (1 - n_boot / B) + boot / self.flow_rms.divisor() * (n_boot / B)
             metrics["bootstrap"] = boot.detach()
         return loss, metrics
 

@@ -4,7 +4,7 @@ from embody.evaluation.cells import CellReader, cell_accuracy, changed_cell_accu
 from embody.evaluation.metrics import Counts, Rate, mean_over_tasks, precision_recall, psnr, rate, wilson
 from embody.evaluation.pictures import Film, action_captions, dream_gif, write_films, write_pairs
 from embody.evaluation.report import write_report
-from embody.evaluation.results import read_results, results_table, write_results
+from embody.evaluation.results import read_results, results_table, write_results, write_results_page
 from embody.evaluation.run import evaluate_run
 from embody.evaluation.success import (
     Demonstrations,
@@ -49,4 +49,5 @@ __all__ = [
     "write_pairs",
     "write_report",
     "write_results",
+    "write_results_page",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "short_task",
     "tasks_of",
     "write_results",
+    "write_results_page",
 ]
 
 Results = Mapping[str, Any]
@@ -182,6 +183,22 @@ def results_table(results: Results) -> str:
     """Markdown: headline numbers against their targets, success by task with 95% intervals, and the demonstrations."""
     parts = [_headlines(results), _success(results), _by_noise(results), _horizon(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def write_results_page(path: Path, results: Results) -> None:
+    """The table as a Markdown page, with what it takes to make it again: command, seed, machine, date, times."""
+    seconds = results.get("stage_seconds", {})
+    machine = ", ".join(f"{key} {value}" for key, value in results.get("machine", {}).items())
+    versions = ", ".join(f"{key} {value}" for key, value in results.get("versions", {}).items())
+    stages = ", ".join(f"{stage} {duration(value)}" for stage, value in seconds.items())
+    page = [
+        f"# Results of `{results.get('command')}`",
+        f"Made by that command on {results.get('date')}, seed {results.get('seed')}. Machine: {machine}. {versions}.",
+        f"Peak memory {results.get('peak_memory_gib', 0.0):.2f} GiB. Wall time by stage: {stages}.",
+        results_table(results),
+    ]
+    with aside(path) as temporary:
+        temporary.write_text("\n\n".join(page), encoding="utf-8")
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:

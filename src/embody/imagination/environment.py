@@ -34,6 +34,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """The last frame of a recorded context."""
         super().reset(seed=seed)
+        if seed is not None:
+            self.dream.generator.manual_seed(seed)
         context = self.contexts(int(self.np_random.integers(2**31)))
         assert context.latents is not None and context.rows == 1
         self.steps, self.cache = 0, self.tokenizer.decoder_cache(1)

@@ -62,7 +62,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, soft_cap: float = 0
     if not soft_cap:
         # The backward of SDPA in bf16 is slow on CPUs: attention in float32 inside a bf16 step.
         if q.device.type == "cpu" and v.dtype == torch.bfloat16:
-            o = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=causal, enable_gqa=True)
+            with torch.autocast("cpu", enabled=False):  # which would cast them back
+                o = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=causal, enable_gqa=True)
             return o.to(v.dtype)
         return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=causal, enable_gqa=True)
     group = q.shape[1] // k.shape[1]

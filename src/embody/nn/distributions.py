@@ -32,11 +32,12 @@ class TwoHot(nn.Module):
         self.register_buffer("bins", torch.linspace(float(ends[0]), float(ends[1]), bins), persistent=False)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Weights `[..., bins]` on the two bins around `symlog(x)`; values out of range go to the end bin."""
-        y = symlog(x.float()).clamp(self.bins[0], self.bins[-1])
-        above = torch.searchsorted(self.bins, y.contiguous(), right=True).clamp(1, len(self.bins) - 1)
-        left, right = self.bins[above - 1], self.bins[above]
-        weight = (y - left) / (right - left)
+        """Weights `[..., bins]` on the two bins around `x`, of mean `x`; values out of range go to the end bin."""
+        values = symexp(self.bins)
+        x = x.float().clamp(values[0], values[-1])
+        above = torch.searchsorted(values, x.contiguous(), right=True).clamp(1, len(values) - 1)
+        left, right = values[above - 1], values[above]
+        weight = (x - left) / (right - left)
         low = F.one_hot(above - 1, len(self.bins)) * (1 - weight)[..., None]
         return low + F.one_hot(above, len(self.bins)) * weight[..., None]
 

@@ -22,5 +22,8 @@ class RunningRms(nn.Module):
         if self.training:
             self.mean_square.lerp_(loss.detach().float().square(), 1 - self.decay)
             self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
-        rms = (self.mean_square / self.weight.clamp(min=1e-12)).sqrt()
-        return loss / rms.clamp(min=1e-8)
+        return loss / self.divisor()
+
+    def divisor(self) -> Tensor:
+        """The running root mean square, `[]`."""
+        return (self.mean_square / self.weight.clamp(min=1e-12)).sqrt().clamp(min=1e-8)

@@ -74,6 +74,7 @@ class Tokenizer(nn.Module):
         self.pixel_mean.copy_(pixels.mean(dim=(0, 2, 3))[:, None, None])
         self.pixel_std.copy_(pixels.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None])
 
+    @torch.no_grad()
     def set_latent_statistics(self, frames: Tensor) -> None:
         """From now on latents have mean 0 and deviation 1 per channel over `frames` `[B, T, 3, H, W]`."""
         self.latent_mean.zero_()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embody.agent import Agent, AgentLoss
@@ -43,7 +44,7 @@ class AgentStage:
         agent = Agent(config.agent)
         agent.copy_world(dynamics.trunk.blocks)
         if config.agent.standardise_rewards:
-            rewards = torch.from_numpy(np.concatenate([dataset.rewards for dataset in datasets]))
+            rewards = torch.from_numpy(_training_rewards(datasets))
             agent.heads.reward_mean.copy_(rewards.mean())
             agent.heads.reward_std.copy_(rewards.std().clamp(min=1e-3))
         self.model: WorldAndAgent = WorldAndAgent(dynamics, agent)
@@ -99,3 +100,12 @@ class AgentStage:
         noised = noise_to(tau, z, torch.randn(z.shape, generator=generator, device=z.device))
         with torch.set_grad_enabled(not config.own_weights):
             return dynamics(noised, tau, d, batch.actions, batch.is_first).memory
+
+
+def _training_rewards(datasets: Sequence[Dataset]) -> NDArray[np.float32]:
+    parts = [
+        dataset.rewards[dataset.rows(row.id, 0, row.length)]
+        for dataset in datasets
+        for row in dataset.episodes("train")
+    ]
+    return np.concatenate(parts)

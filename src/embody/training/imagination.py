@@ -71,11 +71,6 @@ class ImaginationStage:
         # Contexts have one length: a dream starts from exactly so many frames.
         self.config = replace(config.train_imagination, length=config.imagination.context, long_length=0)
         self.whole = config
-        if self.config.checkpoint_every % config.imagination.updates:
-            raise ValueError(
-                f"train_imagination.checkpoint_every {self.config.checkpoint_every} must be a multiple of"
-                f" imagination.updates {config.imagination.updates}: a dream is not saved while it serves"
-            )
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
         self.model: WorldAndAgent = model.requires_grad_(False)
@@ -112,10 +107,10 @@ class ImaginationStage:
             self.dreamt = dream_trajectories(
                 self.model, batch, horizon=config.horizon, k_sample=config.k_sample, generator=generator
             )
+            if config.shuffle_rewards:
+                self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt.rewards, generator))
         dreamt = self.dreamt
         rewards = dreamt.rewards
-        if config.shuffle_rewards:
-            rewards = _shuffled(rewards, generator)
         value_logits = heads.value(dreamt.features)
         values = heads.value_bins.decode(value_logits).detach()
         returns = lambda_returns(rewards, dreamt.continues, values, config.gamma, config.lambda_)

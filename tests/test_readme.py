@@ -1,0 +1,51 @@
+"""The README's Python runs as it stands, and its commands exist."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import tiny_config
+
+from embody.config import minigrid
+from embody.main import _parse
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_loads_a_checkpoint_and_acts(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (snippet,) = blocks("python")
+    shutil.copytree(tiny_config(finished).weights("agent").parent, tmp_path / "models" / "minigrid")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert re.fullmatch(
+        r"use the key to open the door and then get to the goal - (not )?done\n", capsys.readouterr().out
+    )
+    assert names["terminated"] or names["truncated"]
+
+
+def test_the_commands_can_be_parsed() -> None:
+    lines = re.findall(r"(?m)^embody (.*)$", "\n".join(blocks("sh"))) + re.findall(r"\| `embody (.*?)` \|", README)
+    lines += [f"train agent {option}" for option in re.findall(r"`(--[a-z]+\.[^`]+)`", README)]
+    assert len(lines) >= 13
+    for line in lines:
+        if line.endswith("--help"):
+            with pytest.raises(SystemExit) as stop:
+                _parse(shlex.split(line), minigrid())
+            assert not stop.value.code, line
+        else:
+            assert callable(_parse(shlex.split(line), minigrid())), line
+
+
+def test_what_it_links_to_is_there() -> None:
+    made_by_the_demo = "docs/results/"
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert target.startswith(made_by_the_demo) or (Path(__file__).parents[1] / target).exists(), target
