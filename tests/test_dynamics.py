@@ -52,11 +52,10 @@ def variant(**changes: Any) -> DynamicsConfig:
 
 
 def unscaled() -> ShortcutLoss:
-    """The loss with both running root mean squares at 1."""
+    """The loss with its running root mean square at 1."""
     losses = ShortcutLoss().eval()
-    for rms in (losses.flow_rms, losses.bootstrap_rms):
-        rms.mean_square.fill_(1.0)
-        rms.weight.fill_(1.0)
+    losses.flow_rms.mean_square.fill_(1.0)
+    losses.flow_rms.weight.fill_(1.0)
     return losses
 
 
@@ -321,17 +320,15 @@ def test_flow_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(float(noise.mean())) < 0.25 and float(noise.std()) == pytest.approx(1.0, abs=0.15)
 
 
-def test_each_term_is_divided_by_its_running_root_mean_square() -> None:
+def test_both_terms_are_divided_by_the_running_root_mean_square_of_the_flow_term() -> None:
     dynamics, batch = make_dynamics(variant(bootstrap_fraction=0.5)), make_batch(4, 3)
     losses = ShortcutLoss()
-    loss, _ = losses(dynamics, batch, seeded(0), bootstrap=True)
-    assert loss.item() == pytest.approx(1.0)
+    loss, metrics = losses(dynamics, batch, seeded(0), bootstrap=True)
+    assert loss.item() == pytest.approx(0.5 + 0.5 * float(metrics["bootstrap"] / metrics["flow"]), rel=1e-5)
     losses.flow_rms.mean_square.fill_(4.0)
     losses.flow_rms.weight.fill_(1.0)
-    losses.bootstrap_rms.mean_square.fill_(25.0)
-    losses.bootstrap_rms.weight.fill_(1.0)
     loss, metrics = losses.eval()(dynamics, batch, seeded(0), bootstrap=True)
-    assert loss.item() == pytest.approx(float(metrics["flow"]) / 4 + float(metrics["bootstrap"]) / 10)
+    assert loss.item() == pytest.approx(float(metrics["flow"]) / 4 + float(metrics["bootstrap"]) / 4)
 
 
 @pytest.mark.parametrize("bootstrap", [False, True])

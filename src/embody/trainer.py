@@ -277,7 +277,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _timed(self, stage: str, anew: bool = False) -> Iterator[None]:
-        """Write the config into the run, and add the seconds spent to its record (or begin it anew), interrupted or not.
+        """Write the config into the run; add the seconds spent to its record (or begin it anew), interrupted or not.
 
         A `ValueError` puts the former config back: the next command must not start from one that cannot work.
         """

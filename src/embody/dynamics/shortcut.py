@@ -72,7 +72,7 @@ class ShortcutLoss(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # One scale for both terms: the bootstrap term is hundreds of times smaller, and brought to 1 it drowns the data.
+        # One scale for both: the bootstrap term is hundreds of times smaller, and brought to 1 it drowns the data.
         self.flow_rms = RunningRms()
 
     def forward(
