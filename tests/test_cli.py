@@ -141,7 +141,8 @@ def test_a_folder_that_is_no_dataset_is_left_alone(place: Path, refused: Refusal
 @pytest.mark.parametrize("damage", ["half", "garbage", "empty"])
 def test_a_damaged_checkpoint(done: Path, refused: Refusal, damage: str) -> None:
     weights, checkpoint = done / "models/tiny/dynamics.safetensors", done / "runs/tiny/checkpoints/dynamics.safetensors"
-    content = checkpoint.read_bytes()
+    assert not checkpoint.exists()  # a finished stage leaves none behind
+    content = weights.read_bytes()
     wrong = {"half": content[: len(content) // 2], "garbage": b"\xff" * 100, "empty": b""}[damage]
     weights.write_bytes(wrong)
     assert f"{weights} is damaged" in refused("train", "dynamics", "--name", "tiny")

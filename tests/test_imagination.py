@@ -278,7 +278,7 @@ def test_a_player_starts_as_a_training_context_does(encoded: Dataset, observed: 
     stored, first = open_latents(encoded, "tiny"), batch.latents[0, 0].numpy()
     row = next(row for row in range(3) if np.array_equal(stored.slice(row, 0, 1)[0], first))
     torch.testing.assert_close(played(7), features, atol=1e-3, rtol=0)  # latents are float16 on disk
-    assert (played(8) - features).abs().max() > 0.05  # other noise alone is far more
+    assert (played(8) - features).abs().max() > 0.01  # other noise alone is far more
 
 
 def test_a_player_samples_its_actions_from_the_policy(encoded: Dataset) -> None:

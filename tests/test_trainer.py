@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,7 @@ def test_a_refusal_leaves_the_config_of_the_run(config: Config) -> None:
     before = path.read_bytes()
     with pytest.raises(ValueError, match="unknown task 'Chess'"):
         Trainer(config=changed(config, "env", tasks=("Chess",))).collect()
-    config.weights("tokenizer").unlink()
+    shutil.move(config.weights("tokenizer"), config.checkpoint("tokenizer"))  # a checkpoint made otherwise
     with pytest.raises(ValueError, match=r"checkpoints/tokenizer\.safetensors was made with another config"):
         Trainer(config=changed(config, "train_tokenizer", lr=1e-3)).train_tokenizer()
     assert path.read_bytes() == before
@@ -179,17 +180,13 @@ def test_a_refusal_leaves_the_config_of_the_run(config: Config) -> None:
 
 def test_a_new_tokenizer_makes_what_follows_stale(finished_config: Config) -> None:
     config = finished_config
-    for path in (config.weights("tokenizer"), config.checkpoint("tokenizer")):
-        path.unlink()
+    config.weights("tokenizer").unlink()
     config = changed(config, "train_tokenizer", lr=1e-3)
     trainer = Trainer(config=config)
     trainer.train_tokenizer()
     with pytest.raises(ValueError, match=r"dynamics\.safetensors was made .*\(upstream differs\)"):
         trainer.train_dynamics()
     config.weights("dynamics").unlink()
-    with pytest.raises(ValueError, match=r"dynamics\.safetensors was made with another config or data: delete it"):
-        trainer.train_dynamics()
-    config.checkpoint("dynamics").unlink()
     with pytest.raises(ValueError, match="no latents of tokenizer .*: run `embody encode` first"):
         trainer.train_dynamics()
     trainer.encode()

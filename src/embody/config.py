@@ -365,14 +365,22 @@ def minigrid() -> Config:
             decoder=replace(shape, depth=1, pattern="S"),
             mask_max=0.3,
         ),
-        dynamics=DynamicsConfig(tokens=9, channels=16, trunk=trunk, actions=actions),
-        agent=AgentConfig(trunk=trunk, actions=actions, heads_input="context"),
+        dynamics=DynamicsConfig(
+            tokens=9,
+            channels=16,
+            trunk=trunk,
+            actions=actions,
+            bootstrap_fraction=0.2,
+            bootstrap_start=0.6,
+            image_fraction=0.1,
+        ),
+        agent=AgentConfig(trunk=trunk, actions=actions, heads_input="context", world_lr_scale=0.3),
         imagination=ImaginationConfig(horizon=14, k_sample=2, gamma=0.96, beta=0.1, updates=8),
         train_tokenizer=StageConfig(epochs=0.3, batch=16, length=2, lr=2e-3, muon_lr=8e-3),
-        train_dynamics=StageConfig(epochs=3, batch=20, length=12, long_length=30, lr=2e-3, muon_lr=4e-3),
-        train_agent=StageConfig(epochs=1, batch=20, length=12, long_length=30, lr=1e-3, muon_lr=2e-3),
+        train_dynamics=StageConfig(epochs=2, batch=8, length=12, long_length=32, lr=2e-3, muon_lr=4e-3),
+        train_agent=StageConfig(epochs=0.6, batch=8, length=12, long_length=32, lr=1e-3, muon_lr=2e-3),
         train_imagination=StageConfig(
-            epochs=5, batch=48, lr=1e-3, weight_decay=0.0, clip=0.5, checkpoint_every=80, log_every=8
+            epochs=2.5, batch=48, lr=1e-3, weight_decay=0.0, clip=0.5, checkpoint_every=80, log_every=8
         ),
     )
 

@@ -27,7 +27,7 @@ class ClipSampler:
         task_index: Sequence[int] | NDArray[np.int64],  # [E]: equal numbers are one task
         seed: int,
         left_pad: int = 0,
-        virtual: float = 0.5,
+        virtual: float = 0.25,
         ends: bool = False,
     ) -> None:
         self.lengths = np.asarray(lengths, np.int64)

@@ -97,7 +97,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Space and time layers in the order of `config.layers`, and a final norm."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, aligned: bool = False) -> None:
+        """`aligned`: tokens first attend to tokens like themselves (see `Attention.align_queries`)."""
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -105,6 +106,8 @@ class Transformer(nn.Module):
         self.apply(lambda module: initialise(module, config.depth))
         for block, kind in zip(self.blocks, config.layers, strict=True):
             assert isinstance(block, Block)
+            if aligned:
+                block.attention.align_queries()
             if kind == "T":  # starts as the identity: a model learns frames first, then how they follow
                 nn.init.zeros_(block.attention.out.weight)
                 nn.init.zeros_(block.mlp.out.weight)
@@ -167,8 +170,6 @@ def initialise(module: nn.Module, depth: int) -> None:
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    if isinstance(module, Attention):
-        module.align_queries()
     if isinstance(module, Attention | Mlp):
         nn.init.normal_(module.out.weight, std=(module.out.in_features * 2 * depth) ** -0.5)
 
