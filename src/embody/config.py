@@ -375,12 +375,12 @@ def minigrid() -> Config:
             image_fraction=0.1,
         ),
         agent=AgentConfig(trunk=trunk, actions=actions, heads_input="context", world_lr_scale=0.3),
-        imagination=ImaginationConfig(horizon=14, k_sample=2, gamma=0.96, beta=0.1, updates=8),
+        imagination=ImaginationConfig(horizon=14, k_sample=2, gamma=0.96),
         train_tokenizer=StageConfig(epochs=0.3, batch=16, length=2, lr=2e-3, muon_lr=8e-3),
         train_dynamics=StageConfig(epochs=2, batch=8, length=12, long_length=32, lr=2e-3, muon_lr=4e-3),
         train_agent=StageConfig(epochs=0.6, batch=8, length=12, long_length=32, lr=1e-3, muon_lr=2e-3),
         train_imagination=StageConfig(
-            epochs=2.5, batch=48, lr=1e-3, weight_decay=0.0, clip=0.5, checkpoint_every=80, log_every=8
+            epochs=0.4, batch=48, lr=5e-4, weight_decay=0.0, clip=0.5, checkpoint_every=20, log_every=2
         ),
     )
 
