@@ -33,7 +33,7 @@ class Attention(nn.Module):
     def align_queries(self) -> None:
         """Start each query projection as its key's, so that tokens first attend to tokens like themselves.
 
-        Mimetic initialisation (Trockman & Kolter 2023): small models learn where to look many times sooner.
+        After the mimetic initialisation of Trockman & Kolter (2023).
         """
         q, k, _ = self.qkv.weight.split([n * self.head_dim for n in (self.heads, self.kv_heads, self.kv_heads)])
         group = self.heads // self.kv_heads

@@ -150,7 +150,7 @@ class Tokenizer(nn.Module):
 def _anchors(positions_PD: Tensor, latents: int) -> Tensor:
     """`[L, D]`: each latent starts as the sum of the positions of its own patches, at unit variance.
 
-    Latents and patches thus find one another from the first step, where random ones take thousands to part.
+    Latents and patches thus find one another from the first step.
     """
     patches = len(positions_PD)
     owner_P = torch.arange(patches) * latents // patches
