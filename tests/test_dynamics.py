@@ -13,7 +13,7 @@ from torch import Tensor
 from embody.batch import Batch
 from embody.config import DynamicsConfig
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
-from embody.dynamics.shortcut import Levels, bootstrap_velocity, draw_levels, noise_to, ramp_weight
+from embody.dynamics.shortcut import Levels, bootstrap_velocity, draw_levels, hold_contexts, noise_to, ramp_weight
 
 K_MAX = DYNAMICS.k_max
 
@@ -239,16 +239,56 @@ def test_bootstrap_target_by_separate_passes() -> None:
 
 
 def test_bootstrap_averages_velocities_not_predictions() -> None:
-    def world(z: Tensor, tau: Tensor, d: Tensor, *_: Tensor) -> SimpleNamespace:
-        assert (d == 0.5).all()
-        return SimpleNamespace(clean=torch.where((tau == 0)[..., None, None], 3.0, 7.0).expand_as(z))
+    class World:
+        config = variant(k_max=8)
+
+        def __call__(self, z: Tensor, tau: Tensor, d: Tensor, *_: Tensor) -> SimpleNamespace:
+            assert (d == 0.5).all()
+            return SimpleNamespace(clean=torch.where((tau == 0)[..., None, None], 3.0, 7.0).expand_as(z))
 
     z = torch.full((1, 1, 2, 8), 2.0)
     levels = Levels(torch.zeros(1, 1), torch.ones(1, 1))
     none = torch.zeros(1, 1)
     # b' = 3 - 2 = 1; z' = 2.5; b'' = (7 - 2.5) / 0.5 = 9; their mean is 5. Averaged predictions would give 5 - 2 = 3.
-    target = bootstrap_velocity(world, z, levels, none, none, none)  # type: ignore[arg-type]
+    target = bootstrap_velocity(World(), z, levels, none, none, none)  # type: ignore[arg-type]
     torch.testing.assert_close(target, torch.full((1, 1, 2, 8), 5.0))
+
+
+def test_contexts_held_for_a_rollout() -> None:
+    drawn = draw_levels(40, 5, 8, True, seeded(0))
+    held = hold_contexts(drawn, 0.875, 1 / 8)
+    assert (held.tau[:, ::2] == 0.875).all() and (held.d[:, ::2] == 1 / 8).all()
+    assert torch.equal(held.tau[:, 1::2], drawn.tau[:, 1::2]) and torch.equal(held.d[:, 1::2], drawn.d[:, 1::2])
+
+
+def test_bootstrap_beside_held_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held frames keep their level and content in both half steps, and count as flow, not as bootstrap."""
+    dynamics = make_dynamics(variant(bootstrap_fraction=1.0, contexts="alternate", ramp=False))
+    batch = make_batch(3, 4)
+    calls = record(dynamics, monkeypatch)
+    _, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=True)
+    main, first, second = calls
+    held = main.d == 1 / K_MAX
+    assert held.sum() == 6 and (main.tau[held] == dynamics.context_level).all()
+    for half in (first, second):
+        assert torch.equal(half.noised[held], main.noised[held]) and torch.equal(half.tau[held], main.tau[held])
+        assert (half.d[held] == 1 / K_MAX).all() and (half.d[~held] == main.d[~held] / 2).all()
+    flow = (main.clean - dynamics.pack(batch.latents)).square().mean(dim=(2, 3))
+    torch.testing.assert_close(metrics["flow"], flow[held & batch.mask].mean().detach())
+
+    def velocity(call: Call) -> Tensor:
+        return (call.clean.detach() - call.noised) / (1 - call.tau)[..., None, None]
+
+    error = (velocity(main) - (velocity(first) + velocity(second)) / 2).square().mean(dim=(2, 3))
+    stepped = ~held & batch.mask
+    expected = ((1 - main.tau).square() * error)[stepped].mean()
+    torch.testing.assert_close(metrics["bootstrap"], expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_tau_power_draws_low_levels_more_often() -> None:
+    tau = draw_levels(4000, 4, 64, False, seeded(0), power=2.0).tau
+    assert torch.equal(tau, (tau * 64).floor() / 64)
+    assert (tau < 0.25).float().mean() == pytest.approx(0.5, abs=0.02)  # u^2 < 1/4
 
 
 def test_bootstrap_rows_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,24 @@ def test_rope_turns_by_position_times_frequency() -> None:
     torch.testing.assert_close(turned[1], expected)
 
 
+def test_rope_in_time_has_its_own_frequencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    cos, _ = rotary_angles(torch.tensor([2]), 4, base=4.0, fastest=3.0)
+    torch.testing.assert_close(cos, torch.tensor([[math.cos(6), math.cos(3)]]))
+    asked: list[tuple[float, float]] = []
+    monkeypatch.setattr(
+        "embody.nn.transformer.rotary_angles",
+        lambda at, dim, base, fastest=1.0: asked.append((fastest, base)) or rotary_angles(at, dim, base, fastest),
+    )
+    Transformer(dataclasses.replace(TRUNK, time_rope=(3.0, 4.0)))(normal(1, 2, 3, 16))
+    assert asked == [(1.0, TRUNK.rope_base), (3.0, 4.0)]
+
+
+def test_query_gain_is_that_of_time_layers() -> None:
+    model = Transformer(dataclasses.replace(TRUNK, pattern="ST", time_query_gain=2.0))
+    gains = [float(weight.mean()) for name, weight in model.named_parameters() if "q_norm" in name]
+    assert gains == [1.0, 2.0, 1.0, 2.0]
+
+
 def test_rope_products_depend_on_distance_only() -> None:
     q, k = normal(8), normal(8, seed=1)
 
@@ -181,9 +199,9 @@ def test_time_layers_are_causal() -> None:
 
 
 @torch.no_grad()
-def test_time_layers_start_as_the_identity() -> None:
+def test_images_first_starts_with_time_layers_as_the_identity() -> None:
     torch.manual_seed(0)
-    model, x = Transformer(TRUNK), normal(2, 5, 3, 16)
+    model, x = Transformer(TRUNK, images_first=True), normal(2, 5, 3, 16)
     alone, _ = model(x.flatten(0, 1)[:, None])  # each frame a video of its own
     torch.testing.assert_close(model(x)[0].flatten(0, 1), alone[:, 0], atol=1e-5, rtol=1e-5)
     assert (make_transformer()(x)[0].flatten(0, 1) - alone[:, 0]).abs().max() > 0.1

@@ -1,7 +1,9 @@
 """One batch of clips, in the one time convention: a slot holds what arrived together."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,12 +31,15 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
-        moved = {
-            f.name: getattr(self, f.name).to(device, non_blocking=True)
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) is not None
-        }
-        return dataclasses.replace(self, **moved)
+        return self._map(lambda field: field.to(device, non_blocking=True))
+
+    def head(self, rows: int) -> "Batch":
+        """The first `rows` rows; views."""
+        return self._map(lambda field: field[:rows])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return Batch(**{name: field if field is None else change(field) for name, field in fields.items()})
 
     @property
     def rows(self) -> int:

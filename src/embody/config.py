@@ -90,6 +90,8 @@ class TransformerConfig:
     mlp_width: int = 320
     soft_cap: float = 0.0  # attention logits bounded by cap * tanh(x / cap); 0 is off
     rope_base: float = 10_000.0
+    time_rope: tuple[float, float] = (1.0, 10_000.0)  # of time layers: fastest turn (radians a frame) and base
+    time_query_gain: float = 1.0  # of time layers at the start: small heads with QK-norm attend too evenly at 1
 
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.width // self.heads) % 2:
@@ -141,6 +143,11 @@ class DynamicsConfig:
     bootstrap_start: float = 0.3  # share of the training before the bootstrap term begins
     image_fraction: float = 0.3  # share of rows trained as separate images [P]
     unlabelled_fraction: float = 0.05  # share of rows whose actions are hidden
+    contexts: Literal["noised", "alternate"] = (
+        "noised"  # every frame has a level of its own [P], or frames 0, 2, 4, ... that of a rollout's history
+    )
+    tau_power: float = 1.0  # tau ~ u^power, u uniform [P: 1]; above 1, low levels come more often
+    ramp: bool = True  # weigh the loss by w(tau) = 0.9 tau + 0.1 [P]
 
     def __post_init__(self) -> None:
         for name in ("k_max", "k_sample"):
@@ -175,6 +182,7 @@ class AgentConfig:
     reward_loss: Literal["two_hot", "mse"] = "two_hot"  # [P], or the seed's
     standardise_rewards: bool = False  # the seed's reward standardisation; reward_range is then in standard deviations
     dynamics_weight: float = 1.0
+    dynamics_share: float = 0.5  # share of a batch's rows that the dynamics loss goes on with in phase 2 [P: half]
     world_lr_scale: float = 0.1  # learning rate of the world in phase 2 when it is finetuned (own_weights False)
 
 
@@ -340,7 +348,16 @@ def minigrid() -> Config:
     """Four MiniGrid tasks: the whole pipeline on two CPU cores."""
     actions = ActionSpec((7,))
     shape = TransformerConfig(width=128, heads=4, kv_heads=2, mlp_width=320)
-    trunk = replace(shape, depth=4, pattern="STSS")
+    trunk = TransformerConfig(
+        width=96,
+        depth=4,
+        heads=4,
+        kv_heads=2,
+        pattern="STSS",
+        mlp_width=240,
+        time_rope=(3.14, 20.0),
+        time_query_gain=2.5,
+    )
     env = EnvConfig(
         family="minigrid",
         tasks=(
@@ -356,7 +373,7 @@ def minigrid() -> Config:
         name="minigrid",
         env=env,
         collect=CollectConfig(train_episodes=1500),
-        # One latent a cell, four cells to a token of the dynamics.
+        # One latent a cell, and one token of the dynamics.
         tokenizer=TokenizerConfig(
             patch=8,
             latents=36,
@@ -366,21 +383,34 @@ def minigrid() -> Config:
             mask_max=0.3,
         ),
         dynamics=DynamicsConfig(
-            tokens=9,
-            channels=16,
+            tokens=36,
+            channels=4,
+            context=16,
+            k_sample=1,
             trunk=trunk,
             actions=actions,
             bootstrap_fraction=0.2,
             bootstrap_start=0.6,
-            image_fraction=0.1,
+            image_fraction=0.02,
+            unlabelled_fraction=0.02,
+            contexts="alternate",
+            tau_power=2.0,
+            ramp=False,
         ),
-        agent=AgentConfig(trunk=trunk, actions=actions, heads_input="context", world_lr_scale=0.3),
-        imagination=ImaginationConfig(horizon=14, k_sample=2, gamma=0.96),
+        agent=AgentConfig(
+            trunk=trunk,
+            actions=actions,
+            distances=2,
+            heads_input="context",
+            dynamics_share=0.25,
+            world_lr_scale=0.3,
+        ),
+        imagination=ImaginationConfig(horizon=14, k_sample=1, gamma=0.96),
         train_tokenizer=StageConfig(epochs=0.3, batch=16, length=2, lr=2e-3, muon_lr=8e-3),
-        train_dynamics=StageConfig(epochs=2, batch=8, length=12, long_length=32, lr=2e-3, muon_lr=4e-3),
-        train_agent=StageConfig(epochs=0.6, batch=8, length=12, long_length=32, lr=1e-3, muon_lr=2e-3),
+        train_dynamics=StageConfig(epochs=2.7, batch=48, length=2, long_length=16, lr=2e-3, muon_lr=4e-3),
+        train_agent=StageConfig(epochs=1.5, batch=16, length=6, long_length=16, lr=2e-3, muon_lr=4e-3),
         train_imagination=StageConfig(
-            epochs=0.4, batch=48, lr=5e-4, weight_decay=0.0, clip=0.5, checkpoint_every=20, log_every=2
+            epochs=0.5, batch=48, lr=5e-4, weight_decay=0.0, clip=0.5, checkpoint_every=20, log_every=2
         ),
     )
 

@@ -7,6 +7,8 @@
            (1 - tau)^2 |(z^ - z~) / (1 - tau) - stopgrad(b' + b'') / 2|^2   otherwise
     weighted by w(tau) = 0.9 tau + 0.1
 
+Small worlds may be trained on what their rollouts meet instead (`contexts="alternate"`, `tau_power`, `ramp=False`).
+
 Legend: B rows, T frames, L spatial tokens, Z channels.
 """
 
@@ -20,7 +22,7 @@ from embody.batch import Batch
 from embody.dynamics.model import Dynamics
 from embody.nn.running_rms import RunningRms
 
-__all__ = ["Levels", "ShortcutLoss", "bootstrap_velocity", "draw_levels", "noise_to", "ramp_weight"]
+__all__ = ["Levels", "ShortcutLoss", "bootstrap_velocity", "draw_levels", "hold_contexts", "noise_to", "ramp_weight"]
 
 
 @dataclass(frozen=True)
@@ -42,27 +44,47 @@ def ramp_weight(tau: Tensor) -> Tensor:
     return 0.9 * tau + 0.1
 
 
-def draw_levels(rows: int, frames: int, k_max: int, coarse: bool, generator: torch.Generator) -> Levels:
-    """`d = 1 / k_max`, or drawn from {1, 1/2, ..., 2 / k_max} if `coarse`; `tau ~ U{0, d, ..., 1 - d}`, per frame."""
+def draw_levels(
+    rows: int, frames: int, k_max: int, coarse: bool, generator: torch.Generator, power: float = 1.0
+) -> Levels:
+    """`d = 1 / k_max`, or drawn from {1, 1/2, ..., 2 / k_max} if `coarse`; `tau ~ U{0, d, ..., 1 - d}`, per frame.
+
+    With a `power` p, tau is the grid point below `u^p`, `u ~ U(0, 1)`: above 1, low levels come more often.
+    """
     device = generator.device
     shape = (rows, frames)
     exponent = torch.full(shape, int(math.log2(k_max)), device=device)
     if coarse:
         exponent = torch.randint(0, int(math.log2(k_max)), shape, generator=generator, device=device)
     steps = 2.0**exponent
-    tau = torch.floor(torch.rand(shape, generator=generator, device=device) * steps) / steps
+    tau = torch.floor(torch.rand(shape, generator=generator, device=device) ** power * steps) / steps
     return Levels(tau, 1 / steps)
+
+
+def hold_contexts(levels: Levels, context_level: float, d_min: float) -> Levels:
+    """Frames 0, 2, 4, ... at `context_level` and `d_min`, as the history of a rollout; the others are to be predicted.
+
+    So every predicted frame follows a nearly clean one, and a clip's first frame, which nothing foretells, is given:
+    its error would be dozens of times that of the others and drown their gradient.
+    """
+    held_T = torch.arange(levels.tau.shape[1], device=levels.tau.device) % 2 == 0
+    return Levels(levels.tau.masked_fill(held_T, context_level), levels.d.masked_fill(held_T, d_min))
 
 
 @torch.no_grad()
 def bootstrap_velocity(
     dynamics: Dynamics, noised: Tensor, levels: Levels, actions: Tensor, is_first: Tensor, labelled: Tensor
 ) -> Tensor:
-    """`(b' + b'') / 2`, `[B, T, L, Z]`: the mean velocity of two steps of d / 2, without gradient."""
-    tau, half = levels.tau, levels.d / 2
-    b1 = (dynamics(noised, tau, half, actions, is_first, labelled).clean - noised) / _over_frame(1 - tau)
+    """`(b' + b'') / 2`, `[B, T, L, Z]`: the mean velocity of two steps of d / 2, without gradient.
+
+    Frames at d_min have no half step: they stay as they are, a context for the others, and their result means nothing.
+    """
+    tau, d_min = levels.tau, 1 / dynamics.config.k_max
+    d = (levels.d / 2).clamp(min=d_min)
+    half = torch.where(levels.d > d_min, d, 0.0)
+    b1 = (dynamics(noised, tau, d, actions, is_first, labelled).clean - noised) / _over_frame(1 - tau)
     between = noised + b1 * _over_frame(half)
-    b2_clean = dynamics(between, tau + half, half, actions, is_first, labelled).clean
+    b2_clean = dynamics(between, tau + half, d, actions, is_first, labelled).clean
     b2 = (b2_clean - between) / _over_frame(1 - (tau + half))
     return (b1 + b2) / 2
 
@@ -91,14 +113,18 @@ class ShortcutLoss(nn.Module):
         fraction = config.bootstrap_fraction if bootstrap and config.k_max > 1 else 0.0
         n_boot = min(_share(B, fraction, generator), B - n_image)
         rows = slice(n_image, n_image + n_boot)
-        levels = draw_levels(B, T, config.k_max, False, generator)
+        levels = draw_levels(B, T, config.k_max, False, generator, config.tau_power)
         if n_boot:
-            coarse = draw_levels(n_boot, T, config.k_max, True, generator)
+            coarse = draw_levels(n_boot, T, config.k_max, True, generator, config.tau_power)
             levels.tau[rows], levels.d[rows] = coarse.tau, coarse.d
+        if config.contexts == "alternate":
+            video = slice(n_image, None)
+            held = hold_contexts(Levels(levels.tau[video], levels.d[video]), dynamics.context_level, 1 / config.k_max)
+            levels.tau[video], levels.d[video] = held.tau, held.d
         noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator, device=z.device))
         clean = _predict(dynamics, noised, levels, batch, labelled, n_image)
 
-        weight_BT = ramp_weight(levels.tau) * batch.mask
+        weight_BT = (ramp_weight(levels.tau) if config.ramp else torch.ones_like(levels.tau)) * batch.mask
         at_d_min = levels.d == 1 / config.k_max
         flow_BT = (clean - z).square().mean(dim=(2, 3)) * at_d_min
         flow = (weight_BT * flow_BT).sum() / (batch.mask * at_d_min).sum().clamp(min=1)
@@ -110,7 +136,8 @@ class ShortcutLoss(nn.Module):
             )
             velocity = (clean[rows] - noised[rows]) / _over_frame(1 - tau)
             boot_BT = (1 - tau).square() * (velocity - target).square().mean(dim=(2, 3))
-            boot = (weight_BT[rows] * boot_BT).sum() / batch.mask[rows].sum().clamp(min=1)
+            stepped = ~at_d_min[rows]
+            boot = (weight_BT[rows] * boot_BT * stepped).sum() / (batch.mask[rows] * stepped).sum().clamp(min=1)
             # Each term weighs as much as it has rows.
             loss = loss * (1 - n_boot / B) + boot / self.flow_rms.divisor() * (n_boot / B)
             metrics["bootstrap"] = boot.detach()

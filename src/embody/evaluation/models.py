@@ -14,7 +14,7 @@ from embody.batch import Batch
 from embody.config import Config, StageConfig
 from embody.data import Dataset, batches
 from embody.dynamics import Dynamics
-from embody.dynamics.shortcut import draw_levels, noise_to
+from embody.dynamics.shortcut import draw_levels, hold_contexts, noise_to
 from embody.evaluation.cells import CellReader, cell_accuracy
 from embody.evaluation.metrics import psnr
 from embody.evaluation.world_model import Rollouts
@@ -106,7 +106,8 @@ def dream_held_out(
 def action_shuffle_ratio(config: Config, dynamics: Dynamics, datasets: Sequence[Dataset], tokenizer_hash: str) -> float:
     """Flow loss with actions shuffled over the batch, over that with the true ones; near 1, actions are ignored.
 
-    Same noise and levels for both: d = d_min and tau uniform on its grid, unweighted, slots with an action only.
+    Same noise and levels for both: d = d_min and tau uniform on its grid, unweighted, slots with an action only. A
+    world trained on held contexts has them here too, and its held frames are not counted.
     """
     stage = replace(config.train_dynamics, batch=256, length=config.imagination.context + 2, long_length=0)
     batch = _first_batch(config, datasets, stage, "latents", tokenizer_hash)
@@ -114,8 +115,11 @@ def action_shuffle_ratio(config: Config, dynamics: Dynamics, datasets: Sequence[
     generator = torch.Generator().manual_seed(config.seed)
     z = dynamics.pack(batch.latents)
     levels = draw_levels(batch.rows, batch.length, dynamics.config.k_max, False, generator)
-    noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator))
     counted = batch.mask & ~batch.is_first
+    if dynamics.config.contexts == "alternate":
+        levels = hold_contexts(levels, dynamics.context_level, 1 / dynamics.config.k_max)
+        counted[:, ::2] = False
+    noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator))
     slots = counted.flatten().nonzero()[:, 0]
     shuffled = batch.actions.flatten(0, 1).clone()
     shuffled[slots] = shuffled[slots[torch.randperm(len(slots), generator=generator)]]

@@ -6,9 +6,9 @@ from torch import Tensor
 __all__ = ["rotary_angles", "rotate"]
 
 
-def rotary_angles(positions: Tensor, dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin of `p * base^(-2i / dim)`, each float32 `[n, dim / 2]`, for integer `positions` `[n]`."""
-    frequency = base ** (-torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim)
+def rotary_angles(positions: Tensor, dim: int, base: float, fastest: float = 1.0) -> tuple[Tensor, Tensor]:
+    """cos and sin of `p * fastest * base^(-2i / dim)`, each float32 `[n, dim / 2]`, for integer `positions` `[n]`."""
+    frequency = fastest * base ** (-torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim)
     angle = positions.float()[:, None] * frequency
     return angle.cos(), angle.sin()
 

@@ -97,8 +97,11 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Space and time layers in the order of `config.layers`, and a final norm."""
 
-    def __init__(self, config: TransformerConfig, aligned: bool = False) -> None:
-        """`aligned`: tokens first attend to tokens like themselves (see `Attention.align_queries`)."""
+    def __init__(self, config: TransformerConfig, images_first: bool = False) -> None:
+        """`images_first`: starts as a model of single frames, in which tokens attend to those like themselves.
+
+        Time layers are then the identity (see also `Attention.align_queries`).
+        """
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -106,11 +109,13 @@ class Transformer(nn.Module):
         self.apply(lambda module: initialise(module, config.depth))
         for block, kind in zip(self.blocks, config.layers, strict=True):
             assert isinstance(block, Block)
-            if aligned:
+            if kind == "T":
+                nn.init.constant_(block.attention.q_norm.weight, config.time_query_gain)
+            if images_first:
                 block.attention.align_queries()
-            if kind == "T":  # starts as the identity: a model learns frames first, then how they follow
-                nn.init.zeros_(block.attention.out.weight)
-                nn.init.zeros_(block.mlp.out.weight)
+                if kind == "T":
+                    nn.init.zeros_(block.attention.out.weight)
+                    nn.init.zeros_(block.mlp.out.weight)
 
     def forward(
         self,
@@ -178,4 +183,5 @@ def _angles(config: TransformerConfig, frames: int, places: Tensor, cache: RingC
     start = 0 if cache is None else cache.frames
     dim = config.width // config.heads
     time = torch.arange(start, start + frames, device=places.device)
-    return rotary_angles(places, dim, config.rope_base), rotary_angles(time, dim, config.rope_base)
+    fastest, base = config.time_rope
+    return rotary_angles(places, dim, config.rope_base), rotary_angles(time, dim, base, fastest)

@@ -3,6 +3,7 @@
 With the agent's own weights the agent's losses cannot reach the world; in the paper's sharing they finetune it.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -82,7 +83,8 @@ class AgentStage:
         features = agent(batch.task, memory, batch.length, blocks=dynamics.trunk.blocks)
         loss, metrics = self.losses["agent"](agent.heads, features, batch)
         if config.dynamics_weight > 0:
-            world_loss, world_metrics = self.losses["dynamics"](dynamics, batch, generator, bootstrap=True)
+            part = batch.head(math.ceil(config.dynamics_share * batch.rows))
+            world_loss, world_metrics = self.losses["dynamics"](dynamics, part, generator, bootstrap=True)
             loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
         return loss, metrics
 
