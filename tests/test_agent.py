@@ -162,6 +162,18 @@ def test_heads_read_the_noised_pass_or_the_context_level(
         assert len(levels.unique()) > 3 and torch.equal(levels * 8, (levels * 8).round()) and (levels < 1).all()
 
 
+def test_the_dynamics_loss_goes_on_with_its_share_of_the_rows(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, dynamics_share=0.5))
+    stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
+    seen: list[Batch] = []
+    loss_of_world = stage.losses["dynamics"]
+    loss_of_world.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
+    batch = make_batch(5, 6)
+    stage.loss(batch, seeded(0), 0.0)
+    assert [part.rows for part in seen] == [3]  # half of five, rounded up
+    assert torch.equal(seen[0].actions, batch.actions[:3]) and seen[0].frames is None
+
+
 def test_without_its_own_loss_the_world_is_frozen(tmp_path: Path) -> None:
     agent = dataclasses.replace(AGENT, dynamics_weight=0.0)
     stage = AgentStage(dataclasses.replace(CONFIG, agent=agent), [make_dataset(tmp_path, [9])], "", make_dynamics())

@@ -38,8 +38,9 @@ class Batch:
         return self._map(lambda field: field[:rows])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        fields: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return Batch(**{name: field if field is None else change(field) for name, field in fields.items()})
+        present = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        changed: dict[str, Any] = {name: change(field) for name, field in present.items() if field is not None}
+        return Batch(**changed)
 
     @property
     def rows(self) -> int:
