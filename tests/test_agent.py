@@ -27,6 +27,7 @@ from torch import Tensor
 
 from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, lambda_returns
 from embody.agent.losses import ahead
+from embody.batch import Batch
 from embody.config import Config, ImaginationConfig
 from embody.dynamics import Dynamics, Prediction
 from embody.nn.distributions import FactoredCategorical

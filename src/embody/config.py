@@ -156,6 +156,8 @@ class DynamicsConfig:
                 raise ValueError(f"dynamics.{name} must be a power of two, got {value}")
         if self.k_sample > self.k_max:
             raise ValueError(f"dynamics.k_sample {self.k_sample} exceeds k_max {self.k_max}")
+        if self.tau_power <= 0:
+            raise ValueError(f"dynamics.tau_power must be above 0, got {self.tau_power}")
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,11 @@ class StageConfig:
     checkpoint_every: int = 100
     log_every: int = 10
 
+    def __post_init__(self) -> None:
+        for name in ("batch", "length", "long_every", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"a stage's {name} must be at least 1, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -272,6 +279,16 @@ class Config:
             )
         if d.actions != self.env.actions or a.actions != self.env.actions:
             raise ValueError("env.actions, dynamics.actions and agent.actions must be the same")
+        if not 0 < a.dynamics_share <= 1:
+            raise ValueError(
+                f"agent.dynamics_share {a.dynamics_share}: above 0, up to 1 (agent.dynamics_weight 0 is off)"
+            )
+        if d.contexts == "alternate" and self.train_dynamics.length < 2:
+            raise ValueError(
+                "dynamics.contexts alternate predicts every second frame: train_dynamics.length is below 2"
+            )
+        if self.imagination.updates < 1:
+            raise ValueError(f"imagination.updates must be at least 1, got {self.imagination.updates}")
         if a.trunk != d.trunk:
             raise ValueError("agent.trunk must equal dynamics.trunk: agent tokens read its keys and values")
         if self.train_imagination.checkpoint_every % self.imagination.updates:
