@@ -47,7 +47,7 @@ def tiny_config(root: Path) -> Config:
         tokenizer=TokenizerConfig(patch=8, latents=5, channels=4, context=3, encoder=trunk, decoder=trunk),
         dynamics=DynamicsConfig(tokens=5, channels=4, registers=2, context=16, trunk=trunk, k_max=8, k_sample=2),
         agent=AgentConfig(tokens=2, trunk=trunk, hidden=32, distances=3, bins=11),
-        imagination=ImaginationConfig(context=4, horizon=4, k_sample=2),
+        imagination=ImaginationConfig(context=4, horizon=4),
         train_tokenizer=stage,
         train_dynamics=dataclasses.replace(stage, long_length=8),
         train_agent=dataclasses.replace(stage, epochs=0.25),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from embody.nn.distributions import FactoredCategorical
 from embody.training.agent import AgentStage
 
 SHARED = dataclasses.replace(AGENT, own_weights=False)
+SHARP = dataclasses.replace(AGENT.trunk, time_query_gain=2.0)
 TASK = torch.tensor([[2, 3, 4, 5], [4, 6, 7, 0]])
 
 
@@ -62,7 +64,7 @@ def features(agent: Agent, dynamics: Dynamics, noised: Tensor, task: Tensor = TA
 def test_nothing_of_the_world_depends_on_the_agent(config: Any) -> None:
     dynamics, agent = make_dynamics(), make_agent(config)
     prediction = look(dynamics, latents())
-    world = [prediction.clean, *prediction.memory.keys, *prediction.memory.values]
+    world = [prediction.clean, *prediction.memory.inputs]
     before = [part.detach().clone() for part in world]
     agent(TASK, prediction.memory, 4, blocks=dynamics.trunk.blocks).square().sum().backward(retain_graph=True)
     assert all(torch.equal(part, copy) for part, copy in zip(world, before, strict=True))
@@ -105,18 +107,18 @@ def test_cached_tokens_equal_uncached_ones(config: Any) -> None:
     torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_own_layers_start_as_the_worlds_and_are_copies() -> None:
-    dynamics, own = make_dynamics(), make_agent()
-    shared = make_agent(SHARED)
-    own.copy_world(dynamics.trunk.blocks)
-    shared.load_state_dict({k: v for k, v in own.state_dict().items() if not k.startswith("blocks.")})
-    shared.copy_world(dynamics.trunk.blocks)
+def test_own_layers_are_the_agents_and_shared_ones_the_worlds() -> None:
+    dynamics, own, shared = make_dynamics(), make_agent(), make_agent(SHARED)
     assert not len(shared.blocks)
+    own.load_state_dict(shared.state_dict() | {f"blocks.{k}": v for k, v in dynamics.trunk.blocks.state_dict().items()})
     before = features(shared, dynamics, latents())
     torch.testing.assert_close(features(own, dynamics, latents()), before)
     with torch.no_grad():
-        own.blocks[0].attention.qkv.weight += 1
+        own.blocks[0].attention.qkv.weight += 1  # its projections of the world's tokens too
+    assert (features(own, dynamics, latents()) - before).abs().max() > 1e-3
     assert torch.equal(features(shared, dynamics, latents()), before)
+    gains = [block.attention.q_norm.weight for block in Agent(dataclasses.replace(AGENT, trunk=SHARP)).blocks]
+    assert [float(gain.detach().mean()) for gain in gains] == [1.0, 2.0, 1.0, 2.0]
 
 
 def stage_gradients(config: Config, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[AgentStage, Tensor]:
@@ -163,16 +165,32 @@ def test_heads_read_the_noised_pass_or_the_context_level(
         assert len(levels.unique()) > 3 and torch.equal(levels * 8, (levels * 8).round()) and (levels < 1).all()
 
 
-def test_the_dynamics_loss_goes_on_with_its_share_of_the_rows(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, dynamics_share=0.5))
+@pytest.mark.parametrize(("share", "uniform"), [(0.5, 3), (1.0, 5)])
+def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
+    share: float, uniform: int, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, uniform_share=share))
     stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
+    open_heads(stage.model.agent)
     seen: list[Batch] = []
     loss_of_world = stage.losses["dynamics"]
     loss_of_world.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
     batch = make_batch(5, 6)
-    stage.loss(batch, seeded(0), 0.0)
-    assert [part.rows for part in seen] == [3]  # half of five, rounded up
-    assert torch.equal(seen[0].actions, batch.actions[:3]) and seen[0].frames is None
+
+    def metrics_of(**changes: Tensor) -> Mapping[str, Tensor]:
+        return stage.loss(dataclasses.replace(batch, **changes), seeded(0), 0.0)[1]
+
+    plain = metrics_of()
+    assert [part.rows for part in seen] == [uniform]  # half of five, rounded up
+    assert torch.equal(seen[0].actions, batch.actions[:uniform]) and seen[0].frames is None
+    for row in range(5):
+        # The last slot's action and reward are targets of the slots before and inputs of none that counts here.
+        actions, rewards = batch.actions.clone(), batch.rewards.clone()
+        actions[row, -1] = (actions[row, -1] + 1) % torch.tensor(ACTIONS.sizes)
+        rewards[row, -1] = 0.25 if rewards[row, -1] > 0.5 else 0.75
+        cloned = metrics_of(actions=actions)["next_action_log_prob"] != plain["next_action_log_prob"]
+        assert cloned == (uniform == 5 or row >= uniform)
+        assert metrics_of(rewards=rewards)["reward"] != plain["reward"]  # rewards are learned on all rows
 
 
 def test_without_its_own_loss_the_world_is_frozen(tmp_path: Path) -> None:

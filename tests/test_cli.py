@@ -96,7 +96,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("run minigrid --train-agent.batch 0", "a stage's batch must be at least 1, got 0"),
         ("run minigrid --train-dynamics.length 1", "predicts every second frame: train_dynamics.length is below 2"),
         ("run minigrid --dynamics.tau-power 0", "dynamics.tau_power must be above 0"),
-        ("run minigrid --agent.dynamics-share 0", "agent.dynamics_share 0.0: above 0, up to 1"),
+        ("run minigrid --agent.uniform-share 0", "agent.uniform_share must be above 0 and at most 1, got 0.0"),
         ("run minigrid --imagination.updates 0", "imagination.updates must be at least 1, got 0"),
         (
             "run minigrid --env.tasks Chess --env.max-steps 9 --precision float32",

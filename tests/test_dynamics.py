@@ -169,8 +169,8 @@ def test_cached_equals_uncached() -> None:
         part = dynamics(**{name: value[:, t : t + 1] for name, value in arguments.items()}, cache=cache)
         cache.commit()
         torch.testing.assert_close(part.clean[:, 0], whole.clean[:, t], atol=1e-5, rtol=1e-5)
-        for k, all_k in zip(part.memory.keys, whole.memory.keys, strict=True):
-            torch.testing.assert_close(k, all_k.unflatten(0, (2, 5))[:, t], atol=1e-5, rtol=1e-5)
+        for x, all_x in zip(part.memory.inputs, whole.memory.inputs, strict=True):
+            torch.testing.assert_close(x[:, 0], all_x[:, t], atol=1e-5, rtol=1e-5)
 
 
 # --- levels and noise -----------------------------------------------------------------------------------------------

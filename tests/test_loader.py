@@ -24,6 +24,7 @@ from embody.data import (
     open_datasets,
     rows_and_length,
     steps_per_epoch,
+    uniform_rows,
 )
 
 STAGE = StageConfig(batch=6, length=4, long_length=12, long_every=3)
@@ -37,9 +38,9 @@ def hand_made(task: str, seed: int, steps: int) -> Episode:
     frames[..., 1] += 1  # channels and axes must not be mixed up
     frames[:, 2, :, :] = 200
     terminal = slots == steps - 1
-    source = "expert" if seed % 2 else "random"
+    source, success = ("expert", True) if seed % 2 else ("random", False)
     return Episode(
-        frames, slots[:, None] % 7, slots.astype(np.float32), terminal, task, "open the door", source, 0, seed, True
+        frames, slots[:, None] % 7, slots.astype(np.float32), terminal, task, "open the door", source, 0, seed, success
     )
 
 
@@ -162,6 +163,24 @@ def test_contexts_end_before_the_episode_does(datasets: list[Dataset]) -> None:
         assert torch.equal(batch.is_first.sum(1)[real < 6], 7 - real[real < 6])
         padded += int((real < 6).sum())
     assert padded > 20
+
+
+def test_the_rows_behind_the_uniform_ones_come_from_episodes_that_achieve_their_task(datasets: list[Dataset]) -> None:
+    def numbers(batch: Batch) -> torch.Tensor:
+        assert batch.frames is not None
+        return (batch.frames[:, 0, 0, 0, 0] - batch.rewards[:, 0]) / 10  # of the episodes; odd ones succeed
+
+    stage = StageConfig(batch=8, length=4, long_length=16)
+    mixed, plain = (take(12, datasets, stage=stage, left_pad=0, uniform_share=share) for share in (0.3, 1.0))
+    for step, (batch, same) in enumerate(zip(mixed, plain, strict=True)):
+        uniform = uniform_rows(batch.rows, 0.3)
+        assert uniform == (1 if step % 4 == 3 else 3)  # of two rows and of eight, rounded up
+        assert (numbers(batch)[uniform:] % 2 == 1).all()
+        assert_equal([batch.head(uniform)], [same.head(uniform)])  # the uniform rows are as ever
+    first = torch.cat([numbers(batch)[:1] for batch in mixed])
+    assert (first % 2 == 0).any() and (first % 2 == 1).any()
+    with pytest.raises(ValueError, match="or none that achieves its task"):
+        take(1, datasets, episode_filter=lambda row: not row.success, uniform_share=0.5)
 
 
 def test_filter_and_errors(datasets: list[Dataset], tmp_path: Path) -> None:

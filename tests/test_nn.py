@@ -14,6 +14,7 @@ from embody.nn import attention
 from embody.nn.attention import Attention, attend
 from embody.nn.cache import RingCache
 from embody.nn.distributions import FactoredCategorical, TwoHot, symexp, symlog
+from embody.nn.norm import RMSNorm
 from embody.nn.rope import rotary_angles, rotate
 from embody.nn.running_rms import RunningRms
 from embody.nn.transformer import Block, Transformer, run_second_stream
@@ -59,7 +60,7 @@ def test_rope_in_time_has_its_own_frequencies(monkeypatch: pytest.MonkeyPatch) -
 
 def test_query_gain_is_that_of_time_layers() -> None:
     model = Transformer(dataclasses.replace(TRUNK, pattern="ST", time_query_gain=2.0))
-    gains = [float(weight.mean()) for name, weight in model.named_parameters() if "q_norm" in name]
+    gains = [float(weight.detach().mean()) for name, weight in model.named_parameters() if "q_norm" in name]
     assert gains == [1.0, 2.0, 1.0, 2.0]
 
 
@@ -155,19 +156,18 @@ def test_a_space_layer_of_two_streams_is_a_masked_one() -> None:
     allowed = torch.ones(5, 5, dtype=torch.bool)
     allowed[:3, 3:] = False  # the first three tokens do not see the others
     angles = rotary_angles(torch.arange(5), 4, TRUNK.rope_base)
-    found, (k, v) = block.space(x, angles, first=3)
+    found = block.space(x, angles, first=3)
     expected = by_hand(block, x.flatten(0, 1), allowed).view_as(x)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    # The same with the second stream in a call of its own, over the first one's keys and values.
-    last = tuple(part[3:] for part in angles)
-    alone, _ = block.space(x[:, :, 3:], (last[0], last[1]), first=2, memory=(k[:, :, :3], v[:, :, :3]))
+    # The same with the second stream in a call of its own.
+    alone = block.read(x[:, :, 3:], x[:, :, :3], angles)
     torch.testing.assert_close(alone, expected[:, :, 3:], atol=1e-5, rtol=1e-5)
 
 
 def test_a_space_layer_keeps_frames_apart() -> None:
     torch.manual_seed(0)
     block, x = Block(TRUNK), normal(2, 3, 5, 16).requires_grad_()
-    out, _ = block.space(x, rotary_angles(torch.arange(5), 4, TRUNK.rope_base), first=5)
+    out = block.space(x, rotary_angles(torch.arange(5), 4, TRUNK.rope_base), first=5)
     (gradient,) = torch.autograd.grad(out[0, 1].square().sum(), x)
     assert gradient[0, 1].abs().sum(dim=-1).min() > 0
     gradient[0, 1] = 0
@@ -420,3 +420,13 @@ def test_muon_steps_by_hand() -> None:
     assert torch.equal(idle.detach(), before)  # no gradient, no step
     rms = updates[0].square().mean().sqrt() * size / 0.5
     assert float(rms) == pytest.approx(0.2, rel=0.2)
+
+
+def test_norms_stay_in_float32() -> None:
+    norm, x = RMSNorm(4), torch.tensor([[3.0, 4.0, 0.0, 0.0]])
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = norm(x.bfloat16())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.tensor([[3 / 2.5, 2 * 4 / 2.5, 0.0, 0.0]]))

@@ -104,6 +104,7 @@ def test_every_target_key_can_be_found() -> None:
     results = some_results()
     results["success"]["shuffled"] = results["success"]["cloning"]
     results["dynamics"] |= {"reward_recall": 0.5, "reward_precision": 0.5, "action_shuffle_ratio": 1.0}
+    results["dynamics"]["action_shuffle_ratio_noised"] = 1.0
     assert [t.key for t in TARGETS if lookup(results, t.key) is None] == []
     assert all(t.show(lookup(results, t.key)) in results_table(results) for t in TARGETS)
 
@@ -286,7 +287,7 @@ def run_dir(tmp_path: Path) -> Path:
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"stage": "tok')
     film = Film("go to <the> ball", {"real": noise(4), "imagined": noise(4)}, ("", "left", 'a "b"', "c"), 2)
     write_films(run / "pictures" / "dreams.npz", [film])
-    write_films(run / "pictures" / "episodes.npz", [Film("alone", {"agent": noise(2)}, ("", "done"))])
+    write_films(run / "pictures" / "episodes-0.npz", [Film("alone", {"agent": noise(2)}, ("", "done"))])
     write_pairs(run / "pictures" / "reconstructions.npz", noise(3), noise(3))
     (run / "pictures" / "more_of_it.png").write_bytes(png(noise(1, 1)))
     return run

@@ -14,7 +14,7 @@ from conftest import TASK, tiny_config
 from embody.config import Config, to_dict
 from embody.data import open_dataset
 from embody.distributed.checkpoint import load_tensors, tensors_hash
-from embody.evaluation import demonstrations, read_results
+from embody.evaluation import FinishedParts, demonstrations, read_results
 from embody.evaluation.results import lookup
 from embody.logger_manager import read_metrics
 from embody.model import load_tokenizer
@@ -29,6 +29,7 @@ STABLE_KEYS = (
     "dynamics.gain_over_copy_db",
     "dynamics.changed_cell_accuracy_h10",
     "dynamics.action_shuffle_ratio",
+    "dynamics.action_shuffle_ratio_noised",
     "dynamics.reward_recall",
     "dynamics.reward_precision",
     *(f"success.{policy}.{rate}" for policy in POLICIES for rate in RATES),
@@ -131,6 +132,73 @@ def test_full_adds_the_controls(finished_config: Config) -> None:
     about = {name: load_tensors(config.weights(name))[1] for name in ("shuffled", "imagination")}
     assert [about[name]["imagination"]["shuffle_rewards"] for name in about] == [True, False]
     assert about["shuffled"]["upstream"] == about["imagination"]["upstream"]
+
+
+def test_a_killed_evaluation_goes_on(finished_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = finished_config
+    first = read_results(config.run_dir / "results.json")
+    measured: list[str] = []
+    part, killed_at = FinishedParts.part, f"cloning {TASK}"
+
+    def counted(self: FinishedParts, name: str, measure: Any) -> Any:
+        def measure_unless_killed() -> Any:
+            measured.append(name)
+            if name == killed_at:
+                raise KeyboardInterrupt
+            return measure()
+
+        return part(self, name, measure_unless_killed)
+
+    monkeypatch.setattr(FinishedParts, "part", counted)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config=config).evaluate()
+    assert measured == ["tokenizer", "dynamics", f"random {TASK}", killed_at]
+    measured.clear()
+    killed_at = ""
+    second = Trainer(config=config).evaluate()
+    assert measured == [f"cloning {TASK}", f"imagination {TASK}"]
+    for name in ("tokenizer", "dynamics", "success"):
+        assert second[name] == first[name], name
+    measured.clear()
+    Trainer(config=config).evaluate()  # once complete, the next one measures anew
+    assert len(measured) == 5
+
+
+def test_parts_of_another_evaluation_are_not_used(tmp_path: Path) -> None:
+    path, calls = tmp_path / "parts.json", []
+
+    def part(of: str) -> Any:
+        return FinishedParts(path, of).part("a", lambda: calls.append(of) or {"x": len(calls)})
+
+    assert [part("one"), part("one"), part("two"), part("two")] == [{"x": 1}, {"x": 1}, {"x": 2}, {"x": 2}]
+    assert calls == ["one", "two"]
+
+
+def test_the_world_is_measured_without_an_agent(finished_config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    config = finished_config
+    first = read_results(config.run_dir / "results.json")["dynamics"]
+    for name in ("agent", "imagination"):
+        config.weights(name).unlink()
+    results = Trainer(config=config).evaluate()
+    assert set(results["dynamics"]) == set(first)
+    assert results["dynamics"]["reward_precision"] is None and results["dynamics"]["reward_recall"] is None
+    assert results["dynamics"]["copy_psnr_db"] == first["copy_psnr_db"]
+    assert set(results["success"]) == {"random", "demonstrations"}
+    said = capsys.readouterr().out
+    for name in ("agent", "imagination"):
+        assert f"not measured: {name} is not trained (`embody train {name}`)" in said
+    config.weights("dynamics").unlink()
+    assert "dynamics" not in Trainer(config=config).evaluate()
+
+
+def test_a_stage_keeps_its_seconds_at_checkpoints(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[dict[str, float]] = []
+    trainer = Trainer(config=config)
+    save = trainer._save
+    monkeypatch.setattr(trainer, "_save", lambda *rest: kept.append(trainer._seconds()) or save(*rest))
+    trainer.train_tokenizer()
+    assert kept[0]["tokenizer"] > 0  # before the stage ended: a killed one has them
+    assert trainer._seconds()["tokenizer"] >= kept[0]["tokenizer"]
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ CONFIG = Config(
     tokenizer=TOKENIZER,
     dynamics=DYNAMICS,
     agent=AGENT,
-    imagination=ImaginationConfig(context=3, horizon=4, k_sample=2, gamma=0.9),
+    imagination=ImaginationConfig(context=3, horizon=4, gamma=0.9),
     train_agent=STAGE,
     train_imagination=STAGE,
 )
@@ -132,10 +133,10 @@ def make_batch(rows: int, length: int, seed: int = 0) -> Batch:
     )
 
 
-def make_dataset(root: Path, lengths: list[int]) -> Dataset:
+def make_dataset(root: Path, lengths: list[int], split: Literal["train", "validation"] = "train") -> Dataset:
     """Episodes of random pixels, actions and rewards, of so many slots each."""
     writer = DatasetWriter(root / TASK, Meta((TASK,), ACTIONS, 8, 12, 5, VOCABULARY))
-    writer.write_shard("train", 0, [_episode(seed, steps) for seed, steps in enumerate(lengths)])
+    writer.write_shard(split, 0, [_episode(seed, steps) for seed, steps in enumerate(lengths)])
     writer.finish()
     return open_dataset(root / TASK)
 

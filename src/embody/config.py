@@ -165,9 +165,7 @@ class AgentConfig:
     """Agent tokens and their heads."""
 
     tokens: int = 4
-    own_weights: bool = (
-        True  # own copy of the layer weights over the world's keys and values; False: the paper's sharing
-    )
+    own_weights: bool = True  # own layers over the world's tokens; False: the world's layers, as in the paper
     trunk: TransformerConfig = TransformerConfig()  # the world's; only its shape is used
     actions: ActionSpec = ActionSpec()
     vocabulary: int = 64  # words a task label may hold, padding and unknown included
@@ -179,12 +177,14 @@ class AgentConfig:
     reward_range: tuple[float, float] = (0.0, 1.0)  # in units of reward, before symlog
     value_range: tuple[float, float] = (0.0, 1.0)
     heads_input: Literal["noised", "context"] = (
-        "noised"  # the flow loss's own pass [P], or always the context level [seed]
+        "noised"  # levels drawn as in the flow loss [P], or always the context level [seed]
     )
     reward_loss: Literal["two_hot", "mse"] = "two_hot"  # [P], or the seed's
     standardise_rewards: bool = False  # the seed's reward standardisation; reward_range is then in standard deviations
     dynamics_weight: float = 1.0
-    dynamics_share: float = 0.5  # share of a batch's rows that the dynamics loss goes on with in phase 2 [P: half]
+    # Phase 2: the share of a batch's rows drawn from all episodes, on which the dynamics loss goes on; the others come
+    # from episodes that achieve their task, and the policy is cloned on those alone [P: half]. At 1 it is on all rows.
+    uniform_share: float = 0.5
     world_lr_scale: float = 0.1  # learning rate of the world in phase 2 when it is finetuned (own_weights False)
 
 
@@ -194,7 +194,6 @@ class ImaginationConfig:
 
     context: int = 10
     horizon: int = 16
-    k_sample: int = 4
     gamma: float = 0.997
     lambda_: float = 0.95
     alpha: float = 0.5
@@ -279,10 +278,8 @@ class Config:
             )
         if d.actions != self.env.actions or a.actions != self.env.actions:
             raise ValueError("env.actions, dynamics.actions and agent.actions must be the same")
-        if not 0 < a.dynamics_share <= 1:
-            raise ValueError(
-                f"agent.dynamics_share {a.dynamics_share}: above 0, up to 1 (agent.dynamics_weight 0 is off)"
-            )
+        if not 0 < a.uniform_share <= 1:
+            raise ValueError(f"agent.uniform_share must be above 0 and at most 1, got {a.uniform_share}")
         if d.contexts == "alternate" and self.train_dynamics.length < 2:
             raise ValueError(
                 "dynamics.contexts alternate predicts every second frame: train_dynamics.length is below 2"
@@ -419,10 +416,10 @@ def minigrid() -> Config:
             actions=actions,
             distances=2,
             heads_input="context",
-            dynamics_share=0.25,
+            uniform_share=0.25,
             world_lr_scale=0.3,
         ),
-        imagination=ImaginationConfig(horizon=14, k_sample=1, gamma=0.96),
+        imagination=ImaginationConfig(horizon=14, gamma=0.96),
         train_tokenizer=StageConfig(epochs=0.3, batch=16, length=2, lr=2e-3, muon_lr=8e-3),
         train_dynamics=StageConfig(epochs=2.7, batch=48, length=2, long_length=16, lr=2e-3, muon_lr=4e-3),
         train_agent=StageConfig(epochs=1.5, batch=16, length=6, long_length=16, lr=2e-3, muon_lr=4e-3),

@@ -20,7 +20,7 @@ from embody.trainer import Trainer
 __all__ = ["evaluate", "main", "train_agent", "train_dynamics", "train_imagination", "train_tokenizer"]
 
 Data = Dataset | Sequence[Dataset]
-Stage = Literal["tokenizer", "dynamics", "agent", "imagination"]
+Stage = Literal["tokenizer", "dynamics", "agent", "imagination", "cloning_best", "shuffled"]
 
 
 def train_tokenizer(trainer: Trainer, data: Data | None = None) -> None:
@@ -104,8 +104,12 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
     def train(
         stage: tyro.conf.Positional[Stage], preset: Preset = "minigrid", config: Settings = base
     ) -> Callable[[], object]:
-        """Train one stage on what the stages before left."""
-        return lambda: getattr(Trainer(config=config), f"train_{stage}")()
+        """Train one stage on what the stages before left.
+
+        Two are controls: `cloning_best` is the agent on the expert's own episodes, `shuffled` imagination with rewards
+        shuffled.
+        """
+        return lambda: _train(Trainer(config=config), stage)
 
     def encode(preset: Preset = "minigrid", config: Settings = base) -> Callable[[], object]:
         """Turn the datasets into latents, with the trained tokenizer."""
@@ -152,6 +156,16 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
         if option.replace("_", "-") == name:
             return value if equals else next(iter(arguments[place + 1 :]), None)
     return None
+
+
+def _train(trainer: Trainer, stage: Stage) -> object:
+    match stage:
+        case "cloning_best":
+            return trainer.train_agent(best_only=True)
+        case "shuffled":
+            return trainer.train_imagination(shuffled=True)
+        case _:
+            return getattr(trainer, f"train_{stage}")()
 
 
 def _full(config: Config, full: bool) -> Config:

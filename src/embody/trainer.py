@@ -11,7 +11,7 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,15 @@ from embody.config import Config, ImaginationConfig, StageConfig, digest, minigr
 from embody.data import Dataset, EpisodeRow, is_complete, open_datasets, write_json
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.dynamics import Dynamics
-from embody.evaluation import evaluate_run, results_table, write_report, write_results, write_results_page
-from embody.logger_manager import LoggerManager
+from embody.evaluation import (
+    FinishedParts,
+    evaluate_run,
+    results_table,
+    write_report,
+    write_results,
+    write_results_page,
+)
+from embody.logger_manager import LoggerManager, ProgressBar
 from embody.model import WorldAndAgent, load_dynamics, load_tokenizer, load_world_and_agent
 from embody.tokenizer import Tokenizer
 from embody.training.agent import AgentStage
@@ -79,12 +86,14 @@ class Trainer:
         total = len(self.config.env.tasks) * (collect_config.train_episodes + collect_config.validation_episodes)
         recorded = all(is_complete(self.config.dataset_dir(task)) for task in self.config.env.tasks)
         timed = contextlib.nullcontext() if recorded else self._timed("collect")
-        with timed, self.logger.progress("collect", total) as bar:
+        with timed as record, self.logger.progress("collect", total) as bar:
             done: dict[str, int] = {}
 
             def progress(task: str, episodes: int, _: int) -> None:
                 bar.advance(episodes - done.get(task, 0), note=task)
                 done[task] = episodes
+                if record:
+                    record()
 
             collect(self.config, progress)
         return open_datasets(self.config)
@@ -95,9 +104,9 @@ class Trainer:
         about = self._about(datasets, None, {"tokenizer": self.config.tokenizer}, self.config.train_tokenizer)
         path = self.config.weights("tokenizer")
         if not self._finished(path, about):
-            with self._timed("tokenizer"):
+            with self._timed("tokenizer") as record:
                 stage = TokenizerStage(self.config, datasets)
-                self._train(stage, about)
+                self._train(stage, about, record)
                 stage.model.set_latent_statistics(stage.some_frames())
                 self._save(stage, path, about)
         return load_tokenizer(path)[0]
@@ -105,10 +114,15 @@ class Trainer:
     def encode(self, data: Data | None = None) -> None:
         """The datasets' latents, once."""
         tokenizer, tokenizer_hash = self._tokenizer()
-        with self._timed("encode"):
+        with self._timed("encode") as record:
             for dataset in self._datasets(data):
                 with self.logger.progress(f"encode {dataset.meta.tasks[0]}", len(dataset.shards)) as bar:
-                    encode_dataset(tokenizer, tokenizer_hash, dataset, lambda *_, bar=bar: bar.advance())
+
+                    def progress(*_: int, bar: ProgressBar = bar) -> None:
+                        bar.advance()
+                        record()
+
+                    encode_dataset(tokenizer, tokenizer_hash, dataset, progress)
 
     def train_dynamics(self, data: Data | None = None) -> Dynamics:
         """Phase 1b."""
@@ -116,9 +130,9 @@ class Trainer:
         about = self._about(datasets, tokenizer_hash, {"dynamics": self.config.dynamics}, self.config.train_dynamics)
         path = self.config.weights("dynamics")
         if not self._finished(path, about):
-            with self._timed("dynamics"):
+            with self._timed("dynamics") as record:
                 stage = DynamicsStage(self.config, datasets, tokenizer_hash)
-                self._train(stage, about)
+                self._train(stage, about, record)
                 self._save(stage, path, about)
         return load_dynamics(path)[0]
 
@@ -131,12 +145,12 @@ class Trainer:
         about = self._about(datasets, [tokenizer_hash, upstream], models, self.config.train_agent, name=name)
         path = self.config.weights(name)
         if not self._finished(path, about):
-            with self._timed(name):
+            with self._timed(name) as record:
                 stage = AgentStage(
                     self.config, datasets, tokenizer_hash, dynamics, _by_expert_alone if best_only else None
                 )
                 stage.name = name
-                self._train(stage, about)
+                self._train(stage, about, record)
                 self._save(stage, path, about)
         return load_world_and_agent(path)[0]
 
@@ -151,31 +165,46 @@ class Trainer:
         about = self._about(datasets, [tokenizer_hash, upstream], models, config.train_imagination, imagination, name)
         path = config.weights(name)
         if not self._finished(path, about):
-            with self._timed(name):
+            with self._timed(name) as record:
                 stage = ImaginationStage(config, datasets, tokenizer_hash, model)
                 stage.name = name
-                self._train(stage, about)
+                self._train(stage, about, record)
                 self._save(stage, path, about)
         return load_world_and_agent(path)[0]
 
     def evaluate(self, data: Data | None = None, command: str = "") -> dict[str, Any]:
-        """Measure everything that is trained; writes `results.json` and the report's pictures."""
-        full = self.config.evaluation.full
+        """Measure everything that is trained; writes `results.json` and the report's pictures.
+
+        What is not trained is left out, and said so. An evaluation that was stopped goes on.
+        """
+        config = self.config
         names = {"cloning": "agent", "imagination": "imagination"}
-        if full:
+        if config.evaluation.full:
             names |= {"cloning_best": "cloning_best", "shuffled": "shuffled"}
+        tokenizer, tokenizer_hash = self._tokenizer()
+        for name in ("dynamics", *names.values()):
+            if not config.weights(name).exists():
+                self.logger.warning(f"not measured: {name} is not trained (`embody train {name}`)")
+        world = load_dynamics(config.weights("dynamics"))[0] if config.weights("dynamics").exists() else None
         policies = {
-            policy: load_world_and_agent(self.config.weights(name))[0]
+            policy: load_world_and_agent(config.weights(name))[0]
             for policy, name in names.items()
-            if self.config.weights(name).exists()
+            if config.weights(name).exists()
         }
-        with self._timed("evaluate", anew=True):
-            results = evaluate_run(self.config, *self._tokenizer(), policies, self._datasets(data), self.logger)
+        hashes = [tensors_hash(model.state_dict()) for model in (world, *policies.values()) if model is not None]
+        measured = digest([to_dict(config.evaluation), config.seed, list(policies), tokenizer_hash, hashes])
+        path = config.run_dir / "evaluation.json"
+        begun = len(FinishedParts(path, measured)) > 0
+        with self._timed("evaluate", anew=not begun) as record:
+            finished = FinishedParts(path, measured, record)
+            results = evaluate_run(
+                config, tokenizer, tokenizer_hash, world, policies, self._datasets(data), self.logger, finished
+            )
         seconds = self._seconds()
         results |= {
             "wall_seconds": sum(seconds.values()),
             "stage_seconds": seconds,
-            "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "peak_memory_gib": _peak_memory_gib(config.collect.workers),
             "seed": self.config.seed,
             "command": command,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -184,6 +213,7 @@ class Trainer:
         }
         write_results(self.config.run_dir / "results.json", results)
         write_results_page(self.config.run_dir / "results.md", results)
+        finished.forget()
         self.logger.info(results_table(results))
         return results
 
@@ -220,7 +250,7 @@ class Trainer:
         tokenizer, _ = load_tokenizer(self.config.weights("tokenizer"))
         return tokenizer, tensors_hash(tokenizer.state_dict())
 
-    def _train(self, stage: Stage, about: dict[str, Any]) -> None:
+    def _train(self, stage: Stage, about: dict[str, Any], record: Callable[[], None]) -> None:
         train(
             stage,
             checkpoint=self.config.checkpoint(stage.name),
@@ -228,6 +258,7 @@ class Trainer:
             logger=self.logger,
             precision=self.config.precision,
             seed=self.config.seed,
+            on_checkpoint=record,
         )
 
     def _save(self, stage: Stage, path: Path, about: dict[str, Any]) -> None:
@@ -276,17 +307,23 @@ class Trainer:
         return True
 
     @contextlib.contextmanager
-    def _timed(self, stage: str, anew: bool = False) -> Iterator[None]:
+    def _timed(self, stage: str, anew: bool = False) -> Iterator[Callable[[], None]]:
         """Write the config into the run; add the seconds spent to its record (or begin it anew), interrupted or not.
 
-        A `ValueError` puts the former config back: the next command must not start from one that cannot work.
+        Yields a function that records the seconds so far: called at checkpoints, a killed stage keeps them. A
+        `ValueError` puts the former config back: the next command must not start from one that cannot work.
         """
         path = self.config.run_dir / "config.json"
         before = path.read_bytes() if path.exists() else None
         write_json(path, to_dict(self.config))
-        start = time.monotonic()
+        start, spent = time.monotonic(), 0.0 if anew else self._seconds().get(stage, 0.0)
+
+        def record() -> None:
+            seconds = self._seconds() | {stage: round(spent + time.monotonic() - start, 1)}
+            write_json(self.config.run_dir / "seconds.json", seconds)
+
         try:
-            yield
+            yield record
         except ValueError:
             if before is None:
                 path.unlink()
@@ -294,9 +331,7 @@ class Trainer:
                 path.write_bytes(before)
             raise
         finally:
-            seconds = self._seconds()
-            seconds[stage] = round(seconds.get(stage, 0.0) * (not anew) + time.monotonic() - start, 1)
-            write_json(self.config.run_dir / "seconds.json", seconds)
+            record()
 
     def _seconds(self) -> dict[str, float]:
         path = self.config.run_dir / "seconds.json"
@@ -305,6 +340,12 @@ class Trainer:
 
 def _by_expert_alone(row: EpisodeRow) -> bool:
     return row.source == "expert" and row.noise == 0.0
+
+
+def _peak_memory_gib(workers: int) -> float:
+    """Largest resident size of this process plus, as if all at once, of as many workers as its largest child."""
+    own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return (own + workers * child) / 2**20
 
 
 def _processor() -> str:

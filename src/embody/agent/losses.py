@@ -45,10 +45,13 @@ class AgentLoss(nn.Module):
         self.config = config
         self.rms = nn.ModuleDict({name: RunningRms() for name in ("policy", "reward", "value", "continue")})
 
-    def forward(self, heads: Heads, features: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics at the slots of features `[B, T, H]`."""
+    def forward(
+        self, heads: Heads, features: Tensor, batch: Batch, cloned_from: int = 0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and metrics at the slots of features `[B, T, H]`; rows before `cloned_from` are not cloned."""
         out, L = heads(features), self.config.distances
         action_BTLA, action_mask = ahead(batch.actions, batch.mask, 1, L)
+        action_mask[:cloned_from] = False
         policy = FactoredCategorical(out.policy, self.config.actions)
         reward_BTL, reward_mask = ahead(batch.rewards, batch.mask, 0, L)
         terms = {

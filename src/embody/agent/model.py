@@ -1,11 +1,10 @@
 """Agent tokens and the heads on them.
 
 The tokens are a second stream over the world's memory: they see the world, nothing sees them. With `own_weights` the
-stream has its own copy of the world's layers; otherwise the caller lends the world's (`blocks`), as in the paper.
+stream has layers of its own; otherwise the caller lends the world's (`blocks`), as in the paper.
 Legend: B rows, T frames, M agent tokens, W words, D width, H features, A action factors, L distances.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from embody.config import AgentConfig
 from embody.nn.cache import RingCache
 from embody.nn.distributions import FactoredCategorical, TwoHot
+from embody.nn.norm import RMSNorm
 from embody.nn.transformer import Block, Memory, initialise, run_second_stream
 
 __all__ = ["Agent", "HeadOutputs", "Heads"]
@@ -85,20 +85,15 @@ class Agent(nn.Module):
         # Words are concatenated in order: "the red key next to the blue ball" is not its reverse.
         self.task = nn.Linear(config.words * config.word_width, config.tokens * width)
         self.token_MD = nn.Parameter(torch.randn(config.tokens, width))
-        self.token_norm = nn.RMSNorm(width, eps=1e-6)
-        self.blocks = nn.ModuleList(Block(config.trunk) for _ in range(config.trunk.depth * config.own_weights))
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.token_norm = RMSNorm(width)
+        self.blocks = nn.ModuleList(Block(config.trunk, kind) for kind in config.trunk.layers * config.own_weights)
+        self.norm = RMSNorm(width)
         self.heads = Heads(config)
         self.apply(lambda module: initialise(module, config.trunk.depth))
         for head in (self.heads.policy, self.heads.reward, self.heads.value, self.heads.continues):
             last = head[-1]
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
-
-    def copy_world(self, blocks: nn.ModuleList) -> None:
-        """Start the stream's own layers from the world's."""
-        if self.config.own_weights:
-            self.blocks = copy.deepcopy(blocks)
 
     def new_cache(self, rows: int, context: int) -> RingCache:
         """An empty history of the agent tokens."""

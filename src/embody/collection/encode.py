@@ -1,12 +1,14 @@
 """Datasets to latents, once, before the dynamics trains: frame by frame, exactly as while acting."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embody.data import Dataset, LatentWriter, Shard
+from embody.data import Dataset, EpisodeRow, LatentWriter, Shard
 from embody.tokenizer import Tokenizer
 
 __all__ = ["encode_dataset"]
@@ -33,15 +35,30 @@ def encode_dataset(
 
 def _encode_shard(tokenizer: Tokenizer, dataset: Dataset, shard: Shard) -> NDArray[np.float32]:
     episodes = [row for row in dataset.episodes(shard.split) if dataset.shard_of(row.id) == shard]
-    latents: dict[int, NDArray[np.float32]] = {}
     # Episodes of like length side by side: the shorter ones are padded, and their padding is dropped.
     by_length = sorted(episodes, key=lambda row: row.length)
-    for start in range(0, len(by_length), _ROWS):
-        group = by_length[start : start + _ROWS]
-        videos = [dataset.frames(row.id, 0, row.length) for row in group]
-        encoded = _encode_videos(tokenizer, videos)
-        latents |= {row.id: z[: row.length] for row, z in zip(group, encoded, strict=True)}
+    groups = [by_length[start : start + _ROWS] for start in range(0, len(by_length), _ROWS)]
+
+    def encode(group: Sequence[EpisodeRow]) -> dict[int, NDArray[np.float32]]:
+        encoded = _encode_videos(tokenizer, [dataset.frames(row.id, 0, row.length) for row in group])
+        return {row.id: z[: row.length] for row, z in zip(group, encoded, strict=True)}
+
+    latents: dict[int, NDArray[np.float32]] = {}
+    with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
+        for encoded in pool.map(encode, groups):
+            latents |= encoded
     return np.concatenate([latents[row.id] for row in episodes])
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[int]:
+    """Torch's threads, each for a call of its own: a frame's products are too small to be shared out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()

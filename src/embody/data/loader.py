@@ -4,6 +4,7 @@ Shapes: B rows, T slots, A action factors, H W pixels, L latent tokens, Z channe
 """
 
 import itertools
+import math
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from embody.data.format import Dataset, open_dataset
 from embody.data.latents import Latents, open_latents
 from embody.data.sampler import ClipSampler
 
-__all__ = ["batches", "discounted_returns", "open_datasets", "rows_and_length", "steps_per_epoch"]
+__all__ = ["batches", "discounted_returns", "open_datasets", "rows_and_length", "steps_per_epoch", "uniform_rows"]
 
 Source = Literal["frames", "latents"]
 Fields = dict[str, NDArray]  # the fields of a Batch, without its rows
@@ -41,6 +42,11 @@ def steps_per_epoch(datasets: Sequence[Dataset], split: str, stage: StageConfig)
     """Batches that together hold as many frames as the split, at least 1."""
     frames = sum(row.length for dataset in datasets for row in dataset.episodes(split))
     return max(1, frames // (stage.batch * stage.length))
+
+
+def uniform_rows(rows: int, uniform_share: float) -> int:
+    """How many of a batch's rows, the first ones, are drawn from all episodes; the others from relevant ones."""
+    return math.ceil(uniform_share * rows)
 
 
 def open_datasets(config: Config) -> list[Dataset]:
@@ -107,21 +113,36 @@ class _Reader:
         return fields
 
 
+class _Clips:
+    """Clip number n of some episodes, for any n."""
+
+    def __init__(
+        self, readers: list[_Reader], rows: Sequence[tuple[int, EpisodeRow]], seed: int, left_pad: int, ends: bool
+    ) -> None:
+        """`rows`: the number of an episode's reader, and the episode."""
+        self.readers, self.rows = readers, [(reader, row.id) for reader, row in rows]
+        tasks = list(dict.fromkeys(row.task for _, row in rows))
+        lengths, task_index = [row.length for _, row in rows], [tasks.index(row.task) for _, row in rows]
+        self.sampler = ClipSampler(lengths, task_index, seed, left_pad, ends=ends)
+
+    def clip(self, position: int, length: int) -> Fields:
+        place, start = self.sampler.clip(position, length)
+        reader, episode = self.rows[place]
+        return self.readers[reader].clip(episode, start, length)
+
+
 class _Batches(TorchDataset[Batch]):
     """Batch number b, for any b: what the loading processes share."""
 
-    def __init__(self, readers: list[_Reader], episodes: NDArray, sampler: ClipSampler, stage: StageConfig) -> None:
-        self.readers, self.episodes, self.sampler, self.stage = readers, episodes, sampler, stage
+    def __init__(self, everything: _Clips, relevant: _Clips, uniform_share: float, stage: StageConfig) -> None:
+        self.everything, self.relevant, self.uniform_share, self.stage = everything, relevant, uniform_share, stage
 
     def __getitem__(self, step: int) -> Batch:
         rows, length = rows_and_length(self.stage, step)
-        fields = [self._clip(step * self.stage.batch + row, length) for row in range(rows)]
+        uniform = uniform_rows(rows, self.uniform_share)
+        clips = [self.everything if row < uniform else self.relevant for row in range(rows)]
+        fields = [source.clip(step * self.stage.batch + row, length) for row, source in enumerate(clips)]
         return Batch(**{name: torch.from_numpy(np.stack([clip[name] for clip in fields])) for name in fields[0]})
-
-    def _clip(self, position: int, length: int) -> Fields:
-        place, start = self.sampler.clip(position, length)
-        reader, episode = self.episodes[place]
-        return self.readers[reader].clip(int(episode), start, length)
 
 
 def batches(
@@ -137,6 +158,7 @@ def batches(
     gamma: float = 1.0,
     words: int = 1,
     episode_filter: Callable[[EpisodeRow], bool] | None = None,
+    uniform_share: float = 1.0,
     contexts: bool = False,
     workers: int = 0,
 ) -> Iterator[Batch]:
@@ -149,6 +171,8 @@ def batches(
         gamma: discount of `returns`.
         words: W, to which task labels are cut or padded.
         episode_filter: keeps the episodes for which it holds, e.g. the best demonstrations; None keeps all.
+        uniform_share: share of the rows, the first `uniform_rows` of a batch, that come from all of these episodes; the
+            others come from those that achieve their task [P: half and half].
         contexts: clips that end at a slot after which the episode goes on, to start imagination from; they may begin
             any number of slots before their episode and are never padded on the right.
         workers: loading processes; 0 loads one batch ahead in a thread.
@@ -162,16 +186,15 @@ def batches(
         for row in dataset.episodes(split)
         if episode_filter is None or episode_filter(row)
     ]
-    tasks = list(dict.fromkeys(row.task for _, row in chosen))
-    sampler = ClipSampler(
-        [row.length for _, row in chosen], [tasks.index(row.task) for _, row in chosen], seed, left_pad, ends=contexts
-    )
     readers = [
         _Reader(dataset, open_latents(dataset, str(tokenizer_hash)) if source == "latents" else None, gamma, words)
         for dataset in datasets
     ]
-    table = np.array([(place, row.id) for place, row in chosen], np.int64)
-    loaded = _Batches(readers, table, sampler, stage)
+    everything = relevant = _Clips(readers, chosen, seed, left_pad, contexts)
+    if uniform_share < 1:
+        achieved = [(place, row) for place, row in chosen if row.success]
+        relevant = _Clips(readers, achieved, seed, left_pad, contexts)
+    loaded = _Batches(everything, relevant, uniform_share, stage)
     return _in_processes(loaded, start, workers) if workers else _in_thread(loaded, start)
 
 

@@ -32,7 +32,7 @@ class ClipSampler:
     ) -> None:
         self.lengths = np.asarray(lengths, np.int64)
         if not self.lengths.size:
-            raise ValueError("no episode to draw clips from: collect some, or loosen the episode filter")
+            raise ValueError("no episode to draw clips from, or none that achieves its task: collect some")
         assert (self.lengths >= 1).all() and len(task_index) == len(self.lengths)
         self.seed, self.left_pad, self.virtual, self.ends = seed, left_pad, virtual, ends
         tasks = np.asarray(task_index)

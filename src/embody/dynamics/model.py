@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from embody.config import ActionSpec, DynamicsConfig
 from embody.nn.cache import RingCache
+from embody.nn.norm import RMSNorm
 from embody.nn.transformer import Memory, Transformer, initialise
 
 __all__ = ["Dynamics", "Prediction"]
@@ -59,7 +60,7 @@ class Dynamics(nn.Module):
         self.register_RD = nn.Parameter(torch.randn(config.registers, width))
         self.latent_in = nn.Linear(config.channels, width)
         self.latent_position_LD = nn.Parameter(torch.randn(config.tokens, width))
-        self.token_norm = nn.RMSNorm(width, eps=1e-6)
+        self.token_norm = RMSNorm(width)
         self.trunk = Transformer(config.trunk)
         self.latent_out = nn.Linear(width, config.channels)
         initialise(self.latent_in, 1)

@@ -5,7 +5,7 @@ from embody.evaluation.metrics import Counts, Rate, mean_over_tasks, precision_r
 from embody.evaluation.pictures import Film, action_captions, dream_gif, write_films, write_pairs
 from embody.evaluation.report import write_report
 from embody.evaluation.results import read_results, results_table, write_results, write_results_page
-from embody.evaluation.run import evaluate_run
+from embody.evaluation.run import FinishedParts, evaluate_run
 from embody.evaluation.success import (
     Demonstrations,
     Policy,
@@ -23,6 +23,7 @@ __all__ = [
     "Counts",
     "Demonstrations",
     "Film",
+    "FinishedParts",
     "Policy",
     "RandomPolicy",
     "Rate",

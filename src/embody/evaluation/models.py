@@ -21,7 +21,7 @@ from embody.evaluation.world_model import Rollouts
 from embody.imagination import Dream
 from embody.tokenizer import Tokenizer
 
-__all__ = ["Dreams", "action_shuffle_ratio", "dream_held_out", "frames_of", "tokenizer_quality"]
+__all__ = ["Dreams", "action_shuffle_ratios", "dream_held_out", "frames_of", "tokenizer_quality"]
 
 _FRAMES = 128  # decoded at a time
 
@@ -70,18 +70,21 @@ def dream_held_out(
     config: Config,
     tokenizer: Tokenizer,
     dynamics: Dynamics,
-    agent: Agent,
+    agent: Agent | None,
     datasets: Sequence[Dataset],
     tokenizer_hash: str,
 ) -> Dreams:
-    """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it."""
+    """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it.
+
+    Without an agent no reward is predicted.
+    """
     settings = config.evaluation
     context, horizon = settings.context, settings.horizon
     stage = StageConfig(batch=settings.rollouts, length=context + horizon)
     pixels = _first_batch(config, datasets, stage, "frames", None)
     latents = _first_batch(config, datasets, stage, "latents", tokenizer_hash)
     assert pixels.frames is not None and latents.latents is not None
-    generator = torch.Generator(agent.token_MD.device).manual_seed(config.seed)
+    generator = torch.Generator(dynamics.register_RD.device).manual_seed(config.seed)
     dream = Dream(dynamics, agent, k_sample=dynamics.config.k_sample, generator=generator)
     first = slice(0, context)
     dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], latents.task)
@@ -97,18 +100,30 @@ def dream_held_out(
         imagined=video[:, context:],
         valid=pixels.mask[:, context:].numpy(),
         rewards_real=pixels.rewards[:, context:].numpy(),
-        rewards_predicted=torch.stack([step.reward for step in steps], dim=1).numpy(),
+        rewards_predicted=torch.stack([step.reward for step in steps], dim=1).numpy() if agent else None,
     )
     return Dreams(rollouts, real[:, first], pixels.actions.numpy(), pixels.task)
 
 
 @torch.no_grad()
-def action_shuffle_ratio(config: Config, dynamics: Dynamics, datasets: Sequence[Dataset], tokenizer_hash: str) -> float:
+def action_shuffle_ratios(
+    config: Config, dynamics: Dynamics, datasets: Sequence[Dataset], tokenizer_hash: str
+) -> dict[str, float]:
     """Flow loss with actions shuffled over the batch, over that with the true ones; near 1, actions are ignored.
 
-    Same noise and levels for both: d = d_min and tau uniform on its grid, unweighted, slots with an action only. A
-    world trained on held contexts has them here too, and its held frames are not counted.
+    Same noise and levels for both: d = d_min and tau uniform on its grid, unweighted, slots with an action only.
+    `action_shuffle_ratio` has levels as the world was trained on: where those are held contexts, only the frames
+    between them count. `action_shuffle_ratio_noised` has a level of its own for every frame.
     """
+    of_noised = _action_shuffle_ratio(config, dynamics, datasets, tokenizer_hash, held=False)
+    held = dynamics.config.contexts == "alternate"
+    as_trained = _action_shuffle_ratio(config, dynamics, datasets, tokenizer_hash, held=True) if held else of_noised
+    return {"action_shuffle_ratio": as_trained, "action_shuffle_ratio_noised": of_noised}
+
+
+def _action_shuffle_ratio(
+    config: Config, dynamics: Dynamics, datasets: Sequence[Dataset], tokenizer_hash: str, held: bool
+) -> float:
     stage = replace(config.train_dynamics, batch=256, length=config.imagination.context + 2, long_length=0)
     batch = _first_batch(config, datasets, stage, "latents", tokenizer_hash)
     assert batch.latents is not None
@@ -116,7 +131,7 @@ def action_shuffle_ratio(config: Config, dynamics: Dynamics, datasets: Sequence[
     z = dynamics.pack(batch.latents)
     levels = draw_levels(batch.rows, batch.length, dynamics.config.k_max, False, generator)
     counted = batch.mask & ~batch.is_first
-    if dynamics.config.contexts == "alternate":
+    if held:
         levels = hold_contexts(levels, dynamics.context_level, 1 / dynamics.config.k_max)
         counted[:, ::2] = False
     noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator))

@@ -4,7 +4,7 @@ import base64
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ __all__ = ["write_report"]
 Values = Mapping[str, Any]
 
 STYLES = {"random": "e", "demonstrations": "d", "cloning": "a", "cloning_best": "c", "imagination": "b"}
-PICTURES = ("reconstructions.npz", "dreams.npz", "episodes.npz", "dream.gif")  # have their own places
+PICTURES = ("dream.gif",)  # have their own places
 LOG_FROM = 30  # a curve whose largest value is so many times its smallest is drawn on a log scale
 
 
@@ -42,7 +42,7 @@ def write_report(run_dir: Path) -> Path:
     """Write `run_dir/report.html` from what the run has left there, and return its path.
 
     Reads `results.json`, `metrics.jsonl`, `config.json` and, in `pictures/`, `reconstructions.npz`, `dreams.npz`,
-    `episodes.npz` (see `pictures.py`) and any other PNG or GIF. What is missing is said in a sentence. A `ValueError`
+    `episodes-*.npz` (see `pictures.py`) and any other PNG or GIF. What is missing is said in a sentence. A `ValueError`
     names a missing folder or a damaged file. Written aside, then renamed.
     """
     if not run_dir.is_dir():
@@ -54,11 +54,13 @@ def write_report(run_dir: Path) -> Path:
     sections = [
         _header(run_dir, results, config),
         _section("Against the targets", _headlines(results), "No evaluation yet: results.json is missing."),
-        _section("Dreams", _films(pictures / "dreams.npz", DREAMS), "No imagined sequences were kept."),
+        _section("Dreams", _films([pictures / "dreams.npz"], DREAMS), "No imagined sequences were kept."),
         _section("Originals and reconstructions", _pairs(pictures / "reconstructions.npz"), "No images were kept."),
         _section("The world model against the horizon", _horizon(results), "The world model was not evaluated."),
         _section("Success in the real environment", _success(results), "No policy was evaluated."),
-        _section("Episodes in the real environment", _films(pictures / "episodes.npz", EPISODES), "None were kept."),
+        _section(
+            "Episodes in the real environment", _films(pictures.glob("episodes-*.npz"), EPISODES), "None were kept."
+        ),
         _section("Training", _curves(run_dir / "metrics.jsonl"), "No curves: metrics.jsonl is missing or empty."),
         _section("Wall time", _times(results), "No times were kept."),
         _other_pictures(pictures),
@@ -128,13 +130,13 @@ def _headlines(results: Values) -> str:
 
 DREAMS = (
     "The model is given the first frames and then only the actions; it imagines what follows from its own frames."
-    " The real episode runs beside it."
+    " The real episode runs beside it. Shown are the clips that last longest of those that were measured."
 )
-EPISODES = "Sampled actions, unseen seeds."
+EPISODES = "The agent after imagination. Sampled actions, unseen seeds; the first ones, not chosen."
 
 
-def _films(path: Path, intro: str) -> str:
-    films = read_films(path) if path.exists() else []
+def _films(paths: Iterable[Path], intro: str) -> str:
+    films = [film for path in sorted(paths) if path.exists() for film in read_films(path)]
     if not films:
         return ""
     last = max(len(film.captions) for film in films) - 1

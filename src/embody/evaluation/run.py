@@ -1,23 +1,27 @@
 """Everything that is measured of a run: tokenizer, world model, success in the real environment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embody.config import Config
 from embody.data import Dataset
+from embody.dynamics import Dynamics
 from embody.envs import ACTION_NAMES, evaluation_seeds
 from embody.evaluation.cells import CellReader
 from embody.evaluation.metrics import Counts
 from embody.evaluation.models import (
     Dreams,
-    action_shuffle_ratio,
+    action_shuffle_ratios,
     dream_held_out,
     frames_of,
     tokenizer_quality,
 )
 from embody.evaluation.pictures import Film, action_captions, dream_gif, write_films, write_pairs
+from embody.evaluation.results import read_results, write_results
 from embody.evaluation.success import Policy, RandomPolicy, Recording, demonstrations, play, summary
 from embody.evaluation.world_model import measure
 from embody.imagination import Player
@@ -25,11 +29,12 @@ from embody.logger_manager import LoggerManager
 from embody.model import WorldAndAgent
 from embody.tokenizer import Tokenizer
 
-__all__ = ["evaluate_run"]
+__all__ = ["FinishedParts", "evaluate_run"]
 
 _EPISODES = 32  # validation episodes a task for the tokenizer
 _PAIRS = 24  # reconstructions in the report
 _FILMS = 8  # dreams in the report
+_FILMS_A_TASK = 2  # episodes of imagination in the report
 _TEMPLATES = 200  # episodes a task and split whose frames give the cell templates
 
 
@@ -37,46 +42,89 @@ def evaluate_run(
     config: Config,
     tokenizer: Tokenizer,
     tokenizer_hash: str,
+    dynamics: Dynamics | None,
     policies: Mapping[str, WorldAndAgent],
     datasets: Sequence[Dataset],
     logger: LoggerManager,
+    finished: "FinishedParts",
 ) -> dict[str, Any]:
-    """Measure on held-out episodes and seeds, and leave pictures in the run; returns the results by stable keys."""
+    """Measure on held-out episodes and seeds, and leave pictures in the run; returns the results by stable keys.
+
+    The world that is measured is that of the first policy, or `dynamics` if there is none. `finished` keeps each part.
+    """
     pictures = config.run_dir / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     reader = CellReader.from_frames(
         np.concatenate([frames_of(datasets, "train", _TEMPLATES), frames_of(datasets, "validation", _TEMPLATES)])
     )
-    results: dict[str, Any] = {}
-    with logger.progress("evaluate", 2 + (1 + len(policies)) * len(datasets)) as bar:
-        results["tokenizer"], (real, decoded) = tokenizer_quality(tokenizer, datasets, reader, _EPISODES)
+    first = next(iter(policies.values()), None)
+    world, agent = (first.dynamics, first.agent) if first else (dynamics, None)
+
+    def measure_tokenizer() -> dict[str, Any]:
+        values, (real, decoded) = tokenizer_quality(tokenizer, datasets, reader, _EPISODES)
         chosen = np.linspace(0, len(real) - 1, _PAIRS).astype(int)
         write_pairs(pictures / "reconstructions.npz", real[chosen], decoded[chosen])
+        return values
+
+    def measure_world() -> dict[str, Any]:
+        assert world is not None
+        dreams = dream_held_out(config, tokenizer, world, agent, datasets, tokenizer_hash)
+        _keep_dreams(config, dreams)
+        return measure(dreams.rollouts, reader) | action_shuffle_ratios(config, world, datasets, tokenizer_hash)
+
+    def play_task(name: str, number: int) -> Counts:
+        policy = _policy(config, tokenizer, policies.get(name), datasets[0].meta.vocabulary, number)
+        task = datasets[number].meta.tasks[0]
+        played = play(config.env, task, _seeds(config, task), policy, config.evaluation.batch)
+        if name == "imagination":
+            films = [_episode_film(recording) for recording in played.recordings[:_FILMS_A_TASK]]
+            write_films(pictures / f"episodes-{number}.npz", films)
+        return played.counts
+
+    results: dict[str, Any] = {}
+    with logger.progress("evaluate", 2 + (1 + len(policies)) * len(datasets)) as bar:
+        results["tokenizer"] = finished.part("tokenizer", measure_tokenizer)
         bar.advance(1, note="tokenizer")
-        if policies:
-            world = next(iter(policies.values()))
-            dreams = dream_held_out(config, tokenizer, world.dynamics, world.agent, datasets, tokenizer_hash)
-            results["dynamics"] = measure(dreams.rollouts, reader) | {
-                "action_shuffle_ratio": action_shuffle_ratio(config, world.dynamics, datasets, tokenizer_hash)
-            }
-            _keep_dreams(config, dreams)
+        if world is not None:
+            results["dynamics"] = finished.part("dynamics", measure_world)
         bar.advance(1, note="dreams")
         counts: dict[str, dict[str, Counts]] = {}
-        recordings: list[Recording] = []
-        vocabulary = datasets[0].meta.vocabulary
         for name in ("random", *policies):
             counts[name] = {}
             for number, dataset in enumerate(datasets):
-                policy = _policy(config, tokenizer, policies.get(name), vocabulary, number)
                 task = dataset.meta.tasks[0]
-                played = play(config.env, task, _seeds(config, task), policy, config.evaluation.batch)
-                counts[name][task] = played.counts
-                if name == "imagination":
-                    recordings += played.recordings[:2]
+                counts[name][task] = finished.part(f"{name} {task}", partial(play_task, name, number))
                 bar.advance(1, note=f"{name} {task}")
     results["success"] = summary(counts, demonstrations(datasets, "train"))
-    write_films(pictures / "episodes.npz", [_episode_film(recording) for recording in recordings])
     return results
+
+
+class FinishedParts:
+    """What an evaluation has measured so far, in a file: one that was stopped goes on from there.
+
+    `of` says what is measured: parts of anything else are not used.
+    """
+
+    def __init__(self, path: Path, of: str, kept: Callable[[], None] = lambda: None) -> None:
+        """`kept` is called after each part."""
+        found = read_results(path) if path.exists() else {}
+        self._path, self._of, self._kept = path, of, kept
+        self._parts: dict[str, Any] = found["parts"] if found.get("of") == of else {}
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def part(self, name: str, measured: Callable[[], Any]) -> Any:
+        """The part `name`: what was kept of it, or what `measured` returns."""
+        if name not in self._parts:
+            self._parts[name] = measured()
+            write_results(self._path, {"of": self._of, "parts": self._parts})
+            self._kept()
+        return self._parts[name]
+
+    def forget(self) -> None:
+        """Delete the file: the evaluation is complete."""
+        self._path.unlink(missing_ok=True)
 
 
 def _seeds(config: Config, task: str) -> list[int]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embody.config import TransformerConfig
+from embody.nn.norm import RMSNorm
 from embody.nn.rope import rotate
 
 __all__ = ["Attention", "attend"]
@@ -26,8 +27,8 @@ class Attention(nn.Module):
         self.soft_cap = config.soft_cap
         self.qkv = nn.Linear(config.width, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
         self.out = nn.Linear(self.heads * self.head_dim, config.width, bias=False)
-        self.q_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
-        self.k_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
+        self.q_norm = RMSNorm(self.head_dim)
+        self.k_norm = RMSNorm(self.head_dim)
 
     @torch.no_grad()
     def align_queries(self) -> None:
@@ -39,11 +40,24 @@ class Attention(nn.Module):
         group = self.heads // self.kv_heads
         q.copy_(k.unflatten(0, (self.kv_heads, 1, -1)).expand(-1, group, -1, -1).reshape(q.shape))
 
-    def project(self, x_BXD: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries `[B, N, X, K]`, keys and values `[B, G, X, K]`; queries and keys are normalised and rotated."""
-        qkv_BNXK = self.qkv(x_BXD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        q_BNXK, k_BGXK, v_BGXK = qkv_BNXK.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
-        return rotate(self.q_norm(q_BNXK), angles), rotate(self.k_norm(k_BGXK), angles), v_BGXK
+    def project(
+        self, x_BYD: Tensor, angles: tuple[Tensor, Tensor], queries_from: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries `[B, N, X, K]`, keys and values `[B, G, Y, K]`; queries and keys are normalised and rotated.
+
+        Tokens before `queries_from` are only seen: X = Y - queries_from.
+        """
+        if not queries_from:
+            q, k, v = self._heads(self.qkv(x_BYD)).split((self.heads, self.kv_heads, self.kv_heads), dim=1)
+            return rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles), v
+        of_q, of_kv = self.qkv.weight.split((self.heads * self.head_dim, 2 * self.kv_heads * self.head_dim))
+        q = self._heads(F.linear(x_BYD[:, queries_from:], of_q))
+        k, v = self._heads(F.linear(x_BYD, of_kv)).chunk(2, dim=1)
+        cos, sin = angles
+        return rotate(self.q_norm(q), (cos[queries_from:], sin[queries_from:])), rotate(self.k_norm(k), angles), v
+
+    def _heads(self, x_BYD: Tensor) -> Tensor:
+        return x_BYD.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def forward(self, q_BNXK: Tensor, k_BGYK: Tensor, v_BGYK: Tensor, causal: bool = False) -> Tensor:
         """Attend and project back to `[B, X, D]`."""

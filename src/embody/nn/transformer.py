@@ -2,7 +2,7 @@
 
 A frame's tokens are a first stream that sees itself only, and a second one that sees both (`first` counts the former).
 The tokenizer's patches and latents share one set of weights in one call; the agent's tokens are a second stream in a
-call of its own, over the keys and values that the world's call gave.
+call of its own, which projects the world's tokens to keys and values by its own weights.
 
 Legend: B rows, T frames, S tokens a frame, M agent tokens, D width, G key/value heads, K head dim.
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from embody.config import TransformerConfig
 from embody.nn.attention import Attention
 from embody.nn.cache import RingCache
+from embody.nn.norm import RMSNorm
 from embody.nn.rope import rotary_angles
 
 __all__ = ["Block", "Memory", "Mlp", "Transformer", "initialise", "run_second_stream"]
@@ -26,14 +27,9 @@ Angles = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Memory:
-    """What a second stream may read of the first: keys and values of each space layer."""
+    """What a second stream may read of the first: its tokens as they come into each space layer."""
 
-    keys: tuple[Tensor, ...]  # each [B * T, G, S, K]
-    values: tuple[Tensor, ...]  # each [B * T, G, S, K]
-    tokens: int  # S
-
-    def detach(self) -> "Memory":
-        return Memory(tuple(k.detach() for k in self.keys), tuple(v.detach() for v in self.values), self.tokens)
+    inputs: tuple[Tensor, ...]  # each [B, T, S, D]
 
 
 class Mlp(nn.Module):
@@ -52,34 +48,36 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and SwiGLU."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, kind: str = "S") -> None:
+        """`kind` is `S` or `T`: it decides the gain that queries start with."""
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.attention_norm = RMSNorm(config.width)
         self.attention = Attention(config)
-        self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
+        if kind == "T":
+            nn.init.constant_(self.attention.q_norm.weight, config.time_query_gain)
+        self.mlp_norm = RMSNorm(config.width)
         self.mlp = Mlp(config)
 
-    def space(
-        self, x_BTSD: Tensor, angles: Angles, first: int, memory: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Attention inside each frame; returns the new tokens, and the keys and values of the frame's own tokens.
-
-        The first `first` tokens see one another, the others everything; with `memory`, `[B * T, G, S', K]` each, all
-        tokens see it and one another.
-        """
+    def space(self, x_BTSD: Tensor, angles: Angles, first: int) -> Tensor:
+        """Attention inside each frame: the first `first` tokens see one another, the others everything."""
         x_FSD = x_BTSD.flatten(0, 1)
         q, k, v = self.attention.project(self.attention_norm(x_FSD), angles)
-        if memory is not None:
-            seen_k, seen_v = torch.cat((memory[0], k), dim=2), torch.cat((memory[1], v), dim=2)
-            o_FSD = self.attention(q, seen_k, seen_v)
-        elif first == x_FSD.shape[1]:
+        if first == x_FSD.shape[1]:
             o_FSD = self.attention(q, k, v)
         else:
             alone = self.attention(q[:, :, :first], k[:, :, :first], v[:, :, :first])
             o_FSD = torch.cat((alone, self.attention(q[:, :, first:], k, v)), dim=1)
         x_FSD = x_FSD + o_FSD
         x_FSD = x_FSD + self.mlp(self.mlp_norm(x_FSD))
-        return x_FSD.view(x_BTSD.shape), (k, v)
+        return x_FSD.view(x_BTSD.shape)
+
+    def read(self, g_BTMD: Tensor, x_BTSD: Tensor, angles: Angles) -> Tensor:
+        """Each of a second stream's tokens `g_BTMD` sees the frame's world tokens `x_BTSD`, and the stream itself."""
+        S = x_BTSD.shape[2]
+        seen_FYD = torch.cat((x_BTSD, g_BTMD), dim=2).flatten(0, 1)
+        q, k, v = self.attention.project(self.attention_norm(seen_FYD), angles, queries_from=S)
+        g_BTMD = g_BTMD + self.attention(q, k, v).view(g_BTMD.shape)
+        return g_BTMD + self.mlp(self.mlp_norm(g_BTMD))
 
     def time(self, x_BTSD: Tensor, angles: Angles, cache: RingCache | None, layer: int) -> Tensor:
         """Causal attention of each token along time, over the cached frames too if there is a cache."""
@@ -104,13 +102,11 @@ class Transformer(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.blocks = nn.ModuleList(Block(config, kind) for kind in config.layers)
+        self.norm = RMSNorm(config.width)
         self.apply(lambda module: initialise(module, config.depth))
         for block, kind in zip(self.blocks, config.layers, strict=True):
             assert isinstance(block, Block)
-            if kind == "T":
-                nn.init.constant_(block.attention.q_norm.weight, config.time_query_gain)
             if images_first:
                 block.attention.align_queries()
                 if kind == "T":
@@ -133,17 +129,16 @@ class Transformer(nn.Module):
         T, S = x_BTSD.shape[1:3]
         places = torch.arange(S, device=x_BTSD.device) if places is None else places
         in_space, in_time = _angles(self.config, T, places, cache)
-        keys, values, layer = [], [], 0
+        inputs, layer = [], 0
         for block, kind in zip(self.blocks, self.config.layers, strict=True):
             assert isinstance(block, Block)
             if kind == "S":
-                x_BTSD, (k, v) = block.space(x_BTSD, in_space, S if first is None else first)
-                keys.append(k)
-                values.append(v)
+                inputs.append(x_BTSD)
+                x_BTSD = block.space(x_BTSD, in_space, S if first is None else first)
             else:
                 x_BTSD = block.time(x_BTSD, in_time, cache, layer)
                 layer += 1
-        return self.norm(x_BTSD), Memory(tuple(keys), tuple(values), S)
+        return self.norm(x_BTSD), Memory(tuple(inputs))
 
 
 def run_second_stream(
@@ -155,14 +150,14 @@ def run_second_stream(
 ) -> Tensor:
     """Agent tokens `[B, T, M, D]` through `blocks`, reading the world's memory; nothing here feeds the world."""
     T, M = g_BTMD.shape[1:3]
-    places = memory.tokens + torch.arange(M, device=g_BTMD.device)
-    in_space, in_time = _angles(config, T, places, cache)
-    reads = iter(zip(memory.keys, memory.values, strict=True))
+    S = memory.inputs[0].shape[2]
+    in_space, in_time = _angles(config, T, torch.arange(S + M, device=g_BTMD.device), cache)
+    reads = iter(memory.inputs)
     layer = 0
     for block, kind in zip(blocks, config.layers, strict=True):
         assert isinstance(block, Block)
         if kind == "S":
-            g_BTMD, _ = block.space(g_BTMD, in_space, M, next(reads))
+            g_BTMD = block.read(g_BTMD, next(reads), in_space)
         else:
             g_BTMD = block.time(g_BTMD, in_time, cache, layer)
             layer += 1

@@ -3,7 +3,6 @@
 With the agent's own weights the agent's losses cannot reach the world; in the paper's sharing they finetune it.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 from embody.agent import Agent, AgentLoss
 from embody.batch import Batch
 from embody.config import Config
-from embody.data import Dataset, EpisodeRow, batches, steps_per_epoch
+from embody.data import Dataset, EpisodeRow, batches, steps_per_epoch, uniform_rows
 from embody.dynamics import Dynamics, ShortcutLoss
-from embody.dynamics.shortcut import draw_levels, noise_to
+from embody.dynamics.shortcut import draw_levels, hold_contexts, noise_to
 from embody.model import WorldAndAgent
 from embody.nn.transformer import Memory
 
@@ -43,7 +42,6 @@ class AgentStage:
         self.steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
         torch.manual_seed(config.seed + 2)
         agent = Agent(config.agent)
-        agent.copy_world(dynamics.trunk.blocks)
         if config.agent.standardise_rewards:
             rewards = torch.from_numpy(_training_rewards(datasets))
             agent.heads.reward_mean.copy_(rewards.mean())
@@ -74,6 +72,7 @@ class AgentStage:
             gamma=self.whole.imagination.gamma,
             words=self.whole.agent.words,
             episode_filter=self.episode_filter,
+            uniform_share=self.whole.agent.uniform_share,
             workers=self.whole.workers,
         )
 
@@ -81,20 +80,25 @@ class AgentStage:
         config, dynamics, agent = self.whole.agent, self.model.dynamics, self.model.agent
         memory = self._read_world(batch, generator)
         features = agent(batch.task, memory, batch.length, blocks=dynamics.trunk.blocks)
-        loss, metrics = self.losses["agent"](agent.heads, features, batch)
+        uniform = uniform_rows(batch.rows, config.uniform_share)
+        cloned_from = uniform if uniform < batch.rows else 0
+        loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned_from)
         if config.dynamics_weight > 0:
-            part = batch.head(math.ceil(config.dynamics_share * batch.rows))
-            world_loss, world_metrics = self.losses["dynamics"](dynamics, part, generator, bootstrap=True)
+            world_loss, world_metrics = self.losses["dynamics"](
+                dynamics, batch.head(uniform), generator, bootstrap=True
+            )
             loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
         return loss, metrics
 
     def _read_world(self, batch: Batch, generator: torch.Generator) -> Memory:
-        """The world's memory of the batch, noised as in the flow loss [P] or to the context level (the seed's)."""
+        """The world's memory of the batch: at levels drawn as the flow loss draws them [P], or at the context level."""
         config, dynamics = self.whole.agent, self.model.dynamics
         assert batch.latents is not None
         z, shape = dynamics.pack(batch.latents), (batch.rows, batch.length)
         if config.heads_input == "noised":
-            levels = draw_levels(*shape, dynamics.config.k_max, False, generator)
+            levels = draw_levels(*shape, dynamics.config.k_max, False, generator, dynamics.config.tau_power)
+            if dynamics.config.contexts == "alternate":
+                levels = hold_contexts(levels, dynamics.context_level, 1 / dynamics.config.k_max)
             tau, d = levels.tau, levels.d
         else:
             tau = torch.full(shape, dynamics.context_level, device=z.device)

@@ -29,12 +29,10 @@ class Trajectories:
     alive: Tensor  # bool [B, T]: whether the dream still went on at slots 0 .. T-1
 
 
-def dream_trajectories(
-    model: WorldAndAgent, batch: Batch, *, horizon: int, k_sample: int, generator: torch.Generator
-) -> Trajectories:
+def dream_trajectories(model: WorldAndAgent, batch: Batch, *, horizon: int, generator: torch.Generator) -> Trajectories:
     """One rollout from each context of `batch`, by the live policy."""
     assert batch.latents is not None
-    dream = Dream(model.dynamics, model.agent, k_sample=k_sample, generator=generator)
+    dream = Dream(model.dynamics, model.agent, k_sample=model.dynamics.config.k_sample, generator=generator)
     features = [dream.reset(batch.latents, batch.actions, batch.is_first, batch.task)[:, -1]]
     actions, rewards = [], [torch.zeros(batch.rows, device=batch.rewards.device)]
     continues = [torch.ones_like(rewards[0])]
@@ -104,11 +102,9 @@ class ImaginationStage:
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         config, heads = self.whole.imagination, self.model.agent.heads
         if self.dreamt is None or round(progress * self.steps) % config.updates == 0:
-            self.dreamt = dream_trajectories(
-                self.model, batch, horizon=config.horizon, k_sample=config.k_sample, generator=generator
-            )
+            self.dreamt = dream_trajectories(self.model, batch, horizon=config.horizon, generator=generator)
             if config.shuffle_rewards:
-                self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt.rewards, generator))
+                self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt, generator))
         dreamt = self.dreamt
         rewards = dreamt.rewards
         value_logits = heads.value(dreamt.features)
@@ -129,8 +125,10 @@ class ImaginationStage:
         return loss + value, metrics
 
 
-def _shuffled(rewards: Tensor, generator: torch.Generator) -> Tensor:
-    """The control: every imagined reward moved to a random place of the batch, slot 0 apart."""
-    flat = rewards[:, 1:].reshape(-1)
-    order = torch.randperm(flat.numel(), generator=generator, device=flat.device)
-    return torch.cat((rewards[:, :1], flat[order].view_as(rewards[:, 1:])), dim=1)
+def _shuffled(dreamt: Trajectories, generator: torch.Generator) -> Tensor:
+    """The control: rewards `[B, T + 1]` that came while the dreams went on change places among themselves."""
+    rewards = dreamt.rewards.clone()
+    arrived = rewards[:, 1:][dreamt.alive]
+    order = torch.randperm(len(arrived), generator=generator, device=arrived.device)
+    rewards[:, 1:][dreamt.alive] = arrived[order]
+    return rewards

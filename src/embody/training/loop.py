@@ -6,7 +6,7 @@ the step. So a run that is stopped and resumed gives, bit for bit on one machine
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,6 +68,7 @@ def train(
     precision: str,
     seed: int,
     stop_after: int | None = None,
+    on_checkpoint: Callable[[], None] = lambda: None,
 ) -> None:
     """Train from `checkpoint` if it exists, else from the stage's own start, to the last step (or `stop_after` more).
 
@@ -119,6 +120,7 @@ def train(
             bar.advance(1, note=f"loss {float(loss.detach()):.3f}")
             if done % config.checkpoint_every == 0 or done == last:
                 _save(stage, average, optimizers, checkpoint, about, done)
+                on_checkpoint()
     if last == stage.steps:
         stage.model.load_state_dict(average.state_dict())
     stage.model.eval()

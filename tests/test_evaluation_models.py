@@ -1,0 +1,63 @@
+"""Measures of the trained models against worlds whose use of the actions is known."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from tiny_models import CONFIG, DYNAMICS, make_dataset
+from torch import Tensor
+
+from embody.config import DynamicsConfig
+from embody.data import Dataset, LatentWriter
+from embody.dynamics import Dynamics, Prediction
+from embody.evaluation.models import action_shuffle_ratios
+from embody.nn.transformer import Memory
+
+
+@dataclass
+class ActingWorld:
+    """A world in which a frame's latents are all `action` and the prediction errs by `miss` besides."""
+
+    config: DynamicsConfig
+    miss: float = 0.5
+    context_level: float = 0.875
+
+    def pack(self, latents: Tensor) -> Tensor:
+        return latents.reshape(*latents.shape[:2], self.config.tokens, self.config.channels)
+
+    def __call__(self, noised: Tensor, tau: Tensor, d: Tensor, actions: Tensor, is_first: Tensor) -> Prediction:
+        self.tau = tau
+        clean = actions[..., :1, None].float().expand(noised.shape) + self.miss
+        return Prediction(clean, Memory(()))
+
+
+def acting_dataset(root: Path) -> Dataset:
+    """Latents of every slot equal the first factor of the action that led to it."""
+    dataset = make_dataset(root, [12, 9, 15, 11], "validation")
+    writer = LatentWriter(dataset, "abc", 4, 4)
+    for shard in writer.pending():
+        actions = dataset.actions[shard.start : shard.stop, :1, None]
+        writer.write_shard(shard, actions.astype("float32").repeat(4, 1).repeat(4, 2))
+    return dataset
+
+
+@pytest.mark.parametrize("contexts", ["noised", "alternate"])
+def test_action_shuffle_ratios_by_hand(contexts: Any, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, dynamics=dataclasses.replace(DYNAMICS, contexts=contexts))
+    world, dataset = ActingWorld(config.dynamics), acting_dataset(tmp_path)
+    found = action_shuffle_ratios(config, cast(Dynamics, world), [dataset], "abc")
+    # With the true actions the error is miss^2. With shuffled ones it is that of two independent draws from the
+    # dataset's actions besides: 2 var, since E[miss * (a - a')] = 0.
+    share = torch.bincount(torch.tensor(dataset.actions[:, 0])).double()
+    share /= share.sum()
+    values = torch.arange(len(share)).double()
+    variance = float((share * values**2).sum() - (share * values).sum() ** 2)
+    expected = 1 + 2 * variance / 0.25
+    assert found["action_shuffle_ratio_noised"] == pytest.approx(expected, rel=0.15)
+    assert found["action_shuffle_ratio"] == pytest.approx(expected, rel=0.15)
+    assert (found["action_shuffle_ratio"] == found["action_shuffle_ratio_noised"]) == (contexts == "noised")
+    held = (world.tau[:, ::2] == world.context_level).all()
+    assert bool(held) == (contexts == "alternate")  # the last pass has levels as trained
