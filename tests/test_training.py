@@ -182,7 +182,6 @@ def make(name: str, config: Config, dataset: Dataset) -> Stage:
     if name == "agent":
         return AgentStage(config, [dataset], "raw", dynamics)
     agent = Agent(config.agent)
-    agent.copy_world(dynamics.trunk.blocks)
     for head in (agent.heads.policy, agent.heads.value, agent.heads.reward):
         nn.init.normal_(head[-1].weight, std=0.1)
     return ImaginationStage(config, [dataset], "raw", WorldAndAgent(dynamics, agent))
