@@ -34,7 +34,9 @@ TRUNK = TransformerConfig(width=16, depth=4, heads=4, kv_heads=2, pattern="STST"
 ONE_TIME_LAYER = dataclasses.replace(TRUNK, pattern="STSS")
 SMALL = dataclasses.replace(TRUNK, depth=2, pattern="ST")
 
-TOKENIZER = TokenizerConfig(8, 12, patch=4, latents=4, channels=4, context=3, encoder=SMALL, decoder=SMALL)
+TOKENIZER = TokenizerConfig(
+    8, 12, patch=4, latents=4, channels=4, context=3, encoder=SMALL, decoder=SMALL, lpips="none"
+)
 DYNAMICS = DynamicsConfig(
     tokens=2, channels=8, actions=ACTIONS, registers=2, context=8, trunk=TRUNK, k_max=8, k_sample=4
 )
