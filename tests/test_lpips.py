@@ -1,9 +1,11 @@
 """LPIPS against numpy and the published implementation, and how its weights are fetched."""
 
+import dataclasses
 import functools
 import hashlib
 import http.server
 import io
+import json
 import os
 import pickle
 import tarfile
@@ -16,33 +18,20 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from tiny_models import seeded
+from tiny_models import make_lpips_weights, seeded
 from torch import Tensor
 
-from embody.config import minigrid
-from embody.distributed.checkpoint import load_tensors
+from embody.config import Config, minigrid
+from embody.distributed.checkpoint import load_tensors, save_tensors
 from embody.main import _base_config, main
+from embody.model import load_lpips
 from embody.tokenizer import Lpips
 from embody.tokenizer.lpips import LPIPS_NETS, LpipsNet
+from embody.trainer import Trainer
 from embody.training import lpips_weights
 from embody.training.lpips_weights import read_arrays
 
 Array = NDArray[np.float64]
-
-
-def random_weights(net: LpipsNet) -> dict[str, Tensor]:
-    """Weights under which features neither vanish nor explode, and every layer counts."""
-    generator, weights, width, read = seeded(0), {}, 3, 0
-    for i, conv in enumerate(LPIPS_NETS[net]):
-        fan_in = width * conv.kernel**2
-        shape = (conv.width, width, conv.kernel, conv.kernel)
-        weights[f"conv{i}_weight"] = torch.randn(shape, generator=generator) * (2 / fan_in) ** 0.5
-        weights[f"conv{i}_bias"] = 0.1 * torch.randn(conv.width, generator=generator)
-        if conv.read:
-            weights[f"head{read}"] = torch.rand(conv.width, generator=generator)
-            read += 1
-        width = conv.width
-    return weights
 
 
 def random_images(count: int, seed: int = 0) -> Tensor:
@@ -88,7 +77,7 @@ def distance(net: str, weights: dict[str, Array], x: Array, y: Array) -> Array:
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 def test_distance_by_hand(net: LpipsNet) -> None:
-    weights, x, y = random_weights(net), random_images(2), random_images(2, seed=1)
+    weights, x, y = make_lpips_weights(net), random_images(2), random_images(2, seed=1)
     y[1] = 0.6 * x[1] + 0.4 * y[1]
     expected = distance(net, {name: t.double().numpy() for name, t in weights.items()}, x.numpy(), y.numpy())
     assert expected[0] > 2 * expected[1] > 0.1, expected
@@ -98,7 +87,7 @@ def test_distance_by_hand(net: LpipsNet) -> None:
 
 
 def test_gradient_where_no_feature_is_active() -> None:
-    weights = random_weights("alex")
+    weights = make_lpips_weights("alex")
     weights["conv1_bias"][:] = -100.0  # the second layer is silent, and the layers above hear their biases alone
     x, y = random_images(1).requires_grad_(), random_images(1, seed=1)
     lpips = Lpips("alex", weights)
@@ -108,12 +97,12 @@ def test_gradient_where_no_feature_is_active() -> None:
 
 
 def test_it_is_frozen_and_part_of_no_checkpoint() -> None:
-    lpips = Lpips("alex", random_weights("alex"))
+    lpips = Lpips("alex", make_lpips_weights("alex"))
     assert not list(lpips.parameters()) and not lpips.state_dict()
 
 
 def test_it_is_float32_inside_a_bfloat16_step() -> None:
-    lpips, x, y = Lpips("alex", random_weights("alex")), random_images(2), random_images(2, seed=1)
+    lpips, x, y = Lpips("alex", make_lpips_weights("alex")), random_images(2), random_images(2, seed=1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = lpips(x, y)
     assert mixed.dtype == torch.float32 and torch.equal(mixed, lpips(x, y))
@@ -149,6 +138,24 @@ def test_published_values(net: LpipsNet, tmp_path: Path, monkeypatch: pytest.Mon
     first, others = pictures().split([1, 5])
     found = Lpips(net, load_tensors(path)[0])(first.expand_as(others), others)
     assert found.tolist() == pytest.approx(PUBLISHED[net], abs=1e-3)
+
+
+# --- training with it -----------------------------------------------------------------------------------------------
+
+
+def test_the_tokenizer_trains_with_it(config: Config) -> None:
+    tokenizer = dataclasses.replace(config.tokenizer, lpips="alex")
+    config = dataclasses.replace(config, tokenizer=tokenizer, cache_dir=str(config.run_dir / "cache"))
+    with pytest.raises(ValueError, match=f"run `embody weights lpips --cache-dir {config.cache_dir}`"):
+        Trainer(config=config).train_tokenizer()
+    weights = make_lpips_weights("alex")
+    save_tensors(config.lpips_weights("alex"), weights, {})
+    Trainer(config=config).train_tokenizer()
+    lines = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) >= 3 and all(line["lpips"] > 0 for line in lines)
+    found = load_lpips(config)
+    assert found is not None and torch.equal(found.get_buffer("conv2_weight"), weights["conv2_weight"])
+    assert load_lpips(dataclasses.replace(config, tokenizer=dataclasses.replace(tokenizer, lpips="none"))) is None
 
 
 # --- fetching -------------------------------------------------------------------------------------------------------
