@@ -32,10 +32,8 @@ class TokenizerLoss(nn.Module):
         if margin := tokenizer.config.random_crop:
             frames = random_crop(frames, margin, generator)
         dropped = tokenizer.drop_patches(frames.shape[0], frames.shape[1], generator, masking)
-        reconstruction, target = (
-            tokenizer.decode(tokenizer.encode(frames, dropped=dropped)),
-            tokenizer.standardise(frames),
-        )
+        reconstruction = tokenizer.decode(tokenizer.encode(frames, dropped=dropped))
+        target = tokenizer.standardise(frames)
         mse = _mean((reconstruction - target).square().mean(dim=(2, 3, 4)), mask)
         loss, metrics = self.mse_rms(mse), {"mse": mse.detach()}
         if self.lpips is not None:

@@ -93,6 +93,6 @@ class Lpips(nn.Module):
             weight, bias = self.get_buffer(f"conv{i}_weight"), self.get_buffer(f"conv{i}_bias")
             x_NCHW = F.relu(F.conv2d(x_NCHW, weight, bias, conv.stride, conv.padding))
             if conv.read:
-                # The published eps stands outside of the root, whose gradient at 0 is then not a number.
+                # The published eps stands outside of the root: near 0 the gradient then has no bound, nor a value.
                 read.append(x_NCHW / (x_NCHW.square().sum(dim=1, keepdim=True) + 1e-10).sqrt())
         return read
