@@ -81,7 +81,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("", "Expected one of {collect, train, encode, evaluate, report, run}"),
+        ("", "Expected one of {collect, train, encode, evaluate, report, run, weights}"),
         ("paint", "Unrecognized options: paint; Available subcommands: collect, train"),
         ("run chess", "unknown preset 'chess': choose one of minigrid"),
         ("train tokenizer chess", "unknown preset 'chess'"),
@@ -89,7 +89,13 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("train", "stage (required)"),
         ("run minigrid --colour red", "Unrecognized options: --colour, red"),
         ("run minigrid --seed red", "Error parsing --seed"),
-        ("run minigrid --tokenizer.patch 7", "tokenizer: frame 48x48 is not a multiple of patch 7"),
+        ("run minigrid --tokenizer.padded 40 48", "padded 40: a multiple of patch 8 that holds 48 pixels, or 0"),
+        ("run minigrid --tokenizer.padded 48 52", "padded 52: a multiple of patch 8 that holds 48 pixels, or 0"),
+        ("run minigrid --tokenizer.decoder-share 1", "tokenizer.decoder_share 1.0: from 0 to below 1"),
+        (
+            "run minigrid --tokenizer.lpips vgg --cache-dir nowhere --precision float32",
+            "vgg: no weights at nowhere/lpips-vgg.safetensors: run `embody weights lpips --cache-dir nowhere`",
+        ),
         ("run minigrid --tokenizer.latents 5", "set dynamics.tokens and dynamics.channels"),
         ("run minigrid --dynamics.k-max 48", "dynamics.k_max must be a power of two, got 48"),
         ("run minigrid --imagination.context 64", "imagination.context 64 exceeds dynamics.context"),
@@ -241,7 +247,7 @@ def test_each_command_works_on_what_is_there(done: Path, capsys: pytest.CaptureF
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = {"collect", "train", "encode", "evaluate", "report", "run"}
+    commands = {"collect", "train", "encode", "evaluate", "report", "run", "weights"}
     for arguments in (["--help"], *([command, "--help"] for command in sorted(commands))):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
@@ -250,7 +256,8 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         if len(arguments) == 1:
             assert commands <= {line.strip("│• ").split(" ")[0] for line in said.splitlines()}
         else:
-            for option in ("--seed", "--data-dir", "--tokenizer.patch", "--train-imagination.lr"):
+            of_a_run = ("--seed", "--data-dir", "--tokenizer.patch", "--train-imagination.lr")
+            for option in ("--cache-dir", "--index") if arguments[0] == "weights" else of_a_run:
                 assert option in said, arguments
         if arguments[0] == "train":
             assert "{tokenizer,dynamics,agent,imagination}" in said

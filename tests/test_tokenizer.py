@@ -1,13 +1,24 @@
 """Tokenizer: what each token may see, history, statistics and the masked loss."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from tiny_models import ONE_TIME_LAYER, TOKENIZER, make_frames, make_tokenizer, seeded
+from tiny_models import ONE_TIME_LAYER, TOKENIZER, make_frames, make_lpips_weights, make_tokenizer, open_layers, seeded
 from torch import Tensor
 
-from embody.tokenizer import Tokenizer, TokenizerLoss
+from embody.config import Config, TokenizerConfig
+from embody.data import open_datasets
+from embody.distributed.checkpoint import load_tensors
+from embody.logger_manager import LoggerManager
+from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
+from embody.tokenizer.loss import random_crop
+from embody.trainer import Trainer
+from embody.training.loop import train
+from embody.training.tokenizer import DecoderStage, TokenizerStage
 
 CONTEXT = TOKENIZER.context
 PATCHES = 6
@@ -256,3 +267,182 @@ def test_loss_hides_patches_and_masks_padding() -> None:
     padded[0, 2] = 255 - padded[0, 2]
     _, same = losses(tokenizer, padded, mask, seeded(0))
     assert torch.equal(same["mse"], metrics["mse"])
+
+
+def test_loss_with_lpips_by_hand() -> None:
+    config = dataclasses.replace(TOKENIZER, height=32, width=36, patch=16, mask_max=0.0, lpips="alex", lpips_weight=0.3)
+    tokenizer, lpips = make_tokenizer(config), Lpips("alex", make_lpips_weights("alex"))
+    with torch.no_grad():
+        tokenizer.patch_out.weight *= 100  # colours out of range too
+    frames = torch.randint(0, 256, (2, 3, 3, 32, 36), generator=seeded(0), dtype=torch.uint8)
+    tokenizer.set_pixel_statistics(frames // 2)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    losses = TokenizerLoss(lpips)
+    losses.mse_rms.mean_square.fill_(4.0)
+    losses.lpips_rms.mean_square.fill_(0.25)
+    for rms in (losses.mse_rms, losses.lpips_rms):
+        rms.weight.fill_(1.0)
+    loss, metrics = losses.eval()(tokenizer, frames, mask, seeded(0))
+    with torch.no_grad():
+        decoded = tokenizer.decode(tokenizer.encode(frames))
+        mse = (decoded - tokenizer.standardise(frames)).square()[mask].mean()
+        pixels = decoded * tokenizer.pixel_std + tokenizer.pixel_mean  # not clamped: what is out of range is felt
+        distance = lpips(2 * pixels[mask] - 1, 2 * (frames[mask] / 255) - 1).mean()
+    assert float(pixels.min()) < -0.1 and float(distance) > 0.1
+    assert float(metrics["mse"]) == pytest.approx(float(mse), rel=1e-4)
+    assert float(metrics["lpips"]) == pytest.approx(float(distance), rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(float(mse) / 2 + 0.3 * float(distance) / 0.5, rel=1e-4)
+    loss, _ = TokenizerLoss(lpips)(tokenizer, frames, mask, seeded(0))
+    assert float(loss.detach()) == pytest.approx(1.3)  # each term is its own root mean square at first
+    assert not any(name.startswith("lpips.") for name in losses.state_dict())
+    assert TokenizerConfig().lpips == "vgg" and TokenizerConfig().lpips_weight == 0.2  # the paper's
+
+
+def test_lpips_trains_the_decoder() -> None:
+    """Without the squared error, the distance falls."""
+    tokenizer, lpips = (
+        make_tokenizer(dataclasses.replace(TOKENIZER, height=32, width=36, patch=16)),
+        Lpips("alex", make_lpips_weights("alex")),
+    )
+    frames = torch.randint(0, 256, (1, 1, 3, 32, 36), generator=seeded(0), dtype=torch.uint8)
+    mask, losses, optimizer = torch.ones(1, 1), TokenizerLoss(lpips), torch.optim.Adam(tokenizer.parameters(), 1e-2)
+    losses.mse_rms.register_forward_hook(lambda *_: torch.zeros(()))
+    distances = []
+    for _ in range(5):
+        loss, metrics = losses(tokenizer, frames, mask, seeded(0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        distances.append(float(metrics["lpips"]))
+    assert distances[-1] < 0.9 * distances[0], distances
+
+
+# --- padding and cropping -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_frames_are_padded_on_the_way_in_and_cropped_on_the_way_out() -> None:
+    whole = make_tokenizer()
+    frames = make_frames(2, 3)
+    cut, black = frames[..., :7, :10], frames.clone()
+    black[..., 7:, :], black[..., 10:] = 0, 0
+    smaller = make_tokenizer(dataclasses.replace(TOKENIZER, height=7, width=10))
+    smaller.load_state_dict(whole.state_dict())
+    assert smaller.grid == whole.grid == (2, 3)
+    assert torch.equal(smaller.pad(cut), black)
+    assert torch.equal(smaller.pad(cut)[..., :7, :10], cut)
+    latents = smaller.encode(cut)
+    assert torch.equal(latents, whole.encode(black))
+    assert not torch.equal(latents, whole.encode(frames))
+    assert torch.equal(smaller.decode(latents), whole.decode(latents)[..., :7, :10])
+    assert smaller.decode_video(latents).shape == (2, 3, 3, 7, 10)
+    torch.testing.assert_close(smaller.to_pixels(smaller.standardise(cut)), cut / 255, atol=1e-6, rtol=0)
+    loss, metrics = TokenizerLoss()(smaller, cut, torch.ones(2, 3), seeded(0))
+    dropped = smaller.drop_patches(2, 3, seeded(0))
+    error = smaller.decode(smaller.encode(cut, dropped=dropped)) - (cut / 255 - 0.5) / 0.25
+    assert float(metrics["mse"]) == pytest.approx(float(error.square().mean()), rel=1e-4)  # of the frame's own pixels
+
+
+def test_the_grid_of_patches() -> None:
+    assert dataclasses.replace(TokenizerConfig(), height=360, width=640, patch=16).grid == (23, 40)
+    paper = dataclasses.replace(TokenizerConfig(), height=360, width=640, patch=16, padded=(384, 640))
+    assert paper.grid == (24, 40)  # 960 tokens
+    tokenizer = make_tokenizer(dataclasses.replace(TOKENIZER, padded=(12, 0)))
+    assert tokenizer.grid == (3, 3) and tokenizer.pad(make_frames(1, 1)).shape == (1, 1, 3, 12, 12)
+    assert tokenizer.decode(tokenizer.encode(make_frames(1, 1))).shape == (1, 1, 3, 8, 12)
+    for padded in ((4, 0), (10, 0), (0, 8)):
+        with pytest.raises(ValueError, match="a multiple of patch 4 that holds"):
+            dataclasses.replace(TOKENIZER, padded=padded)
+    with pytest.raises(ValueError, match="lpips vgg needs frames of 32x32 or more, not 8x12: set it to none"):
+        dataclasses.replace(TOKENIZER, lpips="vgg")
+
+
+def test_each_video_is_cropped_at_one_random_place() -> None:
+    frames = 1 + make_frames(400, 2) // 2  # padding alone is 0
+    crops = random_crop(frames, 2, seeded(0))
+    assert crops.shape == frames.shape and crops.dtype == torch.uint8
+    padded = np.pad(frames.numpy(), ((0, 0), (0, 0), (0, 0), (2, 2), (2, 2)))
+    count = np.zeros((5, 5), int)
+    for video, crop in zip(padded, crops.numpy(), strict=True):
+        found = [(y, x) for y in range(5) for x in range(5) if np.array_equal(video[:, :, y : y + 8, x : x + 12], crop)]
+        assert len(found) == 1  # the same for both frames and all colours
+        count[found[0]] += 1
+    assert count.sum() == 400 and count.min() > 4 and count.max() < 32  # 16 +- 4 each
+
+
+def test_random_crops_are_input_and_target() -> None:
+    frames, mask = make_frames(4, 3), torch.ones(4, 3)
+    still = make_tokenizer(dataclasses.replace(TOKENIZER, mask_max=0.0))
+    moving = make_tokenizer(dataclasses.replace(TOKENIZER, mask_max=0.0, random_crop=2))
+    _, cropped = TokenizerLoss()(moving, frames, mask, seeded(0))
+    _, expected = TokenizerLoss()(still, random_crop(frames, 2, seeded(0)), mask, seeded(0))
+    _, whole = TokenizerLoss()(still, frames, mask, seeded(0))
+    assert torch.equal(cropped["mse"], expected["mse"]) and not torch.equal(cropped["mse"], whole["mse"])
+
+
+# --- the decoder's finetune -----------------------------------------------------------------------------------------
+
+DECODER = ("from_latent.", "latent_position_LD", "readout_PD", "decoder.", "patch_out.")
+
+
+def with_decoder_share(config: Config, share: float) -> Config:
+    tokenizer = dataclasses.replace(config.tokenizer, decoder_share=share)
+    stage = dataclasses.replace(config.train_tokenizer, epochs=2.5)
+    return dataclasses.replace(config, tokenizer=tokenizer, train_tokenizer=stage)
+
+
+def test_masking_can_be_less_than_all_of_it() -> None:
+    tokenizer = make_tokenizer()
+    assert float(tokenizer.drop_patches(10_000, 2, seeded(0), 0.5).float().mean()) == pytest.approx(0.225, abs=0.01)
+    assert not tokenizer.drop_patches(100, 2, seeded(0), 0.0).any()
+
+
+def test_the_decoder_alone_is_finetuned(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_decoder_share(config, 0.5)
+    datasets = open_datasets(config)
+    before = TokenizerStage(config, datasets)
+    whole = TokenizerStage(with_decoder_share(config, 0.0), datasets)
+    assert before.steps + before.decoder_steps == whole.steps and abs(before.steps - before.decoder_steps) <= 1
+    open_layers(before.model)
+    before.model.set_latent_statistics(before.some_frames())
+    state = {name: tensor.clone() for name, tensor in before.model.state_dict().items()}
+    frames = before.some_frames()[:4]
+    latents = before.model.encode_video(frames).detach()
+    masking, drop_patches = [], before.model.drop_patches
+    monkeypatch.setattr(before.model, "drop_patches", lambda *call: masking.append(call[3]) or drop_patches(*call))
+    stage = DecoderStage(before)
+    first, wanted = next(iter(stage.batches(0))).frames, next(iter(whole.batches(before.steps))).frames
+    assert torch.equal(first, wanted)  # the data goes on where the first part ended
+    logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "finetune")
+    train(stage, checkpoint=tmp_path / "c.safetensors", about={}, logger=logger, precision="float32", seed=0)
+    for name, tensor in stage.model.state_dict().items():
+        assert torch.equal(tensor, state[name]) != name.startswith(DECODER), name
+    assert torch.equal(stage.model.encode_video(frames), latents)
+    saved = load_tensors(tmp_path / "c.safetensors")[0]  # neither do the weights before averaging differ
+    assert all(torch.equal(saved[f"model.{name}"], state[name]) for name in state if not name.startswith(DECODER))
+    steps = stage.steps
+    assert steps >= 8
+    assert masking == pytest.approx([max(0, 1 - 2 * step / steps) for step in range(steps)]) and masking[-1] == 0
+
+
+def test_a_finetune_that_is_interrupted_goes_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_decoder_share(config, 0.5)
+    whole = dataclasses.replace(config, name="whole")
+    Trainer(config=whole).train_tokenizer()
+    loss, calls = DecoderStage.loss, []
+
+    def interrupted(self: DecoderStage, *arguments: Any) -> object:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return loss(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecoderStage, "loss", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(config=config).train_tokenizer()
+    assert not config.weights("tokenizer").exists()
+    assert load_tensors(config.checkpoint("tokenizer_decoder"))[1]["step"] == 2
+    Trainer(config=config).train_tokenizer()
+    assert config.weights("tokenizer").read_bytes() == whole.weights("tokenizer").read_bytes()
+    assert not list(config.checkpoint("tokenizer").parent.iterdir())

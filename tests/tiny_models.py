@@ -25,6 +25,7 @@ from embody.data import Dataset, DatasetWriter, Episode, Meta, open_dataset
 from embody.dynamics import Dynamics
 from embody.nn.transformer import Block
 from embody.tokenizer import Tokenizer
+from embody.tokenizer.lpips import LPIPS_NETS, LpipsNet
 
 TASK = "tiny"
 ACTIONS = ActionSpec((3, 2))
@@ -35,7 +36,9 @@ TRUNK = TransformerConfig(width=16, depth=4, heads=4, kv_heads=2, pattern="STST"
 ONE_TIME_LAYER = dataclasses.replace(TRUNK, pattern="STSS")
 SMALL = dataclasses.replace(TRUNK, depth=2, pattern="ST")
 
-TOKENIZER = TokenizerConfig(8, 12, patch=4, latents=4, channels=4, context=3, encoder=SMALL, decoder=SMALL)
+TOKENIZER = TokenizerConfig(
+    8, 12, patch=4, latents=4, channels=4, context=3, encoder=SMALL, decoder=SMALL, lpips="none"
+)
 DYNAMICS = DynamicsConfig(
     tokens=2, channels=8, actions=ACTIONS, registers=2, context=8, trunk=TRUNK, k_max=8, k_sample=4
 )
@@ -104,6 +107,20 @@ def open_heads(agent: Agent) -> None:
     torch.manual_seed(3)
     for head in (agent.heads.policy, agent.heads.reward, agent.heads.value, agent.heads.continues):
         nn.init.normal_(head[-1].weight, std=0.5)
+
+
+def make_lpips_weights(net: LpipsNet) -> dict[str, Tensor]:
+    """Random weights under which features neither vanish nor explode, and every layer counts."""
+    generator, weights, width, heads = seeded(0), {}, 3, 0
+    for i, conv in enumerate(LPIPS_NETS[net]):
+        shape = (conv.width, width, conv.kernel, conv.kernel)
+        weights[f"conv{i}_weight"] = torch.randn(shape, generator=generator) * (2 / (width * conv.kernel**2)) ** 0.5
+        weights[f"conv{i}_bias"] = 0.1 * torch.randn(conv.width, generator=generator)
+        if conv.read:
+            weights[f"head{heads}"] = torch.rand(conv.width, generator=generator)
+            heads += 1
+        width = conv.width
+    return weights
 
 
 def make_frames(rows: int, length: int, seed: int = 0) -> Tensor:

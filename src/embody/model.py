@@ -6,12 +6,21 @@ from typing import Any
 from torch import nn
 
 from embody.agent import Agent
-from embody.config import AgentConfig, DynamicsConfig, TokenizerConfig, from_dict
+from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, from_dict
 from embody.distributed.checkpoint import load_tensors, load_weights
 from embody.dynamics import Dynamics
-from embody.tokenizer import Tokenizer
+from embody.tokenizer import Lpips, Tokenizer
 
-__all__ = ["Agent", "Dynamics", "Tokenizer", "WorldAndAgent", "load_dynamics", "load_tokenizer", "load_world_and_agent"]
+__all__ = [
+    "Agent",
+    "Dynamics",
+    "Tokenizer",
+    "WorldAndAgent",
+    "load_dynamics",
+    "load_lpips",
+    "load_tokenizer",
+    "load_world_and_agent",
+]
 
 
 class WorldAndAgent(nn.Module):
@@ -28,6 +37,19 @@ def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
     model = Tokenizer(_config(TokenizerConfig, about, "tokenizer", path))
     load_weights(model, tensors, path)
     return model.eval(), about
+
+
+def load_lpips(config: Config) -> Lpips | None:
+    """The network of the tokenizer's perceptual loss, if it has one; a `ValueError` if its weights are missing."""
+    net = config.tokenizer.lpips
+    if net == "none":
+        return None
+    path = config.lpips_weights(net)
+    if not path.exists():
+        raise ValueError(
+            f"tokenizer.lpips {net}: no weights at {path}: run `embody weights lpips --cache-dir {config.cache_dir}`"
+        )
+    return Lpips(net, load_tensors(path)[0])
 
 
 def load_dynamics(path: Path) -> tuple[Dynamics, dict[str, Any]]:

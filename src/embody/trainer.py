@@ -33,14 +33,14 @@ from embody.evaluation import (
     write_results_page,
 )
 from embody.logger_manager import LoggerManager, ProgressBar
-from embody.model import WorldAndAgent, load_dynamics, load_tokenizer, load_world_and_agent
+from embody.model import WorldAndAgent, load_dynamics, load_lpips, load_tokenizer, load_world_and_agent
 from embody.tokenizer import Tokenizer
 from embody.training.agent import AgentStage
 from embody.training.dynamics import DynamicsStage
 from embody.training.imagination import ImaginationStage
 from embody.training.loop import Stage, train
 from embody.training.precision import fastest_precision
-from embody.training.tokenizer import TokenizerStage
+from embody.training.tokenizer import DecoderStage, TokenizerStage
 
 __all__ = ["Trainer"]
 
@@ -108,7 +108,10 @@ class Trainer:
                 stage = TokenizerStage(self.config, datasets)
                 self._train(stage, about, record)
                 stage.model.set_latent_statistics(stage.some_frames())
+                if stage.decoder_steps:
+                    self._train(DecoderStage(stage), about, record)
                 self._save(stage, path, about)
+                self.config.checkpoint(DecoderStage.name).unlink(missing_ok=True)
         return load_tokenizer(path)[0]
 
     def encode(self, data: Data | None = None) -> None:
@@ -227,6 +230,8 @@ class Trainer:
 
     def run(self, command: str = "") -> None:
         """Everything, from nothing to the report."""
+        if not self.config.weights("tokenizer").exists():
+            load_lpips(self.config)  # what is missing is said now, not after collecting
         self.collect()
         self.train_tokenizer()
         self.encode()

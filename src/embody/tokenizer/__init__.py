@@ -1,6 +1,7 @@
 """Video tokenizer: frames to a few continuous latents and back, causal in time."""
 
 from embody.tokenizer.loss import TokenizerLoss
+from embody.tokenizer.lpips import Lpips
 from embody.tokenizer.model import Tokenizer
 
-__all__ = ["Tokenizer", "TokenizerLoss"]
+__all__ = ["Lpips", "Tokenizer", "TokenizerLoss"]

@@ -1,27 +1,60 @@
 """Reconstruction loss of the tokenizer."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embody.nn.running_rms import RunningRms
+from embody.tokenizer.lpips import Lpips
 from embody.tokenizer.model import Tokenizer
 
-__all__ = ["TokenizerLoss"]
+__all__ = ["TokenizerLoss", "random_crop"]
 
 
 class TokenizerLoss(nn.Module):
-    """`MSE / RMS(MSE)` over standardised pixels, of videos with dropped patches [P]."""
+    """`MSE / RMS(MSE) + 0.2 LPIPS / RMS(LPIPS)`, of videos with dropped patches [P].
 
-    def __init__(self) -> None:
+    MSE over standardised pixels, LPIPS over pixels in [-1, 1]; without an `lpips` the MSE alone.
+    """
+
+    def __init__(self, lpips: Lpips | None = None) -> None:
         super().__init__()
-        self.mse_rms = RunningRms()
+        self.lpips = lpips
+        self.mse_rms, self.lpips_rms = RunningRms(), RunningRms()
 
     def forward(
-        self, tokenizer: Tokenizer, frames: Tensor, mask: Tensor, generator: torch.Generator
+        self, tokenizer: Tokenizer, frames: Tensor, mask: Tensor, generator: torch.Generator, masking: float = 1.0
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics of uint8 frames `[B, T, 3, H, W]` whose real slots are `mask` `[B, T]`."""
-        dropped = tokenizer.drop_patches(frames.shape[0], frames.shape[1], generator)
+        """Loss and metrics of uint8 frames `[B, T, 3, H, W]` whose real slots are `mask` `[B, T]`.
+
+        `masking` in [0, 1] scales the share of dropped patches.
+        """
+        if margin := tokenizer.config.random_crop:
+            frames = random_crop(frames, margin, generator)
+        dropped = tokenizer.drop_patches(frames.shape[0], frames.shape[1], generator, masking)
         reconstruction = tokenizer.decode(tokenizer.encode(frames, dropped=dropped))
-        error_BT = (reconstruction - tokenizer.standardise(frames)).square().mean(dim=(2, 3, 4))
-        mse = (error_BT * mask).sum() / mask.sum().clamp(min=1)
-        return self.mse_rms(mse), {"mse": mse.detach()}
+        target = tokenizer.standardise(frames)
+        mse = _mean((reconstruction - target).square().mean(dim=(2, 3, 4)), mask)
+        loss, metrics = self.mse_rms(mse), {"mse": mse.detach()}
+        if self.lpips is not None:
+            images, others = (2 * tokenizer.unstandardise(x).flatten(0, 1) - 1 for x in (reconstruction, target))
+            lpips = _mean(self.lpips(images, others).view(mask.shape), mask)
+            loss = loss + tokenizer.config.lpips_weight * self.lpips_rms(lpips)
+            metrics["lpips"] = lpips.detach()
+        return loss, metrics
+
+
+def _mean(error_BT: Tensor, mask: Tensor) -> Tensor:
+    return (error_BT * mask).sum() / mask.sum().clamp(min=1)
+
+
+def random_crop(frames: Tensor, margin: int, generator: torch.Generator) -> Tensor:
+    """Frames `[B, T, 3, H, W]` padded by `margin` zero pixels a side, cropped to H x W at one random place a video."""
+    B, _, _, H, W = frames.shape
+    device = frames.device
+    corner_B2 = torch.randint(0, 2 * margin + 1, (B, 2), generator=generator, device=device)
+    row_BH1 = (corner_B2[:, :1] + torch.arange(H, device=device))[:, :, None]
+    column_B1W = (corner_B2[:, 1:] + torch.arange(W, device=device))[:, None]
+    video_B11 = torch.arange(B, device=device)[:, None, None]
+    crop_BHWTC = F.pad(frames, (margin,) * 4)[video_B11, :, :, row_BH1, column_B1W]
+    return crop_BHWTC.permute(0, 3, 4, 1, 2)

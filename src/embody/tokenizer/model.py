@@ -4,6 +4,7 @@ Legend: B rows, T frames, C H W pixels, P patches, L latent tokens, Z latent cha
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embody.config import TokenizerConfig, TransformerConfig
@@ -17,7 +18,8 @@ class Tokenizer(nn.Module):
     """Frames uint8 `[B, T, 3, H, W]` <-> standardised latents float32 `[B, T, L, Z]`.
 
     Encoder: patch tokens see one another, latent tokens see both. Decoder: latents see one another, patch read-outs see
-    both. Both are causal in time, over at most `config.context` frames.
+    both. Both are causal in time, over at most `config.context` frames. Frames that do not fill the grid of patches are
+    zero-padded below and on the right on their way in [P], and cropped on their way out.
     """
 
     pixel_mean: Tensor
@@ -30,7 +32,7 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        self.grid = (config.height // config.patch, config.width // config.patch)
+        self.grid = config.grid
         patches = self.grid[0] * self.grid[1]
         enc, dec = config.encoder.width, config.decoder.width
         self.patch_in = nn.Conv2d(3, enc, config.patch, stride=config.patch)
@@ -87,6 +89,11 @@ class Tokenizer(nn.Module):
         """uint8 frames `[..., 3, H, W]` to float32 of mean 0 and deviation 1 per colour."""
         return (frames.float() / 255 - self.pixel_mean) / self.pixel_std
 
+    def pad(self, frames: Tensor) -> Tensor:
+        """uint8 frames `[..., H, W]` with zero pixels (black) below and on the right, up to the grid of patches [P]."""
+        rows, columns = (side * self.config.patch for side in self.grid)
+        return F.pad(frames, (0, columns - frames.shape[-1], 0, rows - frames.shape[-2]))
+
     def encode(self, frames: Tensor, *, dropped: Tensor | None = None, cache: RingCache | None = None) -> Tensor:
         """Latents `[B, T, L, Z]` of uint8 frames `[B, T, 3, H, W]`.
 
@@ -94,7 +101,7 @@ class Tokenizer(nn.Module):
         it holds and are kept: one at a time, or a context into an empty one.
         """
         B, T = frames.shape[:2]
-        patches = self.patch_in(self.standardise(frames).flatten(0, 1)).flatten(2).transpose(1, 2)
+        patches = self.patch_in(self.standardise(self.pad(frames)).flatten(0, 1)).flatten(2).transpose(1, 2)
         patch_BTPD = patches.unflatten(0, (B, T))
         if dropped is not None:
             patch_BTPD = torch.where(dropped[..., None], self.masked_D.to(patch_BTPD.dtype), patch_BTPD)
@@ -121,7 +128,8 @@ class Tokenizer(nn.Module):
         if cache is not None:
             cache.commit(T)
         patch_FDhw = x_BTSD[:, :, L:].flatten(0, 1).transpose(1, 2).unflatten(2, self.grid)
-        return self.patch_out(patch_FDhw).float().unflatten(0, (B, T))
+        frame_BTCHW = self.patch_out(patch_FDhw).float().unflatten(0, (B, T))
+        return frame_BTCHW[..., : self.config.height, : self.config.width]
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """`encode` frame by frame, as while acting: any length, each frame seeing at most `context` frames."""
@@ -136,13 +144,23 @@ class Tokenizer(nn.Module):
 
     def to_pixels(self, standardised: Tensor) -> Tensor:
         """Float32 pixels in [0, 1] of standardised frames `[..., 3, H, W]`."""
-        return (standardised * self.pixel_std + self.pixel_mean).clamp(0, 1)
+        return self.unstandardise(standardised).clamp(0, 1)
 
-    def drop_patches(self, rows: int, frames: int, generator: torch.Generator) -> Tensor:
-        """bool `[B, T, P]`: per image, each patch is dropped with probability `p ~ U(0, mask_max)` [P]."""
+    def unstandardise(self, standardised: Tensor) -> Tensor:
+        """The inverse of `standardise`, over 255: float32, in [0, 1] wherever the frame is one that can be."""
+        return standardised * self.pixel_std + self.pixel_mean
+
+    def freeze_encoder(self) -> None:
+        """From now on only the decoder trains: latents stay what they are, bit for bit."""
+        self.requires_grad_(False)
+        for trained in (self.from_latent, self.latent_position_LD, self.readout_PD, self.decoder, self.patch_out):
+            trained.requires_grad_(True)
+
+    def drop_patches(self, rows: int, frames: int, generator: torch.Generator, masking: float = 1.0) -> Tensor:
+        """bool `[B, T, P]`: per image, each patch is dropped with probability `p ~ U(0, masking * mask_max)` [P]."""
         patches = self.grid[0] * self.grid[1]
         device = self.masked_D.device
-        p_BT1 = torch.rand(rows, frames, 1, generator=generator, device=device) * self.config.mask_max
+        p_BT1 = torch.rand(rows, frames, 1, generator=generator, device=device) * self.config.mask_max * masking
         return torch.rand(rows, frames, patches, generator=generator, device=device) < p_BT1
 
 

@@ -1,4 +1,4 @@
-"""Phase 1a: the tokenizer learns to reconstruct video with dropped patches."""
+"""Phase 1a: the tokenizer learns to reconstruct video with dropped patches; then, as an option, its decoder without."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from embody.batch import Batch
 from embody.config import Config
 from embody.data import Dataset, batches, steps_per_epoch
+from embody.model import load_lpips
 from embody.tokenizer import Tokenizer, TokenizerLoss
 
-__all__ = ["TokenizerStage"]
+__all__ = ["DecoderStage", "TokenizerStage"]
 
 _STATISTICS_BATCHES = 8
 
@@ -24,10 +25,13 @@ class TokenizerStage:
     def __init__(self, config: Config, datasets: Sequence[Dataset]) -> None:
         self.config = config.train_tokenizer
         self.seed, self.workers, self.datasets = config.seed, config.workers, datasets
-        self.steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
+        all_steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
+        self.decoder_steps = int(config.tokenizer.decoder_share * all_steps)
+        self.steps = all_steps - self.decoder_steps
         torch.manual_seed(config.seed)
         self.model: Tokenizer = Tokenizer(config.tokenizer)
-        self.losses: nn.Module = TokenizerLoss()
+        self.lpips = load_lpips(config)
+        self.losses: nn.Module = TokenizerLoss(self.lpips)
         self.model.set_pixel_statistics(self.some_frames())
 
     def some_frames(self) -> Tensor:
@@ -53,3 +57,29 @@ class TokenizerStage:
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         return self.losses(self.model, batch.frames, batch.mask, generator)
+
+
+class DecoderStage:
+    """The last steps of phase 1a: the decoder alone goes on, while masking falls to 0 as in use.
+
+    Encoder and statistics stay what they are, bit for bit, and so do all latents.
+    """
+
+    name = "tokenizer_decoder"
+
+    def __init__(self, before: TokenizerStage) -> None:
+        """`before` is finished, with the latents' statistics set; its model is finetuned in place."""
+        self.before, self.config, self.steps = before, before.config, before.decoder_steps
+        self.model: Tokenizer = before.model
+        self.model.freeze_encoder()
+        self.losses: nn.Module = TokenizerLoss(before.lpips)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
+
+    def batches(self, start: int) -> Iterable[Batch]:
+        return self.before.batches(self.before.steps + start)
+
+    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        masking = max(0.0, 1 - 2 * progress)  # the second half sees whole images
+        return self.losses(self.model, batch.frames, batch.mask, generator, masking)
