@@ -235,6 +235,9 @@ def test_each_command_works_on_what_is_there(done: Path, capsys: pytest.CaptureF
     for command in ("collect", "encode"):
         main([command, "--name", "tiny"])
     assert states(done / "models") == before
+    for control in ("cloning_best", "shuffled"):
+        main(["train", control, "--name", "tiny"])
+        assert (done / f"models/tiny/{control}.safetensors").exists()
     for name in ("results.json", "report.html"):
         (done / "runs/tiny" / name).unlink()
     main(["evaluate", "minigrid", "--name", "tiny", "--evaluation.episodes", "2"])

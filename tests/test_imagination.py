@@ -134,6 +134,32 @@ def test_a_dream_equals_its_recomputation_from_scratch(pattern: str, steps: int,
         torch.testing.assert_close(step.continues, out.continues.sigmoid(), atol=1e-4, rtol=1e-3)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("k_sample", [1, 4])
+@pytest.mark.parametrize("with_agent", [True, False])
+def test_known_actions_lead_to_the_same_in_fewer_passes(k_sample: int, with_agent: bool) -> None:
+    dynamics, agent = make_dynamics(), make_agent() if with_agent else None
+    steps = WINDOW + 3  # past the window, where each frame drops another
+    batch = make_batch(2, CONTEXT + steps)
+    passes: list[int] = []
+    dynamics.register_forward_pre_hook(lambda _, arguments: passes.append(arguments[0].shape[1]))
+    one_by_one, fused = (Dream(dynamics, agent, k_sample=k_sample, generator=seeded(5)) for _ in range(2))
+    start(one_by_one, batch)
+    expected = [one_by_one.step(slot(batch, t)) for t in range(CONTEXT, CONTEXT + steps)]
+    start(fused, batch)
+    passes.clear()
+    found = fused.imagine(batch.actions[:, CONTEXT:])
+    # The first frame has nothing to keep; the last one is kept in a pass of its own.
+    assert passes == [1] * k_sample + ([2] + [1] * (k_sample - 1)) * (steps - 1) + [1]
+    for name in ("latents", "features", "reward", "continues"):
+        wanted = torch.stack([getattr(step, name) for step in expected], dim=1)
+        torch.testing.assert_close(getattr(found, name), wanted, atol=1e-5, rtol=1e-5)
+    # And both go on alike.
+    torch.testing.assert_close(
+        fused.step(slot(batch, 0)).latents, one_by_one.step(slot(batch, 0)).latents, atol=1e-5, rtol=1e-5
+    )
+
+
 def test_observed_frames_stand_where_dreamt_ones_would() -> None:
     dynamics, agent, batch = make_dynamics(), make_agent(), make_batch(1, 6)
     at_once = start(Dream(dynamics, agent, k_sample=2, generator=seeded(5)), batch, 6)
@@ -487,6 +513,43 @@ def test_only_policy_and_value_heads_learn_in_the_dream(tmp_path: Path) -> None:
         assert parameter.requires_grad == (id(parameter) in given) == name.startswith(learn), name
     assert all(torch.equal(value, prior[name]) for name, value in stage.prior.state_dict().items())
     assert stage.config.length == CONTEXT and stage.config.long_length == 0
+
+
+@pytest.mark.parametrize("own_weights", [True, False])
+def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Path) -> None:
+    # Histories without noise: seen anew, the dreamt slots give the very features that the dream had.
+    dynamics = dataclasses.replace(DYNAMICS, context_tau=1.0)
+    imagination = dataclasses.replace(CONFIG.imagination, finetune="agent")
+    agent = dataclasses.replace(AGENT, own_weights=own_weights)
+    config = dataclasses.replace(CONFIG, imagination=imagination, dynamics=dynamics, agent=agent)
+    model = WorldAndAgent(make_dynamics(dynamics), make_agent(agent))
+    stage, batch = ImaginationStage(config, [make_dataset(tmp_path, [9, 9])], "", model), make_batch(16, CONTEXT)
+    dreamt = trajectories(model, batch)
+    torch.testing.assert_close(stage._relive(model, dreamt, batch, seeded(0)), dreamt.features, atol=2e-5, rtol=1e-4)
+    seen = stage._as_the_prior_sees_it(dreamt, batch, seeded(0))
+    for name in ("features", "rewards", "continues"):
+        torch.testing.assert_close(getattr(seen, name), getattr(dreamt, name), atol=2e-5, rtol=1e-4)
+    assert torch.equal(seen.alive, dreamt.alive) and seen.alive.any() and not seen.alive.all()
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    frozen = {name: value.clone() for name, value in stage.prior.state_dict().items()}
+    optimizer = torch.optim.SGD(stage.trained, lr=0.1)
+    stage.loss(batch, seeded(0), 0.0)[0].backward()
+    optimizer.step()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {"agent.heads.policy.0.weight", "agent.heads.value.4.bias", "agent.task.weight"} <= moved
+    assert not any(name.startswith(("agent.heads.reward", "agent.heads.continues")) for name in moved)
+    layers = "agent.blocks.0.attention.qkv.weight" if own_weights else "dynamics.trunk.blocks.0.attention.qkv.weight"
+    assert layers in moved and any(name.startswith("dynamics.") for name in moved) == (not own_weights)
+    assert all(torch.equal(value, frozen[name]) for name, value in stage.prior.state_dict().items())
+    # The policy has moved off the prior, which the loss measures against the frozen copy.
+    assert stage.loss(batch, seeded(0), 0.0)[1]["kl"] > 0
+
+
+def test_finetuning_reads_no_more_than_the_window() -> None:
+    imagination = dataclasses.replace(CONFIG.imagination, finetune="agent", horizon=WINDOW)
+    with pytest.raises(ValueError, match="reads 11 frames at once .*dynamics.context is 8"):
+        dataclasses.replace(CONFIG, imagination=imagination)
 
 
 def test_the_control_shuffles_rewards_over_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

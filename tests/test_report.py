@@ -105,6 +105,7 @@ def test_every_target_key_can_be_found() -> None:
     results["success"]["shuffled"] = results["success"]["cloning"]
     results["dynamics"] |= {"reward_recall": 0.5, "reward_precision": 0.5, "action_shuffle_ratio": 1.0}
     results["dynamics"]["action_shuffle_ratio_noised"] = 1.0
+    results["dynamics_before_agent"] = {"gain_over_copy_db": 3.0, "changed_cell_accuracy_h10": 0.7}
     assert [t.key for t in TARGETS if lookup(results, t.key) is None] == []
     assert all(t.show(lookup(results, t.key)) in results_table(results) for t in TARGETS)
 

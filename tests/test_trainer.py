@@ -30,6 +30,7 @@ STABLE_KEYS = (
     "dynamics.changed_cell_accuracy_h10",
     "dynamics.action_shuffle_ratio",
     "dynamics.action_shuffle_ratio_noised",
+    "dynamics_before_agent.gain_over_copy_db",
     "dynamics.reward_recall",
     "dynamics.reward_precision",
     *(f"success.{policy}.{rate}" for policy in POLICIES for rate in RATES),
@@ -152,16 +153,16 @@ def test_a_killed_evaluation_goes_on(finished_config: Config, monkeypatch: pytes
     monkeypatch.setattr(FinishedParts, "part", counted)
     with pytest.raises(KeyboardInterrupt):
         Trainer(config=config).evaluate()
-    assert measured == ["tokenizer", "dynamics", f"random {TASK}", killed_at]
+    assert measured == ["tokenizer", "dynamics", "dynamics before the agent", f"random {TASK}", killed_at]
     measured.clear()
     killed_at = ""
     second = Trainer(config=config).evaluate()
     assert measured == [f"cloning {TASK}", f"imagination {TASK}"]
-    for name in ("tokenizer", "dynamics", "success"):
+    for name in ("tokenizer", "dynamics", "dynamics_before_agent", "success"):
         assert second[name] == first[name], name
     measured.clear()
     Trainer(config=config).evaluate()  # once complete, the next one measures anew
-    assert len(measured) == 5
+    assert len(measured) == 6
 
 
 def test_parts_of_another_evaluation_are_not_used(tmp_path: Path) -> None:

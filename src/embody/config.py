@@ -222,6 +222,9 @@ class ImaginationConfig:
     lambda_: float = 0.95
     alpha: float = 0.5
     beta: float = 0.3
+    # What learns: the policy and value heads [P], or the agent's layers too (and the world's where it lends them). The
+    # prior, rewards and ends are then those of a frozen copy.
+    finetune: Literal["heads", "agent"] = "heads"
     updates: int = 1  # gradient steps on each batch of dreams; they cost little beside the dreaming
     shuffle_rewards: bool = False  # the control: imagined rewards shuffled over the batch
 
@@ -320,6 +323,12 @@ class Config:
             )
         if self.imagination.context > d.context:
             raise ValueError(f"imagination.context {self.imagination.context} exceeds dynamics.context {d.context}")
+        whole = self.imagination.context + self.imagination.horizon
+        if self.imagination.finetune == "agent" and whole > d.context:
+            raise ValueError(
+                f"imagination.finetune agent reads {whole} frames at once (imagination.context + horizon):"
+                f" dynamics.context is {d.context}"
+            )
 
     @property
     def run_dir(self) -> Path:

@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from embody.agent import Agent
+from embody.batch import Batch
 from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, from_dict
 from embody.distributed.checkpoint import load_tensors, load_weights
 from embody.dynamics import Dynamics
+from embody.dynamics.shortcut import Levels, noise_to
 from embody.tokenizer import Lpips, Tokenizer
 
 __all__ = [
@@ -29,6 +32,24 @@ class WorldAndAgent(nn.Module):
     def __init__(self, dynamics: Dynamics, agent: Agent) -> None:
         super().__init__()
         self.dynamics, self.agent = dynamics, agent
+
+    def features(self, batch: Batch, levels: Levels, generator: torch.Generator) -> Tensor:
+        """What the heads read, `[B, T, H]`, of the `batch`'s frames noised to `levels`.
+
+        Their gradient reaches the world only where it lends its layers to the agent.
+        """
+        assert batch.latents is not None
+        z = self.dynamics.pack(batch.latents)
+        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.agent.config.own_weights):
+            noised = noise_to(levels.tau, z, noise)
+            memory = self.dynamics(noised, levels.tau, levels.d, batch.actions, batch.is_first).memory
+        return self.agent(batch.task, memory, batch.length, blocks=self.dynamics.trunk.blocks)
+
+    def context_levels(self, batch: Batch) -> Levels:
+        """The level of a history, for each frame of the `batch`."""
+        level = torch.full(batch.mask.shape, self.dynamics.context_level, device=batch.mask.device)
+        return Levels(level, torch.full_like(level, 1 / self.dynamics.config.k_max))
 
 
 def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:

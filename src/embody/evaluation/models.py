@@ -88,10 +88,9 @@ def dream_held_out(
     dream = Dream(dynamics, agent, k_sample=dynamics.config.k_sample, generator=generator)
     first = slice(0, context)
     dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], latents.task)
-    steps = [dream.step(latents.actions[:, context + h]) for h in range(horizon)]
-    imagined = torch.stack([step.latents for step in steps], dim=1)
+    imagined = dream.imagine(latents.actions[:, context:])
     shape = latents.latents.shape
-    whole = torch.cat((latents.latents[:, first], imagined.view(shape[0], horizon, *shape[2:])), dim=1)
+    whole = torch.cat((latents.latents[:, first], imagined.latents.view(shape[0], horizon, *shape[2:])), dim=1)
     video = np.concatenate([_to_uint8(tokenizer.decode_video(part)) for part in whole.split(_FRAMES)])
     real = pixels.frames.permute(0, 1, 3, 4, 2).numpy()
     rollouts = Rollouts(
@@ -100,7 +99,7 @@ def dream_held_out(
         imagined=video[:, context:],
         valid=pixels.mask[:, context:].numpy(),
         rewards_real=pixels.rewards[:, context:].numpy(),
-        rewards_predicted=torch.stack([step.reward for step in steps], dim=1).numpy() if agent else None,
+        rewards_predicted=imagined.reward.numpy() if agent else None,
     )
     return Dreams(rollouts, real[:, first], pixels.actions.numpy(), pixels.task)
 

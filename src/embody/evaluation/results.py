@@ -147,6 +147,8 @@ TARGETS = (
     Target("Tokenizer, cells right", "tokenizer.cell_accuracy", percent, _fixed(0.97)),
     Target("Dynamics, gain over copy-last-frame", "dynamics.gain_over_copy_db", decibels, _fixed(2), reason="h 1-10"),
     Target("Dynamics, changed cells right at h 10", "dynamics.changed_cell_accuracy_h10", percent, _fixed(0.65)),
+    Target("The gain before the agent's training", "dynamics_before_agent.gain_over_copy_db", decibels),
+    Target("Changed cells before the agent's training", "dynamics_before_agent.changed_cell_accuracy_h10", percent),
     Target("Dynamics, action-shuffle ratio", "dynamics.action_shuffle_ratio", _plain_number, _fixed(1.3)),
     Target("The same, each frame at a level of its own", "dynamics.action_shuffle_ratio_noised", _plain_number),
     Target("Rewards, recall", "dynamics.reward_recall", percent),

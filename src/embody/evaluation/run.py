@@ -34,6 +34,7 @@ __all__ = ["FinishedParts", "evaluate_run"]
 _EPISODES = 32  # validation episodes a task for the tokenizer
 _PAIRS = 24  # reconstructions in the report
 _FILMS = 8  # dreams in the report
+_DRIFT = ("psnr_db", "gain_over_copy_db", "cell_accuracy_h10", "changed_cell_accuracy_h10", "changed_cell_accuracy")
 _FILMS_A_TASK = 2  # episodes of imagination in the report
 _TEMPLATES = 200  # episodes a task and split whose frames give the cell templates
 
@@ -50,7 +51,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Measure on held-out episodes and seeds, and leave pictures in the run; returns the results by stable keys.
 
-    The world that is measured is that of the first policy, or `dynamics` if there is none. `finished` keeps each part.
+    The world that is measured is that of the first policy, or `dynamics` if there is none; with both, `dynamics` too:
+    the drift of phase 2. `finished` keeps each part.
     """
     pictures = config.run_dir / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
@@ -72,6 +74,11 @@ def evaluate_run(
         _keep_dreams(config, dreams)
         return measure(dreams.rollouts, reader) | action_shuffle_ratios(config, world, datasets, tokenizer_hash)
 
+    def measure_before() -> dict[str, Any]:
+        assert dynamics is not None
+        values = measure(dream_held_out(config, tokenizer, dynamics, None, datasets, tokenizer_hash).rollouts, reader)
+        return {key: values[key] for key in _DRIFT}
+
     def play_task(name: str, number: int) -> Counts:
         policy = _policy(config, tokenizer, policies.get(name), datasets[0].meta.vocabulary, number)
         task = datasets[number].meta.tasks[0]
@@ -87,6 +94,8 @@ def evaluate_run(
         bar.advance(1, note="tokenizer")
         if world is not None:
             results["dynamics"] = finished.part("dynamics", measure_world)
+        if first is not None and dynamics is not None:
+            results["dynamics_before_agent"] = finished.part("dynamics before the agent", measure_before)
         bar.advance(1, note="dreams")
         counts: dict[str, dict[str, Counts]] = {}
         for name in ("random", *policies):

@@ -32,17 +32,18 @@ class RingCache:
         self.rows, self.tokens, self.context = rows, tokens, context
         self.frames = 0  # committed so far; the position of the frame in progress
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the frames in progress, `[rows * tokens, G, n, K]`, and return all keys and values they may see.
+    def extend(self, layer: int, k: Tensor, v: Tensor, ahead: int = 0) -> tuple[Tensor, Tensor]:
+        """Write frames in progress, `[rows * tokens, G, n, K]`, and return all keys and values they may see.
 
-        One frame at any time; several only into an empty cache that they fit in (a context).
+        One frame at any time, `ahead` others of the same pass before it; several only into an empty cache that they fit
+        in (a context).
         """
         n = k.shape[2]
         assert n == 1 or (self.frames == 0 and n <= self.context), "several frames fit an empty cache only"
-        place = self.frames % self.context
+        place = (self.frames + ahead) % self.context
         self.k[layer, :, :, place : place + n] = k
         self.v[layer, :, :, place : place + n] = v
-        seen = min(self.frames + n, self.context)
+        seen = min(self.frames + ahead + n, self.context)
         return self.k[layer, :, :, :seen], self.v[layer, :, :, :seen]
 
     def commit(self, frames: int = 1) -> None:

@@ -85,9 +85,17 @@ class Block(nn.Module):
         # Only queries, keys and values are laid out along time; the residual stream keeps its order.
         x_ETD = self.attention_norm(x_BTSD).transpose(1, 2).reshape(B * S, T, -1)
         q, k, v = self.attention.project(x_ETD, angles)
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
-        o_ETD = self.attention(q, k, v, causal=T > 1)
+        if cache is not None and cache.frames:
+            # One after the other: each frame takes the place of the oldest one, which those before it still see.
+            frames = [part.split(1, dim=2) for part in (q, k, v)]
+            seen = (
+                cache.extend(layer, k_1, v_1, ahead) for ahead, (_, k_1, v_1) in enumerate(zip(*frames, strict=True))
+            )
+            o_ETD = torch.cat([self.attention(q_1, *kv) for q_1, kv in zip(frames[0], seen, strict=True)], dim=1)
+        else:
+            if cache is not None:
+                cache.extend(layer, k, v)
+            o_ETD = self.attention(q, k, v, causal=T > 1)
         x_BTSD = x_BTSD + o_ETD.view(B, S, T, -1).transpose(1, 2)
         return x_BTSD + self.mlp(self.mlp_norm(x_BTSD))
 

@@ -16,9 +16,8 @@ from embody.batch import Batch
 from embody.config import Config
 from embody.data import Dataset, EpisodeRow, batches, steps_per_epoch, uniform_rows
 from embody.dynamics import Dynamics, ShortcutLoss
-from embody.dynamics.shortcut import draw_levels, hold_contexts, noise_to
+from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts
 from embody.model import WorldAndAgent
-from embody.nn.transformer import Memory
 
 __all__ = ["AgentStage"]
 
@@ -78,8 +77,7 @@ class AgentStage:
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         config, dynamics, agent = self.whole.agent, self.model.dynamics, self.model.agent
-        memory = self._read_world(batch, generator)
-        features = agent(batch.task, memory, batch.length, blocks=dynamics.trunk.blocks)
+        features = self.model.features(batch, self._levels(batch, generator), generator)
         uniform = uniform_rows(batch.rows, config.uniform_share)
         cloned_from = uniform if uniform < batch.rows else 0
         loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned_from)
@@ -90,22 +88,15 @@ class AgentStage:
             loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
         return loss, metrics
 
-    def _read_world(self, batch: Batch, generator: torch.Generator) -> Memory:
-        """The world's memory of the batch: at levels drawn as the flow loss draws them [P], or at the context level."""
-        config, dynamics = self.whole.agent, self.model.dynamics
-        assert batch.latents is not None
-        z, shape = dynamics.pack(batch.latents), (batch.rows, batch.length)
-        if config.heads_input == "noised":
-            levels = draw_levels(*shape, dynamics.config.k_max, False, generator, dynamics.config.tau_power)
-            if dynamics.config.contexts == "alternate":
-                levels = hold_contexts(levels, dynamics.context_level, 1 / dynamics.config.k_max)
-            tau, d = levels.tau, levels.d
-        else:
-            tau = torch.full(shape, dynamics.context_level, device=z.device)
-            d = torch.full(shape, 1 / dynamics.config.k_max, device=z.device)
-        noised = noise_to(tau, z, torch.randn(z.shape, generator=generator, device=z.device))
-        with torch.set_grad_enabled(not config.own_weights):
-            return dynamics(noised, tau, d, batch.actions, batch.is_first).memory
+    def _levels(self, batch: Batch, generator: torch.Generator) -> Levels:
+        """Levels that the heads read: drawn as the flow loss draws them [P], or that of a history (the seed's)."""
+        config, context_levels = self.model.dynamics.config, self.model.context_levels(batch)
+        if self.whole.agent.heads_input == "context":
+            return context_levels
+        levels = draw_levels(batch.rows, batch.length, config.k_max, False, generator, config.tau_power)
+        if config.contexts == "alternate":
+            levels = hold_contexts(levels, self.model.dynamics.context_level, 1 / config.k_max)
+        return levels
 
 
 def _training_rewards(datasets: Sequence[Dataset]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Phase 3: policy and value heads improve inside the dream (PMPO); all the rest is frozen."""
+"""Phase 3: policy and value heads improve inside the dream (PMPO); all the rest is frozen, but as an option."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +22,7 @@ __all__ = ["ImaginationStage", "Trajectories", "dream_trajectories"]
 class Trajectories:
     """Imagined slots 0 .. T, slot 0 being the context's last."""
 
+    latents: Tensor  # float32 [B, T, L, Z] of slots 1 .. T
     features: Tensor  # float32 [B, T + 1, H]
     actions: Tensor  # int64 [B, T, A]: taken at slots 0 .. T-1
     rewards: Tensor  # float32 [B, T + 1]; slot 0 is not read
@@ -34,24 +35,29 @@ def dream_trajectories(model: WorldAndAgent, batch: Batch, *, horizon: int, gene
     assert batch.latents is not None
     dream = Dream(model.dynamics, model.agent, k_sample=model.dynamics.config.k_sample, generator=generator)
     features = [dream.reset(batch.latents, batch.actions, batch.is_first, batch.task)[:, -1]]
-    actions, rewards = [], [torch.zeros(batch.rows, device=batch.rewards.device)]
+    latents, actions, rewards = [], [], [torch.zeros(batch.rows, device=batch.rewards.device)]
     continues = [torch.ones_like(rewards[0])]
     for _ in range(horizon):
         with torch.no_grad():
             action = model.agent.heads.act(features[-1]).sample(generator)
         step = dream.step(action)
+        latents.append(step.latents)
         actions.append(action)
         features.append(step.features)
         rewards.append(step.reward)
         continues.append(step.continues)
-    going_on = torch.stack(continues[:-1], dim=1) > 0.5
     return Trajectories(
+        torch.stack(latents, dim=1),
         torch.stack(features, dim=1),
         torch.stack(actions, dim=1),
         torch.stack(rewards, dim=1),
         torch.stack(continues, dim=1),
-        going_on.long().cumprod(dim=1).bool(),
+        _alive(torch.stack(continues, dim=1)),
     )
+
+
+def _alive(continues: Tensor) -> Tensor:
+    return (continues[:, :-1] > 0.5).long().cumprod(dim=1).bool()
 
 
 class ImaginationStage:
@@ -73,12 +79,17 @@ class ImaginationStage:
         self.steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
         self.model: WorldAndAgent = model.requires_grad_(False)
         heads = model.agent.heads
-        self.prior = copy.deepcopy(heads).eval()
+        self.prior = copy.deepcopy(model).eval()
         self.trained = [*heads.policy.parameters(), *heads.value.parameters()]
+        if config.imagination.finetune == "agent":
+            others = [p for name, p in model.agent.named_parameters() if not name.startswith("heads.")]
+            shared = [] if config.agent.own_weights else model.dynamics.parameters()
+            self.trained += [*others, *shared]
         for parameter in self.trained:
             parameter.requires_grad_(True)
         self.losses: nn.Module = PmpoLoss(config.imagination)
         self.dreamt: Trajectories | None = None
+        self.contexts: Batch
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": self.trained}]
@@ -103,14 +114,19 @@ class ImaginationStage:
         config, heads = self.whole.imagination, self.model.agent.heads
         if self.dreamt is None or round(progress * self.steps) % config.updates == 0:
             self.dreamt = dream_trajectories(self.model, batch, horizon=config.horizon, generator=generator)
+            if config.finetune == "agent":
+                self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, generator)
             if config.shuffle_rewards:
                 self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt, generator))
+            self.contexts = batch
         dreamt = self.dreamt
-        rewards = dreamt.rewards
-        value_logits = heads.value(dreamt.features)
+        rewards, features = dreamt.rewards, dreamt.features
+        if config.finetune == "agent":
+            features = self._relive(self.model, dreamt, self.contexts, generator)
+        value_logits = heads.value(features)
         values = heads.value_bins.decode(value_logits).detach()
         returns = lambda_returns(rewards, dreamt.continues, values, config.gamma, config.lambda_)
-        policy, prior = heads.act(dreamt.features[:, :-1]), self.prior.act(dreamt.features[:, :-1])
+        policy, prior = heads.act(features[:, :-1]), self.prior.agent.heads.act(dreamt.features[:, :-1])
         loss, metrics = self.losses(policy, prior, dreamt.actions, returns - values[:, :-1], dreamt.alive)
         value_BT = heads.value_bins.loss(value_logits[:, :-1], returns)
         alive = dreamt.alive.float()
@@ -123,6 +139,31 @@ class ImaginationStage:
             "imagined_length": alive.sum(dim=1).mean(),
         }
         return loss + value, metrics
+
+    def _relive(
+        self, model: WorldAndAgent, dreamt: Trajectories, contexts: Batch, generator: torch.Generator
+    ) -> Tensor:
+        """Features `[B, T + 1, H]` of the dreamt slots by `model`, anew from their latents."""
+        assert contexts.latents is not None
+        frames = dreamt.latents.shape[1]
+        z, later = model.dynamics.pack(contexts.latents), torch.zeros_like(dreamt.alive)
+        sequence = replace(
+            contexts,
+            latents=torch.cat((z, dreamt.latents), dim=1),
+            actions=torch.cat((contexts.actions, dreamt.actions), dim=1),
+            is_first=torch.cat((contexts.is_first, later), dim=1),
+            mask=torch.cat((contexts.mask, ~later), dim=1),
+        )
+        return model.features(sequence, model.context_levels(sequence), generator)[:, -frames - 1 :]
+
+    @torch.no_grad()
+    def _as_the_prior_sees_it(self, dreamt: Trajectories, contexts: Batch, generator: torch.Generator) -> Trajectories:
+        """The same latents with the prior's features, rewards and ends: those of a stream that learns would drift."""
+        features, heads = self._relive(self.prior, dreamt, contexts, generator), self.prior.agent.heads
+        out = heads(features)
+        rewards, continues = heads.expected_reward(out.reward[:, :, 0]), out.continues.sigmoid()
+        rewards[:, 0], continues[:, 0] = 0.0, 1.0
+        return replace(dreamt, features=features, rewards=rewards, continues=continues, alive=_alive(continues))
 
 
 def _shuffled(dreamt: Trajectories, generator: torch.Generator) -> Tensor:
