@@ -70,18 +70,21 @@ def dream_held_out(
     config: Config,
     tokenizer: Tokenizer,
     dynamics: Dynamics,
-    agent: Agent,
+    agent: Agent | None,
     datasets: Sequence[Dataset],
     tokenizer_hash: str,
 ) -> Dreams:
-    """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it."""
+    """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it.
+
+    Without an agent no reward is predicted.
+    """
     settings = config.evaluation
     context, horizon = settings.context, settings.horizon
     stage = StageConfig(batch=settings.rollouts, length=context + horizon)
     pixels = _first_batch(config, datasets, stage, "frames", None)
     latents = _first_batch(config, datasets, stage, "latents", tokenizer_hash)
     assert pixels.frames is not None and latents.latents is not None
-    generator = torch.Generator(agent.token_MD.device).manual_seed(config.seed)
+    generator = torch.Generator(dynamics.register_RD.device).manual_seed(config.seed)
     dream = Dream(dynamics, agent, k_sample=dynamics.config.k_sample, generator=generator)
     first = slice(0, context)
     dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], latents.task)
@@ -97,7 +100,7 @@ def dream_held_out(
         imagined=video[:, context:],
         valid=pixels.mask[:, context:].numpy(),
         rewards_real=pixels.rewards[:, context:].numpy(),
-        rewards_predicted=torch.stack([step.reward for step in steps], dim=1).numpy(),
+        rewards_predicted=torch.stack([step.reward for step in steps], dim=1).numpy() if agent else None,
     )
     return Dreams(rollouts, real[:, first], pixels.actions.numpy(), pixels.task)
 

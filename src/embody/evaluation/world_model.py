@@ -28,7 +28,7 @@ class Rollouts:
     imagined: NDArray[Any]  # [N, Z, H, W, 3], under the same actions
     valid: NDArray[np.bool_]  # [N, Z]: false past the episode's end
     rewards_real: NDArray[Any]  # [N, Z]
-    rewards_predicted: NDArray[Any]  # [N, Z]
+    rewards_predicted: NDArray[Any] | None  # [N, Z]; None: nothing predicts rewards
 
 
 def measure(rollouts: Rollouts, reader: CellReader) -> dict[str, Any]:
@@ -57,7 +57,9 @@ def measure(rollouts: Rollouts, reader: CellReader) -> dict[str, Any]:
         "changed_cell_accuracy": [changed_cell_accuracy(cells[m], true[m], reference[m]) for m in steps],
         "rollouts": [int(m.sum()) for m in steps],
     }
-    precision, recall = precision_recall(r.rewards_predicted[r.valid] > 0.5, r.rewards_real[r.valid] > 0.5)
+    precision = recall = None
+    if r.rewards_predicted is not None:
+        precision, recall = precision_recall(r.rewards_predicted[r.valid] > 0.5, r.rewards_real[r.valid] > 0.5)
     return {
         "psnr_db": _psnr(error[near]),
         "copy_psnr_db": _psnr(copy_error[near]),
