@@ -72,6 +72,13 @@ def test_each_row_changes_one_thing() -> None:
     assert served[0] == served[1] and len(set(served)) == 9
 
 
+def test_the_first_rows_have_no_bootstrap_whatever_the_run_has() -> None:
+    config = minigrid()
+    uniform = dataclasses.replace(config, dynamics=dataclasses.replace(config.dynamics, step_draw="uniform"))
+    drawn = [(row.dynamics.step_draw, row.dynamics.bootstrap_fraction) for row in cascade(uniform)]
+    assert drawn == [("partial", 0.0)] * 2 + [("uniform", 0.2)] * 8
+
+
 def test_a_generated_frame_is_timed_with_all_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second a pass: K to denoise, one to keep; the history is full."""
     dynamics, clock, lengths = make_dynamics(), [0.0], []

@@ -120,7 +120,7 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
         return lambda: Trainer(config=config).report()
 
     def ablate(
-        preset: Preset = "minigrid", config: Settings = base, steps: int = 450, seeds: int = 2
+        preset: Preset = "minigrid", config: Settings = base, steps: int = 350, seeds: int = 2
     ) -> Callable[[], object]:
         """Train the paper's cascade on the run's latents: what each part of the dynamics adds.
 
