@@ -81,7 +81,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("", "Expected one of {collect, train, encode, evaluate, report, run, weights}"),
+        ("", "Expected one of {collect, train, encode, evaluate, report, ablate, run, weights}"),
         ("paint", "Unrecognized options: paint; Available subcommands: collect, train"),
         ("run chess", "unknown preset 'chess': choose one of minigrid"),
         ("train tokenizer chess", "unknown preset 'chess'"),
@@ -250,7 +250,7 @@ def test_each_command_works_on_what_is_there(done: Path, capsys: pytest.CaptureF
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = {"collect", "train", "encode", "evaluate", "report", "run", "weights"}
+    commands = {"collect", "train", "encode", "evaluate", "report", "ablate", "run", "weights"}
     for arguments in (["--help"], *([command, "--help"] for command in sorted(commands))):
         with pytest.raises(SystemExit) as stop:
             main(arguments)

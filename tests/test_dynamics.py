@@ -150,6 +150,19 @@ def test_context_level_lies_on_the_finest_grid() -> None:
 
 
 @torch.no_grad()
+def test_a_predicted_velocity_by_hand() -> None:
+    """`z^ = z~ + (1 - tau) v`: the same network, read as a velocity."""
+    arguments = a_pass()
+    arguments["tau"][0, :2] = torch.tensor([0.0, 1.0])
+    out = make_dynamics()(**arguments).clean.double()  # what the network puts out
+    z, tau = arguments["noised"].double(), arguments["tau"].double()[..., None, None]
+    clean = make_dynamics(variant(predict="v"))(**arguments).clean
+    assert out[0, 1].abs().min() > 1e-4
+    assert torch.equal(clean[0, 1], arguments["noised"][0, 1])  # nothing is left to go at tau = 1
+    torch.testing.assert_close(clean.double(), z + (1 - tau) * out, atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
 def test_flow_head_is_in_float32_in_a_bf16_step() -> None:
     dynamics, arguments = make_dynamics(), a_pass()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -209,9 +222,22 @@ def test_coarse_levels_lie_on_the_grid_of_their_step() -> None:
     assert (levels.d[0] != levels.d[0, 0]).any() or (levels.d[1] != levels.d[1, 0]).any()  # drawn per frame
 
 
+def test_uniform_steps_are_equally_frequent() -> None:
+    levels = draw_levels(3000, 4, 64, True, seeded(0), finest=True)
+    steps, counts = levels.d.unique(return_counts=True)
+    assert steps.tolist() == [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
+    assert (counts / 12000 - 1 / 7).abs().max() < 5 * (1 / 7 / 12000) ** 0.5
+    for d in steps:
+        tau, counts = levels.tau[levels.d == d].unique(return_counts=True)
+        assert torch.equal(tau, torch.arange(0, 1, float(d)))
+        assert (counts / counts.sum() - d).abs().max() < 5 * float(d / counts.sum()) ** 0.5
+    assert ((levels.d != levels.d[:, :1]).any(dim=1)).float().mean() > 0.9  # drawn per frame
+
+
+@pytest.mark.parametrize("step_draw", ["partial", "uniform"])
 @pytest.mark.parametrize("bootstrap", [False, True])
-def test_a_grid_of_one_step_can_be_trained(bootstrap: bool) -> None:
-    dynamics = make_dynamics(variant(k_max=1, k_sample=1, bootstrap_fraction=0.5))
+def test_a_grid_of_one_step_can_be_trained(bootstrap: bool, step_draw: str) -> None:
+    dynamics = make_dynamics(variant(k_max=1, k_sample=1, bootstrap_fraction=0.5, step_draw=step_draw))
     _, metrics = ShortcutLoss()(dynamics, make_batch(2, 3), seeded(0), bootstrap=bootstrap)
     assert metrics["flow"] > 0 and "bootstrap" not in metrics
 
@@ -339,6 +365,54 @@ def test_both_terms_weigh_as_many_rows_as_they_have() -> None:
     assert "bootstrap" not in without
 
 
+def test_uniform_draw_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row has steps of its own, images too; each frame weighs the same, whichever term it has."""
+    dynamics, batch = make_dynamics(variant(step_draw="uniform", image_fraction=0.25)), make_batch(8, 6)
+    batch.mask[1, 2:] = False
+    batch.mask[5, 3:] = False
+    calls = record(dynamics, monkeypatch)
+    loss, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=True)
+    # Images, video; then the teacher's two half steps of the images, and those of the video.
+    single, video, *halves = calls
+    assert len(halves) == 4 and single.noised.shape[:2] == (12, 1) and video.noised.shape[:2] == (6, 6)
+    assert batch.latents is not None
+    z = batch.latents.reshape(8, 6, 2, 8).double()
+    errors, weights, stepped = [], [], []
+    for main, first, second, clean, mask in (
+        (single, halves[0], halves[1], z[:2].reshape(12, 1, 2, 8), batch.mask[:2].reshape(12, 1)),
+        (video, halves[2], halves[3], z[2:], batch.mask[2:]),
+    ):
+        assert torch.equal(first.is_first, main.is_first) and torch.equal(first.actions, main.actions)
+        coarse = main.d > 1 / K_MAX
+        assert 0 < coarse.sum() < coarse.numel() and len(main.d.unique()) == 4
+        tau, d = main.tau.double(), main.d.double()
+        assert torch.equal(first.noised, main.noised) and torch.equal(first.d[coarse], main.d[coarse] / 2)
+
+        def velocity(call: Call) -> Tensor:
+            return (call.clean.detach().double() - call.noised.double()) / (1 - call.tau.double())[..., None, None]
+
+        step = main.noised.double() + velocity(first) * d[..., None, None] / 2
+        torch.testing.assert_close(second.noised.double()[coarse], step[coarse], atol=1e-5, rtol=1e-5)
+        target = (velocity(first) + velocity(second)) / 2
+        bootstrap = (1 - tau).square() * (velocity(main) - target).square().mean(dim=(2, 3))
+        flow = (main.clean.detach().double() - clean).square().mean(dim=(2, 3))
+        errors.append(torch.where(coarse, bootstrap, flow)[mask])
+        weights.append((0.9 * tau + 0.1)[mask])
+        stepped.append(coarse[mask])
+    error, weight, coarse = torch.cat(errors), torch.cat(weights), torch.cat(stepped)
+    assert float(metrics["flow"]) == pytest.approx(float((weight * error)[~coarse].mean()), rel=1e-4)
+    assert float(metrics["bootstrap"]) == pytest.approx(float((weight * error)[coarse].mean()), rel=1e-4)
+    assert loss.item() == pytest.approx(float((weight * error).mean()), rel=1e-4)
+
+
+def test_uniform_draw_waits_for_the_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamics = make_dynamics(variant(step_draw="uniform"))
+    calls = record(dynamics, monkeypatch)
+    ShortcutLoss()(dynamics, make_batch(3, 4), seeded(0), bootstrap=False)
+    (call,) = calls
+    assert (call.d == 1 / K_MAX).all()
+
+
 # --- the whole loss -------------------------------------------------------------------------------------------------
 
 
@@ -358,6 +432,32 @@ def test_flow_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     noise = (call.noised.double() - tau[..., None, None] * z) / (1 - tau)[..., None, None]
     assert abs(float(noise.mean())) < 0.25 and float(noise.std()) == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("predict", ["x", "v"])
+def test_losses_in_v_space_by_hand(predict: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both terms are squared errors of velocities, in float64; an x-prediction at tau -> 1 then weighs most."""
+    config = variant(predict=predict, loss_space="v", ramp=False, bootstrap_fraction=0.5)
+    dynamics, batch = make_dynamics(config), make_batch(4, 4)
+    calls = record(dynamics, monkeypatch)
+    draws: list[Tensor] = []
+    randn = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *a, **k: draws.append(randn(*a, **k)) or draws[-1])
+    _, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=True)
+    main, first, second = calls
+    (noise,) = draws
+    assert batch.latents is not None
+    z, tau = batch.latents.reshape(4, 4, 2, 8).double(), main.tau.double()[..., None, None]
+
+    def velocity(call: Call) -> Tensor:
+        return (call.clean.detach().double() - call.noised.double()) / (1 - call.tau.double())[..., None, None]
+
+    torch.testing.assert_close(main.noised.double(), (1 - tau) * noise.double() + tau * z, atol=1e-6, rtol=1e-6)
+    flow = (velocity(main) - (z - noise.double())).square().mean(dim=(2, 3))[2:]
+    assert float(metrics["flow"]) == pytest.approx(float(flow.mean()), rel=1e-4)
+    target = (velocity(first) + velocity(second)) / 2
+    bootstrap = (velocity(main)[:2] - target).square().mean()
+    assert float(metrics["bootstrap"]) == pytest.approx(float(bootstrap), rel=1e-4)
 
 
 def test_both_terms_are_divided_by_the_running_root_mean_square_of_the_flow_term() -> None:

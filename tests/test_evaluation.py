@@ -1,5 +1,6 @@
 """Measures against numbers worked out by hand; closed-loop play against environments with known outcomes."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -202,6 +203,12 @@ def test_measure_by_hand(dtype: type) -> None:
     assert found["changed_cell_accuracy"] == pytest.approx(10 / 14)
     assert found["changed_cell_accuracy_h10"] == found["cell_accuracy_h10"] == 1.0
     assert (found["reward_precision"], found["reward_recall"], found["rewards"]) == (0.5, 0.5, 2)
+
+
+def test_measure_without_predicted_rewards() -> None:
+    rollouts, reader = grey_rollouts(np.float32)
+    found = measure(dataclasses.replace(rollouts, rewards_predicted=None), reader)
+    assert found == measure(rollouts, reader) | {"reward_precision": None, "reward_recall": None}
 
 
 def test_measure_ignores_what_is_past_the_end() -> None:

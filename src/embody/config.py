@@ -163,8 +163,15 @@ class DynamicsConfig:
     k_max: int = 64  # finest grid, d_min = 1 / k_max
     k_sample: int = 4  # denoising passes a frame when sampling
     context_tau: float = 0.9  # signal level of context frames, put on the grid
-    bootstrap_fraction: float = 0.25  # share of rows with d > d_min; 0 turns the term off
-    bootstrap_start: float = 0.3  # share of the training before the bootstrap term begins
+    predict: Literal["x", "v"] = "x"  # what the network puts out: the clean latent z^ [P], or the velocity z - noise
+    loss_space: Literal["x", "v"] = (
+        "x"  # where errors are squared: of z^ [P], or of the velocity, 1 / (1 - tau)^2 as much
+    )
+    step_draw: Literal["partial", "uniform"] = (
+        "partial"  # d > d_min, and the bootstrap, on a part of the rows; or d ~ {1, 1/2, ..., d_min} in every frame [P]
+    )
+    bootstrap_fraction: float = 0.25  # that part of the rows; 0 turns the term off
+    bootstrap_start: float = 0.3  # share of the training before the bootstrap term begins [P: 0]; d = d_min until then
     image_fraction: float = 0.3  # share of rows trained as separate images [P]
     unlabelled_fraction: float = 0.05  # share of rows whose actions are hidden
     contexts: Literal["noised", "alternate"] = (

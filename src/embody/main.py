@@ -125,6 +125,17 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
         """Write the run's report, one HTML file."""
         return lambda: Trainer(config=config).report()
 
+    def ablate(
+        preset: Preset = "minigrid", config: Settings = base, steps: int = 350, seeds: int = 2
+    ) -> Callable[[], object]:
+        """Train the paper's cascade on the run's latents: what each part of the dynamics adds.
+
+        Args:
+            steps: optimiser steps of every row and seed.
+            seeds: how many, from the run's on.
+        """
+        return lambda: Trainer(config=config).ablate(steps, seeds, command=command)
+
     def run(preset: Preset = "minigrid", config: Settings = base, full: bool = False) -> Callable[[], object]:
         """Everything: collect, train all stages, evaluate, report. Goes on where it was stopped."""
         return lambda: Trainer(config=_full(config, full)).run(command=command)
@@ -138,7 +149,7 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
         config = dataclasses.replace(base, cache_dir=cache_dir)
         return lambda: print(*fetch_lpips(config, index), sep="\n")
 
-    functions = (collect, train, encode, evaluate, report, run, weights)
+    functions = (collect, train, encode, evaluate, report, ablate, run, weights)
     return {function.__name__: function for function in functions}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from embody.ablation import ablate
 from embody.collection import collect
 from embody.collection.encode import encode_dataset
 from embody.config import Config, ImaginationConfig, StageConfig, digest, minigrid, to_dict
@@ -226,6 +227,20 @@ class Trainer:
             raise ValueError(f"no run in {self.config.run_dir}: start one, or use another --name")
         path = write_report(self.config.run_dir)
         self.logger.info(f"report: {path}")
+        return path
+
+    def ablate(self, steps: int, seeds: int, command: str = "") -> Path:
+        """The paper's cascade on this run's latents; `ablation.json` and `cascade.md` in the run, nothing else."""
+        config = self.config
+        tokenizer, tokenizer_hash = self._tokenizer()
+        machine = f"{_processor()}, {torch.get_num_threads()} cores, {config.precision}"
+        made = {"command": command, "machine": machine, "date": time.strftime("%Y-%m-%d")}
+        # Its curves are not the run's.
+        logger = LoggerManager(config.run_dir / "ablation", Path(config.logs_dir), f"{config.name}-ablation")
+        datasets = self._datasets(None)
+        path = ablate(config, tokenizer, tokenizer_hash, datasets, logger, steps=steps, seeds=seeds, made=made)
+        logger.info(path.read_text())
+        logger.close()
         return path
 
     def run(self, command: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The dynamics transformer `z^ = f(z~, tau, d, a)`: it predicts the clean latent.
+"""The dynamics transformer `z^ = f(z~, tau, d, a)`: it predicts the clean latent, or the velocity that leads there.
 
 A frame's tokens: one of the action, one of (tau, d), registers, spatial latent tokens; the prediction is read at the
 latter. Legend: B rows, T frames, A action factors, L spatial tokens, Z channels, S tokens a frame, D width.
@@ -101,7 +101,8 @@ class Dynamics(nn.Module):
 
         noised float `[B, T, L, Z]`; tau `[B, T]` in [0, 1], on the grid of its d; d `[B, T]`, a power of 1/2 down to
         1 / K_max; actions int64 `[B, T, A]` that led to each frame; is_first bool `[B, T]`; labelled bool `[B]`, all by
-        default. With a cache the frames are in progress: `cache.commit` keeps them.
+        default. With a cache the frames are in progress: `cache.commit` keeps them. A predicted velocity v is turned
+        into `z^ = z~ + (1 - tau) v`.
         """
         B, T = noised.shape[:2]
         if labelled is None:
@@ -120,5 +121,6 @@ class Dynamics(nn.Module):
         x_BTSD, memory = self.trunk(self.token_norm(x_BTSD), cache=cache)
         # The flow head stays in float32 under autocast.
         with torch.autocast(x_BTSD.device.type, enabled=False):
-            clean = self.latent_out(x_BTSD[:, :, -self.config.tokens :].float())
+            out = self.latent_out(x_BTSD[:, :, -self.config.tokens :].float())
+        clean = out if self.config.predict == "x" else noised + (1 - tau)[..., None, None] * out
         return Prediction(clean, memory)

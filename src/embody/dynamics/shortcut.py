@@ -1,4 +1,4 @@
-"""Shortcut forcing (Dreamer 4, equations 6 and 7): per-frame signal levels, x-prediction, bootstrap in v-space.
+"""Shortcut forcing (Dreamer 4, equations 6 and 7): per-frame signal levels, bootstrap in v-space, loss in x-space.
 
     z~ = (1 - tau) noise + tau z          z^ = f(z~, tau, d, a)
     b'  = (f(z~, tau, d/2, a) - z~) / (1 - tau)             z' = z~ + b' d/2
@@ -7,18 +7,23 @@
            (1 - tau)^2 |(z^ - z~) / (1 - tau) - stopgrad(b' + b'') / 2|^2   otherwise
     weighted by w(tau) = 0.9 tau + 0.1
 
+The loss may be taken in v-space instead (`loss_space="v"`), that is divided by (1 - tau)^2, and d be drawn so that most
+rows need no teacher (`step_draw="partial"`, the default). What the network puts out is the model's affair (`predict`).
 Small worlds may be trained on what their rollouts meet instead (`contexts="alternate"`, `tau_power`, `ramp=False`).
 
 Legend: B rows, T frames, L spatial tokens, Z channels.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from embody.batch import Batch
+from embody.config import DynamicsConfig
 from embody.dynamics.model import Dynamics
 from embody.nn.running_rms import RunningRms
 
@@ -31,6 +36,10 @@ class Levels:
 
     tau: Tensor  # float32 [B, T], on the grid of d: {0, d, ..., 1 - d}
     d: Tensor  # float32 [B, T], powers of 1/2
+
+    def of(self, rows: slice) -> "Levels":
+        """Those of some rows."""
+        return Levels(self.tau[rows], self.d[rows])
 
 
 def noise_to(tau: Tensor, z: Tensor, noise: Tensor) -> Tensor:
@@ -45,17 +54,25 @@ def ramp_weight(tau: Tensor) -> Tensor:
 
 
 def draw_levels(
-    rows: int, frames: int, k_max: int, coarse: bool, generator: torch.Generator, power: float = 1.0
+    rows: int,
+    frames: int,
+    k_max: int,
+    coarse: bool,
+    generator: torch.Generator,
+    power: float = 1.0,
+    *,
+    finest: bool = False,
 ) -> Levels:
     """`d = 1 / k_max`, or drawn from {1, 1/2, ..., 2 / k_max} if `coarse`; `tau ~ U{0, d, ..., 1 - d}`, per frame.
 
-    With a `power` p, tau is the grid point below `u^p`, `u ~ U(0, 1)`: above 1, low levels come more often.
+    With `coarse` and `finest`, `d ~ 1 / U{1, 2, 4, ..., k_max}` [P]. With a `power` p, tau is the grid point below
+    `u^p`, `u ~ U(0, 1)`: above 1, low levels come more often.
     """
     device = generator.device
     shape = (rows, frames)
     exponent = torch.full(shape, int(math.log2(k_max)), device=device)
     if coarse:
-        exponent = torch.randint(0, int(math.log2(k_max)), shape, generator=generator, device=device)
+        exponent = torch.randint(0, int(math.log2(k_max)) + finest, shape, generator=generator, device=device)
     steps = 2.0**exponent
     tau = torch.floor(torch.rand(shape, generator=generator, device=device) ** power * steps) / steps
     return Levels(tau, 1 / steps)
@@ -100,70 +117,97 @@ class ShortcutLoss(nn.Module):
     def forward(
         self, dynamics: Dynamics, batch: Batch, generator: torch.Generator, *, bootstrap: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics of `batch` (latents needed). `bootstrap` adds the second term on its share of the rows.
+        """Loss and metrics of `batch` (latents needed). `bootstrap` adds the second term on its rows.
 
-        Rows in order: separate images, bootstrap, plain. Rows are exchangeable, so a fixed split is no bias.
+        Rows in order: separate images, bootstrap, plain. Rows are exchangeable, so a fixed split is no bias. With a
+        uniform draw all rows may have steps above d_min, images too.
         """
         assert batch.latents is not None
         config = dynamics.config
-        z, B, T = dynamics.pack(batch.latents), batch.rows, batch.length
+        z, B = dynamics.pack(batch.latents), batch.rows
         labelled = torch.rand(B, generator=generator, device=z.device) >= config.unlabelled_fraction
         n_image = _share(B, config.image_fraction, generator)
-        # A grid of one step has no coarser one.
-        fraction = config.bootstrap_fraction if bootstrap and config.k_max > 1 else 0.0
-        n_boot = min(_share(B, fraction, generator), B - n_image)
-        rows = slice(n_image, n_image + n_boot)
-        levels = draw_levels(B, T, config.k_max, False, generator, config.tau_power)
-        if n_boot:
-            coarse = draw_levels(n_boot, T, config.k_max, True, generator, config.tau_power)
-            levels.tau[rows], levels.d[rows] = coarse.tau, coarse.d
+        levels, rows = _draw_all(config, B, batch.length, n_image, bootstrap, generator)
         if config.contexts == "alternate":
             video = slice(n_image, None)
-            held = hold_contexts(Levels(levels.tau[video], levels.d[video]), dynamics.context_level, 1 / config.k_max)
+            held = hold_contexts(levels.of(video), dynamics.context_level, 1 / config.k_max)
             levels.tau[video], levels.d[video] = held.tau, held.d
         noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator, device=z.device))
-        clean = _predict(dynamics, noised, levels, batch, labelled, n_image)
+        inputs = (batch.actions, batch.is_first, labelled)
+        clean = _images_apart(_passes(dynamics), n_image, noised, levels, *inputs)
 
         weight_BT = (ramp_weight(levels.tau) if config.ramp else torch.ones_like(levels.tau)) * batch.mask
+        if config.loss_space == "v":  # (z^ - z~) / (1 - tau) - (z - noise) = (z^ - z) / (1 - tau)
+            weight_BT = weight_BT / (1 - levels.tau).square()
         at_d_min = levels.d == 1 / config.k_max
         flow_BT = (clean - z).square().mean(dim=(2, 3)) * at_d_min
         flow = (weight_BT * flow_BT).sum() / (batch.mask * at_d_min).sum().clamp(min=1)
         loss, metrics = self.flow_rms(flow), {"flow": flow.detach()}
+        n_boot = rows.stop - rows.start
         if n_boot:
-            tau, d = levels.tau[rows], levels.d[rows]
-            target = bootstrap_velocity(
-                dynamics, noised[rows], Levels(tau, d), batch.actions[rows], batch.is_first[rows], labelled[rows]
+            tau = levels.tau[rows]
+            n_image_boot = max(0, n_image - rows.start)
+            target = _images_apart(
+                functools.partial(bootstrap_velocity, dynamics),
+                n_image_boot,
+                noised[rows],
+                levels.of(rows),
+                *(x[rows] for x in inputs),
             )
             velocity = (clean[rows] - noised[rows]) / _over_frame(1 - tau)
             boot_BT = (1 - tau).square() * (velocity - target).square().mean(dim=(2, 3))
             stepped = ~at_d_min[rows]
             boot = (weight_BT[rows] * boot_BT * stepped).sum() / (batch.mask[rows] * stepped).sum().clamp(min=1)
-            # Each term weighs as much as it has rows.
-            loss = loss * (1 - n_boot / B) + boot / self.flow_rms.divisor() * (n_boot / B)
+            # Each term weighs as much as it has rows, or frames.
+            share = n_boot / B if config.step_draw == "partial" else (batch.mask & stepped).sum() / batch.mask.sum()
+            loss = loss * (1 - share) + boot / self.flow_rms.divisor() * share
             metrics["bootstrap"] = boot.detach()
         return loss, metrics
 
 
-def _predict(
-    dynamics: Dynamics, noised: Tensor, levels: Levels, batch: Batch, labelled: Tensor, n_image: int
+def _draw_all(
+    config: DynamicsConfig, rows: int, frames: int, n_image: int, bootstrap: bool, generator: torch.Generator
+) -> tuple[Levels, slice]:
+    """Levels of a batch, and which rows have the bootstrap term."""
+    bootstrap = bootstrap and config.k_max > 1  # a grid of one step has no coarser one
+    if bootstrap and config.step_draw == "uniform":
+        levels = draw_levels(rows, frames, config.k_max, True, generator, config.tau_power, finest=True)
+        return levels, slice(0, rows)
+    n_boot = min(_share(rows, config.bootstrap_fraction if bootstrap else 0.0, generator), rows - n_image)
+    chosen = slice(n_image, n_image + n_boot)
+    levels = draw_levels(rows, frames, config.k_max, False, generator, config.tau_power)
+    if n_boot:
+        coarse = draw_levels(n_boot, frames, config.k_max, True, generator, config.tau_power)
+        levels.tau[chosen], levels.d[chosen] = coarse.tau, coarse.d
+    return levels, chosen
+
+
+Pass = Callable[[Tensor, Levels, Tensor, Tensor, Tensor], Tensor]
+
+
+def _passes(dynamics: Dynamics) -> Pass:
+    return lambda noised, levels, *inputs: dynamics(noised, levels.tau, levels.d, *inputs).clean
+
+
+def _images_apart(
+    run: Pass, n_image: int, noised: Tensor, levels: Levels, actions: Tensor, is_first: Tensor, labelled: Tensor
 ) -> Tensor:
-    """Clean latents; the first `n_image` rows have their frames folded into the batch, so that none sees another."""
-    video = slice(n_image, None)
+    """`run` on all rows; the first `n_image` have their frames folded into the batch, so that none sees another."""
+    rows, frames = levels.tau.shape
     parts = []
     if n_image:
-        fold = (n_image * batch.length, 1)
-        single = dynamics(
+        fold = (n_image * frames, 1)
+        single = run(
             noised[:n_image].reshape(*fold, *noised.shape[2:]),
-            levels.tau[:n_image].reshape(fold),
-            levels.d[:n_image].reshape(fold),
-            batch.actions[:n_image].reshape(*fold, -1),
+            Levels(levels.tau[:n_image].reshape(fold), levels.d[:n_image].reshape(fold)),
+            actions[:n_image].reshape(*fold, -1),
             torch.ones(fold, dtype=torch.bool, device=noised.device),  # an image is a first frame: nothing led to it
-            labelled[:n_image].repeat_interleave(batch.length),
+            labelled[:n_image].repeat_interleave(frames),
         )
-        parts.append(single.clean.reshape(n_image, *noised.shape[1:]))
-    if n_image < batch.rows:
-        arguments = (noised, levels.tau, levels.d, batch.actions, batch.is_first, labelled)
-        parts.append(dynamics(*(a[video] for a in arguments)).clean)
+        parts.append(single.reshape(n_image, *noised.shape[1:]))
+    if n_image < rows:
+        video = slice(n_image, None)
+        parts.append(run(noised[video], levels.of(video), actions[video], is_first[video], labelled[video]))
     return torch.cat(parts)
 
 
