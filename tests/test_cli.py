@@ -81,7 +81,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("", "Expected one of {collect, train, encode, evaluate, report, run}"),
+        ("", "Expected one of {collect, train, encode, evaluate, report, run, plan}"),
         ("paint", "Unrecognized options: paint; Available subcommands: collect, train"),
         ("run chess", "unknown preset 'chess': choose one of minigrid"),
         ("train tokenizer chess", "unknown preset 'chess'"),
@@ -108,6 +108,10 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ),
         ("evaluate --precision float32", "no weights at models/minigrid/tokenizer.safetensors: run the stage"),
         ("report --precision float32", "no run in runs/minigrid"),
+        ("collect minecraft --precision float32", "env.family minecraft has no environment here yet"),
+        ("plan minecraft --gpus 96", "train_tokenizer: 256 rows of 64 frames do not split over 96 GPUs"),
+        ("plan minecraft --gpus 128", "train_dynamics: 64 rows of 256 frames do not split over 128 GPUs"),
+        ("plan minigrid --mfu 0", "--mfu must be above 0, got 0"),
     ],
 )
 def test_a_mistake_is_one_line(
