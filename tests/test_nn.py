@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from tiny_models import ACTIONS, ONE_TIME_LAYER, TRUNK, make_actions, open_layers, seeded
 from torch import Tensor
+from torch.nn.attention import flex_attention as flex
 
 from embody.config import ActionSpec, TransformerConfig
 from embody.nn import attention
-from embody.nn.attention import Attention, attend
+from embody.nn.attention import Attention, attend, attend_capped
 from embody.nn.cache import RingCache
 from embody.nn.distributions import FactoredCategorical, TwoHot, symexp, symlog
 from embody.nn.norm import RMSNorm
@@ -102,6 +103,16 @@ def test_attention_is_softmax_with_grouped_heads(causal: bool, soft_cap: float) 
     expected = reference(q, k, v, CAUSAL_5 if causal else None, soft_cap)
     found = attend(q, k, v, causal=causal, soft_cap=soft_cap)
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("causal", [False, True])
+def test_flex_attention_caps_as_the_explicit_path(causal: bool, heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Uncompiled, which is all that a CPU needs to check what it is asked to compute.
+    monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    q, k, v = 3 * normal(3, heads, 5, 16), normal(3, 2, 5, 16, seed=1), normal(3, 2, 5, 16, seed=2)
+    found = attend_capped(q, k, v, causal=causal, soft_cap=1.5)
+    torch.testing.assert_close(found, attend(q, k, v, causal=causal, soft_cap=1.5), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("soft_cap", [0.0, 1.5])
