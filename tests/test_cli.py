@@ -81,7 +81,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("", "Expected one of {collect, train, encode, evaluate, report, ablate, run, weights}"),
+        ("", "Expected one of {collect, train, encode, evaluate, report, ablate, run, plan, weights}"),
         ("paint", "Unrecognized options: paint; Available subcommands: collect, train"),
         ("run chess", "unknown preset 'chess': choose one of minigrid"),
         ("train tokenizer chess", "unknown preset 'chess'"),
@@ -114,6 +114,10 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ),
         ("evaluate --precision float32", "no weights at models/minigrid/tokenizer.safetensors: run the stage"),
         ("report --precision float32", "no run in runs/minigrid"),
+        ("collect minecraft --precision float32", "env.family minecraft has no environment here yet"),
+        ("plan minecraft --gpus 96", "train_tokenizer: 256 rows of 64 frames do not split over 96 GPUs"),
+        ("plan minecraft --gpus 128", "train_dynamics: 64 rows of 256 frames do not split over 128 GPUs"),
+        ("plan minigrid --mfu 0", "--mfu must be above 0, got 0"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -250,7 +254,7 @@ def test_each_command_works_on_what_is_there(done: Path, capsys: pytest.CaptureF
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = {"collect", "train", "encode", "evaluate", "report", "ablate", "run", "weights"}
+    commands = {"collect", "train", "encode", "evaluate", "report", "ablate", "run", "plan", "weights"}
     for arguments in (["--help"], *([command, "--help"] for command in sorted(commands))):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
@@ -263,7 +267,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
             for option in ("--cache-dir", "--index") if arguments[0] == "weights" else of_a_run:
                 assert option in said, arguments
         if arguments[0] == "train":
-            assert "{tokenizer,dynamics,agent,imagination}" in said
+            assert "{tokenizer,dynamics,agent,imagination,cloning_best,shuffled}" in " ".join(said.split())
         if arguments[0] in ("run", "evaluate"):
             assert "--full" in said
 

@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import ACTIONS, ONE_TIME_LAYER, TRUNK, make_actions, open_layers, seeded
+from tiny_models import ACTIONS, ONE_TIME_LAYER, TRUNK, make_actions, make_dynamics, open_layers, seeded
 from torch import Tensor
+from torch.nn.attention import flex_attention as flex
 
 from embody.config import ActionSpec, TransformerConfig
 from embody.nn import attention
-from embody.nn.attention import Attention, attend
+from embody.nn.attention import Attention, attend, attend_capped
 from embody.nn.cache import RingCache
 from embody.nn.distributions import FactoredCategorical, TwoHot, symexp, symlog
 from embody.nn.norm import RMSNorm
@@ -102,6 +103,16 @@ def test_attention_is_softmax_with_grouped_heads(causal: bool, soft_cap: float) 
     expected = reference(q, k, v, CAUSAL_5 if causal else None, soft_cap)
     found = attend(q, k, v, causal=causal, soft_cap=soft_cap)
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+@pytest.mark.parametrize("causal", [False, True])
+def test_flex_attention_caps_as_the_explicit_path(causal: bool, heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Uncompiled, which is all that a CPU needs to check what it is asked to compute.
+    monkeypatch.setattr(flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    q, k, v = 3 * normal(3, heads, 5, 16), normal(3, 2, 5, 16, seed=1), normal(3, 2, 5, 16, seed=2)
+    found = attend_capped(q, k, v, causal=causal, soft_cap=1.5)
+    torch.testing.assert_close(found, attend(q, k, v, causal=causal, soft_cap=1.5), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("soft_cap", [0.0, 1.5])
@@ -205,6 +216,33 @@ def test_images_first_starts_with_time_layers_as_the_identity() -> None:
     alone, _ = model(x.flatten(0, 1)[:, None])  # each frame a video of its own
     torch.testing.assert_close(model(x)[0].flatten(0, 1), alone[:, 0], atol=1e-5, rtol=1e-5)
     assert (make_transformer()(x)[0].flatten(0, 1) - alone[:, 0]).abs().max() > 0.1
+
+
+# --- initialisation -------------------------------------------------------------------------------------------------
+
+
+def test_what_writes_to_the_residual_stream_starts_smaller_the_deeper() -> None:
+    torch.manual_seed(0)
+    for depth in (2, 8):
+        model = Transformer(TransformerConfig(width=128, depth=depth, heads=4, kv_heads=4, mlp_width=256, pattern="ST"))
+        for block in model.blocks:
+            assert isinstance(block, Block)
+            layer, mlp = block.attention, block.mlp
+            for weight, fan_in in ((layer.qkv.weight, 128), (mlp.gate_up.weight, 128)):
+                assert float(weight.detach().std()) == pytest.approx(fan_in**-0.5, rel=0.03)
+            for weight, fan_in in ((layer.out.weight, 128), (mlp.out.weight, 256)):
+                assert float(weight.detach().std()) == pytest.approx((fan_in * 2 * depth) ** -0.5, rel=0.03)
+
+
+@torch.no_grad()
+def test_tokens_come_in_at_unit_size() -> None:
+    dynamics, seen = make_dynamics(), []
+    dynamics.trunk.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    for size in (1.0, 100.0):
+        first = torch.zeros(2, 3, dtype=torch.bool)
+        dynamics(size * normal(2, 3, 2, 8), torch.zeros(2, 3), torch.ones(2, 3), make_actions(2, 3), first)
+    for tokens in seen:
+        torch.testing.assert_close(tokens.square().mean(dim=-1), torch.ones(2, 3, 6), atol=1e-3, rtol=0)
 
 
 # --- cache ----------------------------------------------------------------------------------------------------------

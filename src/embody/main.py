@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from embody import cost
 from embody.config import Config, from_dict, preset
 from embody.data import Dataset
 from embody.trainer import Trainer
@@ -149,7 +150,21 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
         config = dataclasses.replace(base, cache_dir=cache_dir)
         return lambda: print(*fetch_lpips(config, index), sep="\n")
 
-    functions = (collect, train, encode, evaluate, report, ablate, run, weights)
+    def plan(
+        preset: Preset = "minigrid",
+        config: Settings = base,
+        gpus: int = 1,
+        frames: float = 1e9,
+        mfu: float = 0.4,
+        peak_tflops: float = 989.0,
+    ) -> Callable[[], object]:
+        """Print what training would cost: parameters, memory a GPU, FLOPs a step, and days.
+
+        For `frames` frames a phase, on GPUs of `peak-tflops` (989: an H100 in bfloat16), used to a share `mfu`.
+        """
+        return lambda: print(cost.plan(config, gpus=gpus, frames=frames, mfu=mfu, peak_tflops=peak_tflops))
+
+    functions = (collect, train, encode, evaluate, report, ablate, run, plan, weights)
     return {function.__name__: function for function in functions}
 
 

@@ -34,7 +34,7 @@ class ActionEmbedding(nn.Module):
     def __init__(self, spec: ActionSpec, width: int) -> None:
         super().__init__()
         sizes = torch.tensor(spec.sizes)
-        self.table = nn.Embedding(int(sizes.sum()) + 1, width)
+        self.table = nn.Embedding(sum(spec.sizes) + 1, width)
         self.always_D = nn.Parameter(torch.randn(width))
         self.register_buffer("offsets", sizes.cumsum(0) - sizes, persistent=False)
 

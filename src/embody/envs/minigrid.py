@@ -93,6 +93,8 @@ class MiniGridPixels(gymnasium.Env[np.ndarray, Any]):
 
 def make_env(config: EnvConfig, task: str) -> MiniGridPixels:
     """The environment of `task` with its step limit; `ValueError` for an unknown task lists the known ones."""
+    if config.family != "minigrid":
+        raise ValueError(f"env.family {config.family} has no environment here yet: nothing can be played or collected")
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
     if task not in config.tasks:

@@ -3,15 +3,20 @@
 Legend: X, Y tokens (a frame's, or one token's along time), D width, N query heads, G key/value heads, K head dim.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from embody.config import TransformerConfig
 from embody.nn.norm import RMSNorm
 from embody.nn.rope import rotate
 
-__all__ = ["Attention", "attend"]
+__all__ = ["Attention", "attend", "attend_capped"]
 
 # SDPA's kernels refuse a batch of 2^16 or more, which folding space into the batch reaches.
 _MAX_BATCH = 32_768
@@ -80,6 +85,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, soft_cap: float = 0
                 o = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=causal, enable_gqa=True)
             return o.to(v.dtype)
         return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=causal, enable_gqa=True)
+    # The one query of a cached step has few logits, and its history a new length each time: no kernel for these.
+    if q.device.type == "cuda" and q.shape[2] > 1:
+        return attend_capped(q.to(v.dtype), k.to(v.dtype), v, causal=causal, soft_cap=soft_cap, kernel=_compiled())
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     logits = soft_cap * torch.tanh((q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5 / soft_cap)
@@ -87,3 +95,32 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, soft_cap: float = 0
         future = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
         logits = logits.masked_fill(future, float("-inf"))
     return logits.softmax(dim=-1) @ v
+
+
+def attend_capped(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, soft_cap: float, kernel: Callable[..., Any] = flex_attention
+) -> Tensor:
+    """`attend` with a cap, by FlexAttention: no `[X, Y]` matrix is kept where `kernel` is compiled."""
+    mask = _past(q.shape[2], q.device) if causal else None
+    return kernel(q, k, v, score_mod=_cap(soft_cap), block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+
+
+# The same objects every time, so that nothing is compiled twice.
+@functools.cache
+def _compiled() -> Callable[..., Any]:
+    import torch._dynamo
+
+    # Each kind of call (causal, grouped, with a gradient) is compiled for one shape, then for all; past the limit of 8
+    # the kernel would silently give way to one that keeps every logit.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    return torch.compile(flex_attention, fullgraph=True)
+
+
+@functools.cache
+def _cap(soft_cap: float) -> Callable[..., Tensor]:
+    return lambda score, b, n, x, y: soft_cap * torch.tanh(score / soft_cap)
+
+
+@functools.lru_cache(maxsize=16)
+def _past(frames: int, device: torch.device) -> BlockMask:
+    return create_block_mask(lambda b, n, x, y: x >= y, None, None, frames, frames, device=str(device))

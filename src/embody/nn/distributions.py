@@ -28,7 +28,8 @@ class TwoHot(nn.Module):
         super().__init__()
         if not low < high or bins < 2:
             raise ValueError(f"two-hot range ({low}, {high}) with {bins} bins: needs low < high and at least 2 bins")
-        ends = symlog(torch.tensor([low, high], dtype=torch.float64))
+        # On the CPU also where models are laid out without memory (the meta device).
+        ends = symlog(torch.tensor([low, high], dtype=torch.float64, device="cpu"))
         self.register_buffer("bins", torch.linspace(float(ends[0]), float(ends[1]), bins), persistent=False)
 
     def encode(self, x: Tensor) -> Tensor:

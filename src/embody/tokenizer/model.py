@@ -173,4 +173,5 @@ def _anchors(positions_PD: Tensor, latents: int) -> Tensor:
     patches = len(positions_PD)
     owner_P = torch.arange(patches) * latents // patches
     sums_LD = torch.zeros(latents, positions_PD.shape[1]).index_add(0, owner_P, positions_PD.detach())
-    return sums_LD / owner_P.bincount(minlength=latents).clamp(min=1).sqrt()[:, None]
+    own_L = torch.zeros(latents).index_add(0, owner_P, torch.ones(patches))
+    return sums_LD / own_L.clamp(min=1).sqrt()[:, None]

@@ -1,0 +1,5 @@
+"""What a config costs, worked out from its numbers alone: parameters, FLOPs, memory, and a table of them."""
+
+from embody.cost.plan import plan
+
+__all__ = ["plan"]

@@ -1,0 +1,185 @@
+"""Floating point operations of matrix products: a product of `[a, b]` and `[b, c]` is `2 a b c`.
+
+Look-ups, norms, rotations, softmax, activations, losses and optimisers are free, as in `torch.utils.flop_counter`.
+Causal attention counts the full square of frames, as that counter does; a kernel that skips the future spends
+`(T + 1) / 2T` of it. A backward pass costs two products for each of the forward pass, one where the input has no
+gradient; what flash attention computes anew in it is not counted.
+
+Legend: T frames, S tokens a frame, M agent tokens, D width, N query heads, G key/value heads, K head dim, P patches, L
+latent tokens, Z channels.
+"""
+
+from dataclasses import replace
+
+from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, TransformerConfig
+from embody.cost.parameters import block_matrices, head_layers, patches
+
+__all__ = [
+    "agent_flops",
+    "agent_row_flops",
+    "block_flops",
+    "decode_flops",
+    "dynamics_flops",
+    "dynamics_row_flops",
+    "encode_flops",
+    "generated_frame_flops",
+    "head_flops",
+    "imagination_row_flops",
+    "tokenizer_row_flops",
+    "trunk_flops",
+]
+
+
+# --- one pass, forward ----------------------------------------------------------------------------------------------
+
+
+def block_flops(trunk: TransformerConfig, tokens: int, pairs: int) -> int:
+    """`2 X matrices + 4 N K pairs`: X tokens through every matrix; `q k^T` and `w v` for each (query, key) pair.
+
+    Grouped keys and values save projections, not pairs: each of the N query heads meets its keys.
+    """
+    return 2 * tokens * block_matrices(trunk) + 4 * trunk.width * pairs  # N K = D
+
+
+def trunk_flops(
+    trunk: TransformerConfig, frames: int, tokens: int, *, space_pairs: int | None = None, keys: int | None = None
+) -> int:
+    """T frames of S tokens through all layers: `S^2` pairs a frame in a space layer, `T keys` a token in a time layer.
+
+    `space_pairs` replaces `S^2` where there are two streams. `keys` is T by default; with a cache, the frames it holds.
+    """
+    space = block_flops(trunk, frames * tokens, frames * (tokens**2 if space_pairs is None else space_pairs))
+    time = block_flops(trunk, frames * tokens, tokens * frames * (frames if keys is None else keys))
+    return sum(space if kind == "S" else time for kind in trunk.layers)
+
+
+def encode_flops(config: TokenizerConfig, frames: int, keys: int | None = None) -> int:
+    """Patches in (`2 P 3 p^2 D`), the encoder on P + L tokens, latents out (`2 L D Z`).
+
+    Patches see patches, latents both: `P^2 + L (P + L)` pairs a frame.
+    """
+    P, L = patches(config), config.latents
+    trunk = trunk_flops(config.encoder, frames, P + L, space_pairs=P * P + L * (P + L), keys=keys)
+    return _patch_in(config, frames) + trunk + 2 * frames * L * config.encoder.width * config.channels
+
+
+def decode_flops(config: TokenizerConfig, frames: int, keys: int | None = None) -> int:
+    """Latents in, the decoder on L + P tokens, patches out; `L^2 + P (L + P)` pairs a frame."""
+    P, L, D = patches(config), config.latents, config.decoder.width
+    trunk = trunk_flops(config.decoder, frames, L + P, space_pairs=L * L + P * (L + P), keys=keys)
+    return 2 * frames * L * config.channels * D + trunk + 2 * frames * P * D * 3 * config.patch**2
+
+
+def dynamics_flops(config: DynamicsConfig, frames: int, keys: int | None = None) -> int:
+    """Latents in and out (`2 L Z D` each) and the trunk on `S = 2 + registers + L` tokens."""
+    return 2 * _latents(config, frames) + trunk_flops(config.trunk, frames, _tokens(config), keys=keys)
+
+
+def agent_flops(config: AgentConfig, world_tokens: int, frames: int, keys: int | None = None) -> int:
+    """The task to M tokens, once (`2 words M D`), then the stream: the heads are `head_flops`.
+
+    A space layer projects the world's S tokens and its own M to keys and values (`2 (S + M) D 2 G K`), and only the M
+    to queries: `M (S + M)` pairs a frame. A time layer is a plain one on M tokens.
+    """
+    trunk, M = config.trunk, config.tokens
+    keys_and_values = 2 * 2 * trunk.kv_heads * trunk.width * (trunk.width // trunk.heads)
+    space = block_flops(trunk, frames * M, frames * M * (world_tokens + M)) + frames * world_tokens * keys_and_values
+    time = block_flops(trunk, frames * M, M * frames * (frames if keys is None else keys))
+    task = 2 * config.words * config.word_width * M * trunk.width
+    return task + sum(space if kind == "S" else time for kind in trunk.layers)
+
+
+def head_flops(config: AgentConfig, *names: str) -> int:
+    """`2 in out` a layer, for the features of one frame; all heads by default."""
+    layers = head_layers(config)
+    return sum(2 * a * b for name in names or layers for a, b in layers[name])
+
+
+# --- training, one row of a batch -------------------------------------------------------------------------------------
+
+
+def tokenizer_row_flops(config: TokenizerConfig, frames: int) -> int:
+    """Encode and decode, forward and backward; pixels have no gradient."""
+    return 3 * (encode_flops(config, frames) + decode_flops(config, frames)) - _patch_in(config, frames)
+
+
+def dynamics_row_flops(config: DynamicsConfig, frames: int, *, bootstrap: bool) -> float:
+    """The mean row: `(1 - i) row(T) + i T row(1) + b 2 forward(T)`.
+
+    `i` is the share of rows taken as separate images, `b` that of bootstrap rows (all, images too, where d is drawn
+    uniformly), whose two teacher passes have no backward pass. Noised latents have no gradient.
+    """
+
+    def row(length: int) -> int:
+        return 3 * dynamics_flops(config, length) - _latents(config, length)
+
+    images = config.image_fraction
+    flow = (1 - images) * row(frames) + images * frames * row(1)
+    if not bootstrap or config.k_max == 1:
+        return flow
+    if config.step_draw == "uniform":
+        every_row = (1 - images) * dynamics_flops(config, frames) + images * frames * dynamics_flops(config, 1)
+        return flow + 2 * every_row
+    return flow + 2 * min(config.bootstrap_fraction, 1 - images) * dynamics_flops(config, frames)
+
+
+def agent_row_flops(config: Config, frames: int) -> float:
+    """Phase 2: the world once, the agent's stream and heads forward and backward, the dynamics loss on its share.
+
+    The world's pass goes backward only where the agent shares its weights, and only to what it reads: the inputs of
+    the space layers.
+    """
+    agent, dynamics = config.agent, config.dynamics
+    learning = 3 * (agent_flops(agent, _tokens(dynamics), frames) + frames * head_flops(agent))
+    world = dynamics_flops(dynamics, frames)
+    if not agent.own_weights:
+        read = replace(dynamics.trunk, depth=dynamics.trunk.layers.rindex("S"))
+        world += 2 * trunk_flops(read, frames, _tokens(dynamics)) + _latents(dynamics, frames)
+    share = agent.uniform_share if agent.dynamics_weight > 0 else 0.0
+    return learning + world + share * dynamics_row_flops(dynamics, frames, bootstrap=True)
+
+
+def imagination_row_flops(config: Config) -> float:
+    """Phase 3, a step of one dream: the dream over its `updates`, then the policy and value heads on H + 1 frames.
+
+    The dream: its context at once, then H frames over as many cached ones as there are. Features have no gradient.
+    """
+    agent, dream = config.agent, config.imagination
+    context, horizon, S = dream.context, dream.horizon, _tokens(config.dynamics)
+    total = dynamics_flops(config.dynamics, context) + agent_flops(agent, S, context)
+    for step in range(1, horizon + 1):
+        keys = min(context + step, config.dynamics.context)
+        total += generated_frame_flops(config, keys) + head_flops(agent)
+    layers = head_layers(agent)
+    learning = horizon * head_flops(agent, "policy")  # the prior
+    for name, frames in (("policy", horizon), ("value", horizon + 1)):
+        learning += frames * (3 * head_flops(agent, name) - 2 * layers[name][0][0] * layers[name][0][1])
+    return total / dream.updates + learning
+
+
+# --- generation -------------------------------------------------------------------------------------------------------
+
+
+def generated_frame_flops(config: Config, keys: int | None = None, *, agent: bool = True) -> int:
+    """One more frame: `K + 1` passes of the world, the last to keep it, then the agent's, over so many cached frames.
+
+    The cache is full by default; pixels are `decode_flops`.
+    """
+    keys = config.dynamics.context if keys is None else keys
+    world = (config.dynamics.k_sample + 1) * dynamics_flops(config.dynamics, 1, keys)
+    if not agent:
+        return world
+    policy = head_flops(config.agent, "policy")
+    return world + agent_flops(config.agent, _tokens(config.dynamics), 1, keys) + policy
+
+
+def _patch_in(config: TokenizerConfig, frames: int) -> int:
+    return 2 * frames * patches(config) * 3 * config.patch**2 * config.encoder.width
+
+
+def _latents(config: DynamicsConfig, frames: int) -> int:
+    return 2 * frames * config.tokens * config.channels * config.trunk.width
+
+
+def _tokens(config: DynamicsConfig) -> int:
+    return 2 + config.registers + config.tokens

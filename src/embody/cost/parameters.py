@@ -1,0 +1,76 @@
+"""Numbers that each model learns.
+
+Legend: D width, M MLP width, N query heads, G key/value heads, K head dim, P patches, L latent tokens, Z channels.
+"""
+
+import math
+
+from embody.config import AgentConfig, DynamicsConfig, TokenizerConfig, TransformerConfig
+
+__all__ = [
+    "agent_parameters",
+    "block_matrices",
+    "dynamics_parameters",
+    "head_layers",
+    "tokenizer_parameters",
+    "trunk_parameters",
+]
+
+
+def block_matrices(trunk: TransformerConfig) -> int:
+    """`D (N + 2G) K + N K D + 3 D M`: the projections to queries, keys and values, the one back, and SwiGLU's three."""
+    D, M, K = trunk.width, trunk.mlp_width, trunk.width // trunk.heads
+    return D * (trunk.heads + 2 * trunk.kv_heads) * K + trunk.heads * K * D + 3 * D * M
+
+
+def blocks_parameters(trunk: TransformerConfig) -> int:
+    """`depth (matrices + 2D + 2K)`: each block has a norm before its attention and MLP, and of queries and keys."""
+    return trunk.depth * (block_matrices(trunk) + 2 * trunk.width + 2 * (trunk.width // trunk.heads))
+
+
+def trunk_parameters(trunk: TransformerConfig) -> int:
+    """The blocks, and `D` of the last norm."""
+    return blocks_parameters(trunk) + trunk.width
+
+
+def tokenizer_parameters(config: TokenizerConfig) -> int:
+    """Encoder and decoder; patches in and out (`3 p^2 D`); positions of P patches and L latents on both sides."""
+    E, D, L, Z = config.encoder.width, config.decoder.width, config.latents, config.channels
+    P, pixels = patches(config), 3 * config.patch**2
+    encoder = trunk_parameters(config.encoder) + pixels * E + E + (P + 1 + L) * E  # 1: the masked patch
+    decoder = trunk_parameters(config.decoder) + pixels * D + 3 + (P + L) * D
+    return encoder + (E * Z + Z) + (Z * D + D) + decoder
+
+
+def dynamics_parameters(config: DynamicsConfig) -> int:
+    """The trunk, the tables of actions and of (tau, d), registers, latents in and out and their positions."""
+    D, Z = config.trunk.width, config.channels
+    actions = (sum(config.actions.sizes) + 2) * D  # "no action", and the embedding of every frame
+    levels = (config.k_max + 1) * (D // 2) + config.k_max.bit_length() * (D - D // 2)
+    latents = (Z * D + D) + config.tokens * D + (D * Z + Z)
+    return trunk_parameters(config.trunk) + actions + levels + config.registers * D + latents + D  # D: the tokens' norm
+
+
+def agent_parameters(config: AgentConfig) -> int:
+    """Task embedding, agent tokens, two norms, heads; a copy of the world's blocks if the agent owns its weights."""
+    D, M, words = config.trunk.width, config.tokens, config.words * config.word_width
+    task = config.vocabulary * config.word_width + words * M * D + M * D
+    heads = sum(a * b + b for layers in head_layers(config).values() for a, b in layers)
+    return task + M * D + 2 * D + heads + config.own_weights * blocks_parameters(config.trunk)
+
+
+def head_layers(config: AgentConfig) -> dict[str, list[tuple[int, int]]]:
+    """Inputs and outputs of the linear layers of each head."""
+    features, hidden = config.tokens * config.trunk.width, config.hidden
+    outputs = {
+        "policy": config.distances * sum(config.actions.sizes),
+        "reward": config.distances * config.bins,
+        "value": config.bins,
+        "continues": 1,
+    }
+    return {name: [(features, hidden), (hidden, hidden), (hidden, size)] for name, size in outputs.items()}
+
+
+def patches(config: TokenizerConfig) -> int:
+    """P, the patches of a frame."""
+    return math.prod(config.grid)

@@ -1,0 +1,341 @@
+"""Formulas of cost against models: parameters exactly, FLOPs as torch counts them, memory as autograd keeps it."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_models import AGENT, CONFIG, DYNAMICS, TOKENIZER, TRUNK, make_batch, make_dynamics, seeded
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from embody.agent import Agent
+from embody.config import Config, StageConfig, TransformerConfig, minecraft, minigrid
+from embody.cost.flops import (
+    agent_row_flops,
+    block_flops,
+    decode_flops,
+    dynamics_flops,
+    dynamics_row_flops,
+    encode_flops,
+    generated_frame_flops,
+    head_flops,
+    imagination_row_flops,
+    tokenizer_row_flops,
+)
+from embody.cost.memory import agent_activations, resident, ring_bytes, tokenizer_activations, trunk_activations
+from embody.cost.parameters import agent_parameters, block_matrices, dynamics_parameters, tokenizer_parameters
+from embody.cost.plan import phases
+from embody.dynamics import Dynamics, ShortcutLoss
+from embody.imagination import Dream
+from embody.main import main
+from embody.nn.cache import RingCache
+from embody.nn.transformer import Block
+from embody.tokenizer import Tokenizer
+from embody.training.loop import _optimizers
+
+EXACTLY = 1e-9
+OWN, SHARED = AGENT, dataclasses.replace(AGENT, own_weights=False)
+B, T = 2, 5
+
+
+def models(config: Config, device: str = "meta") -> tuple[Tokenizer, Dynamics, Agent]:
+    with torch.device(device):
+        return Tokenizer(config.tokenizer), Dynamics(config.dynamics), Agent(config.agent)
+
+
+def numbers(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def with_agent(**changes: object) -> Config:
+    return dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, **changes))
+
+
+# --- the paper's size -------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_size_is_laid_out_in_seconds() -> None:
+    config = minecraft()
+    torch.randn(1, device="meta").normal_()  # torch loads its kernels for the meta device, once
+    start = time.perf_counter()
+    tokenizer, dynamics, agent = models(config)
+    assert time.perf_counter() - start < 10
+    assert numbers(tokenizer) == pytest.approx(400e6, rel=0.05)
+    assert numbers(dynamics) == pytest.approx(1.6e9, rel=0.05)
+    tensors = [*dynamics.parameters(), *tokenizer.buffers(), *dynamics.buffers(), *agent.parameters()]
+    assert all(tensor.is_meta for tensor in tensors)
+
+
+def test_the_papers_sizes_are_those_of_the_paper() -> None:
+    config = minecraft()
+    t, d, a = config.tokenizer, config.dynamics, config.agent
+    assert (t.height, t.width, t.patch, t.latents, t.channels) == (384, 640, 16, 512, 16)
+    assert (t.height // t.patch) * (t.width // t.patch) == 960
+    assert (d.tokens, d.channels, d.context, d.k_max, d.k_sample, d.registers) == (256, 32, 192, 64, 4, 8)
+    assert d.trunk.heads == 8 * d.trunk.kv_heads and d.trunk.layers == 9 * "SSST" and d.trunk.soft_cap == 50
+    assert (config.train_dynamics.length, config.train_dynamics.long_length) == (64, 256)
+    assert len(d.actions.sizes) == 24 and sorted(d.actions.sizes) == [2] * 23 + [121]
+    assert (a.distances, a.own_weights, d.contexts, d.tau_power, d.ramp, d.image_fraction) == (
+        *(8, False),
+        *("noised", 1, True, 0.3),
+    )
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [minigrid(), minecraft(), CONFIG, with_agent(own_weights=False)])
+def test_parameters_are_counted_exactly(config: Config) -> None:
+    tokenizer, dynamics, agent = models(config)
+    assert tokenizer_parameters(config.tokenizer) == numbers(tokenizer)
+    assert dynamics_parameters(config.dynamics) == numbers(dynamics)
+    assert agent_parameters(config.agent) == numbers(agent)
+    matrices = [p.numel() for m in dynamics.modules() if isinstance(m, Block) for p in m.parameters() if p.ndim == 2]
+    assert config.dynamics.trunk.depth * block_matrices(config.dynamics.trunk) == sum(matrices)
+
+
+# --- FLOPs ------------------------------------------------------------------------------------------------------------
+
+
+def counted(work: Callable[[], object]) -> int:
+    """FLOPs of `work`; on the CPU, attention is counted only as plain products."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        work()
+    return counter.get_total_flops()
+
+
+def world_pass(dynamics: Dynamics, frames: int, cache: RingCache | None = None) -> Tensor:
+    config, shape = dynamics.config, (B, frames)
+    noised = torch.zeros(*shape, config.tokens, config.channels)
+    actions = torch.zeros(*shape, len(config.actions.sizes), dtype=torch.long)
+    first = torch.zeros(shape, dtype=torch.bool)
+    return dynamics(noised, torch.zeros(shape), torch.full(shape, 0.25), actions, first, cache=cache).clean
+
+
+def test_a_block_by_hand() -> None:
+    trunk = TransformerConfig(width=8, depth=1, heads=4, kv_heads=1, mlp_width=3, pattern="S")
+    # 5 tokens: 8 -> 8 + 2 + 2, 8 -> 8, 8 -> 2 * 3, 3 -> 8; 25 pairs of 4 heads of 2 numbers, twice.
+    assert block_flops(trunk, 5, 25) == 2 * 5 * (8 * 12 + 8 * 8 + 8 * 6 + 3 * 8) + 2 * (2 * 25 * 4 * 2)
+
+
+def test_tokenizer_flops() -> None:
+    tokenizer, _, _ = models(CONFIG)
+    frames = torch.zeros(B, T, 3, TOKENIZER.height, TOKENIZER.width, dtype=torch.uint8, device="meta")
+    latents = torch.zeros(B, T, TOKENIZER.latents, TOKENIZER.channels, device="meta")
+    assert counted(lambda: tokenizer.encode(frames)) == B * encode_flops(TOKENIZER, T)
+    assert counted(lambda: tokenizer.decode(latents)) == B * decode_flops(TOKENIZER, T)
+    trained = counted(lambda: tokenizer.decode(tokenizer.encode(frames)).sum().backward())
+    assert trained == pytest.approx(B * tokenizer_row_flops(TOKENIZER, T), rel=EXACTLY)
+
+
+@pytest.mark.parametrize("soft_cap", [0.0, 50.0])
+def test_dynamics_flops(soft_cap: float) -> None:
+    config = dataclasses.replace(DYNAMICS, trunk=dataclasses.replace(TRUNK, soft_cap=soft_cap))
+    dynamics = Dynamics(config)
+    assert counted(lambda: world_pass(dynamics, T)) == B * dynamics_flops(config, T)
+    cache = dynamics.new_cache(B)
+    cache.frames = 3 * config.context  # full
+    assert counted(lambda: world_pass(dynamics, 1, cache)) == B * dynamics_flops(config, 1, keys=config.context)
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+@pytest.mark.parametrize("draw", ["partial", "uniform"])
+def test_flops_of_a_row_of_dynamics_training(draw: Any, bootstrap: bool) -> None:
+    # Whole rows of 10.
+    config = dataclasses.replace(DYNAMICS, image_fraction=0.3, bootstrap_fraction=0.2, step_draw=draw)
+    dynamics, loss, batch = make_dynamics(config), ShortcutLoss(), make_batch(10, T)
+
+    def step() -> None:
+        loss(dynamics, batch, seeded(0), bootstrap=bootstrap)[0].backward()
+
+    assert counted(step) == pytest.approx(10 * dynamics_row_flops(config, T, bootstrap=bootstrap), rel=EXACTLY)
+
+
+@pytest.mark.parametrize("own_weights", [True, False])
+def test_flops_of_a_row_of_agent_training(own_weights: bool) -> None:
+    world = dataclasses.replace(DYNAMICS, image_fraction=0.25, bootstrap_fraction=0.25)
+    config = dataclasses.replace(with_agent(own_weights=own_weights), dynamics=world)
+    _, dynamics, agent = models(config, "cpu")
+    batch, rows = make_batch(8, T), make_batch(4, T)
+    assert batch.latents is not None and config.agent.uniform_share == 0.5
+
+    def step() -> None:
+        shape = (8, T)
+        with torch.set_grad_enabled(not own_weights):
+            memory = dynamics(
+                dynamics.pack(batch.latents), torch.zeros(shape), torch.full(shape, 0.25), batch.actions, batch.is_first
+            ).memory
+        out = agent.heads(agent(batch.task, memory, T, blocks=dynamics.trunk.blocks))
+        total = out.policy.sum() + out.reward.sum() + out.value.sum() + out.continues.sum()
+        total = total + ShortcutLoss()(dynamics, rows, seeded(0), bootstrap=True)[0]
+        total.backward()
+
+    assert counted(step) == pytest.approx(8 * agent_row_flops(config, T), rel=EXACTLY)
+
+
+def test_flops_of_a_generated_frame_and_of_a_dream() -> None:
+    _, dynamics, agent = models(CONFIG, "cpu")
+    horizon, context = 7, CONFIG.imagination.context
+    config = dataclasses.replace(
+        CONFIG, imagination=dataclasses.replace(CONFIG.imagination, horizon=horizon, updates=2)
+    )
+    batch, prior = make_batch(B, context), Agent(AGENT).heads.policy
+    dream = Dream(dynamics, agent, k_sample=DYNAMICS.k_sample, generator=seeded(0))
+    assert batch.latents is not None and context + horizon > DYNAMICS.context  # the ring fills on the way
+    features: list[Tensor] = []
+
+    def begin() -> None:
+        features.append(dream.reset(batch.latents, batch.actions, batch.is_first, batch.task)[:, -1])
+
+    def step() -> None:
+        with torch.no_grad():
+            action = agent.heads.act(features[-1]).sample(seeded(0))
+        features.append(dream.step(action).features)
+
+    def learn() -> None:
+        seen = torch.stack(features, dim=1)
+        with torch.no_grad():
+            prior(seen[:, 1:])
+        (agent.heads.policy(seen[:, 1:]).sum() + agent.heads.value(seen).sum()).backward()
+
+    dreaming = counted(begin) + sum(counted(step) for _ in range(horizon))
+    assert dreaming / 2 + counted(learn) == pytest.approx(B * imagination_row_flops(config), rel=EXACTLY)
+    # A full ring; the heads that say what a dream's step brought are no part of the frame.
+    others = head_flops(AGENT)
+    assert counted(step) == B * (generated_frame_flops(CONFIG) + others)
+    alone = Dream(dynamics, k_sample=DYNAMICS.k_sample, generator=seeded(0))
+    with torch.no_grad():
+        alone.reset(batch.latents, batch.actions, batch.is_first)
+        for _ in range(horizon):
+            alone.step(batch.actions[:, 0])
+    assert counted(lambda: alone.step(batch.actions[:, 0])) == B * generated_frame_flops(CONFIG, agent=False)
+
+
+def test_a_large_model_costs_six_flops_a_parameter_and_token() -> None:
+    config = minecraft()
+    tokens = 64 * 266
+    attention = 3 * 4 * 2048 * (27 * 64 * 266**2 + 9 * 266 * 64**2)
+    expected = 6 * dynamics_parameters(config.dynamics) * tokens + attention
+    whole = dataclasses.replace(config.dynamics, image_fraction=0.0)
+    assert dynamics_row_flops(whole, 64, bootstrap=False) == pytest.approx(expected, rel=0.01)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+SMALL = TransformerConfig(width=64, depth=4, heads=8, kv_heads=1, mlp_width=176)
+
+
+def kept(work: Callable[[], object], *models: nn.Module) -> int:
+    """Bytes that autograd keeps for the backward pass of `work`, each storage once, parameters and buffers not."""
+    known = {t.untyped_storage().data_ptr() for m in models for t in (*m.parameters(), *m.buffers())}
+    found: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            found[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = work()
+    del result
+    return sum(storage.nbytes() for storage in found.values())
+
+
+def test_activations_of_training_as_autograd_keeps_them() -> None:
+    world = dataclasses.replace(DYNAMICS, tokens=12, channels=8, trunk=SMALL)
+    mine = dataclasses.replace(AGENT, trunk=SMALL)
+    pixels = dataclasses.replace(TOKENIZER, height=32, width=48, latents=12, encoder=SMALL, decoder=SMALL)
+    tokenizer, dynamics, agent = Tokenizer(pixels), Dynamics(world), Agent(mine)
+    frames = torch.zeros(B, T, 3, 32, 48, dtype=torch.uint8)
+    found = kept(lambda: tokenizer.decode(tokenizer.encode(frames)), tokenizer)
+    assert found == pytest.approx(B * tokenizer_activations(pixels, T, p=4), rel=0.15)
+    found = kept(lambda: world_pass(dynamics, T), dynamics)
+    assert found == pytest.approx(trunk_activations(SMALL, B * T * dynamics.tokens, p=4), rel=0.15)
+    with torch.no_grad():
+        batch = make_batch(B, T)
+        z = torch.zeros(B, T, 12, 8)
+        memory = dynamics(z, torch.zeros(B, T), torch.full((B, T), 0.25), batch.actions, batch.is_first).memory
+    found = kept(lambda: agent(batch.task, memory, T, blocks=()), agent)
+    found += sum(x.untyped_storage().nbytes() for x in memory.inputs)
+    assert found == pytest.approx(B * agent_activations(mine, dynamics.tokens, T, p=4), rel=0.15)
+
+
+@pytest.mark.parametrize("muon_lr", [0.0, 1e-2])
+def test_optimiser_state_as_the_loop_makes_it(muon_lr: float) -> None:
+    dynamics, config = make_dynamics(), StageConfig(muon_lr=muon_lr)
+    groups = [{"params": list(dynamics.parameters())}]
+    stage = SimpleNamespace(config=config, model=dynamics, parameter_groups=lambda: groups)
+    state = 0
+    for optimizer in _optimizers(stage):  # type: ignore[arg-type]
+        for parameter in dynamics.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        tensors = (t for values in optimizer.state.values() for t in values.values() if isinstance(t, Tensor))
+        state += sum(t.nbytes for t in tensors if t.ndim)
+    n, matrices = dynamics_parameters(DYNAMICS), TRUNK.depth * block_matrices(TRUNK)
+    expected = resident(config, held=n, trained=n, matrices=matrices)
+    assert expected.optimiser == state
+    weights = sum(p.nbytes for p in dynamics.parameters())
+    assert (expected.weights, expected.gradients, expected.average) == (weights, weights, weights)
+    assert expected.total == 3 * weights + state
+
+
+def test_rings_of_a_dream() -> None:
+    cache = make_dynamics().new_cache(rows=3)
+    assert 3 * ring_bytes(TRUNK, cache.tokens, cache.context) == cache.k.nbytes + cache.v.nbytes
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def table(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, list[float]]:
+    """The numbers of each row of `embody plan`."""
+    main(["plan", *arguments])
+    rows = {}
+    for line in capsys.readouterr().out.splitlines():
+        words = line.split("  ")
+        if line.startswith("  ") and line.split()[-1].replace(",", "").replace(".", "").replace("e+", "").isdigit():
+            name, *values = [word.strip() for word in words if word.strip()]
+            rows.setdefault(name, []).extend(float(value.replace(",", "")) for value in values)
+    return rows
+
+
+def test_the_plan_of_the_papers_size(capsys: pytest.CaptureFixture[str]) -> None:
+    config = minecraft()
+    tokenizer, dynamics, agent, _ = phases(config)
+    rows = table(capsys, "minecraft", "--gpus", "64", "--frames", "2e9", "--mfu", "0.5", "--peak-tflops", "1000")
+    # Millions, then TFLOP a frame and days.
+    assert rows["dynamics"][0] == pytest.approx(1587, abs=1) and rows["tokenizer"][0] == pytest.approx(403, abs=1)
+    assert rows["dynamics"][-1] == pytest.approx(2e9 * rows["dynamics"][-2] / (64 * 500) / 86400, rel=1e-3)
+    mean = 0.75 * dynamics.row_flops(64) / 64 + 0.25 * dynamics.row_flops(256) / 256
+    assert rows["dynamics"][-2] == pytest.approx(mean / 1e12, rel=1e-3)
+    assert rows["dynamics, with bootstrap"] == pytest.approx(
+        [n * dynamics_row_flops(config.dynamics, T, bootstrap=True) / 1e15 for n, T in ((256, 64), (64, 256))], rel=1e-3
+    )
+    # Weights, gradients and the average are 4 bytes a number, Adam's state 8; what is kept is 4 rows, or 1 long one.
+    gib = 2**30
+    assert rows["weights"][1] == pytest.approx(4 * dynamics_parameters(config.dynamics) / gib, rel=1e-3)
+    assert rows["optimiser state"] == pytest.approx([2 * value for value in rows["gradients"]], rel=1e-3)
+    assert rows["activations or caches, short batch"][1] == pytest.approx(4 * dynamics.row_bytes(64) / gib, rel=1e-3)
+    assert rows["activations or caches, long batch"][1] == pytest.approx(dynamics.row_bytes(256) / gib, rel=1e-3)
+    state = [rows[name][1] for name in ("weights", "gradients", "optimiser state", "EMA")]
+    rest = rows["bfloat16 copies of weights"][1] + rows["activations or caches, long batch"][1]
+    assert rows["all, nothing sharded"][1] == pytest.approx(sum(state) + rest, rel=1e-3)
+    assert rows["all, the first four sharded over 64"][1] == pytest.approx(sum(state) / 64 + rest, rel=1e-3)
+    # Frozen, or shared with the agent: what phase 2 trains.
+    n, world = agent_parameters(config.agent), dynamics_parameters(config.dynamics)
+    assert agent.state.gradients == 4 * (n + world)
+
+
+def test_a_frozen_world_has_no_gradients_and_no_activations() -> None:
+    frozen = phases(with_agent(own_weights=True, dynamics_weight=0.0))[2]
+    both = phases(with_agent(own_weights=True))[2]
+    world = dynamics_parameters(DYNAMICS)
+    assert both.state.gradients - frozen.state.gradients == 4 * world and frozen.state.weights == both.state.weights
+    share = AGENT.uniform_share * trunk_activations(TRUNK, 4 * (4 + DYNAMICS.tokens), p=2)
+    assert both.row_bytes(4) - frozen.row_bytes(4) == share

@@ -1,0 +1,105 @@
+"""What only a GPU can show: the kernels that really run, and what bfloat16 training keeps there."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_cost import kept
+from tiny_models import DYNAMICS, make_batch, open_layers, seeded
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
+
+from embody.config import TransformerConfig
+from embody.cost.memory import trunk_activations
+from embody.cost.parameters import block_matrices
+from embody.dynamics import Dynamics, ShortcutLoss
+from embody.imagination import Dream
+from embody.nn.attention import attend
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA: flash and Triton kernels run on GPUs only"),
+]
+
+TRUNK = TransformerConfig(width=256, depth=4, heads=4, kv_heads=2, mlp_width=384)
+WORLD = dataclasses.replace(DYNAMICS, trunk=TRUNK, bootstrap_fraction=0.0, image_fraction=0.0)
+
+
+def make_world() -> Dynamics:
+    torch.manual_seed(0)
+    dynamics = Dynamics(WORLD)
+    open_layers(dynamics)
+    return dynamics.cuda()
+
+
+def kernels(seen: profile) -> list[str]:
+    return [event.name.lower() for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+
+
+def only_flash(names: list[str]) -> None:
+    """Neither attention spelt out (a softmax of its own) nor the memory-efficient kernel."""
+    assert sum("flash" in name for name in names) >= TRUNK.depth, sorted(set(names))
+    assert not [name for name in names if "softmax" in name or "fmha" in name]
+
+
+def test_training_runs_flash_attention() -> None:
+    dynamics, loss, batch = make_world(), ShortcutLoss().cuda(), make_batch(4, 6).to(torch.device("cuda"))
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def step() -> None:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            total, _ = loss(dynamics, batch, generator, bootstrap=False)
+        total.backward()
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        step()
+    only_flash(kernels(seen))
+    backward = [name for name in kernels(seen) if "flash" in name and ("bwd" in name or "bprop" in name)]
+    assert len(backward) >= TRUNK.depth
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        step()  # raises where a call does not suit the kernel
+
+
+@torch.no_grad()
+def test_a_cached_step_runs_flash_attention() -> None:
+    dynamics, batch = make_world(), make_batch(2, WORLD.context).to(torch.device("cuda"))
+    dream = Dream(dynamics, k_sample=2, generator=torch.Generator("cuda").manual_seed(0))
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        assert batch.latents is not None
+        dream.reset(batch.latents, batch.actions, batch.is_first)
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            dream.step(batch.actions[:, 0])
+        only_flash(kernels(seen))
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            dream.step(batch.actions[:, 0])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_compiled_soft_cap_equals_the_explicit_one(causal: bool) -> None:
+    for length in (40, 72, 136):  # the second one compiles for every length
+        q = 3 * torch.randn(2, 4, length, 32, generator=seeded(0))
+        k, v = (torch.randn(2, 2, length, 32, generator=seeded(seed)) for seed in (1, 2))
+        here = [x.clone().requires_grad_() for x in (q, k, v)]
+        there = [x.cuda().requires_grad_() for x in (q, k, v)]
+        expected = attend(*here, causal=causal, soft_cap=1.5)
+        found = attend(*there, causal=causal, soft_cap=1.5)
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=1e-3)
+        expected.square().sum().backward()
+        found.square().sum().backward()
+        for mine, other in zip(there, here, strict=True):
+            assert mine.grad is not None
+            torch.testing.assert_close(mine.grad.cpu(), other.grad, atol=1e-2, rtol=1e-2)
+
+
+def test_activations_in_bfloat16_as_autograd_keeps_them() -> None:
+    dynamics, batch = make_world(), make_batch(16, 8).to(torch.device("cuda"))
+    assert batch.latents is not None
+    z, shape = dynamics.pack(batch.latents), (16, 8)
+    tau, d = torch.zeros(shape, device="cuda"), torch.full(shape, 0.25, device="cuda")
+
+    def world_pass() -> torch.Tensor:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            return dynamics(z, tau, d, batch.actions, batch.is_first).clean
+
+    expected = trunk_activations(TRUNK, 16 * 8 * dynamics.tokens, p=2) + 2 * TRUNK.depth * block_matrices(TRUNK)
+    assert kept(world_pass, dynamics) == pytest.approx(expected, rel=0.15)
