@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
