@@ -1,6 +1,7 @@
 """Formulas of cost against models: parameters exactly, FLOPs as torch counts them, memory as autograd keeps it."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -74,8 +75,8 @@ def test_the_papers_size_is_laid_out_in_seconds() -> None:
 def test_the_papers_sizes_are_those_of_the_paper() -> None:
     config = minecraft()
     t, d, a = config.tokenizer, config.dynamics, config.agent
-    assert (t.height, t.width, t.patch, t.latents, t.channels) == (384, 640, 16, 512, 16)
-    assert (t.height // t.patch) * (t.width // t.patch) == 960
+    assert (t.height, t.width, t.padded, t.patch) == (360, 640, (384, 640), 16)
+    assert (t.grid, math.prod(t.grid), t.latents, t.channels) == ((24, 40), 960, 512, 16)
     assert (d.tokens, d.channels, d.context, d.k_max, d.k_sample, d.registers) == (256, 32, 192, 64, 4, 8)
     assert d.trunk.heads == 8 * d.trunk.kv_heads and d.trunk.layers == 9 * "SSST" and d.trunk.soft_cap == 50
     assert (config.train_dynamics.length, config.train_dynamics.long_length) == (64, 256)
