@@ -299,13 +299,23 @@ def test_frames_in_progress_overwrite_one_another_until_one_is_kept(before: int)
     torch.testing.assert_close(frame_by_frame(model, x[:, before:], cache), expected, atol=0, rtol=0)
 
 
-def test_several_frames_fit_an_empty_cache_only() -> None:
+def test_a_context_must_fit_its_cache() -> None:
     model, cache = make_cached(TRUNK, context=3)
     with pytest.raises(AssertionError, match="empty cache"):
         model(normal(2, 4, 3, 16), cache=cache)
-    frame_by_frame(model, normal(2, 1, 3, 16), cache)
-    with pytest.raises(AssertionError, match="empty cache"):
-        model(normal(2, 2, 3, 16), cache=cache)
+
+
+@torch.no_grad()
+def test_frames_of_one_pass_equal_those_of_several() -> None:
+    x = normal(2, 9, 3, 16)
+    model, cache = make_cached(TRUNK, context=4)
+    expected = frame_by_frame(model, x, cache)
+    model, cache = make_cached(TRUNK, context=4)
+    parts = []
+    for start, stop in ((0, 3), (3, 5), (5, 8), (8, 9)):  # from the third part on, each frame drops another
+        parts.append(model(x[:, start:stop], cache=cache)[0])
+        cache.commit(stop - start)
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_selected_rows_go_on_with_their_own_history() -> None:

@@ -87,11 +87,11 @@ class Block(nn.Module):
         q, k, v = self.attention.project(x_ETD, angles)
         if cache is not None and cache.frames:
             # One after the other: each frame takes the place of the oldest one, which those before it still see.
-            frames = [part.split(1, dim=2) for part in (q, k, v)]
-            seen = (
-                cache.extend(layer, k_1, v_1, ahead) for ahead, (_, k_1, v_1) in enumerate(zip(*frames, strict=True))
-            )
-            o_ETD = torch.cat([self.attention(q_1, *kv) for q_1, kv in zip(frames[0], seen, strict=True)], dim=1)
+            parts = []
+            frames = zip(*(part.split(1, dim=2) for part in (q, k, v)), strict=True)
+            for ahead, (q_1, k_1, v_1) in enumerate(frames):
+                parts.append(self.attention(q_1, *cache.extend(layer, k_1, v_1, ahead)))
+            o_ETD = torch.cat(parts, dim=1)
         else:
             if cache is not None:
                 cache.extend(layer, k, v)
