@@ -357,8 +357,14 @@ def test_rewards_can_be_learned_by_squared_error_and_standardised() -> None:
 @pytest.mark.parametrize("standardise", [False, True])
 def test_rewards_are_standardised_by_those_of_the_training_split(standardise: bool, tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, [9, 5, 7])
-    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, standardise_rewards=standardise))
+    config = dataclasses.replace(
+        CONFIG, agent=dataclasses.replace(AGENT, standardise_rewards=standardise, reward_range=(-3.0, 3.0))
+    )
     heads = AgentStage(config, [dataset], "", make_dynamics()).model.agent.heads
+    if standardise:
+        tight = dataclasses.replace(CONFIG, agent=dataclasses.replace(config.agent, reward_range=(0.0, 0.5)))
+        with pytest.raises(ValueError, match=r"agent.reward_range 0 to 0.5 does not hold the standardised rewards, -"):
+            AgentStage(tight, [dataset], "", make_dynamics())
     mean, std = (dataset.rewards.mean(), dataset.rewards.std(ddof=1)) if standardise else (0.0, 1.0)
     assert heads.reward_mean.item() == pytest.approx(float(mean), abs=1e-6)
     assert heads.reward_std.item() == pytest.approx(float(std), rel=1e-5)

@@ -28,7 +28,7 @@ def states(root: Path) -> dict[str, tuple[int, int]]:
 
 def artefacts(root: Path) -> dict[str, tuple[int, int]]:
     """Every file that holds something made: not the logs and the times, nor the config, which is put back."""
-    records = ("/logs/", "/metrics.jsonl", "/seconds.json", "/config.json")
+    records = ("/logs/", "/metrics.jsonl", "/seconds.json", "/memory.json", "/config.json")
     return {path: state for path, state in states(root).items() if not any(name in path for name in records)}
 
 
@@ -99,10 +99,28 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("run minigrid --tokenizer.latents 5", "set dynamics.tokens and dynamics.channels"),
         ("run minigrid --dynamics.k-max 48", "dynamics.k_max must be a power of two, got 48"),
         ("run minigrid --imagination.context 64", "imagination.context 64 exceeds dynamics.context"),
-        ("run minigrid --train-agent.batch 0", "a stage's batch must be at least 1, got 0"),
+        ("run minigrid --train-agent.batch 0", "train_agent.batch must be at least 1, got 0"),
         ("run minigrid --train-dynamics.length 1", "predicts every second frame: train_dynamics.length is below 2"),
         ("run minigrid --dynamics.tau-power 0", "dynamics.tau_power must be above 0"),
-        ("run minigrid --agent.uniform-share 0", "agent.uniform_share must be above 0 and at most 1, got 0.0"),
+        ("run minigrid --agent.uniform-share 0", "agent.uniform_share must be above 0, at most 1, got 0"),
+        ("run minigrid --tokenizer.encoder.heads 0", "heads 0, kv_heads 2: each at least 1"),
+        ("run minigrid --tokenizer.encoder.depth 0", "tokenizer.encoder.depth must be at least 1, got 0"),
+        ("run minigrid --tokenizer.patch 0", "tokenizer.patch must be at least 1, got 0"),
+        ("run minigrid --tokenizer.context 0", "tokenizer.context must be at least 1, got 0"),
+        ("run minigrid --dynamics.image-fraction 2", "dynamics.image_fraction must be in 0 to 1, got 2"),
+        ("run minigrid --dynamics.context-tau 2", "dynamics.context_tau must be in 0 to 1, got 2"),
+        ("run minigrid --agent.distances 0", "agent.distances must be at least 1, got 0"),
+        ("run minigrid --agent.bins 1", "agent.bins must be at least 2, got 1"),
+        ("run minigrid --agent.reward-range 1 0", "agent.reward_range must go from low to high, got 1.0 to 0.0"),
+        ("run minigrid --imagination.horizon 0", "imagination.horizon must be at least 1, got 0"),
+        ("run minigrid --evaluation.context 20", "evaluation.context 20 exceeds dynamics.context 16"),
+        ("run minigrid --evaluation.rollouts 0", "evaluation.rollouts must be at least 1, got 0"),
+        ("run minigrid --train-tokenizer.epochs nan", "train_tokenizer.epochs must be above 0, got nan"),
+        ("run minigrid --train-tokenizer.epochs -1", "train_tokenizer.epochs must be above 0, got -1"),
+        ("run minigrid --train-agent.long-length 2", "train_agent.long_length 2 is shorter than its length 6"),
+        ("run minigrid --collect.noise-levels 2", "collect.noise_levels must be in 0 to 1, got 2"),
+        ("plan --gpus 8 minecraft", "minecraft stands behind an option: name the preset first"),
+        ("plan --gpus 8 chess", "chess stands behind an option: name the preset first"),
         ("run minigrid --imagination.updates 0", "imagination.updates must be at least 1, got 0"),
         (
             "run minigrid --env.tasks Chess --env.max-steps 9 --precision float32",
@@ -126,7 +144,7 @@ def test_a_mistake_is_one_line(
     monkeypatch.chdir(tmp_path)
     assert says in refused(*command.split())
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".log"]
-    assert {path.name for path in left} <= {"metrics.jsonl", "seconds.json"}  # a record of the attempt
+    assert {path.name for path in left} <= {"metrics.jsonl", "seconds.json", "memory.json"}  # a record of the attempt
 
 
 def test_a_half_written_dataset(place: Path, refused: Refusal) -> None:
@@ -189,6 +207,39 @@ def test_weights_of_another_config(done: Path, refused: Refusal) -> None:
         said = refused("run", "--name", "tiny", option)
         assert "delete" in said
     assert artefacts(done) == before and stored(done) == tiny_config(done)
+
+
+def test_settings_of_finished_stages_are_not_ignored(done: Path, refused: Refusal) -> None:
+    """A stage that builds on weights refuses settings that these were not made with, instead of writing them down."""
+    (done / "models/tiny/imagination.safetensors").unlink()
+    before = artefacts(done)
+    for arguments, path in (
+        (("train", "imagination", "--dynamics.k-sample=1"), "dynamics"),
+        (("train", "imagination", "--tokenizer.mask-max=0.5"), "tokenizer"),
+        (("train", "dynamics", "--tokenizer.mask-max=0.5"), "tokenizer"),
+        (("encode", "--train-tokenizer.lr=0.5"), "tokenizer"),
+        (("evaluate", "--dynamics.k-sample=4"), "dynamics"),
+        (("evaluate", "--seed=7"), "tokenizer"),
+        (("evaluate", "--train-agent.lr=0.5"), "agent"),
+    ):
+        said = refused(*arguments, "--name", "tiny")
+        assert f"models/tiny/{path}.safetensors was made with other settings" in said
+    assert artefacts(done) == before and stored(done) == tiny_config(done)
+
+
+def test_a_run_keeps_its_preset(done: Path, refused: Refusal) -> None:
+    assert "runs/tiny began as the preset minigrid, not minecraft" in refused("run", "minecraft", "--name", "tiny")
+
+
+def test_a_full_evaluation_is_asked_for_each_time(done: Path) -> None:
+    for name in ("cloning_best", "shuffled"):
+        main(["train", name, "--name", "tiny"])
+    main(["evaluate", "--name", "tiny", "--full"])
+    assert stored(done).evaluation.full
+    main(["evaluate", "--name", "tiny"])
+    assert not stored(done).evaluation.full
+    results = json.loads((done / "runs/tiny/results.json").read_text())
+    assert "cloning_best" not in results["success"]
 
 
 def test_a_damaged_run_config(done: Path, refused: Refusal) -> None:

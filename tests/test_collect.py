@@ -55,7 +55,10 @@ def test_an_episode_depends_on_its_index_alone(tmp_path: Path) -> None:
     assert_same(many[7], play_episodes(config, GOTO, "train", 7, 1)[0])
     alone = dataclasses.replace(config, env=small(tmp_path, (DOORKEY, GOTO)).env)
     assert_same(many[3], play_episodes(alone, GOTO, "train", 3, 1)[0])
-    other = play_episodes(dataclasses.replace(config, seed=1), GOTO, "train", 7, 1)[0]
+    other = play_episodes(
+        dataclasses.replace(config, collect=dataclasses.replace(config.collect, seed=1)), GOTO, "train", 7, 1
+    )[0]
+    assert_same(many[7], play_episodes(dataclasses.replace(config, seed=1), GOTO, "train", 7, 1)[0])  # not the run's
     validation = play_episodes(config, GOTO, "validation", 7, 1)[0]
     assert len({many[7].seed, other.seed, validation.seed}) == 3
     assert many[7].seed in environment_seeds(0, GOTO, "train")

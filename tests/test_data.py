@@ -248,6 +248,14 @@ def test_both_ends_of_an_episode_are_seen_as_often_as_its_middle() -> None:
     np.testing.assert_allclose(often, [8] * 12 + [15, 14, 13, 12, 11, 10, 9, 8], atol=0.4)  # four standard deviations
 
 
+def test_slots_behind_a_context_do_not_move_it() -> None:
+    lengths, tasks = [5, 9, 14], [0, 0, 1]
+    alone = ClipSampler(lengths, tasks, seed=2, ends=True)
+    followed = ClipSampler(lengths, tasks, seed=2, ends=True, after=7)
+    for position in range(200):
+        assert followed.clip(position, 4 + 7) == alone.clip(position, 4)
+
+
 def test_context_ends_are_uniform_over_non_final_slots() -> None:
     sampler, n = ClipSampler([5, 9, 1], [0, 0, 0], seed=2, ends=True), 12_000
     counts = np.zeros((3, 9))

@@ -72,9 +72,9 @@ def test_results_have_their_stable_keys(finished: Path) -> None:
 def test_results_count_what_the_data_says(finished: Path) -> None:
     results = read_results(finished / "runs" / "tiny" / "results.json")
     dataset = open_dataset(finished / "data" / TASK)
-    rows = dataset.episodes("train")
-    assert demonstrations([dataset], "train").tasks[TASK] == (sum(row.success for row in rows), 24)
-    assert lookup(results, "success.demonstrations.mean") == pytest.approx(sum(row.success for row in rows) / 24)
+    rows = dataset.episodes("validation")
+    assert demonstrations([dataset], "validation").tasks[TASK] == (sum(row.success for row in rows), 8)
+    assert lookup(results, "success.demonstrations.mean") == pytest.approx(sum(row.success for row in rows) / 8)
     assert results["tokenizer"]["frames"] == sum(row.length for row in dataset.episodes("validation"))
     stages = {"collect", "tokenizer", "encode", "dynamics", "agent", "imagination", "evaluate"}
     # The session's datasets are recorded before its run begins.
@@ -230,9 +230,10 @@ def test_other_data_is_refused(finished_config: Config) -> None:
     config = finished_config
     with pytest.raises(ValueError, match="collected with train_episodes 24, now 25"):
         Trainer(config=changed(config, "collect", train_episodes=25)).run()
+    environments = dataclasses.replace(config.collect, seed=1)
     with pytest.raises(ValueError, match="collected with seed 0, now 1"):
-        Trainer(config=dataclasses.replace(config, seed=1)).run()
-    assert json.loads((config.run_dir / "config.json").read_text())["seed"] == 0
+        Trainer(config=dataclasses.replace(config, collect=environments)).run()
+    assert json.loads((config.run_dir / "config.json").read_text())["collect"]["seed"] == 0
 
 
 def test_a_refusal_leaves_the_config_of_the_run(config: Config) -> None:

@@ -16,6 +16,7 @@ from embody.config import (
     Config,
     DynamicsConfig,
     EnvConfig,
+    EvaluationConfig,
     ImaginationConfig,
     StageConfig,
     TokenizerConfig,
@@ -62,6 +63,7 @@ CONFIG = Config(
     dynamics=DYNAMICS,
     agent=AGENT,
     imagination=ImaginationConfig(context=3, horizon=4, gamma=0.9),
+    evaluation=EvaluationConfig(context=3),
     train_agent=STAGE,
     train_imagination=STAGE,
 )

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from embody.bounds import check_bounds
+
 T = TypeVar("T")
 
 __all__ = [
@@ -77,6 +79,7 @@ class CollectConfig:
     noise_levels: tuple[float, ...] = (0.0, 0.25, 0.5)  # how often a random action replaces the expert's
     random_fraction: float = 0.1  # share of episodes played at random (noise 1)
     workers: int = 2
+    seed: int = 0  # of the environments, those of the evaluation included: runs of other seeds share data and tests
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class TransformerConfig:
     time_query_gain: float = 1.0  # of time layers at the start: small heads with QK-norm attend too evenly at 1
 
     def __post_init__(self) -> None:
+        if min(self.width, self.heads, self.kv_heads) < 1:
+            raise ValueError(f"width {self.width}, heads {self.heads}, kv_heads {self.kv_heads}: each at least 1")
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise ValueError(f"width {self.width} must split into {self.heads} heads of an even size")
         if self.heads % self.kv_heads:
@@ -129,7 +134,7 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         for side, padded in zip((self.height, self.width), self.padded, strict=True):
-            if padded and (padded < side or padded % self.patch):
+            if padded and (padded < side or padded % max(1, self.patch)):
                 raise ValueError(
                     f"tokenizer.padded {padded}: a multiple of patch {self.patch} that holds {side} pixels, or 0"
                 )
@@ -188,8 +193,6 @@ class DynamicsConfig:
                 raise ValueError(f"dynamics.{name} must be a power of two, got {value}")
         if self.k_sample > self.k_max:
             raise ValueError(f"dynamics.k_sample {self.k_sample} exceeds k_max {self.k_max}")
-        if self.tau_power <= 0:
-            raise ValueError(f"dynamics.tau_power must be above 0, got {self.tau_power}")
 
 
 @dataclass(frozen=True)
@@ -257,11 +260,6 @@ class StageConfig:
     checkpoint_every: int = 100
     log_every: int = 10
 
-    def __post_init__(self) -> None:
-        for name in ("batch", "length", "long_every", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"a stage's {name} must be at least 1, got {getattr(self, name)}")
-
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -271,7 +269,7 @@ class EvaluationConfig:
     full: bool = False  # more episodes, the best-demonstrations and shuffled-reward controls
     full_episodes: int = 200
     batch: int = 100  # environments played side by side
-    rollouts: int = 128  # held-out clips for the closed-loop world model measures
+    rollouts: int = 256  # held-out clips for the closed-loop world model measures
     context: int = 10
     horizon: int = 16
 
@@ -281,7 +279,8 @@ class Config:
     """One run, whole."""
 
     name: str = "minigrid"
-    seed: int = 0
+    preset: str = "minigrid"  # what it began as
+    seed: int = 0  # of weights, batches and noise
     data_dir: str = "data"
     models_dir: str = "models"
     runs_dir: str = "runs"
@@ -302,6 +301,7 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def __post_init__(self) -> None:
+        check_bounds(self)
         t, d, a = self.tokenizer, self.dynamics, self.agent
         if t.latents * t.channels != d.tokens * d.channels:
             raise ValueError(
@@ -314,14 +314,14 @@ class Config:
             )
         if d.actions != self.env.actions or a.actions != self.env.actions:
             raise ValueError("env.actions, dynamics.actions and agent.actions must be the same")
-        if not 0 < a.uniform_share <= 1:
-            raise ValueError(f"agent.uniform_share must be above 0 and at most 1, got {a.uniform_share}")
+        if "S" not in d.trunk.layers:
+            raise ValueError("dynamics.trunk.pattern needs a space layer: tokens of a frame meet only there")
+        if not self.collect.noise_levels:
+            raise ValueError("collect.noise_levels is empty: name at least one, such as 0.0")
         if d.contexts == "alternate" and self.train_dynamics.length < 2:
             raise ValueError(
                 "dynamics.contexts alternate predicts every second frame: train_dynamics.length is below 2"
             )
-        if self.imagination.updates < 1:
-            raise ValueError(f"imagination.updates must be at least 1, got {self.imagination.updates}")
         if a.trunk != d.trunk:
             raise ValueError("agent.trunk must equal dynamics.trunk: agent tokens read its keys and values")
         if self.train_imagination.checkpoint_every % self.imagination.updates:
@@ -329,8 +329,17 @@ class Config:
                 f"train_imagination.checkpoint_every {self.train_imagination.checkpoint_every} must be a multiple of"
                 f" imagination.updates {self.imagination.updates}: dreams under way are not saved"
             )
-        if self.imagination.context > d.context:
-            raise ValueError(f"imagination.context {self.imagination.context} exceeds dynamics.context {d.context}")
+        for name, context in (("imagination", self.imagination.context), ("evaluation", self.evaluation.context)):
+            if context > d.context:
+                raise ValueError(f"{name}.context {context} exceeds dynamics.context {d.context}")
+        for name in ("reward_range", "value_range"):
+            low, high = getattr(a, name)
+            if not low < high:
+                raise ValueError(f"agent.{name} must go from low to high, got {low} to {high}")
+        for name in ("train_tokenizer", "train_dynamics", "train_agent"):
+            stage = getattr(self, name)
+            if 0 < stage.long_length < stage.length:
+                raise ValueError(f"{name}.long_length {stage.long_length} is shorter than its length {stage.length}")
         whole = self.imagination.context + self.imagination.horizon
         if self.imagination.finetune == "agent" and whole > d.context:
             raise ValueError(
@@ -490,6 +499,7 @@ def minecraft() -> Config:
     lengths = replace(stage, long_length=256)  # both lengths [P]
     return Config(
         name="minecraft",
+        preset="minecraft",
         env=EnvConfig(
             family="minecraft",
             tasks=("obtain_diamond",),

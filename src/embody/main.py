@@ -3,6 +3,8 @@
 import contextlib
 import ctypes
 import dataclasses
+import functools
+import inspect
 import io
 import json
 import os
@@ -10,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -22,6 +24,7 @@ from embody.training.lpips_weights import fetch_lpips
 
 __all__ = ["evaluate", "main", "train_agent", "train_dynamics", "train_imagination", "train_tokenizer"]
 
+T = TypeVar("T")
 Data = Dataset | Sequence[Dataset]
 Stage = Literal["tokenizer", "dynamics", "agent", "imagination", "cloning_best", "shuffled"]
 
@@ -100,12 +103,12 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
     Preset = tyro.conf.Positional[str]  # noqa: N806 (a type)
     Settings = Annotated[Config, tyro.conf.arg(name="")]  # noqa: N806
 
-    def collect(preset: Preset = "minigrid", config: Settings = base) -> Callable[[], object]:
+    def collect(preset: Preset = base.preset, config: Settings = base) -> Callable[[], object]:
         """Record demonstrations in the real environment."""
         return lambda: Trainer(config=config).collect()
 
     def train(
-        stage: tyro.conf.Positional[Stage], preset: Preset = "minigrid", config: Settings = base
+        stage: tyro.conf.Positional[Stage], preset: Preset = base.preset, config: Settings = base
     ) -> Callable[[], object]:
         """Train one stage on what the stages before left.
 
@@ -114,20 +117,20 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
         """
         return lambda: _train(Trainer(config=config), stage)
 
-    def encode(preset: Preset = "minigrid", config: Settings = base) -> Callable[[], object]:
+    def encode(preset: Preset = base.preset, config: Settings = base) -> Callable[[], object]:
         """Turn the datasets into latents, with the trained tokenizer."""
         return lambda: Trainer(config=config).encode()
 
-    def evaluate(preset: Preset = "minigrid", config: Settings = base, full: bool = False) -> Callable[[], object]:
+    def evaluate(preset: Preset = base.preset, config: Settings = base, full: bool = False) -> Callable[[], object]:
         """Measure what is trained, in the real environment and in the dream."""
         return lambda: Trainer(config=_full(config, full)).evaluate(command=command)
 
-    def report(preset: Preset = "minigrid", config: Settings = base) -> Callable[[], object]:
+    def report(preset: Preset = base.preset, config: Settings = base) -> Callable[[], object]:
         """Write the run's report, one HTML file."""
         return lambda: Trainer(config=config).report()
 
     def ablate(
-        preset: Preset = "minigrid", config: Settings = base, steps: int = 350, seeds: int = 2
+        preset: Preset = base.preset, config: Settings = base, steps: int = 350, seeds: int = 2
     ) -> Callable[[], object]:
         """Train the paper's cascade on the run's latents: what each part of the dynamics adds.
 
@@ -137,7 +140,7 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
         """
         return lambda: Trainer(config=config).ablate(steps, seeds, command=command)
 
-    def run(preset: Preset = "minigrid", config: Settings = base, full: bool = False) -> Callable[[], object]:
+    def run(preset: Preset = base.preset, config: Settings = base, full: bool = False) -> Callable[[], object]:
         """Everything: collect, train all stages, evaluate, report. Goes on where it was stopped."""
         return lambda: Trainer(config=_full(config, full)).run(command=command)
 
@@ -151,7 +154,7 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
         return lambda: print(*fetch_lpips(config, index), sep="\n")
 
     def plan(
-        preset: Preset = "minigrid",
+        preset: Preset = base.preset,
         config: Settings = base,
         gpus: int = 1,
         frames: float = 1e9,
@@ -165,7 +168,22 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
         return lambda: print(cost.plan(config, gpus=gpus, frames=frames, mfu=mfu, peak_tflops=peak_tflops))
 
     functions = (collect, train, encode, evaluate, report, ablate, run, plan, weights)
-    return {function.__name__: function for function in functions}
+    return {function.__name__: _of_preset(base.preset, function) for function in functions}
+
+
+def _of_preset(preset: str, function: Callable[..., T]) -> Callable[..., T]:
+    """`function`, refusing a preset that stands where `_base_config` did not look for it."""
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **options: Any) -> T:
+        given = inspect.signature(function).bind(*arguments, **options).arguments.get("preset", preset)
+        if given != preset:
+            raise ValueError(
+                f"{given} stands behind an option: name the preset first, as in `embody run {preset} --seed 1`"
+            )
+        return function(*arguments, **options)
+
+    return checked
 
 
 def _base_config(arguments: Sequence[str]) -> Config:
@@ -176,7 +194,8 @@ def _base_config(arguments: Sequence[str]) -> Config:
             break
         words.append(argument)
     place = 2 if words[:1] in (["train"], ["weights"]) else 1
-    default = preset(words[place] if len(words) > place else "minigrid")
+    named = words[place] if len(words) > place else None
+    default = preset(named or "minigrid")
     if (cache := Path(os.environ.get("XDG_CACHE_HOME", ""))).is_absolute():
         default = dataclasses.replace(default, cache_dir=str(cache / "embody"))
     name = _option(arguments, "--name") or default.name
@@ -184,9 +203,13 @@ def _base_config(arguments: Sequence[str]) -> Config:
     if not path.exists():
         return default
     try:
-        return from_dict(Config, json.loads(path.read_text()))
+        stored = from_dict(Config, json.loads(path.read_text()))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}): delete it, or use another --name") from error
+    if named not in (None, stored.preset):
+        raise ValueError(f"{path.parent} began as the preset {stored.preset}, not {named}: use another --name")
+    # How much is evaluated is asked for anew each time.
+    return dataclasses.replace(stored, evaluation=dataclasses.replace(stored.evaluation, full=False))
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:

@@ -117,6 +117,7 @@ class Trainer:
 
     def encode(self, data: Data | None = None) -> None:
         """The datasets' latents, once."""
+        self._must_fit("tokenizer")
         tokenizer, tokenizer_hash = self._tokenizer()
         with self._timed("encode") as record:
             for dataset in self._datasets(data):
@@ -130,6 +131,7 @@ class Trainer:
 
     def train_dynamics(self, data: Data | None = None) -> Dynamics:
         """Phase 1b."""
+        self._must_fit("tokenizer")
         datasets, (_, tokenizer_hash) = self._datasets(data), self._tokenizer()
         about = self._about(datasets, tokenizer_hash, {"dynamics": self.config.dynamics}, self.config.train_dynamics)
         path = self.config.weights("dynamics")
@@ -143,6 +145,7 @@ class Trainer:
     def train_agent(self, data: Data | None = None, *, best_only: bool = False) -> WorldAndAgent:
         """Phase 2; `best_only` clones the expert's own episodes only (the control `cloning_best`)."""
         name = "cloning_best" if best_only else "agent"
+        self._must_fit("tokenizer", "dynamics")
         datasets, (_, tokenizer_hash) = self._datasets(data), self._tokenizer()
         dynamics, upstream = load_dynamics(self.config.weights("dynamics"))
         models = {"dynamics": dynamics.config, "agent": self.config.agent}
@@ -161,6 +164,7 @@ class Trainer:
     def train_imagination(self, data: Data | None = None, *, shuffled: bool = False) -> WorldAndAgent:
         """Phase 3; `shuffled` is the control in which imagined rewards are shuffled."""
         name = "shuffled" if shuffled else "imagination"
+        self._must_fit("tokenizer", "dynamics", "agent")
         imagination = dataclasses.replace(self.config.imagination, shuffle_rewards=shuffled)
         config = dataclasses.replace(self.config, imagination=imagination)
         datasets, (_, tokenizer_hash) = self._datasets(data), self._tokenizer()
@@ -195,20 +199,22 @@ class Trainer:
             for policy, name in names.items()
             if config.weights(name).exists()
         }
+        self._must_fit("tokenizer", "dynamics", *names.values(), if_there=True)
+        datasets = self._datasets(data)
         hashes = [tensors_hash(model.state_dict()) for model in (world, *policies.values()) if model is not None]
-        measured = digest([to_dict(config.evaluation), config.seed, list(policies), tokenizer_hash, hashes])
+        settings = [to_dict(part) for part in (config.evaluation, config.env, config.collect, config.imagination)]
+        data_used = [dataset.fingerprint for dataset in datasets]
+        measured = digest([settings, config.seed, list(policies), tokenizer_hash, hashes, data_used])
         path = config.run_dir / "evaluation.json"
         begun = len(FinishedParts(path, measured)) > 0
         with self._timed("evaluate", anew=not begun) as record:
             finished = FinishedParts(path, measured, record)
-            results = evaluate_run(
-                config, tokenizer, tokenizer_hash, world, policies, self._datasets(data), self.logger, finished
-            )
+            results = evaluate_run(config, tokenizer, tokenizer_hash, world, policies, datasets, self.logger, finished)
         seconds = self._seconds()
         results |= {
             "wall_seconds": sum(seconds.values()),
             "stage_seconds": seconds,
-            "peak_memory_gib": _peak_memory_gib(config.collect.workers),
+            "peak_memory_gib": self._read("memory.json")["peak_gib"],
             "seed": self.config.seed,
             "command": command,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -295,14 +301,12 @@ class Trainer:
         name: str = "",
     ) -> dict[str, Any]:
         """What a stage's weights depend on, kept with them: weights made otherwise are never taken for finished."""
-        training, dreams = to_dict(stage), to_dict(imagination or self.config.imagination)
-        for unimportant in ("checkpoint_every", "log_every"):
-            del training[unimportant]
+        dreams = to_dict(imagination or self.config.imagination)
         return json.loads(
             json.dumps(
                 {
                     "models": {key: to_dict(value) for key, value in models.items()},
-                    "training": training,
+                    "training": _training(stage),
                     "imagination": {name: dreams[name] for name in dreams if imagination or name in _FOR_ALL_STAGES},
                     "variant": name,
                     "data": [dataset.fingerprint for dataset in datasets],
@@ -313,6 +317,36 @@ class Trainer:
                 }
             )
         )
+
+    def _must_fit(self, *stages: str, if_there: bool = False) -> None:
+        """A `ValueError` if finished weights that are built on were made with other settings than this config's.
+
+        Their data may differ: a tokenizer can serve tasks that it was not trained on.
+        """
+        config = self.config
+        with_agent = {"dynamics": config.dynamics, "agent": config.agent}
+        made: dict[str, tuple[dict[str, Any], StageConfig]] = {
+            "tokenizer": ({"tokenizer": config.tokenizer}, config.train_tokenizer),
+            "dynamics": ({"dynamics": config.dynamics}, config.train_dynamics),
+            **dict.fromkeys(("agent", "cloning_best"), (with_agent, config.train_agent)),
+            **dict.fromkeys(("imagination", "shuffled"), (with_agent, config.train_imagination)),
+        }
+        for stage in stages:
+            path = config.weights(stage)
+            if if_there and not path.exists():
+                continue
+            found, (models, training) = load_tensors(path)[1], made[stage]
+            wanted = {
+                "models": {name: to_dict(model) for name, model in models.items()},
+                "training": _training(training),
+                "seed": config.seed,
+            }
+            for part, value in json.loads(json.dumps(wanted)).items():
+                if found.get(part) != value:
+                    raise ValueError(
+                        f"{path} was made with other settings ({part} differs): leave those of finished stages as they"
+                        " were, delete it to train it anew, or use another --name"
+                    )
 
     def _finished(self, path: Path, about: dict[str, Any]) -> bool:
         if not path.exists():
@@ -330,8 +364,8 @@ class Trainer:
     def _timed(self, stage: str, anew: bool = False) -> Iterator[Callable[[], None]]:
         """Write the config into the run; add the seconds spent to its record (or begin it anew), interrupted or not.
 
-        Yields a function that records the seconds so far: called at checkpoints, a killed stage keeps them. A
-        `ValueError` puts the former config back: the next command must not start from one that cannot work.
+        Yields a function that records the seconds so far: called at checkpoints, a killed stage keeps them. An error
+        puts the former config back: the next command must not start from one that cannot work.
         """
         path = self.config.run_dir / "config.json"
         before = path.read_bytes() if path.exists() else None
@@ -341,10 +375,12 @@ class Trainer:
         def record() -> None:
             seconds = self._seconds() | {stage: round(spent + time.monotonic() - start, 1)}
             write_json(self.config.run_dir / "seconds.json", seconds)
+            peak = max(_peak_memory_gib(self.config), self._read("memory.json").get("peak_gib", 0.0))
+            write_json(self.config.run_dir / "memory.json", {"peak_gib": peak})
 
         try:
             yield record
-        except ValueError:
+        except Exception:
             if before is None:
                 path.unlink()
             else:
@@ -354,18 +390,26 @@ class Trainer:
             record()
 
     def _seconds(self) -> dict[str, float]:
-        path = self.config.run_dir / "seconds.json"
+        return self._read("seconds.json")
+
+    def _read(self, name: str) -> dict[str, float]:
+        path = self.config.run_dir / name
         return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _training(stage: StageConfig) -> dict[str, Any]:
+    """What weights depend on."""
+    return {name: value for name, value in to_dict(stage).items() if name not in ("checkpoint_every", "log_every")}
 
 
 def _by_expert_alone(row: EpisodeRow) -> bool:
     return row.source == "expert" and row.noise == 0.0
 
 
-def _peak_memory_gib(workers: int) -> float:
+def _peak_memory_gib(config: Config) -> float:
     """Largest resident size of this process plus, as if all at once, of as many workers as its largest child."""
     own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return (own + workers * child) / 2**20
+    return (own + max(config.collect.workers, config.workers) * child) / 2**20
 
 
 def _processor() -> str:

@@ -95,7 +95,7 @@ def _record(config: Config, task: str) -> dict[str, Any]:
     recipe = dataclasses.asdict(config.collect)
     del recipe["workers"]
     limit = config.env.max_steps[config.env.tasks.index(task)]
-    return json.loads(json.dumps({"seed": config.seed, "task": task, "max_steps": limit, **recipe}))
+    return json.loads(json.dumps({"task": task, "max_steps": limit, **recipe}))
 
 
 def _check_folder(config: Config, task: str) -> None:

@@ -23,9 +23,9 @@ def play_episodes(config: Config, task: str, split: Split, first: int, count: in
 
 def _play(config: Config, env: MiniGridPixels, expert: Expert, task: str, split: Split, index: int) -> Episode:
     split_number = ("train", "validation").index(split)
-    rng = np.random.default_rng((config.seed, zlib.crc32(task.encode()), split_number, index))
+    rng = np.random.default_rng((config.collect.seed, zlib.crc32(task.encode()), split_number, index))
     noise = _draw_noise(config, rng)
-    seed = environment_seeds(config.seed, task, split)[index]
+    seed = environment_seeds(config.collect.seed, task, split)[index]
 
     frame, info = env.reset(seed=seed)
     choose = _player(env, expert, noise, rng)

@@ -117,13 +117,19 @@ class _Clips:
     """Clip number n of some episodes, for any n."""
 
     def __init__(
-        self, readers: list[_Reader], rows: Sequence[tuple[int, EpisodeRow]], seed: int, left_pad: int, ends: bool
+        self,
+        readers: list[_Reader],
+        rows: Sequence[tuple[int, EpisodeRow]],
+        seed: int,
+        left_pad: int,
+        ends: bool,
+        after: int,
     ) -> None:
         """`rows`: the number of an episode's reader, and the episode."""
         self.readers, self.rows = readers, [(reader, row.id) for reader, row in rows]
         tasks = list(dict.fromkeys(row.task for _, row in rows))
         lengths, task_index = [row.length for _, row in rows], [tasks.index(row.task) for _, row in rows]
-        self.sampler = ClipSampler(lengths, task_index, seed, left_pad, ends=ends)
+        self.sampler = ClipSampler(lengths, task_index, seed, left_pad, ends=ends, after=after)
 
     def clip(self, position: int, length: int) -> Fields:
         place, start = self.sampler.clip(position, length)
@@ -160,6 +166,7 @@ def batches(
     episode_filter: Callable[[EpisodeRow], bool] | None = None,
     uniform_share: float = 1.0,
     contexts: bool = False,
+    after: int = 0,
     workers: int = 0,
 ) -> Iterator[Batch]:
     """Batches `start`, `start + 1`, ... without end; the same ones whatever `workers` is and wherever one starts.
@@ -175,6 +182,7 @@ def batches(
             others come from those that achieve their task [P: half and half].
         contexts: clips that end at a slot after which the episode goes on, to start imagination from; they may begin
             any number of slots before their episode and are never padded on the right.
+        after: the last so many slots of a clip come behind the context that `contexts` asks for, padded on the right.
         workers: loading processes; 0 loads one batch ahead in a thread.
 
     A `ValueError` if no episode is left, latents are missing, datasets disagree, or long clips are shorter than short.
@@ -190,10 +198,10 @@ def batches(
         _Reader(dataset, open_latents(dataset, str(tokenizer_hash)) if source == "latents" else None, gamma, words)
         for dataset in datasets
     ]
-    everything = relevant = _Clips(readers, chosen, seed, left_pad, contexts)
+    everything = relevant = _Clips(readers, chosen, seed, left_pad, contexts, after)
     if uniform_share < 1:
         achieved = [(place, row) for place, row in chosen if row.success]
-        relevant = _Clips(readers, achieved, seed, left_pad, contexts)
+        relevant = _Clips(readers, achieved, seed, left_pad, contexts, after)
     loaded = _Batches(everything, relevant, uniform_share, stage)
     return _in_processes(loaded, start, workers) if workers else _in_thread(loaded, start)
 

@@ -16,7 +16,8 @@ class ClipSampler:
     - `ends` False: the drawn slot is where the clip starts. With probability `virtual` the start is drawn anew from the
       episode's virtual and real slots. A start that would leave the clip part empty moves back to the last full clip,
       so that the end of an episode, where rewards come, is seen as often as its middle.
-    - `ends` True: the drawn slot, never an episode's last, is where the clip ends: what imagination starts from.
+    - `ends` True: the drawn slot, never an episode's last, is where the clip ends but for `after` slots behind it: what
+      imagination starts from, and what then happened.
 
     A `ValueError` if there is no episode, or, with `ends`, a task whose episodes all have a single slot.
     """
@@ -29,12 +30,13 @@ class ClipSampler:
         left_pad: int = 0,
         virtual: float = 0.25,
         ends: bool = False,
+        after: int = 0,
     ) -> None:
         self.lengths = np.asarray(lengths, np.int64)
         if not self.lengths.size:
             raise ValueError("no episode to draw clips from, or none that achieves its task: collect some")
         assert (self.lengths >= 1).all() and len(task_index) == len(self.lengths)
-        self.seed, self.left_pad, self.virtual, self.ends = seed, left_pad, virtual, ends
+        self.seed, self.left_pad, self.virtual, self.ends, self.after = seed, left_pad, virtual, ends, after
         tasks = np.asarray(task_index)
         self._episodes = [np.flatnonzero(tasks == task) for task in np.unique(tasks)]
         # Where each episode's slots stop when those of its task stand in one row.
@@ -55,7 +57,7 @@ class ClipSampler:
         size = int(self.lengths[episode])
         slot = drawn - (int(stops[place - 1]) if place else 0)
         if self.ends:
-            return episode, slot - length + 1
+            return episode, slot - (length - self.after) + 1
         if random.random() < self.virtual:
             before = min(self.left_pad, length - 1)  # so that a clip shows slot 0 at least
             slot = int(random.integers(-before, size))

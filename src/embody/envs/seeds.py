@@ -13,7 +13,7 @@ ROOM = 1_000_000  # seeds of one split
 def environment_seeds(run_seed: int, task: str, split: str) -> range:
     """The million seeds of a task's split ("train", "validation" or "evaluation"), below 2**63.
 
-    They depend on the run's seed and the task's name, not on the other tasks of the run.
+    They depend on `collect.seed` and the task's name, not on the other tasks of the run.
     """
     if not 0 <= run_seed < 2**20:
         raise ValueError(f"seed {run_seed}: must be in 0..{2**20 - 1}")
@@ -23,7 +23,7 @@ def environment_seeds(run_seed: int, task: str, split: str) -> range:
 
 def evaluation_seeds(config: Config, task: str, n: int) -> list[int]:
     """The first `n` seeds of the task that no recorded episode uses."""
-    seeds = environment_seeds(config.seed, task, "evaluation")
+    seeds = environment_seeds(config.collect.seed, task, "evaluation")
     if n > len(seeds):
         raise ValueError(f"evaluation.episodes: at most {len(seeds)} a task, got {n}")
     return list(seeds[:n])

@@ -76,13 +76,14 @@ def dream_held_out(
 ) -> Dreams:
     """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it.
 
+    Tasks are drawn uniformly, then any slot but an episode's last as the end of the context.
     Without an agent no reward is predicted.
     """
     settings = config.evaluation
     context, horizon = settings.context, settings.horizon
     stage = StageConfig(batch=settings.rollouts, length=context + horizon)
-    pixels = _first_batch(config, datasets, stage, "frames", None)
-    latents = _first_batch(config, datasets, stage, "latents", tokenizer_hash)
+    pixels = _first_batch(config, datasets, stage, "frames", None, horizon)
+    latents = _first_batch(config, datasets, stage, "latents", tokenizer_hash, horizon)
     assert pixels.frames is not None and latents.latents is not None
     generator = torch.Generator(dynamics.register_RD.device).manual_seed(config.seed)
     dream = Dream(dynamics, agent, k_sample=dynamics.config.k_sample, generator=generator)
@@ -146,8 +147,14 @@ def _action_shuffle_ratio(
 
 
 def _first_batch(
-    config: Config, datasets: Sequence[Dataset], stage: StageConfig, source: Any, tokenizer_hash: str | None
+    config: Config,
+    datasets: Sequence[Dataset],
+    stage: StageConfig,
+    source: Any,
+    tokenizer_hash: str | None,
+    after: int | None = None,
 ) -> Batch:
+    """Validation clips; with `after`, contexts and so many slots behind them."""
     return next(
         iter(
             batches(
@@ -159,6 +166,8 @@ def _first_batch(
                 seed=config.seed,
                 left_pad=config.imagination.context - 1,
                 words=config.agent.words,
+                contexts=after is not None,
+                after=after or 0,
             )
         )
     )

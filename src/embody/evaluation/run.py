@@ -104,7 +104,7 @@ def evaluate_run(
                 task = dataset.meta.tasks[0]
                 counts[name][task] = finished.part(f"{name} {task}", partial(play_task, name, number))
                 bar.advance(1, note=f"{name} {task}")
-    results["success"] = summary(counts, demonstrations(datasets, "train"))
+    results["success"] = summary(counts, demonstrations(datasets, "validation"))
     return results
 
 

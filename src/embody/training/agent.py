@@ -43,8 +43,16 @@ class AgentStage:
         agent = Agent(config.agent)
         if config.agent.standardise_rewards:
             rewards = torch.from_numpy(_training_rewards(datasets))
-            agent.heads.reward_mean.copy_(rewards.mean())
-            agent.heads.reward_std.copy_(rewards.std().clamp(min=1e-3))
+            mean, std = rewards.mean(), rewards.std().clamp(min=1e-3)
+            found = tuple(round(float((end - mean) / std), 2) for end in (rewards.min(), rewards.max()))
+            low, high = config.agent.reward_range
+            if found[0] < low or found[1] > high:
+                raise ValueError(
+                    f"agent.reward_range {low:g} to {high:g} does not hold the standardised rewards, {found[0]:g} to"
+                    f" {found[1]:g}: set it to hold them"
+                )
+            agent.heads.reward_mean.copy_(mean)
+            agent.heads.reward_std.copy_(std)
         self.model: WorldAndAgent = WorldAndAgent(dynamics, agent)
         # Without its own loss the world has nothing to learn here, unless it shares its layers with the agent.
         trains_world = config.agent.dynamics_weight > 0 or not config.agent.own_weights
