@@ -466,8 +466,8 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
         heads.reward_std.fill_(0.05)  # rewards as small as the differences between values
     loss, metrics = stage.loss(batch, seeded(4), 0.0)
     dreamt = trajectories(stage.model, batch, seed=4)
-    logits = heads.value(dreamt.features).detach()
-    values = heads.value_bins.decode(logits)
+    logits = heads.value(dreamt.features)
+    values = heads.value_bins.decode(logits).detach()
     returns = lambda_returns(dreamt.rewards, dreamt.continues, values, 1.0, 0.7)
     states, alive = dreamt.features[:, :-1], dreamt.alive
     policy, prior = heads.act(states), make_agent().heads.act(states)
@@ -476,8 +476,12 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
     assert ((advantages >= 0) != (returns >= values[:, 1:]))[alive].any()  # the slot of the baseline matters
     expected, _ = PmpoLoss(config)(policy, prior, dreamt.actions, advantages, alive)
     value = heads.value_bins.loss(logits[:, :-1], returns)[alive].mean()
-    torch.testing.assert_close(metrics["value"], value)
+    torch.testing.assert_close(metrics["value"], value.detach())
     torch.testing.assert_close(loss, expected + value)
+    # Returns are targets: their gradient is none.
+    gradients = (torch.autograd.grad(total, stage.trained) for total in (loss, expected + value))
+    for found, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
     assert metrics["imagined_length"].item() == pytest.approx(float(alive.sum()) / 64)
     assert metrics["imagined_reward"].item() == pytest.approx(float(dreamt.rewards[:, 1:][alive].sum()) / 64, rel=1e-5)
 
