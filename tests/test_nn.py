@@ -463,6 +463,7 @@ def test_muon_steps_by_hand() -> None:
     start = weight.detach().clone()
     before = idle.detach().clone()
     optimizer = Muon([weight, idle], lr=0.5, momentum=0.9)
+    assert Muon([weight], lr=0.5).defaults["momentum"] == 0.95
     first, second = normal(6, 4, seed=1), normal(6, 4, seed=2)
     for gradient in (first, second):
         weight.grad = gradient.clone()
