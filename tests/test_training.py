@@ -215,10 +215,13 @@ def test_muon_steps_the_matrices_of_blocks_and_adamw_the_rest(config: Config, da
         assert rate == (4e-3 if matrix else 2e-3) * (0.25 if name.startswith("dynamics.") else 1.0), name
 
 
-def test_gradients_of_both_optimisers_are_clipped_together(config: Config, dataset: Dataset, tmp_path: Path) -> None:
+def test_both_optimisers_step_on_gradients_clipped_together(config: Config, dataset: Dataset, tmp_path: Path) -> None:
     stage = make("dynamics", with_stage(config, "dynamics", clip=1e-3), dataset)
     nn.init.normal_(stage.model.get_submodule("latent_out").weight, std=0.1)  # so that gradients reach all layers
+    before = [p.detach().clone() for p in stage.model.parameters()]
     run(stage, tmp_path / "run", stop=1)
+    for p, former in zip(stage.model.parameters(), before, strict=True):
+        assert p.grad is None or not p.grad.any() or not torch.equal(p, former)
     squares = [p.grad.double().square().sum() for p in stage.model.parameters() if p.grad is not None]
     assert float(sum(squares)) ** 0.5 == pytest.approx(1e-3, rel=1e-3)
     assert losses(tmp_path / "run", "gradient_norm")[0] > 0.1  # what it was before
