@@ -121,18 +121,34 @@ def test_own_layers_are_the_agents_and_shared_ones_the_worlds() -> None:
     assert [float(gain.detach().mean()) for gain in gains] == [1.0, 2.0, 1.0, 2.0]
 
 
-def stage_gradients(config: Config, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[AgentStage, Tensor]:
-    """A step of phase 2 in which the agent's losses alone go backward; also the signal levels of the heads' pass."""
-    dynamics = make_dynamics()
+@torch.no_grad()
+@pytest.mark.parametrize("pattern", ["STST", "SSST"])
+def test_shared_layers_run_the_agent_as_part_of_the_world(pattern: str) -> None:
+    trunk = dataclasses.replace(AGENT.trunk, pattern=pattern)
+    dynamics = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk))
+    agent = make_agent(dataclasses.replace(SHARED, trunk=trunk))
+    tokens: list[Tensor] = []
+    agent.token_norm.register_forward_hook(lambda _, __, output: tokens.append(output))
+    found = features(agent, dynamics, latents())
+    world = look(dynamics, latents()).memory.inputs[0]  # the tokens before the first layer
+    both, _ = dynamics.trunk(torch.cat((world, tokens[0][:, None].expand(-1, 4, -1, -1)), dim=2), first=world.shape[2])
+    torch.testing.assert_close(found, agent.norm(both[:, :, world.shape[2] :]).flatten(2), atol=1e-4, rtol=1e-4)
+
+
+def stage_gradients(config: Config, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[AgentStage, list[Tensor]]:
+    """A step of phase 2 in which the agent's losses alone go backward; also tau and d of the heads' pass."""
+    dynamics = make_dynamics(config.dynamics)
     stage = AgentStage(config, [make_dataset(root, [9, 9])], "", dynamics)
     open_heads(stage.model.agent)
     stage.whole = dataclasses.replace(config, agent=dataclasses.replace(config.agent, dynamics_weight=0.0))
     levels: list[Tensor] = []
     forward = dynamics.forward
-    monkeypatch.setattr(dynamics, "forward", lambda z, tau, *rest: levels.append(tau) or forward(z, tau, *rest))
+    monkeypatch.setattr(
+        dynamics, "forward", lambda z, tau, d, *rest: levels.extend((tau, d)) or forward(z, tau, d, *rest)
+    )
     loss, _ = stage.loss(make_batch(4, 6), seeded(0), 0.0)
     loss.backward()
-    return stage, levels[0]
+    return stage, levels
 
 
 @pytest.mark.parametrize("own_weights", [True, False])
@@ -153,16 +169,24 @@ def test_agent_losses_reach_the_world_only_if_it_lends_its_weights(
         assert head[-1].bias.grad is not None and head[-1].bias.grad.any()
 
 
-@pytest.mark.parametrize("heads_input", ["noised", "context"])
+@pytest.mark.parametrize("heads_input", ["noised", "alternate", "context"])
 def test_heads_read_the_noised_pass_or_the_context_level(
     heads_input: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, heads_input=heads_input))
-    stage, levels = stage_gradients(config, tmp_path, monkeypatch)
+    agent = dataclasses.replace(AGENT, heads_input="context" if heads_input == "context" else "noised")
+    contexts: Any = "alternate" if heads_input == "alternate" else "noised"
+    dynamics = dataclasses.replace(DYNAMICS, tau_power=2.0, contexts=contexts)
+    config = dataclasses.replace(CONFIG, agent=agent, dynamics=dynamics)
+    stage, (tau, d) = stage_gradients(config, tmp_path, monkeypatch)
+    level = stage.model.dynamics.context_level
+    assert (d == 1 / 8).all()  # of the flow loss and of a history alike
     if heads_input == "context":
-        assert (levels == stage.model.dynamics.context_level).all()
+        assert (tau == level).all()
     else:
-        assert len(levels.unique()) > 3 and torch.equal(levels * 8, (levels * 8).round()) and (levels < 1).all()
+        drawn = (8 * torch.rand(4, 6, generator=seeded(0)).square()).floor() / 8
+        if heads_input == "alternate":  # as the frames that the flow loss holds
+            drawn[:, ::2] = level
+        torch.testing.assert_close(tau, drawn, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(("share", "uniform"), [(0.5, 3), (1.0, 5)])

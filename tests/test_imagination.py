@@ -466,8 +466,8 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
         heads.reward_std.fill_(0.05)  # rewards as small as the differences between values
     loss, metrics = stage.loss(batch, seeded(4), 0.0)
     dreamt = trajectories(stage.model, batch, seed=4)
-    logits = heads.value(dreamt.features).detach()
-    values = heads.value_bins.decode(logits)
+    logits = heads.value(dreamt.features)
+    values = heads.value_bins.decode(logits).detach()
     returns = lambda_returns(dreamt.rewards, dreamt.continues, values, 1.0, 0.7)
     states, alive = dreamt.features[:, :-1], dreamt.alive
     policy, prior = heads.act(states), make_agent().heads.act(states)
@@ -476,14 +476,19 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
     assert ((advantages >= 0) != (returns >= values[:, 1:]))[alive].any()  # the slot of the baseline matters
     expected, _ = PmpoLoss(config)(policy, prior, dreamt.actions, advantages, alive)
     value = heads.value_bins.loss(logits[:, :-1], returns)[alive].mean()
-    torch.testing.assert_close(metrics["value"], value)
+    torch.testing.assert_close(metrics["value"], value.detach())
     torch.testing.assert_close(loss, expected + value)
+    # Returns are targets: their gradient is none.
+    gradients = (torch.autograd.grad(total, stage.trained) for total in (loss, expected + value))
+    for found, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
     assert metrics["imagined_length"].item() == pytest.approx(float(alive.sum()) / 64)
     assert metrics["imagined_reward"].item() == pytest.approx(float(dreamt.rewards[:, 1:][alive].sum()) / 64, rel=1e-5)
 
 
-def test_a_rollout_serves_several_updates(tmp_path: Path) -> None:
-    stage = make_stage(tmp_path, updates=2)
+@pytest.mark.parametrize("finetune", ["heads", "agent"])
+def test_a_rollout_serves_several_updates(finetune: str, tmp_path: Path) -> None:
+    stage = make_stage(tmp_path, updates=2, finetune=finetune)
     stage.steps = 6
     seen = []
     for step in range(5):
@@ -491,8 +496,11 @@ def test_a_rollout_serves_several_updates(tmp_path: Path) -> None:
         assert stage.dreamt is not None
         seen.append(stage.dreamt.features)
     assert [seen[step] is seen[step - 1] for step in range(1, 5)] == [True, False, True, False]
-    # Each is dreamt from the batch and by the noise of its own step.
-    torch.testing.assert_close(seen[2], trajectories(stage.model, make_batch(4, CONTEXT, seed=2), seed=2).features)
+    if finetune == "heads":  # each is dreamt from the batch and by the noise of its own step
+        torch.testing.assert_close(seen[2], trajectories(stage.model, make_batch(4, CONTEXT, seed=2), seed=2).features)
+    # Where a rollout goes on, its own contexts do: the batch that came is not read.
+    one, other = (stage.loss(make_batch(4, CONTEXT, seed=seed), seeded(5), 5 / 6)[0] for seed in (5, 6))
+    assert torch.equal(one, other)
 
 
 def test_only_policy_and_value_heads_learn_in_the_dream(tmp_path: Path) -> None:
@@ -542,8 +550,19 @@ def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Pat
     layers = "agent.blocks.0.attention.qkv.weight" if own_weights else "dynamics.trunk.blocks.0.attention.qkv.weight"
     assert layers in moved and any(name.startswith("dynamics.") for name in moved) == (not own_weights)
     assert all(torch.equal(value, frozen[name]) for name, value in stage.prior.state_dict().items())
-    # The policy has moved off the prior, which the loss measures against the frozen copy.
-    assert stage.loss(batch, seeded(0), 0.0)[1]["kl"] > 0
+    learn = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert len(stage.trained) == len(learn)
+    assert not any(name.startswith(("agent.heads.reward", "agent.heads.continues")) for name in learn)
+    # The stream has moved. Rewards and ends are still the frozen copy's; the policy reads the live features, the prior
+    # those of the copy.
+    still = stage._as_the_prior_sees_it(dreamt, batch, seeded(0))
+    assert torch.equal(still.features, seen.features) and torch.equal(still.rewards, seen.rewards)
+    _, metrics = stage.loss(batch, seeded(0), 0.0)
+    assert stage.dreamt is not None
+    live = stage._relive(model, stage.dreamt, batch, seeded(0))[:, :-1]
+    kl = model.agent.heads.act(live).kl(stage.prior.agent.heads.act(stage.dreamt.features[:, :-1]))[stage.dreamt.alive]
+    assert metrics["kl"] > 0
+    torch.testing.assert_close(metrics["kl"], kl.mean(), atol=1e-7, rtol=1e-4)
 
 
 def test_finetuning_reads_no_more_than_the_window() -> None:
@@ -561,11 +580,13 @@ def test_the_control_shuffles_rewards_over_the_batch(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(imagination, "lambda_returns", recorded)
     batch = make_batch(32, CONTEXT)
-    for shuffle in (False, True):
-        stage = make_stage(tmp_path / str(shuffle), shuffle_rewards=shuffle)
+    for number, shuffle in enumerate((False, True, True)):
+        stage = make_stage(tmp_path / str(number), shuffle_rewards=shuffle)
+        torch.manual_seed(number)
         stage.loss(batch, seeded(0), 0.0)
     assert stage.dreamt is not None
-    true, shuffled = (rewards[:, 1:] for rewards in given)
+    true, shuffled, again = (rewards[:, 1:] for rewards in given)
+    assert torch.equal(shuffled, again)  # by the step's own generator
     alive = stage.dreamt.alive
     assert 0.2 < alive.float().mean() < 0.98
     # Only rewards of dreams that still went on, and all of them, change places.

@@ -312,7 +312,7 @@ def test_frames_of_one_pass_equal_those_of_several() -> None:
     expected = frame_by_frame(model, x, cache)
     model, cache = make_cached(TRUNK, context=4)
     parts = []
-    for start, stop in ((0, 3), (3, 5), (5, 8), (8, 9)):  # from the third part on, each frame drops another
+    for start, stop in ((0, 1), (1, 3), (3, 5), (5, 8), (8, 9)):  # from the fourth part on, each frame drops another
         parts.append(model(x[:, start:stop], cache=cache)[0])
         cache.commit(stop - start)
     torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=1e-5, rtol=1e-5)
@@ -375,6 +375,9 @@ def test_a_little_mass_on_a_far_bin_moves_the_mean_but_not_the_peak() -> None:
     skewed[:, -1] += 0.01
     assert (two_hot.decode(skewed.log())[:2] > 9_000).all()
     torch.testing.assert_close(two_hot.decode_peak(skewed.log())[:2], peak[:2], rtol=1e-5, atol=1e-5)
+    few = TwoHot(0.0, 15.0, 5)  # bins at 0, 1, 3, 7 and 15
+    near = few.decode_peak(torch.tensor([[0.1, 0.1, 0.1, 0.5, 0.2], [0.6, 0.1, 0.2, 0.05, 0.05]]).log())
+    torch.testing.assert_close(near, torch.tensor([(0.3 + 3.5 + 3) / 0.8, 0.1 / 0.7]))  # the peak and its neighbours
 
 
 def test_two_hot_loss_is_cross_entropy() -> None:
@@ -430,15 +433,18 @@ def test_logits_that_do_not_fit_the_actions_are_refused() -> None:
 
 
 def test_running_rms_by_hand() -> None:
-    rms, loss = RunningRms(decay=0.5), torch.tensor(2.0, requires_grad=True)
+    rms, loss = RunningRms(decay=0.75), torch.tensor(2.0, requires_grad=True)
     scaled = rms(loss)
     scaled.backward()
     assert float(scaled.detach()) == pytest.approx(1.0) and loss.grad is not None
     assert float(loss.grad) == pytest.approx(0.5)  # the divisor carries no gradient
-    # Mean square (4/4 + 16/2) / (3/4) = 12
-    assert float(rms(torch.tensor(4.0))) == pytest.approx(4 / math.sqrt(12))
+    mean_square = (0.75 * 0.25 * 4 + 0.25 * 16) / (1 - 0.75**2)
+    assert float(rms(torch.tensor(4.0))) == pytest.approx(4 / math.sqrt(mean_square))
     rms.eval()
-    assert float(rms(torch.tensor(6.0))) == float(rms(torch.tensor(6.0))) == pytest.approx(6 / math.sqrt(12))
+    assert float(rms(torch.tensor(6.0))) == float(rms(torch.tensor(6.0))) == pytest.approx(6 / math.sqrt(mean_square))
+    rms = RunningRms()  # of decay 0.99
+    rms(torch.tensor(2.0))
+    assert float(rms(torch.tensor(4.0))) == pytest.approx(4 / math.sqrt((0.99 * 4 + 16) / 1.99))
 
 
 @pytest.mark.parametrize("shape", [(24, 10), (10, 24), (16, 16)])
@@ -457,6 +463,7 @@ def test_muon_steps_by_hand() -> None:
     start = weight.detach().clone()
     before = idle.detach().clone()
     optimizer = Muon([weight, idle], lr=0.5, momentum=0.9)
+    assert Muon([weight], lr=0.5).defaults["momentum"] == 0.95
     first, second = normal(6, 4, seed=1), normal(6, 4, seed=2)
     for gradient in (first, second):
         weight.grad = gradient.clone()

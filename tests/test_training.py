@@ -26,7 +26,7 @@ from embody.training import imagination, precision
 from embody.training.agent import AgentStage
 from embody.training.dynamics import DynamicsStage
 from embody.training.imagination import ImaginationStage
-from embody.training.loop import Stage, learning_rate, train
+from embody.training.loop import Stage, _optimizers, learning_rate, train
 from embody.training.precision import fastest_precision
 from embody.training.tokenizer import TokenizerStage
 
@@ -134,6 +134,12 @@ def test_a_checkpoint_of_another_config_is_refused_and_kept(tmp_path: Path) -> N
     assert load_tensors(path)[1]["step"] == 4
 
 
+def test_the_loop_steps_at_the_rate(tmp_path: Path) -> None:
+    run(stage := OneNumber([1.0] * 5, ema=0.0, warmup=0.4, decay=0.4, final_lr=0.2), tmp_path)
+    # Equal gradients: each step is as long as its rate.
+    assert stage.model.weight.item() == pytest.approx(1 - 0.1 * (1 / 2 + 1 + 1 + 1 + 0.6))
+
+
 def test_gradients_are_clipped(tmp_path: Path) -> None:
     # AdamW hides the size of the first gradient, not that of the second beside it: m / sqrt(v) by hand.
     run(stage := OneNumber([1.0, 100.0], ema=0.0, clip=1.0), tmp_path / "clipped")
@@ -190,6 +196,46 @@ def make(name: str, config: Config, dataset: Dataset) -> Stage:
 def with_stage(config: Config, name: str, **fields: Any) -> Config:
     changed = dataclasses.replace(getattr(config, f"train_{name}"), **fields)
     return dataclasses.replace(config, **{f"train_{name}": changed})
+
+
+def test_muon_steps_the_matrices_of_blocks_and_adamw_the_rest(config: Config, dataset: Dataset) -> None:
+    config = dataclasses.replace(config, agent=dataclasses.replace(config.agent, world_lr_scale=0.25))
+    stage = make("agent", with_stage(config, "agent", lr=2e-3, muon_lr=4e-3), dataset)
+    name_of = {parameter: name for name, parameter in stage.model.named_parameters()}
+    found = {
+        name_of[parameter]: (type(optimizer).__name__, group["full_lr"])
+        for optimizer in _optimizers(stage)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert found.keys() == set(name_of.values())
+    for name, (kind, rate) in found.items():
+        matrix = "blocks." in name and name.endswith(("qkv.weight", "out.weight", "gate_up.weight"))
+        assert kind == ("Muon" if matrix else "AdamW"), name
+        assert rate == (4e-3 if matrix else 2e-3) * (0.25 if name.startswith("dynamics.") else 1.0), name
+
+
+def test_both_optimisers_step_on_gradients_clipped_together(config: Config, dataset: Dataset, tmp_path: Path) -> None:
+    stage = make("dynamics", with_stage(config, "dynamics", clip=1e-3), dataset)
+    nn.init.normal_(stage.model.get_submodule("latent_out").weight, std=0.1)  # so that gradients reach all layers
+    before = [p.detach().clone() for p in stage.model.parameters()]
+    run(stage, tmp_path / "run", stop=1)
+    for p, former in zip(stage.model.parameters(), before, strict=True):
+        assert p.grad is None or not p.grad.any() or not torch.equal(p, former)
+    squares = [p.grad.double().square().sum() for p in stage.model.parameters() if p.grad is not None]
+    assert float(sum(squares)) ** 0.5 == pytest.approx(1e-3, rel=1e-3)
+    assert losses(tmp_path / "run", "gradient_norm")[0] > 0.1  # what it was before
+
+
+def test_the_agents_values_are_discounted_as_the_dream_is(config: Config, dataset: Dataset) -> None:
+    config = dataclasses.replace(config, imagination=dataclasses.replace(config.imagination, gamma=0.5))
+    seen = 0
+    for _, batch in zip(range(8), make("agent", config, dataset).batches(0), strict=False):
+        both = batch.mask[:, :-1] & batch.mask[:, 1:]
+        expected = batch.rewards[:, 1:] + 0.5 * batch.returns[:, 1:]
+        torch.testing.assert_close(batch.returns[:, :-1][both], expected[both])
+        seen += int((batch.returns[:, 1:][both] > 0).sum())
+    assert seen > 0
 
 
 @pytest.mark.parametrize("name", STAGES)
