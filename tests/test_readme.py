@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import tiny_config
 
-from embody.config import minigrid
-from embody.main import _parse
+from embody.main import _base_config, _parse
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -32,17 +31,19 @@ def test_the_python_loads_a_checkpoint_and_acts(
     assert names["terminated"] or names["truncated"]
 
 
-def test_the_commands_can_be_parsed() -> None:
+def test_the_commands_can_be_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     lines = re.findall(r"(?m)^embody (.*)$", "\n".join(blocks("sh"))) + re.findall(r"\| `embody (.*?)` \|", README)
     lines += [f"train agent {option}" for option in re.findall(r"`(--[a-z]+\.[^`]+)`", README)]
     assert len(lines) >= 13
     for line in lines:
-        if line.endswith("--help"):
+        words = shlex.split(line, comments=True)
+        if words[-1] == "--help":
             with pytest.raises(SystemExit) as stop:
-                _parse(shlex.split(line, comments=True), minigrid())
+                _parse(words, _base_config(words))
             assert not stop.value.code, line
         else:
-            assert callable(_parse(shlex.split(line, comments=True), minigrid())), line
+            assert callable(_parse(words, _base_config(words))), line
 
 
 def test_what_it_links_to_is_there() -> None:
