@@ -4,12 +4,25 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tiny_models import AGENT, CONFIG, DYNAMICS, TOKENIZER, TRUNK, make_batch, make_dynamics, seeded
+from tiny_models import (
+    AGENT,
+    CONFIG,
+    DYNAMICS,
+    TOKENIZER,
+    TRUNK,
+    make_agent,
+    make_batch,
+    make_dataset,
+    make_dynamics,
+    make_lpips_weights,
+    seeded,
+)
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,6 +33,7 @@ from embody.cost.flops import (
     agent_row_flops,
     block_flops,
     decode_flops,
+    decoder_row_flops,
     dynamics_flops,
     dynamics_row_flops,
     encode_flops,
@@ -28,15 +42,19 @@ from embody.cost.flops import (
     imagination_row_flops,
     tokenizer_row_flops,
 )
+from embody.cost.lpips import lpips_activations, lpips_row_flops
 from embody.cost.memory import agent_activations, resident, ring_bytes, tokenizer_activations, trunk_activations
 from embody.cost.parameters import agent_parameters, block_matrices, dynamics_parameters, tokenizer_parameters
 from embody.cost.plan import phases
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream
 from embody.main import main
+from embody.model import WorldAndAgent
 from embody.nn.cache import RingCache
 from embody.nn.transformer import Block
-from embody.tokenizer import Tokenizer
+from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
+from embody.tokenizer.lpips import LpipsNet
+from embody.training.imagination import ImaginationStage
 from embody.training.loop import _optimizers
 
 EXACTLY = 1e-9
@@ -132,6 +150,34 @@ def test_tokenizer_flops() -> None:
     assert counted(lambda: tokenizer.decode(latents)) == B * decode_flops(TOKENIZER, T)
     trained = counted(lambda: tokenizer.decode(tokenizer.encode(frames)).sum().backward())
     assert trained == pytest.approx(B * tokenizer_row_flops(TOKENIZER, T), rel=EXACTLY)
+    tokenizer.freeze_encoder()
+    trained = counted(lambda: tokenizer.decode(tokenizer.encode(frames)).sum().backward())
+    assert trained == pytest.approx(B * decoder_row_flops(TOKENIZER, T), rel=EXACTLY)
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_flops_and_activations_of_the_perceptual_loss(net: LpipsNet) -> None:
+    config = dataclasses.replace(TOKENIZER, height=44, width=52, lpips=net)  # sides that no pooling divides
+    tokenizer, loss = Tokenizer(config), TokenizerLoss(Lpips(net, make_lpips_weights(net)))
+    frames = torch.zeros(B, T, 3, 44, 52, dtype=torch.uint8)
+
+    def step() -> None:
+        loss(tokenizer, frames, torch.ones(B, T, dtype=torch.bool), seeded(0))[0].backward()
+
+    assert counted(step) == pytest.approx(B * tokenizer_row_flops(config, T), rel=EXACTLY)
+    assert tokenizer_row_flops(config, T) > 1.5 * tokenizer_row_flops(dataclasses.replace(config, lpips="none"), T)
+    images, others = torch.rand(2, B * T, 3, 44, 52)
+    found = kept(lambda: loss.lpips(images.requires_grad_(), others), loss.lpips)
+    assert found == pytest.approx(lpips_activations(config, B * T), rel=0.03)
+
+
+def test_the_perceptual_loss_of_the_papers_size() -> None:
+    """VGG-16 is known for 15.3 billion multiplications an image of 224 x 224, in its convolutions."""
+    config = minecraft().tokenizer
+    assert config.lpips == "vgg"
+    expected = 3 * 2 * 15.35e9 * (360 * 640) / 224**2
+    assert lpips_row_flops(config, 1) == pytest.approx(expected, rel=0.03)
+    assert 0.09 < lpips_row_flops(config, 64) / tokenizer_row_flops(config, 64) < 0.11  # not to be left out
 
 
 @pytest.mark.parametrize("soft_cap", [0.0, 50.0])
@@ -140,7 +186,7 @@ def test_dynamics_flops(soft_cap: float) -> None:
     dynamics = Dynamics(config)
     assert counted(lambda: world_pass(dynamics, T)) == B * dynamics_flops(config, T)
     cache = dynamics.new_cache(B)
-    cache.frames = 3 * config.context  # full
+    cache.commit(3 * config.context)  # full
     assert counted(lambda: world_pass(dynamics, 1, cache)) == B * dynamics_flops(config, 1, keys=config.context)
 
 
@@ -217,6 +263,24 @@ def test_flops_of_a_generated_frame_and_of_a_dream() -> None:
     assert counted(lambda: alone.step(batch.actions[:, 0])) == B * generated_frame_flops(CONFIG, agent=False)
 
 
+@pytest.mark.parametrize(("finetune", "own_weights"), [("heads", True), ("agent", True), ("agent", False)])
+def test_flops_of_a_step_of_imagination(finetune: Any, own_weights: bool, tmp_path: Path) -> None:
+    dream = dataclasses.replace(CONFIG.imagination, finetune=finetune)
+    config = dataclasses.replace(with_agent(own_weights=own_weights), imagination=dream)
+    model = WorldAndAgent(make_dynamics(), make_agent(config.agent))
+    stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9])], "", model)
+    learnt = sum(parameter.numel() for parameter in stage.trained)
+    state = phases(config)[3].state
+    assert state.gradients == 4 * learnt and state.weights == 4 * (numbers(model) + learnt)
+    of_the_prior = {id(p) for p in stage.prior.parameters()} - {id(p) for p in model.parameters()}
+    assert sum(p.numel() for p in stage.prior.parameters() if id(p) in of_the_prior) == learnt
+
+    def step() -> None:
+        stage.loss(make_batch(B, dream.context), seeded(0), 0.0)[0].backward()
+
+    assert counted(step) == pytest.approx(B * imagination_row_flops(config), rel=EXACTLY)
+
+
 def test_a_large_model_costs_six_flops_a_parameter_and_token() -> None:
     config = minecraft()
     tokens = 64 * 266
@@ -289,7 +353,7 @@ def test_optimiser_state_as_the_loop_makes_it(muon_lr: float) -> None:
 
 def test_rings_of_a_dream() -> None:
     cache = make_dynamics().new_cache(rows=3)
-    assert 3 * ring_bytes(TRUNK, cache.tokens, cache.context) == cache.k.nbytes + cache.v.nbytes
+    assert 3 * ring_bytes(TRUNK, cache.tokens, cache.context, p=4) == sum(ring.nbytes for ring in (*cache.k, *cache.v))
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Floating point operations of matrix products: a product of `[a, b]` and `[b, c]` is `2 a b c`.
 
-Look-ups, norms, rotations, softmax, activations, losses and optimisers are free, as in `torch.utils.flop_counter`.
-Causal attention counts the full square of frames, as that counter does; a kernel that skips the future spends
-`(T + 1) / 2T` of it. A backward pass costs two products for each of the forward pass, one where the input has no
-gradient; what flash attention computes anew in it is not counted.
+Look-ups, norms, rotations, softmax, activations, losses (but for the network of LPIPS) and optimisers are free, as in
+`torch.utils.flop_counter`. Causal attention counts the full square of frames, as that counter does; a kernel that skips
+the future spends `(T + 1) / 2T` of it. A backward pass costs two products for each of the forward pass, one where the
+input has no gradient; what flash attention computes anew in it is not counted.
 
 Legend: T frames, S tokens a frame, M agent tokens, D width, N query heads, G key/value heads, K head dim, P patches, L
 latent tokens, Z channels.
@@ -12,6 +12,7 @@ latent tokens, Z channels.
 from dataclasses import replace
 
 from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, TransformerConfig
+from embody.cost.lpips import lpips_row_flops
 from embody.cost.parameters import block_matrices, head_layers, patches
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "agent_row_flops",
     "block_flops",
     "decode_flops",
+    "decoder_row_flops",
     "dynamics_flops",
     "dynamics_row_flops",
     "encode_flops",
@@ -46,7 +48,7 @@ def trunk_flops(
 ) -> int:
     """T frames of S tokens through all layers: `S^2` pairs a frame in a space layer, `T keys` a token in a time layer.
 
-    `space_pairs` replaces `S^2` where there are two streams. `keys` is T by default; with a cache, the frames it holds.
+    `space_pairs` replaces `S^2` where there are two streams. `keys` is T by default; with a cache, its ring.
     """
     space = block_flops(trunk, frames * tokens, frames * (tokens**2 if space_pairs is None else space_pairs))
     time = block_flops(trunk, frames * tokens, tokens * frames * (frames if keys is None else keys))
@@ -99,8 +101,17 @@ def head_flops(config: AgentConfig, *names: str) -> int:
 
 
 def tokenizer_row_flops(config: TokenizerConfig, frames: int) -> int:
-    """Encode and decode, forward and backward; pixels have no gradient."""
-    return 3 * (encode_flops(config, frames) + decode_flops(config, frames)) - _patch_in(config, frames)
+    """Encode and decode, forward and backward, and the loss's network if it has one; pixels have no gradient."""
+    model = 3 * (encode_flops(config, frames) + decode_flops(config, frames)) - _patch_in(config, frames)
+    return model + lpips_row_flops(config, frames)
+
+
+def decoder_row_flops(config: TokenizerConfig, frames: int) -> int:
+    """Encode, then decode, forward and backward: with the encoder frozen, latents have no gradient. And the loss's
+    network if it has one."""
+    latents_in = 2 * frames * config.latents * config.channels * config.decoder.width
+    model = encode_flops(config, frames) + 3 * decode_flops(config, frames) - latents_in
+    return model + lpips_row_flops(config, frames)
 
 
 def dynamics_row_flops(config: DynamicsConfig, frames: int, *, bootstrap: bool) -> float:
@@ -124,46 +135,58 @@ def dynamics_row_flops(config: DynamicsConfig, frames: int, *, bootstrap: bool) 
 
 
 def agent_row_flops(config: Config, frames: int) -> float:
-    """Phase 2: the world once, the agent's stream and heads forward and backward, the dynamics loss on its share.
-
-    The world's pass goes backward only where the agent shares its weights, and only to what it reads: the inputs of
-    the space layers.
-    """
+    """Phase 2: the world once, the agent's stream and heads forward and backward, the dynamics loss on its share."""
     agent, dynamics = config.agent, config.dynamics
-    learning = 3 * (agent_flops(agent, _tokens(dynamics), frames) + frames * head_flops(agent))
-    world = dynamics_flops(dynamics, frames)
-    if not agent.own_weights:
-        read = replace(dynamics.trunk, depth=dynamics.trunk.layers.rindex("S"))
-        world += 2 * trunk_flops(read, frames, _tokens(dynamics)) + _latents(dynamics, frames)
     share = agent.uniform_share if agent.dynamics_weight > 0 else 0.0
-    return learning + world + share * dynamics_row_flops(dynamics, frames, bootstrap=True)
+    heads = 3 * frames * head_flops(agent)
+    return _features_row_flops(config, frames) + heads + share * dynamics_row_flops(dynamics, frames, bootstrap=True)
 
 
 def imagination_row_flops(config: Config) -> float:
     """Phase 3, a step of one dream: the dream over its `updates`, then the policy and value heads on H + 1 frames.
 
-    The dream: its context at once, then H frames over as many cached ones as there are. Features have no gradient.
+    The dream: its context at once, then H frames over a ring as long as they need. Features have no gradient, unless
+    the agent is finetuned: then the prior looks at the whole dream once, and the agent anew in each update.
     """
     agent, dream = config.agent, config.imagination
     context, horizon, S = dream.context, dream.horizon, _tokens(config.dynamics)
     total = dynamics_flops(config.dynamics, context) + agent_flops(agent, S, context)
-    for step in range(1, horizon + 1):
-        keys = min(context + step, config.dynamics.context)
-        total += generated_frame_flops(config, keys) + head_flops(agent)
+    ring = min(context + horizon, config.dynamics.context)
+    total += horizon * (generated_frame_flops(config, ring) + head_flops(agent))
     layers = head_layers(agent)
-    learning = horizon * head_flops(agent, "policy")  # the prior
+    learning = float(horizon * head_flops(agent, "policy"))  # the prior
     for name, frames in (("policy", horizon), ("value", horizon + 1)):
-        learning += frames * (3 * head_flops(agent, name) - 2 * layers[name][0][0] * layers[name][0][1])
+        first = 2 * layers[name][0][0] * layers[name][0][1] if dream.finetune == "heads" else 0
+        learning += frames * (3 * head_flops(agent, name) - first)
+    if dream.finetune == "agent":
+        whole = context + horizon
+        total += dynamics_flops(config.dynamics, whole) + agent_flops(agent, S, whole)
+        total += (horizon + 1) * head_flops(agent)
+        learning += _features_row_flops(config, whole)
     return total / dream.updates + learning
+
+
+def _features_row_flops(config: Config, frames: int) -> int:
+    """What the heads read, forward and backward.
+
+    The world's pass goes backward only where the agent shares its weights, and only to what it reads: the inputs of
+    the space layers.
+    """
+    agent, dynamics = config.agent, config.dynamics
+    world = dynamics_flops(dynamics, frames)
+    if not agent.own_weights:
+        read = replace(dynamics.trunk, depth=dynamics.trunk.layers.rindex("S"))
+        world += 2 * trunk_flops(read, frames, _tokens(dynamics)) + _latents(dynamics, frames)
+    return world + 3 * agent_flops(agent, _tokens(dynamics), frames)
 
 
 # --- generation -------------------------------------------------------------------------------------------------------
 
 
 def generated_frame_flops(config: Config, keys: int | None = None, *, agent: bool = True) -> int:
-    """One more frame: `K + 1` passes of the world, the last to keep it, then the agent's, over so many cached frames.
+    """One more frame: `K + 1` passes of the world, the last to keep it, then the agent's, over a ring of `keys`.
 
-    The cache is full by default; pixels are `decode_flops`.
+    That is `dynamics.context` by default; pixels are `decode_flops`.
     """
     keys = config.dynamics.context if keys is None else keys
     world = (config.dynamics.k_sample + 1) * dynamics_flops(config.dynamics, 1, keys)

@@ -71,8 +71,26 @@ def phases(config: Config) -> list[Phase]:
         before, after = (dynamics_row_flops(d, frames, bootstrap=bootstrap) for bootstrap in (False, True))
         return d.bootstrap_start * before + (1 - d.bootstrap_start) * after
 
+    def world_bytes(frames: int) -> int:
+        return trunk_activations(d.trunk, frames * S, p, config.recompute)
+
     def agent_bytes(frames: int) -> float:
-        return agent_activations(a, S, frames, p) + world_rows * trunk_activations(d.trunk, frames * S, p)
+        return agent_activations(a, S, frames, p, config.recompute) + world_rows * world_bytes(frames)
+
+    whole = config.imagination.context + config.imagination.horizon
+    finetuned = config.imagination.finetune == "agent"  # and the world with it where they share layers
+    dream_learns, dream_matrices = heads["policy"] + heads["value"], 0
+    if finetuned:
+        dream_learns += agent - sum(heads.values()) + world * (not a.own_weights)
+        dream_matrices = blocks
+
+    def dream_bytes(_: int) -> float:
+        ring = ring_bytes(d.trunk, S + a.tokens, min(whole, d.context), p)
+        if not finetuned:
+            return ring
+        # The dream is over before the agent looks at it anew.
+        world_again = 0 if a.own_weights else trunk_activations(d.trunk, whole * S, p)
+        return max(ring, agent_activations(a, S, whole, p) + world_again)
 
     def copies(matrices: int) -> int:
         return 2 * matrices if p == 2 else 0
@@ -83,7 +101,7 @@ def phases(config: Config) -> list[Phase]:
             config.train_tokenizer,
             resident(config.train_tokenizer, held=tokenizer, trained=tokenizer, matrices=halves),
             copies(halves),
-            row_bytes=lambda frames: tokenizer_activations(t, frames, p),
+            row_bytes=lambda frames: tokenizer_activations(t, frames, p, config.recompute),
             row_flops=lambda frames: tokenizer_row_flops(t, frames),
         ),
         Phase(
@@ -91,7 +109,7 @@ def phases(config: Config) -> list[Phase]:
             config.train_dynamics,
             resident(config.train_dynamics, held=world, trained=world, matrices=blocks),
             copies(blocks),
-            row_bytes=lambda frames: trunk_activations(d.trunk, frames * S, p),
+            row_bytes=world_bytes,
             row_flops=dynamics_flops,
         ),
         Phase(
@@ -111,10 +129,14 @@ def phases(config: Config) -> list[Phase]:
             "imagination",
             replace(config.train_imagination, length=config.imagination.horizon, long_length=0),
             resident(
-                config.train_imagination, held=world + agent, trained=heads["policy"] + heads["value"], matrices=0
+                config.train_imagination,
+                held=world + agent,
+                trained=dream_learns,
+                matrices=dream_matrices,
+                prior=dream_learns,
             ),
             copies(blocks * (1 + a.own_weights)),
-            row_bytes=lambda _: ring_bytes(d.trunk, S + a.tokens, d.context),
+            row_bytes=dream_bytes,
             row_flops=lambda _: imagination_row_flops(config),
         ),
     ]

@@ -1,0 +1,59 @@
+"""The perceptual loss of the tokenizer, a frame: what its network computes and keeps, in float32 always.
+
+Legend: C channels, H W pixels or features, k kernel.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from embody.config import TokenizerConfig
+from embody.tokenizer.lpips import LPIPS_NETS
+
+__all__ = ["lpips_activations", "lpips_row_flops"]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A convolution's sizes, pooling done."""
+
+    weights: int  # k^2 C_in C_out
+    taken: int  # C_in H W, of which pooled ones are kept anew
+    pooled: bool
+    outputs: int  # H W
+    channels: int  # C_out
+    read: bool
+
+
+def lpips_row_flops(config: TokenizerConfig, frames: int) -> int:
+    """`2 (3 sum_conv k^2 C_in C_out H W + 2 sum_read C H W)` a frame: both images forward, the decoded one backward.
+
+    The network is frozen: its weights need no product of the backward pass.
+    """
+    layers = list(_layers(config))
+    convolutions = sum(layer.weights * layer.outputs for layer in layers)
+    heads = sum(layer.channels * layer.outputs for layer in layers if layer.read)
+    return 2 * frames * (3 * convolutions + 2 * heads)
+
+
+def lpips_activations(config: TokenizerConfig, frames: int) -> int:
+    """Bytes for the backward pass: of the decoded image the input, each ReLU's output, what pooling gives and from
+    where (8 bytes); of each layer that is compared `f - g` and the norm."""
+    layers = list(_layers(config))
+    total = 4 * 3 * config.height * config.width if layers else 0
+    for layer in layers:
+        total += 4 * layer.channels * layer.outputs
+        total += 12 * layer.taken * layer.pooled
+        total += 4 * (layer.channels + 1) * layer.outputs * layer.read
+    return frames * total
+
+
+def _layers(config: TokenizerConfig) -> Iterator[_Layer]:
+    channels, sides = 3, [config.height, config.width]
+    for conv in LPIPS_NETS[config.lpips] if config.lpips != "none" else ():
+        if conv.pool:
+            sides = [(side - conv.pool) // 2 + 1 for side in sides]
+        taken = channels * sides[0] * sides[1]
+        sides = [(side + 2 * conv.padding - conv.kernel) // conv.stride + 1 for side in sides]
+        weights = conv.kernel**2 * channels * conv.width
+        yield _Layer(weights, taken, bool(conv.pool), sides[0] * sides[1], conv.width, conv.read)
+        channels = conv.width
