@@ -104,6 +104,7 @@ def test_cached_tokens_equal_uncached_ones(config: Any) -> None:
             memory = look(dynamics, noised[:, start:stop], world, start).memory
             world.commit(stop - start)
             found.append(agent(TASK, memory, stop - start, blocks=dynamics.trunk.blocks, cache=own))
+            own.commit(stop - start)
     torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -169,17 +170,24 @@ def test_agent_losses_reach_the_world_only_if_it_lends_its_weights(
         assert head[-1].bias.grad is not None and head[-1].bias.grad.any()
 
 
-@pytest.mark.parametrize("heads_input", ["noised", "alternate", "context"])
+@pytest.mark.parametrize("heads_input", ["noised", "uniform", "alternate", "context"])
 def test_heads_read_the_noised_pass_or_the_context_level(
     heads_input: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = dataclasses.replace(AGENT, heads_input="context" if heads_input == "context" else "noised")
     contexts: Any = "alternate" if heads_input == "alternate" else "noised"
-    dynamics = dataclasses.replace(DYNAMICS, tau_power=2.0, contexts=contexts)
+    draw: Any = "uniform" if heads_input == "uniform" else "partial"
+    dynamics = dataclasses.replace(DYNAMICS, tau_power=2.0, contexts=contexts, step_draw=draw)
     config = dataclasses.replace(CONFIG, agent=agent, dynamics=dynamics)
     stage, (tau, d) = stage_gradients(config, tmp_path, monkeypatch)
     level = stage.model.dynamics.context_level
-    assert (d == 1 / 8).all()  # of the flow loss and of a history alike
+    if heads_input == "uniform":  # every step, as in the flow loss
+        generator = seeded(0)
+        steps = 2.0 ** torch.randint(0, 4, (4, 6), generator=generator)
+        drawn = (steps * torch.rand(4, 6, generator=generator).square()).floor() / steps
+        torch.testing.assert_close((tau, d), (drawn, 1 / steps), atol=0, rtol=0)
+        return
+    assert (d == 1 / 8).all()  # of rows without bootstrap and of a history alike
     if heads_input == "context":
         assert (tau == level).all()
     else:

@@ -311,6 +311,17 @@ def test_bootstrap_beside_held_contexts(monkeypatch: pytest.MonkeyPatch) -> None
     torch.testing.assert_close(metrics["bootstrap"], expected, atol=1e-6, rtol=1e-4)
 
 
+def test_contexts_are_held_in_videos_but_not_in_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are first frames: those at the context level alone would never be learnt from noise."""
+    dynamics = make_dynamics(variant(image_fraction=0.5, bootstrap_fraction=0.0, contexts="alternate"))
+    calls = record(dynamics, monkeypatch)
+    unscaled()(dynamics, make_batch(4, 6), seeded(0), bootstrap=False)
+    images, videos = calls
+    assert images.tau.shape == (12, 1) and videos.tau.shape == (2, 6)
+    assert (videos.tau[:, ::2] == dynamics.context_level).all()
+    assert len(images.tau.view(2, 6)[:, ::2].unique()) > 1
+
+
 def test_a_tau_power_draws_low_levels_more_often() -> None:
     tau = draw_levels(4000, 4, 64, False, seeded(0), power=2.0).tau
     assert torch.equal(tau, (tau * 64).floor() / 64)

@@ -22,12 +22,12 @@ from embody.dynamics import Dynamics
 from embody.logger_manager import LoggerManager, read_metrics
 from embody.model import Agent, WorldAndAgent
 from embody.nn.running_rms import RunningRms
-from embody.training import imagination, precision
+from embody.training import imagination, loop, precision
 from embody.training.agent import AgentStage
 from embody.training.dynamics import DynamicsStage
 from embody.training.imagination import ImaginationStage
 from embody.training.loop import Stage, _optimizers, learning_rate, train
-from embody.training.precision import fastest_precision
+from embody.training.precision import fastest_precision, matrix_rate
 from embody.training.tokenizer import TokenizerStage
 
 STAGES = ("tokenizer", "dynamics", "agent", "imagination")
@@ -91,6 +91,9 @@ class OneNumber:
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         return self.model(batch.rewards).sum(), {"progress": torch.tensor(progress)}
 
+    def row_flops(self, frames: int, progress: float) -> float:
+        return 3e9 * frames
+
 
 def test_the_average_by_hand(tmp_path: Path) -> None:
     stage = OneNumber([1.0] * 3, ema=0.3)
@@ -105,6 +108,28 @@ def test_the_average_by_hand(tmp_path: Path) -> None:
     assert float(saved["average.weight"]) == pytest.approx(average)
     assert torch.equal(stage.model.weight, saved["average.weight"])  # what the loop leaves is the average
     assert losses(tmp_path, "progress") == pytest.approx([0, 1 / 3, 2 / 3])
+
+
+def test_speed_is_logged_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A batch of one row of one frame takes 3 seconds to load, and a step 1 more; a product costs 6 GFLOP a second.
+    now = [0.0]
+
+    class Slow(OneNumber):
+        def batches(self, start: int) -> Iterable[Batch]:
+            for batch in super().batches(start):
+                now[0] += 3.0
+                yield batch
+
+        def loss(self, *inputs: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+            now[0] += 1.0
+            return super().loss(*inputs)
+
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(loop, "matrix_rate", lambda device, precision: 6e9)
+    run(Slow([1.0] * 3), tmp_path)
+    assert losses(tmp_path, "frames_per_second") == pytest.approx([1 / 4] * 3)
+    assert losses(tmp_path, "mfu") == pytest.approx([3 / (4 * 6)] * 3)
+    assert losses(tmp_path, "data_wait") == pytest.approx([3 / 4] * 3)
 
 
 def test_the_average_keeps_to_its_decay(tmp_path: Path) -> None:
@@ -215,6 +240,19 @@ def test_muon_steps_the_matrices_of_blocks_and_adamw_the_rest(config: Config, da
         assert rate == (4e-3 if matrix else 2e-3) * (0.25 if name.startswith("dynamics.") else 1.0), name
 
 
+def test_adamw_steps_by_hand(config: Config, dataset: Dataset) -> None:
+    stage = make("dynamics", with_stage(config, "dynamics", lr=0.1, muon_lr=0.0, weight_decay=0.2), dataset)
+    (optimizer,) = _optimizers(stage)
+    weight = stage.model.get_parameter("latent_in.weight")
+    expected, m, v = weight.detach().double(), 0.0, 0.0
+    for n, seed in enumerate((0, 1, 2), start=1):
+        weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+        optimizer.step()
+        m, v = 0.9 * m + 0.1 * weight.grad.double(), 0.99 * v + 0.01 * weight.grad.double().square()
+        expected = (1 - 0.1 * 0.2) * expected - 0.1 * (m / (1 - 0.9**n)) / ((v / (1 - 0.99**n)).sqrt() + 1e-8)
+    torch.testing.assert_close(weight.detach().double(), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_both_optimisers_step_on_gradients_clipped_together(config: Config, dataset: Dataset, tmp_path: Path) -> None:
     stage = make("dynamics", with_stage(config, "dynamics", clip=1e-3), dataset)
     nn.init.normal_(stage.model.get_submodule("latent_out").weight, std=0.1)  # so that gradients reach all layers
@@ -225,6 +263,16 @@ def test_both_optimisers_step_on_gradients_clipped_together(config: Config, data
     squares = [p.grad.double().square().sum() for p in stage.model.parameters() if p.grad is not None]
     assert float(sum(squares)) ** 0.5 == pytest.approx(1e-3, rel=1e-3)
     assert losses(tmp_path / "run", "gradient_norm")[0] > 0.1  # what it was before
+
+
+def test_the_bootstrap_begins_after_its_share_of_the_steps(config: Config, dataset: Dataset) -> None:
+    dynamics = dataclasses.replace(
+        config.dynamics, bootstrap_fraction=1.0, image_fraction=0.0, bootstrap_start=0.3, step_draw="partial"
+    )
+    stage = make("dynamics", dataclasses.replace(config, dynamics=dynamics), dataset)
+    batch = next(iter(stage.batches(0)))
+    seen = [stage.loss(batch, torch.Generator().manual_seed(0), progress)[1].keys() for progress in (0.0, 0.29, 0.3)]
+    assert ["bootstrap" in metrics for metrics in seen] == [False, False, True]
 
 
 def test_the_agents_values_are_discounted_as_the_dream_is(config: Config, dataset: Dataset) -> None:
@@ -340,7 +388,7 @@ def test_imagination_trains_policy_and_value_only(config: Config, dataset: Datas
 # The loss is divided by its running size: what must fall is the raw term.
 LEARNS = {
     "tokenizer": {"mse": 0.3},
-    "dynamics": {"flow": 0.6},
+    "dynamics": {"flow": 0.5},
     "agent": {"policy": 0.5, "reward": 0.3, "value": 0.25, "continue": 0.25},
 }
 
@@ -367,6 +415,17 @@ def test_losses_fall_on_four_episodes(name: str, four_episodes: Dataset, tmp_pat
     for key, share in LEARNS[name].items():
         values = losses(tmp_path / "run", key)
         assert sum(values[-6:]) < share * sum(values[:6]), (key, values[:6], values[-6:])
+
+
+def test_the_bootstrap_falls_on_four_episodes(four_episodes: Dataset, tmp_path: Path) -> None:
+    """From a world whose half steps disagree with its whole ones; one that says 0 everywhere agrees with itself."""
+    config = with_stage(tiny_config(tmp_path), "dynamics", batch=8, epochs=80, lr=3e-3, muon_lr=1e-2, long_length=0)
+    dynamics = dataclasses.replace(config.dynamics, bootstrap_start=0.0, bootstrap_fraction=0.5)
+    stage = make("dynamics", dataclasses.replace(config, dynamics=dynamics), four_episodes)
+    nn.init.normal_(stage.model.get_submodule("latent_out").weight, std=0.3)
+    run(stage, tmp_path / "run")
+    values = losses(tmp_path / "run", "bootstrap")
+    assert sum(values[-6:]) < 0.2 * sum(values[:6]), (values[:6], values[-6:])
 
 
 def test_imagination_earns_more_where_the_reward_is_known(
@@ -409,6 +468,13 @@ def test_a_step_in_bfloat16(name: str, config: Config, dataset: Dataset, tmp_pat
     reference = make(name, config, dataset)
     run(reference, tmp_path / "float32")
     assert loss == pytest.approx(losses(tmp_path / "float32")[0], rel=0.05, abs=0.02)
+
+
+def test_the_matrix_rate_is_that_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: now.__setitem__(0, now[0] + 0.05) or now[0])
+    found = matrix_rate.__wrapped__(torch.device("cpu"), "float32")
+    assert found == pytest.approx(2 * 512**3 / 0.05)
 
 
 def test_the_fastest_precision_is_one_of_the_two(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -288,6 +288,8 @@ class Config:
     cache_dir: str = "~/.cache/embody"  # weights that others trained (`embody weights`), shared by all runs
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int = 0  # loader processes; 0 loads in the training process
+    recompute: bool = False  # training keeps only the inputs of blocks and computes the rest anew: less memory, slower
+    compile: bool = False  # blocks, and the steps of dreams trained in: a minute or more for the first steps of a stage
     env: EnvConfig = EnvConfig()
     collect: CollectConfig = CollectConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -500,6 +502,7 @@ def minecraft() -> Config:
     return Config(
         name="minecraft",
         preset="minecraft",
+        recompute=True,  # a long row would keep 212 GiB
         env=EnvConfig(
             family="minecraft",
             tasks=("obtain_diamond",),

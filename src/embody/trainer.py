@@ -284,6 +284,8 @@ class Trainer:
             logger=self.logger,
             precision=self.config.precision,
             seed=self.config.seed,
+            recompute=self.config.recompute,
+            compile=self.config.compile,
             on_checkpoint=record,
         )
 

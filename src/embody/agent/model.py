@@ -95,25 +95,24 @@ class Agent(nn.Module):
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
 
-    def new_cache(self, rows: int, context: int) -> RingCache:
-        """An empty history of the agent tokens."""
+    def new_cache(self, rows: int, context: int, dtype: torch.dtype = torch.float32) -> RingCache:
+        """An empty history of the agent tokens, in the world's `dtype`."""
         config, device = self.config, self.token_MD.device
-        return RingCache(config.trunk, rows=rows, tokens=config.tokens, context=context, device=device)
+        return RingCache(config.trunk, rows=rows, tokens=config.tokens, context=context, device=device, dtype=dtype)
 
     def forward(
         self, task: Tensor, memory: Memory, frames: int, *, blocks: Sequence[nn.Module], cache: RingCache | None = None
     ) -> Tensor:
         """Features `[B, T, H]` of tasks int64 `[B, W]` over the world's `memory` of `frames` = T frames.
 
-        `blocks` are the world's layers, used unless the agent owns its weights. With a cache the frames are kept.
+        `blocks` are the world's layers, used unless the agent owns its weights. With a cache the frames are in
+        progress: `cache.commit` keeps them.
         """
         M, width = self.config.tokens, self.config.trunk.width
         task_BMD = self.task(self.word(task).flatten(1)).unflatten(-1, (M, width))
         g_BTMD = self.token_norm(task_BMD + self.token_MD)[:, None].expand(-1, frames, -1, -1)
         layers = self.blocks if self.config.own_weights else blocks
         g_BTMD = run_second_stream(list(layers), self.config.trunk, g_BTMD, memory, cache)
-        if cache is not None:
-            cache.commit(frames)
         return self.norm(g_BTMD).flatten(2)
 
 

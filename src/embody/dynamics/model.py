@@ -77,11 +77,10 @@ class Dynamics(nn.Module):
         """Signal level of context frames, on the finest grid: `round(0.9 K_max) / K_max`."""
         return round(self.config.context_tau * self.config.k_max) / self.config.k_max
 
-    def new_cache(self, rows: int) -> RingCache:
-        """An empty history of `rows` worlds."""
-        device = self.register_RD.device
-        config = self.config
-        return RingCache(config.trunk, rows=rows, tokens=self.tokens, context=config.context, device=device)
+    def new_cache(self, rows: int, context: int | None = None) -> RingCache:
+        """An empty history of `rows` worlds, of `config.context` frames by default."""
+        context = self.config.context if context is None else context
+        return self.trunk.new_cache(rows, self.tokens, context)
 
     def pack(self, latents: Tensor) -> Tensor:
         """The tokenizer's latents `[B, T, *, *]` as this model's `[B, T, L, Z]`."""

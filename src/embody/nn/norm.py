@@ -3,15 +3,22 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embody.nn import by_hand
+
 __all__ = ["RMSNorm"]
 
 
 class RMSNorm(nn.RMSNorm):
     """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension; float32 out, under autocast too."""
 
+    eps: float
+
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         # Mixed with its float32 weight a bfloat16 input would also miss the fused kernel, with a warning.
-        return F.rms_norm(x.float(), self.normalized_shape, self.weight, self.eps)
+        x = x.float()
+        if by_hand.pays(x, self.weight):
+            return by_hand.rms_norm(x, self.weight, self.eps)
+        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embody.config import TokenizerConfig, TransformerConfig
+from embody.config import TokenizerConfig
 from embody.nn.cache import RingCache
 from embody.nn.transformer import Transformer, initialise
 
@@ -60,15 +60,14 @@ class Tokenizer(nn.Module):
 
     def encoder_cache(self, rows: int) -> RingCache:
         """An empty history for encoding `rows` videos frame by frame."""
-        return self._cache(self.config.encoder, rows)
+        return self._cache(self.encoder, rows)
 
     def decoder_cache(self, rows: int) -> RingCache:
         """An empty history for decoding `rows` videos frame by frame."""
-        return self._cache(self.config.decoder, rows)
+        return self._cache(self.decoder, rows)
 
-    def _cache(self, trunk: TransformerConfig, rows: int) -> RingCache:
-        tokens = self.grid[0] * self.grid[1] + self.config.latents
-        return RingCache(trunk, rows=rows, tokens=tokens, context=self.config.context, device=self.masked_D.device)
+    def _cache(self, trunk: Transformer, rows: int) -> RingCache:
+        return trunk.new_cache(rows, self.grid[0] * self.grid[1] + self.config.latents, self.config.context)
 
     def set_pixel_statistics(self, frames: Tensor) -> None:
         """Mean and standard deviation of each colour over uint8 `frames` `[..., 3, H, W]`."""
@@ -101,8 +100,7 @@ class Tokenizer(nn.Module):
         it holds and are kept: one at a time, or a context into an empty one.
         """
         B, T = frames.shape[:2]
-        patches = self.patch_in(self.standardise(self.pad(frames)).flatten(0, 1)).flatten(2).transpose(1, 2)
-        patch_BTPD = patches.unflatten(0, (B, T))
+        patch_BTPD = self._project_patches(self.standardise(self.pad(frames)))
         if dropped is not None:
             patch_BTPD = torch.where(dropped[..., None], self.masked_D.to(patch_BTPD.dtype), patch_BTPD)
         patch_BTPD = patch_BTPD + self.patch_position_PD
@@ -127,9 +125,22 @@ class Tokenizer(nn.Module):
         )
         if cache is not None:
             cache.commit(T)
-        patch_FDhw = x_BTSD[:, :, L:].flatten(0, 1).transpose(1, 2).unflatten(2, self.grid)
-        frame_BTCHW = self.patch_out(patch_FDhw).float().unflatten(0, (B, T))
+        frame_BTCHW = self._draw_patches(x_BTSD[:, :, L:]).float()
         return frame_BTCHW[..., : self.config.height, : self.config.width]
+
+    # Patches do not overlap: both convolutions are one product each, many times as fast on CPUs.
+
+    def _project_patches(self, frame_BTCHW: Tensor) -> Tensor:
+        p = self.config.patch
+        patch_BThwCpp = frame_BTCHW.unflatten(4, (-1, p)).unflatten(3, (-1, p)).permute(0, 1, 3, 5, 2, 4, 6)
+        return F.linear(patch_BThwCpp.flatten(4).flatten(2, 3), self.patch_in.weight.flatten(1), self.patch_in.bias)
+
+    def _draw_patches(self, patch_BTPD: Tensor) -> Tensor:
+        p, weight, bias = self.config.patch, self.patch_out.weight, self.patch_out.bias
+        assert bias is not None
+        pixel_BTPi = F.linear(patch_BTPD, weight.flatten(1).T, bias.repeat_interleave(p * p))
+        pixel_BThwCpp = pixel_BTPi.unflatten(3, (3, p, p)).unflatten(2, self.grid)
+        return pixel_BThwCpp.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4)
 
     def encode_video(self, frames: Tensor) -> Tensor:
         """`encode` frame by frame, as while acting: any length, each frame seeing at most `context` frames."""

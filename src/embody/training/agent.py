@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from embody.agent import Agent, AgentLoss
 from embody.batch import Batch
 from embody.config import Config
+from embody.cost.flops import agent_row_flops
 from embody.data import Dataset, EpisodeRow, batches, steps_per_epoch, uniform_rows
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts
@@ -96,12 +97,17 @@ class AgentStage:
             loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
         return loss, metrics
 
+    def row_flops(self, frames: int, progress: float) -> float:
+        return agent_row_flops(self.whole, frames)
+
     def _levels(self, batch: Batch, generator: torch.Generator) -> Levels:
         """Levels that the heads read: drawn as the flow loss draws them [P], or that of a history (the seed's)."""
         config, context_levels = self.model.dynamics.config, self.model.context_levels(batch)
         if self.whole.agent.heads_input == "context":
             return context_levels
-        levels = draw_levels(batch.rows, batch.length, config.k_max, False, generator, config.tau_power)
+        uniform = config.step_draw == "uniform"
+        shape = (batch.rows, batch.length)
+        levels = draw_levels(*shape, config.k_max, uniform, generator, config.tau_power, finest=uniform)
         if config.contexts == "alternate":
             levels = hold_contexts(levels, self.model.dynamics.context_level, 1 / config.k_max)
         return levels

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from embody.batch import Batch
 from embody.config import Config
+from embody.cost.flops import dynamics_row_flops
 from embody.data import Dataset, batches, steps_per_epoch
 from embody.dynamics import Dynamics, ShortcutLoss
 
@@ -45,5 +46,10 @@ class DynamicsStage:
         )
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        bootstrap = progress >= self.whole.dynamics.bootstrap_start
-        return self.losses(self.model, batch, generator, bootstrap=bootstrap)
+        return self.losses(self.model, batch, generator, bootstrap=self._bootstrap(progress))
+
+    def row_flops(self, frames: int, progress: float) -> float:
+        return dynamics_row_flops(self.whole.dynamics, frames, bootstrap=self._bootstrap(progress))
+
+    def _bootstrap(self, progress: float) -> bool:
+        return progress >= self.whole.dynamics.bootstrap_start

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from embody.agent import PmpoLoss, lambda_returns
 from embody.batch import Batch
 from embody.config import Config
+from embody.cost.flops import imagination_row_flops
 from embody.data import Dataset, batches, steps_per_epoch
 from embody.imagination import Dream
-from embody.model import WorldAndAgent
+from embody.model import Precision, WorldAndAgent, for_inference
 
 __all__ = ["ImaginationStage", "Trajectories", "dream_trajectories"]
 
@@ -33,7 +34,13 @@ class Trajectories:
 def dream_trajectories(model: WorldAndAgent, batch: Batch, *, horizon: int, generator: torch.Generator) -> Trajectories:
     """One rollout from each context of `batch`, by the live policy."""
     assert batch.latents is not None
-    dream = Dream(model.dynamics, model.agent, k_sample=model.dynamics.config.k_sample, generator=generator)
+    dream = Dream(
+        model.dynamics,
+        model.agent,
+        k_sample=model.dynamics.config.k_sample,
+        generator=generator,
+        longest=batch.length + horizon,
+    )
     features = [dream.reset(batch.latents, batch.actions, batch.is_first, batch.task)[:, -1]]
     latents, actions, rewards = [], [], [torch.zeros(batch.rows, device=batch.rewards.device)]
     continues = [torch.ones_like(rewards[0])]
@@ -79,15 +86,18 @@ class ImaginationStage:
         self.steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
         self.model: WorldAndAgent = model.requires_grad_(False)
         heads = model.agent.heads
-        self.prior = copy.deepcopy(model).eval()
         self.trained = [*heads.policy.parameters(), *heads.value.parameters()]
         if config.imagination.finetune == "agent":
             others = [p for name, p in model.agent.named_parameters() if not name.startswith("heads.")]
             shared = [] if config.agent.own_weights else model.dynamics.parameters()
             self.trained += [*others, *shared]
+        learnt = {id(parameter) for parameter in self.trained}
+        # Only what learns is held twice: at the paper's size the world alone is 6 GiB.
+        self.prior = copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in learnt}).eval()
         for parameter in self.trained:
             parameter.requires_grad_(True)
         self.losses: nn.Module = PmpoLoss(config.imagination)
+        self.dreamer: WorldAndAgent | None = None
         self.dreamt: Trajectories | None = None
         self.contexts: Batch
 
@@ -113,7 +123,7 @@ class ImaginationStage:
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         config, heads = self.whole.imagination, self.model.agent.heads
         if self.dreamt is None or round(progress * self.steps) % config.updates == 0:
-            self.dreamt = dream_trajectories(self.model, batch, horizon=config.horizon, generator=generator)
+            self.dreamt = dream_trajectories(self._dreamer(), batch, horizon=config.horizon, generator=generator)
             if config.finetune == "agent":
                 self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, generator)
             if config.shuffle_rewards:
@@ -139,6 +149,21 @@ class ImaginationStage:
             "imagined_length": alive.sum(dim=1).mean(),
         }
         return loss + value, metrics
+
+    def row_flops(self, frames: int, progress: float) -> float:
+        return imagination_row_flops(self.whole)
+
+    def _dreamer(self) -> WorldAndAgent:
+        """The model with its heads as they are now, to dream with: autocast would cast frozen matrices every time."""
+        autocast = torch.is_autocast_enabled(self.model.agent.token_MD.device.type)
+        heads_only = self.whole.imagination.finetune == "heads"
+        if not autocast and not self.whole.compile:
+            return self.model
+        if self.dreamer is None or not heads_only:
+            precision: Precision = "bfloat16" if autocast else "float32"
+            self.dreamer = for_inference(self.model, precision=precision, compiled=self.whole.compile and heads_only)
+            self.dreamer.agent.heads = self.model.agent.heads
+        return self.dreamer
 
     def _relive(
         self, model: WorldAndAgent, dreamt: Trajectories, contexts: Batch, generator: torch.Generator

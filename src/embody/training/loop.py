@@ -4,6 +4,7 @@ Every step is a pure function of (state, seed, step): the batch is numbered, and
 the step. So a run that is stopped and resumed gives, bit for bit on one machine, what an uninterrupted one gives.
 """
 
+import contextlib
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from embody.distributed.checkpoint import (
 from embody.logger_manager import LoggerManager
 from embody.nn.transformer import Block
 from embody.training.muon import Muon
+from embody.training.precision import matrix_rate
 
 __all__ = ["Stage", "learning_rate", "train"]
 
@@ -58,6 +60,10 @@ class Stage(Protocol):
         """Loss and metrics; `progress` in [0, 1) is the share of the training done."""
         ...
 
+    def row_flops(self, frames: int, progress: float) -> float:
+        """FLOPs of a step for each of its rows, of so many frames; see `embody.cost.flops`."""
+        ...
+
 
 def train(
     stage: Stage,
@@ -67,12 +73,15 @@ def train(
     logger: LoggerManager,
     precision: str,
     seed: int,
+    recompute: bool = False,
+    compile: bool = False,
     stop_after: int | None = None,
     on_checkpoint: Callable[[], None] = lambda: None,
 ) -> None:
     """Train from `checkpoint` if it exists, else from the stage's own start, to the last step (or `stop_after` more).
 
     At the end `stage.model` holds the averaged weights. `about` (the stage's config) must equal that in the checkpoint.
+    `recompute` and `compile`: see `Config`.
     """
     config = stage.config
     device = next(stage.model.parameters()).device
@@ -85,11 +94,14 @@ def train(
     last = stage.steps if stop_after is None else min(stage.steps, first + stop_after)
     generator = torch.Generator(device)
     batches = _iterate(stage, first, last)
-    clock = _Clock()
+    clock = _Clock(matrix_rate(device, precision))
     stage.model.train()
+    for block in _blocks(stage.model):
+        block.recompute, block.compiled = recompute, compile
     with logger.progress(stage.name, stage.steps, first) as bar:
         for step in range(first, last):
-            batch = next(batches).to(device)
+            with clock.waiting():
+                batch = next(batches).to(device)
             generator.manual_seed(seed * 1_000_003 + step)
             share = learning_rate(config, step, stage.steps)
             for optimizer in optimizers:
@@ -106,7 +118,7 @@ def train(
             for optimizer in optimizers:
                 optimizer.step()
             _average(average, stage.model, min(config.ema, (step + 1) / (step + 10)))
-            clock.count(batch)
+            clock.count(batch, batch.rows * stage.row_flops(batch.length, step / stage.steps))
             done = step + 1
             if done % config.log_every == 0 or done == stage.steps:
                 values = {name: float(value) for name, value in metrics.items()}
@@ -136,8 +148,8 @@ def learning_rate(config: StageConfig, step: int, steps: int) -> float:
 def _optimizers(stage: Stage) -> list[torch.optim.Optimizer]:
     """AdamW, and Muon for the matrices of transformer blocks if it has a rate."""
     config = stage.config
-    blocks = (block for block in stage.model.modules() if isinstance(block, Block))
-    matrices = {p for block in blocks for p in block.parameters() if p.ndim == 2} if config.muon_lr else set()
+    blocks = _blocks(stage.model) if config.muon_lr else []
+    matrices = {p for block in blocks for p in block.parameters() if p.ndim == 2}
     rest, muon = [], []
     for group in stage.parameter_groups():
         scale = group.get("lr_scale", 1.0)
@@ -151,18 +163,40 @@ def _optimizers(stage: Stage) -> list[torch.optim.Optimizer]:
     return optimizers
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.frames, self.since = 0, time.perf_counter()
+def _blocks(model: nn.Module) -> list[Block]:
+    return [module for module in model.modules() if isinstance(module, Block)]
 
-    def count(self, batch: Batch) -> None:
+
+class _Clock:
+    """What a second of training held since the last `rates`."""
+
+    def __init__(self, matrix_rate: float) -> None:
+        self.matrix_rate = matrix_rate
+        self._begin()
+
+    def _begin(self) -> None:
+        self.frames, self.flops, self.waited, self.since = 0, 0.0, 0.0, time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - began
+
+    def count(self, batch: Batch, flops: float) -> None:
         self.frames += batch.rows * batch.length
+        self.flops += flops
 
     def rates(self) -> dict[str, float]:
-        now = time.perf_counter()
-        rate = {"frames_per_second": self.frames / max(now - self.since, 1e-9)}
-        self.frames, self.since = 0, now
-        return rate
+        """`mfu` is the share of the measured matrix rate, `data_wait` that of the time spent waiting for batches."""
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        rates = {
+            "frames_per_second": self.frames / seconds,
+            "mfu": self.flops / seconds / self.matrix_rate,
+            "data_wait": self.waited / seconds,
+        }
+        self._begin()
+        return rates
 
 
 def _iterate(stage: Stage, first: int, last: int) -> Iterator[Batch]:

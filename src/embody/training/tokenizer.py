@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from embody.batch import Batch
 from embody.config import Config
+from embody.cost.flops import decoder_row_flops, tokenizer_row_flops
 from embody.data import Dataset, batches, steps_per_epoch
 from embody.model import load_lpips
 from embody.tokenizer import Tokenizer, TokenizerLoss
@@ -58,6 +59,9 @@ class TokenizerStage:
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         return self.losses(self.model, batch.frames, batch.mask, generator)
 
+    def row_flops(self, frames: int, progress: float) -> float:
+        return tokenizer_row_flops(self.model.config, frames)
+
 
 class DecoderStage:
     """The last steps of phase 1a: the decoder alone goes on, while masking falls to 0 as in use.
@@ -83,3 +87,6 @@ class DecoderStage:
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         masking = max(0.0, 1 - 2 * progress)  # the second half sees whole images
         return self.losses(self.model, batch.frames, batch.mask, generator, masking)
+
+    def row_flops(self, frames: int, progress: float) -> float:
+        return decoder_row_flops(self.model.config, frames)
