@@ -487,6 +487,25 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("finetune", ["heads", "agent"])
+def test_in_bfloat16_the_live_policy_dreams_in_matrices_cast_beforehand(finetune: str, tmp_path: Path) -> None:
+    stage, batch = make_stage(tmp_path, finetune=finetune), make_batch(64, CONTEXT)
+    found = []
+    for more in (0.0, 50.0):  # what a step might do to the policy, and more
+        with torch.no_grad():
+            stage.model.agent.heads.policy[-1].bias[0] += more
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            stage.loss(batch, seeded(4), 0.0)
+        found.append(stage.dreamt)
+    first, second = found
+    assert first is not None and second is not None and stage.dreamer is not None
+    assert stage.dreamer.dynamics.trunk.blocks[0].mlp.out.weight.dtype == torch.bfloat16  # type: ignore[union-attr]
+    assert stage.model.dynamics.trunk.blocks[0].mlp.out.weight.dtype == torch.float32  # type: ignore[union-attr]
+    assert (first.actions[..., 0] != 0).any() and (second.actions[..., 0] == 0).all()
+    exact = trajectories(stage.model, batch, seed=4)
+    torch.testing.assert_close(second.latents[:, 0], exact.latents[:, 0], atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("finetune", ["heads", "agent"])
 def test_a_rollout_serves_several_updates(finetune: str, tmp_path: Path) -> None:
     stage = make_stage(tmp_path, updates=2, finetune=finetune)
     stage.steps = 6

@@ -10,8 +10,8 @@ from tiny_models import ACTIONS, ONE_TIME_LAYER, TRUNK, make_actions, make_dynam
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
-from embody.config import ActionSpec, TransformerConfig
-from embody.nn import attention
+from embody.config import ActionSpec, TransformerConfig, minecraft, minigrid
+from embody.nn import attention, by_hand
 from embody.nn.attention import Attention, attend, attend_capped
 from embody.nn.cache import RingCache
 from embody.nn.distributions import FactoredCategorical, TwoHot, symexp, symlog
@@ -150,10 +150,60 @@ def test_queries_and_keys_are_normalised_and_values_are_not() -> None:
     torch.testing.assert_close(k.square().mean(dim=-1), torch.ones(2, 2, 5), atol=1e-3, rtol=0)
 
 
+# --- layers, whole ---------------------------------------------------------------------------------------------------
+
+
+def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
+    return gain.double() * x / (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt()
+
+
+def turn(x_BNXK: Tensor, base: float, fastest: float = 1.0) -> Tensor:
+    """RoPE as a product of complex numbers, in float64."""
+    half = x_BNXK.shape[-1] // 2
+    frequency = fastest * base ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(x_BNXK.shape[-2], dtype=torch.float64)[:, None] * frequency
+    turned = torch.complex(x_BNXK[..., :half], x_BNXK[..., half:]) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat((turned.real, turned.imag), dim=-1)
+
+
+@pytest.mark.parametrize("soft_cap", [0.0, 1.5])
+def test_a_transformer_by_hand(soft_cap: float) -> None:
+    """Layer by layer in float64, from the weights alone: nothing of the module runs twice."""
+    config = dataclasses.replace(
+        TRUNK, pattern="SSST", soft_cap=soft_cap, rope_base=50.0, time_rope=(2.5, 20.0), time_query_gain=2.0
+    )
+    model, B, T, S, D = make_transformer(config), 2, 5, 3, 16
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:  # gains that differ, so that each must be used where it belongs
+                parameter.mul_(1 + 0.3 * torch.randn(parameter.shape, generator=seeded(len(name))))
+    weights = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    x = normal(B, T, S, D)
+    h = x.double()
+    assert config.layers == "SSST"
+    for i, kind in enumerate(config.layers):
+        w = {name.removeprefix(f"blocks.{i}."): t for name, t in weights.items() if name.startswith(f"blocks.{i}.")}
+        into = rms_norm(h, w["attention_norm.weight"])
+        sequences = into.reshape(B * T, S, D) if kind == "S" else into.transpose(1, 2).reshape(B * S, T, D)
+        projected = torch.einsum("bxd,ed->bxe", sequences, w["attention.qkv.weight"])
+        q, k, v = projected.unflatten(-1, (4 + 2 + 2, 4)).transpose(1, 2).split((4, 2, 2), dim=1)
+        of_kind = (config.rope_base, 1.0) if kind == "S" else (20.0, 2.5)
+        q = turn(rms_norm(q, w["attention.q_norm.weight"]), *of_kind)
+        k = turn(rms_norm(k, w["attention.k_norm.weight"]), *of_kind)
+        o = reference(q, k, v, None if kind == "S" else CAUSAL_5, soft_cap).transpose(1, 2).flatten(2)
+        o = o @ w["attention.out.weight"].T
+        h = h + (o.view(B, T, S, D) if kind == "S" else o.view(B, S, T, D).transpose(1, 2))
+        gate, up = (rms_norm(h, w["mlp_norm.weight"]) @ w["mlp.gate_up.weight"].T).chunk(2, dim=-1)
+        h = h + (gate / (1 + torch.exp(-gate)) * up) @ w["mlp.out.weight"].T
+    with torch.no_grad():
+        found, _ = model(x)
+    torch.testing.assert_close(found.double(), rms_norm(h, weights["norm.weight"]), atol=1e-5, rtol=1e-5)
+
+
 # --- two streams ----------------------------------------------------------------------------------------------------
 
 
-def by_hand(block: Block, x_FSD: Tensor, allowed: Tensor) -> Tensor:
+def masked_space_layer(block: Block, x_FSD: Tensor, allowed: Tensor) -> Tensor:
     """A space layer with a mask `[S, S]`, attention in float64."""
     angles = rotary_angles(torch.arange(x_FSD.shape[1]), 4, TRUNK.rope_base)
     o = reference(*block.attention.project(block.attention_norm(x_FSD), angles), allowed).float()
@@ -167,8 +217,8 @@ def test_a_space_layer_of_two_streams_is_a_masked_one() -> None:
     allowed = torch.ones(5, 5, dtype=torch.bool)
     allowed[:3, 3:] = False  # the first three tokens do not see the others
     angles = rotary_angles(torch.arange(5), 4, TRUNK.rope_base)
-    found = block.space(x, angles, first=3)
-    expected = by_hand(block, x.flatten(0, 1), allowed).view_as(x)
+    found = block.space(x, angles, 3)
+    expected = masked_space_layer(block, x.flatten(0, 1), allowed).view_as(x)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     # The same with the second stream in a call of its own.
     alone = block.read(x[:, :, 3:], x[:, :, :3], angles)
@@ -178,7 +228,7 @@ def test_a_space_layer_of_two_streams_is_a_masked_one() -> None:
 def test_a_space_layer_keeps_frames_apart() -> None:
     torch.manual_seed(0)
     block, x = Block(TRUNK), normal(2, 3, 5, 16).requires_grad_()
-    out = block.space(x, rotary_angles(torch.arange(5), 4, TRUNK.rope_base), first=5)
+    out = block.space(x, rotary_angles(torch.arange(5), 4, TRUNK.rope_base), 5)
     (gradient,) = torch.autograd.grad(out[0, 1].square().sum(), x)
     assert gradient[0, 1].abs().sum(dim=-1).min() > 0
     gradient[0, 1] = 0
@@ -281,7 +331,9 @@ def test_a_full_ring_holds_the_last_frames() -> None:
         with torch.no_grad():
             window, _ = model(x[:, max(0, t - 2) : t + 1])
         torch.testing.assert_close(found[:, t], window[:, -1], atol=1e-5, rtol=1e-5)
-    assert cache.k.shape == (1, 2 * 3, 2, 3, 4)  # layers, rows x tokens, key heads, context, head
+    assert [ring.shape for ring in (*cache.k, *cache.v)] == 2 * [
+        (2 * 3, 2, 3, 4)
+    ]  # rows x tokens, key heads, context, head
 
 
 @pytest.mark.parametrize("before", [2, 7])  # a ring half empty, and one that drops frames
@@ -312,7 +364,7 @@ def test_frames_of_one_pass_equal_those_of_several() -> None:
     expected = frame_by_frame(model, x, cache)
     model, cache = make_cached(TRUNK, context=4)
     parts = []
-    for start, stop in ((0, 1), (1, 3), (3, 5), (5, 8), (8, 9)):  # from the fourth part on, each frame drops another
+    for start, stop in ((0, 1), (1, 3), (3, 5), (5, 7), (7, 9)):  # from the third part on, each frame drops another
         parts.append(model(x[:, start:stop], cache=cache)[0])
         cache.commit(stop - start)
     torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=1e-5, rtol=1e-5)
@@ -353,7 +405,14 @@ def test_two_hot_by_hand() -> None:
     torch.testing.assert_close(outside, torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
 
 
-@pytest.mark.parametrize(("low", "high", "bins"), [(0.0, 1.0, 41), (-2.0, 2.0, 11), (-1e6, 1e6, 255)])
+OF_PRESETS = {
+    (*span, agent.bins)
+    for agent in (minigrid().agent, minecraft().agent)
+    for span in (agent.reward_range, agent.value_range)
+}
+
+
+@pytest.mark.parametrize(("low", "high", "bins"), [*sorted(OF_PRESETS), (-2.0, 2.0, 11), (-1e6, 1e6, 255)])
 def test_two_hot_gives_back_every_number_of_its_range(low: float, high: float, bins: int) -> None:
     two_hot = TwoHot(low, high, bins)
     sizes = torch.logspace(-6, 6, 121)
@@ -485,3 +544,87 @@ def test_norms_stay_in_float32() -> None:
         found = norm(x.bfloat16())
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, torch.tensor([[3 / 2.5, 2 * 4 / 2.5, 0.0, 0.0]]))
+
+
+# --- gradients by hand ------------------------------------------------------------------------------------------------
+
+
+def doubles(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64, requires_grad=True)
+
+
+def test_gradients_by_hand_are_those_of_the_functions() -> None:
+    cos, sin = (part.double() for part in rotary_angles(torch.arange(5), 4, base=100.0))
+    x, weight = doubles(3, 5, 2, 4), doubles(4, seed=1)
+    assert torch.autograd.gradcheck(lambda x, w: by_hand.rms_norm(x, w, 0.1), (x, weight))
+    assert torch.autograd.gradcheck(lambda x, w: by_hand.rms_norm_and_rotate(x, w, 0.1, cos, sin), (x, weight))
+    qkv = doubles(3, 5, 5, 4)  # some heads of a fused projection: not contiguous
+    assert torch.autograd.gradcheck(
+        lambda x, w: by_hand.rms_norm_and_rotate(x.split((2, 3), dim=2)[1], w, 0.1, cos, sin), (qkv, weight)
+    )
+    assert torch.autograd.gradcheck(by_hand.swiglu, (doubles(3, 5, 8),))
+
+
+def test_functions_by_hand_are_the_plain_ones() -> None:
+    cos, sin = (part.double() for part in rotary_angles(torch.arange(5), 4, base=100.0))
+    x, weight = doubles(3, 5, 2, 4), doubles(4, seed=1)
+    plain = F.rms_norm(x, (4,), weight, 0.1)
+    torch.testing.assert_close(by_hand.rms_norm(x, weight, 0.1), plain)
+    turned = rotate(plain.transpose(1, 2), (cos, sin)).transpose(1, 2)
+    torch.testing.assert_close(by_hand.rms_norm_and_rotate(x, weight, 0.1, cos, sin), turned)
+    gate, up = x.chunk(2, dim=-1)
+    torch.testing.assert_close(by_hand.swiglu(x), F.silu(gate) * up)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_trained_transformer_computes_what_a_used_one_does(precision: torch.dtype) -> None:
+    model, x = make_transformer(), normal(2, 3, 5, 16)
+    places = torch.arange(5.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+        trained, _ = model(x, first=2, places=places)
+        with torch.no_grad():
+            used, _ = model(x, first=2, places=places)
+    assert trained.requires_grad and not used.requires_grad
+    tolerance = 1e-5 if precision == torch.float32 else 0.05
+    torch.testing.assert_close(trained.detach(), used, atol=tolerance, rtol=tolerance)
+
+
+# --- blocks as they are trained ---------------------------------------------------------------------------------------
+
+
+def gradients(model: Transformer, x: Tensor) -> list[Tensor]:
+    model.zero_grad()
+    out, memory = model(x, first=2)
+    second = run_second_stream(model.blocks, model.config, x[:, :, :1], memory)
+    (out.square().sum() + second.square().sum()).backward()
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def test_recomputed_blocks_have_the_same_gradients_and_keep_less() -> None:
+    model, x = make_transformer(), normal(2, 3, 5, 16)
+    expected, kept = gradients(model, x), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
+        model(x)
+        before = sum(kept)
+        kept.clear()
+        for block in model.blocks:
+            block.recompute = True
+        model(x)
+    assert sum(kept) < before / 4
+    found = gradients(model, x)
+    assert len(found) == len(expected) and all(map(torch.equal, found, expected))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_blocks_have_the_same_gradients(recompute: bool) -> None:
+    model = make_transformer()
+    for frames in (3, 6):  # lengths alternate
+        x = normal(2, frames, 5, 16)
+        for block in model.blocks:
+            block.compiled = block.recompute = False
+        expected = gradients(model, x)
+        for block in model.blocks:
+            block.compiled, block.recompute = True, recompute
+        for a, b in zip(gradients(model, x), expected, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

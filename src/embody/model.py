@@ -1,7 +1,8 @@
 """The three models under their seed names, and loading their weights."""
 
+import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +13,17 @@ from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, 
 from embody.distributed.checkpoint import load_tensors, load_weights
 from embody.dynamics import Dynamics
 from embody.dynamics.shortcut import Levels, noise_to
+from embody.nn.compiled import compile_steps
+from embody.nn.transformer import Block, Transformer
 from embody.tokenizer import Lpips, Tokenizer
 
 __all__ = [
     "Agent",
     "Dynamics",
+    "Precision",
     "Tokenizer",
     "WorldAndAgent",
+    "for_inference",
     "load_dynamics",
     "load_lpips",
     "load_tokenizer",
@@ -50,6 +55,48 @@ class WorldAndAgent(nn.Module):
         """The level of a history, for each frame of the `batch`."""
         level = torch.full(batch.mask.shape, self.dynamics.context_level, device=batch.mask.device)
         return Levels(level, torch.full_like(level, 1 / self.dynamics.config.k_max))
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+Precision = Literal["float32", "bfloat16", "int8", "float8"]
+
+
+def for_inference(model: M, *, precision: Precision = "bfloat16", compiled: bool = False) -> M:
+    """A frozen copy of a tokenizer, dynamics or agent, or of what holds them, to generate with.
+
+    In `bfloat16` the matrices of its blocks are cast once: to what autocast makes of them at every call. In `int8` and
+    `float8` they are also rounded to 8 bits with a scale a row, by torchao; products stay in bfloat16. `compiled`:
+    steps after the context are compiled by the first of them, in half a minute or so; only fixed shapes are met there.
+    """
+    model = copy.deepcopy(model).requires_grad_(False).eval()
+    if precision != "float32":
+        for block in [module for module in model.modules() if isinstance(module, Block)]:
+            for matrix in block.modules():
+                if isinstance(matrix, nn.Linear):
+                    matrix.to(torch.bfloat16)
+            if precision != "bfloat16":
+                _quantise(block, precision)
+    if compiled:
+        for part in _cached(model):
+            compile_steps(part)
+    return model
+
+
+def _quantise(block: Block, precision: Literal["int8", "float8"]) -> None:
+    try:
+        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise ValueError(f"precision {precision} needs torchao: pip install 'embody[quantise]'") from error
+    quantize_(block, Int8WeightOnlyConfig() if precision == "int8" else Float8WeightOnlyConfig())
+
+
+def _cached(model: nn.Module) -> list[nn.Module]:
+    """The outermost modules in `model` that take a cache."""
+    if isinstance(model, Dynamics | Agent | Transformer):
+        return [model]
+    return [part for child in model.children() for part in _cached(child)]
 
 
 def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:

@@ -86,7 +86,8 @@ def dream_held_out(
     latents = _first_batch(config, datasets, stage, "latents", tokenizer_hash, horizon)
     assert pixels.frames is not None and latents.latents is not None
     generator = torch.Generator(dynamics.register_RD.device).manual_seed(config.seed)
-    dream = Dream(dynamics, agent, k_sample=dynamics.config.k_sample, generator=generator)
+    k_sample, longest = dynamics.config.k_sample, context + horizon
+    dream = Dream(dynamics, agent, k_sample=k_sample, generator=generator, longest=longest)
     first = slice(0, context)
     dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], latents.task)
     imagined = dream.imagine(latents.actions[:, context:])

@@ -46,13 +46,23 @@ class Dream:
     """
 
     def __init__(
-        self, dynamics: Dynamics, agent: Agent | None = None, *, k_sample: int, generator: torch.Generator
+        self,
+        dynamics: Dynamics,
+        agent: Agent | None = None,
+        *,
+        k_sample: int,
+        generator: torch.Generator,
+        longest: int | None = None,
     ) -> None:
+        """`longest`: frames of the longest dream, its context included, if that is known: the ring holds no more."""
         if k_sample < 1 or dynamics.config.k_max % k_sample:
             raise ValueError(f"k_sample {k_sample} must divide k_max {dynamics.config.k_max}: choose a power of two")
         self.dynamics, self.agent = dynamics, agent
         self.k_sample, self.generator = k_sample, generator
+        self.ring = min(longest or dynamics.config.context, dynamics.config.context)
         self.d_min = 1 / dynamics.config.k_max
+        self.levels: dict[tuple[float, ...], Tensor] = {}  # made once
+        self.unkept: tuple[Tensor, Tensor] | None = None  # latents and actions of a finished frame not kept yet
         self.world_cache: RingCache | None = None
         self.agent_cache: RingCache | None = None
         self.task: Tensor | None = None
@@ -64,26 +74,47 @@ class Dream:
         Returns features `[B, T, H]` (empty without an agent).
         """
         rows, frames = latents.shape[:2]
-        context = self.dynamics.config.context
-        if frames > context:
-            raise ValueError(f"a context of {frames} frames does not fit dynamics.context {context}")
-        self.world_cache = self.dynamics.new_cache(rows)
-        self.agent_cache = self.agent.new_cache(rows, context) if self.agent else None
-        self.task = task
+        if frames > self.ring:
+            limit = "dynamics.context" if self.ring == self.dynamics.config.context else "the longest dream"
+            raise ValueError(f"a context of {frames} frames does not fit {limit} {self.ring}")
+        self.world_cache = self.dynamics.new_cache(rows, self.ring)
+        self.agent_cache = self.agent.new_cache(rows, self.ring, self.world_cache.dtype) if self.agent else None
+        self.task, self.unkept = task, None
         return self._keep(self.dynamics.pack(latents), actions, is_first)
 
     @torch.no_grad()
     def observe(self, latents: Tensor, actions: Tensor) -> Tensor:
         """A real frame came: latents `[B, *, *]` after actions `[B, A]`. Returns features `[B, H]`."""
+        self.settle()
         packed = self.dynamics.pack(latents[:, None])
         return self._keep(packed, actions[:, None])[:, 0]
 
     @torch.no_grad()
     def step(self, actions: Tensor) -> DreamStep:
-        """Imagine the slot that `actions` int64 `[B, A]` lead to."""
-        z_B1LZ, _ = self._sample(actions[:, None])
-        features = self._keep(z_B1LZ, actions[:, None])[:, 0]
-        return DreamStep(z_B1LZ[:, 0], features, *self._outcome(features))
+        """Imagine the slot that `actions` int64 `[B, A]` lead to, and what the agent sees in it: K + 1 passes."""
+        self.settle()
+        latents, _ = self.advance(actions)
+        features = self.settle()
+        return DreamStep(latents, features, *self._outcome(features))
+
+    @torch.no_grad()
+    def advance(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents `[B, L, Z]` of the slot that `actions` int64 `[B, A]` lead to, in K passes: it is not kept yet.
+
+        The first pass keeps the frame before, if that is still to be done; its features `[B, H]` are returned too
+        (empty otherwise, and without an agent). `settle` keeps the last one.
+        """
+        z_B1LZ, features = self._sample(actions[:, None])
+        self.unkept = z_B1LZ, actions[:, None]
+        return z_B1LZ[:, 0], features[:, 0]
+
+    @torch.no_grad()
+    def settle(self) -> Tensor:
+        """Keep the frame that `advance` left, if any; returns its features `[B, H]`, as `advance` does."""
+        if self.unkept is None:
+            return torch.zeros(0, 0, device=self.generator.device)
+        unkept, self.unkept = self.unkept, None
+        return self._keep(*unkept)[:, 0]
 
     @torch.no_grad()
     def imagine(self, actions: Tensor) -> Imagined:
@@ -91,17 +122,10 @@ class Dream:
 
         K passes a frame, not K + 1: a finished frame is kept in the pass that begins to denoise the next one.
         """
-        latents, features = [], []
-        before: tuple[Tensor, Tensor] | None = None
-        for action in actions.split(1, dim=1):
-            z_B1LZ, of_before = self._sample(action, before)
-            features += [] if before is None else [of_before]
-            latents.append(z_B1LZ)
-            before = z_B1LZ, action
-        assert before is not None, "at least one action"
-        features.append(self._keep(*before))
-        features_BTH = torch.cat(features, dim=1)
-        return Imagined(torch.cat(latents, dim=1), features_BTH, *self._outcome(features_BTH))
+        self.settle()
+        latents, features = zip(*(self.advance(action) for action in actions.unbind(dim=1)), strict=True)
+        features_BTH = torch.stack((*features[1:], self.settle()), dim=1)
+        return Imagined(torch.stack(latents, dim=1), features_BTH, *self._outcome(features_BTH))
 
     def _outcome(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Reward and continue probability `[...]` at features `[..., H]`; empty without an agent."""
@@ -110,30 +134,33 @@ class Dream:
         out = self.agent.heads(features)
         return self.agent.heads.expected_reward(out.reward[..., 0, :]), out.continues.sigmoid()
 
+    @torch.no_grad()
     def select(self, rows: Tensor) -> None:
         """Go on with the chosen `rows` only (int64 `[n]`)."""
         assert self.world_cache is not None
+        self.settle()
         self.world_cache = self.world_cache.select(rows)
         self.agent_cache = self.agent_cache.select(rows) if self.agent_cache else None
         self.task = self.task[rows] if self.task is not None else None
 
-    def _sample(self, actions: Tensor, before: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def _sample(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """K steps of `z <- z + d (z^ - z) / (1 - tau)` from noise, with d = 1 / K: `[B, 1, L, Z]`.
 
-        `before`: latents and actions of the frame before if it is still to be kept. The first step's pass keeps it, and
-        its features `[B, 1, H]` are returned too (empty otherwise).
+        The first step's pass keeps the frame before if that is still to be done: its features `[B, 1, H]` are returned
+        too (empty otherwise).
         """
-        history = None if before is None else self._to_context_level(before[0])
+        unkept, self.unkept = self.unkept, None
+        history = None if unkept is None else self._to_context_level(unkept[0])
         shape = (len(actions), 1, self.dynamics.config.tokens, self.dynamics.config.channels)
         z = torch.randn(shape, generator=self.generator, device=self.generator.device)
         d, features = 1 / self.k_sample, z.new_zeros(len(actions), 1, 0)
         for k in range(self.k_sample):
             tau = k * d
-            if before is None or history is None or k:
+            if unkept is None or history is None or k:
                 clean = self._pass(z, [tau], [d], actions).clean
             else:
                 levels = [self.dynamics.context_level, tau], [self.d_min, d]
-                both = self._pass(torch.cat((history, z), dim=1), *levels, torch.cat((before[1], actions), dim=1))
+                both = self._pass(torch.cat((history, z), dim=1), *levels, torch.cat((unkept[1], actions), dim=1))
                 clean = both.clean[:, 1:]
                 features = self._commit(history, Memory(tuple(x_BTSD[:, :1] for x_BTSD in both.memory.inputs)))
             z = z + (clean - z) / (1 - tau) * d
@@ -153,17 +180,25 @@ class Dream:
         assert self.world_cache is not None
         frames = history.shape[1]
         self.world_cache.commit(frames)
-        if self.agent is None:
+        if self.agent is None or self.agent_cache is None:
             return history.new_zeros(*history.shape[:2], 0)
         assert self.task is not None, "a dream with an agent needs its task"
-        return self.agent(self.task, memory, frames, blocks=self.dynamics.trunk.blocks, cache=self.agent_cache).float()
+        blocks = self.dynamics.trunk.blocks
+        features = self.agent(self.task, memory, frames, blocks=blocks, cache=self.agent_cache)
+        self.agent_cache.commit(frames)
+        return features.float().clone()  # a compiled step writes its next result to the same place
 
     def _pass(
         self, z: Tensor, tau: Sequence[float], d: Sequence[float], actions: Tensor, is_first: Tensor | None = None
     ) -> Prediction:
         """The world over frames in progress, whose levels `tau` and `d` are the same in all rows."""
-        shape, device = z.shape[:2], z.device
+        shape = z.shape[:2]
         if is_first is None:
-            is_first = torch.zeros(shape, dtype=torch.bool, device=device)
-        levels = (torch.tensor(values, device=device).expand(shape) for values in (tau, d))
+            is_first = torch.zeros(shape, dtype=torch.bool, device=z.device)
+        levels = (self._level(tuple(values)).expand(shape) for values in (tau, d))
         return self.dynamics(z, *levels, actions, is_first, cache=self.world_cache)
+
+    def _level(self, values: tuple[float, ...]) -> Tensor:
+        if values not in self.levels:
+            self.levels[values] = torch.tensor(values, device=self.generator.device)
+        return self.levels[values]

@@ -18,7 +18,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """Each `reset` starts from a recorded context (`contexts(seed)` gives one row); `horizon` steps at most.
 
     Observation uint8 `[H, W, 3]`; action int64 `[A]`; the reward is the reward head's; the episode ends where the
-    continue head says so. The info holds the `continue` probability.
+    continue head says so. The info holds the `continue` probability. A dream without an agent has neither: its reward
+    is 0, it goes on to the horizon, and a frame costs K passes instead of K + 1.
     """
 
     def __init__(self, tokenizer: Tokenizer, dream: Dream, contexts: Callable[[int], Batch], horizon: int) -> None:
@@ -46,12 +47,15 @@ class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     @torch.no_grad()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Imagine one slot."""
-        step = self.dream.step(torch.as_tensor(np.asarray(action), dtype=torch.long).view(1, -1))
+        actions = torch.as_tensor(np.asarray(action), dtype=torch.long, device=self.dream.generator.device).view(1, -1)
         self.steps += 1
-        going_on = float(step.continues[0])
-        latents = step.latents.reshape(1, self.tokenizer.config.latents, self.tokenizer.config.channels)
-        terminated, truncated = going_on < 0.5, self.steps >= self.horizon
-        return self._decode(latents), float(step.reward[0]), terminated, truncated, {"continue": going_on}
+        if self.dream.agent is None:
+            latents, reward, going_on = self.dream.advance(actions)[0], 0.0, 1.0
+        else:
+            step = self.dream.step(actions)
+            latents, reward, going_on = step.latents, float(step.reward[0]), float(step.continues[0])
+        pixels = self._decode(latents.view(1, self.tokenizer.config.latents, self.tokenizer.config.channels))
+        return pixels, reward, going_on < 0.5, self.steps >= self.horizon, {"continue": going_on}
 
     def _decode(self, latents: torch.Tensor) -> np.ndarray:
         pixels = self.tokenizer.to_pixels(self.tokenizer.decode(latents[:, None], cache=self.cache))[0, 0]

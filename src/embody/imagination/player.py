@@ -11,7 +11,7 @@ from embody.agent import Agent
 from embody.data import label_indices
 from embody.dynamics import Dynamics
 from embody.imagination.dream import Dream
-from embody.model import load_tokenizer, load_world_and_agent
+from embody.model import Precision, for_inference, load_tokenizer, load_world_and_agent
 from embody.nn.cache import RingCache
 from embody.tokenizer import Tokenizer
 
@@ -43,12 +43,24 @@ class Player:
         self.features: Tensor | None = None
 
     @classmethod
-    def load(cls, folder: Path | str, *, seed: int = 0) -> "Player":
-        """The agent in a weights folder such as `models/minigrid`: after imagination if that is done, else cloned."""
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        seed: int = 0,
+        precision: Precision = "float32",
+        compiled: bool = False,
+    ) -> "Player":
+        """The agent in a weights folder such as `models/minigrid`: after imagination if that is done, else cloned.
+
+        `precision` and `compiled` are those of `for_inference`. The tokenizer stays float32: latents are as on disk.
+        """
         folder = Path(folder)
         after = folder / "imagination.safetensors"
         model, about = load_world_and_agent(after if after.exists() else folder / "agent.safetensors")
         tokenizer, _ = load_tokenizer(folder / "tokenizer.safetensors")
+        tokenizer = for_inference(tokenizer, precision="float32", compiled=compiled)
+        model = for_inference(model, precision=precision, compiled=compiled)
         context = about["imagination"]["context"]
         return cls(tokenizer, model.dynamics, model.agent, about["vocabulary"], context=context, seed=seed)
 

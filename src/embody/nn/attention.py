@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from embody.config import TransformerConfig
+from embody.nn import by_hand
 from embody.nn.norm import RMSNorm
 from embody.nn.rope import rotate
 
@@ -54,12 +55,13 @@ class Attention(nn.Module):
         """
         if not queries_from:
             q, k, v = self._heads(self.qkv(x_BYD)).split((self.heads, self.kv_heads, self.kv_heads), dim=1)
-            return rotate(self.q_norm(q), angles), rotate(self.k_norm(k), angles), v
-        of_q, of_kv = self.qkv.weight.split((self.heads * self.head_dim, 2 * self.kv_heads * self.head_dim))
-        q = self._heads(F.linear(x_BYD[:, queries_from:], of_q))
-        k, v = self._heads(F.linear(x_BYD, of_kv)).chunk(2, dim=1)
-        cos, sin = angles
-        return rotate(self.q_norm(q), (cos[queries_from:], sin[queries_from:])), rotate(self.k_norm(k), angles), v
+            return _norm_and_rotate(self.q_norm, q, angles), _norm_and_rotate(self.k_norm, k, angles), v
+        # Slices: matrices of 8 bits know no `split`.
+        weight, of_q = self.qkv.weight, self.heads * self.head_dim
+        q = self._heads(F.linear(x_BYD[:, queries_from:], weight[:of_q]))
+        k, v = self._heads(F.linear(x_BYD, weight[of_q:])).chunk(2, dim=1)
+        of_queries = angles[0][queries_from:], angles[1][queries_from:]
+        return _norm_and_rotate(self.q_norm, q, of_queries), _norm_and_rotate(self.k_norm, k, angles), v
 
     def _heads(self, x_BYD: Tensor) -> Tensor:
         return x_BYD.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -68,6 +70,25 @@ class Attention(nn.Module):
         """Attend and project back to `[B, X, D]`."""
         o_BNXK = attend(q_BNXK, k_BGYK, v_BGYK, causal=causal, soft_cap=self.soft_cap)
         return self.out(o_BNXK.transpose(1, 2).flatten(2))
+
+    def recall(self, q_BN1K: Tensor, k_BGCK: Tensor, v_BGCK: Tensor, bias_C: Tensor | None) -> Tensor:
+        """Attend with one query a head to a ring, `bias_C` added to the logits, and project back to `[B, 1, D]`."""
+        # The heads of a group stand side by side as queries: plain calls, whatever the kernel thinks of groups.
+        q_BGnK = q_BN1K.unflatten(1, (self.kv_heads, -1)).squeeze(3).to(k_BGCK.dtype)
+        bias = None if bias_C is None else bias_C.expand(1, 1, 1, -1)
+        if self.soft_cap:
+            logits_BGnC = self.soft_cap * torch.tanh((q_BGnK @ k_BGCK.mT) * self.head_dim**-0.5 / self.soft_cap)
+            o_BGnK = (logits_BGnC if bias is None else logits_BGnC + bias).softmax(dim=-1) @ v_BGCK
+        else:
+            o_BGnK = F.scaled_dot_product_attention(q_BGnK, k_BGCK, v_BGCK, attn_mask=bias)
+        return self.out(o_BGnK.flatten(1)[:, None])
+
+
+def _norm_and_rotate(norm: RMSNorm, x_BNYK: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    if by_hand.pays(x_BNYK, norm.weight):
+        x_BYNK = x_BNYK.transpose(1, 2).float()
+        return by_hand.rms_norm_and_rotate(x_BYNK, norm.weight, norm.eps, *angles).transpose(1, 2)
+    return rotate(norm(x_BNYK), angles)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, soft_cap: float = 0.0) -> Tensor:
@@ -87,7 +108,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, soft_cap: float = 0
         return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=causal, enable_gqa=True)
     # The one query of a cached step has few logits, and its history a new length each time: no kernel for these.
     if q.device.type == "cuda" and q.shape[2] > 1:
-        return attend_capped(q.to(v.dtype), k.to(v.dtype), v, causal=causal, soft_cap=soft_cap, kernel=_compiled())
+        kernels: dict[str, Any] = {} if torch.compiler.is_compiling() else {"kernel": _compiled()}
+        return attend_capped(q.to(v.dtype), k.to(v.dtype), v, causal=causal, soft_cap=soft_cap, **kernels)
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     logits = soft_cap * torch.tanh((q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5 / soft_cap)

@@ -1,4 +1,4 @@
-"""Ring cache of the time layers: preallocated, so that time and memory a frame do not grow with the history."""
+"""Ring cache of the time layers: preallocated and of one shape, so that no frame costs more than another."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,16 @@ from embody.config import TransformerConfig
 
 __all__ = ["RingCache"]
 
+_IN_PROGRESS = 2  # frames that one pass may add: a finished one, and the next
+
 
 class RingCache:
     """Keys (after RoPE) and values of the last `context` frames, per time layer, for `rows` x `tokens` sequences.
 
     A frame in progress is written at the ring's next place; only `commit` keeps it. So denoising passes overwrite one
-    another, and the order inside the ring needs no care: each key carries its position.
+    another, and the order inside the ring needs no care: each key carries its position. Every call sees the whole ring,
+    under a mask of the places not filled yet. What changes from frame to frame are tensors, changed in place: a
+    compiled or captured step stays as it is.
     """
 
     def __init__(
@@ -26,35 +30,62 @@ class RingCache:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         head_dim = config.width // config.heads
-        shape = (config.layers.count("T"), rows * tokens, config.kv_heads, context, head_dim)
-        self.k = torch.zeros(shape, device=device, dtype=dtype)
-        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        shape = (rows * tokens, config.kv_heads, context, head_dim)
+        layers = range(config.layers.count("T"))
+        self.k = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.v = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
         self.rows, self.tokens, self.context = rows, tokens, context
-        self.frames = 0  # committed so far; the position of the frame in progress
+        self.frames = 0  # committed so far
+        self.empty, self.full = True, False
+        # Of the frames in progress: their index since the first, their place, and the bias of each place for them.
+        self.position = torch.arange(_IN_PROGRESS, device=device)
+        self.place = torch.empty_like(self.position)
+        self.bias = torch.empty(_IN_PROGRESS, context, device=device, dtype=dtype)
+        self._locate()
 
-    def extend(self, layer: int, k: Tensor, v: Tensor, ahead: int = 0) -> tuple[Tensor, Tensor]:
-        """Write frames in progress, `[rows * tokens, G, n, K]`, and return all keys and values they may see.
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self.bias.dtype
 
-        One frame at any time, `ahead` others of the same pass before it; several only into an empty cache that they fit
-        in (a context).
-        """
+    def fill(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Write a context, `[rows * tokens, G, n, K]`, into the empty ring."""
         n = k.shape[2]
-        assert n == 1 or (self.frames == 0 and n <= self.context), "several frames fit an empty cache only"
-        place = (self.frames + ahead) % self.context
-        self.k[layer, :, :, place : place + n] = k
-        self.v[layer, :, :, place : place + n] = v
-        seen = min(self.frames + ahead + n, self.context)
-        return self.k[layer, :, :, :seen], self.v[layer, :, :, :seen]
+        assert self.empty and n <= self.context, "several frames fit an empty cache only"
+        self.k[layer][:, :, :n] = k
+        self.v[layer][:, :, :n] = v
+
+    def extend(self, layer: int, k: Tensor, v: Tensor, ahead: int = 0) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Write a frame in progress, `[rows * tokens, G, 1, K]`, with `ahead` others of the same pass before it.
+
+        Returns all keys and values `[rows * tokens, G, C, K]`, and `[C]` to add to their logits: 0, or -inf where
+        nothing is yet; None when all places are filled.
+        """
+        place = self.place[ahead : ahead + 1]
+        self.k[layer].index_copy_(2, place, k.to(self.k[layer].dtype))
+        self.v[layer].index_copy_(2, place, v.to(self.v[layer].dtype))
+        return self.k[layer], self.v[layer], None if self.full else self.bias[ahead]
 
     def commit(self, frames: int = 1) -> None:
         """Keep the frames in progress."""
         self.frames += frames
+        self.position += frames
+        self.empty, self.full = False, self.frames >= self.context - 1
+        self._locate()
+
+    def _locate(self) -> None:
+        self.place.copy_(self.position % self.context)
+        unfilled = torch.arange(self.context, device=self.position.device) > self.position[:, None]
+        self.bias.zero_().masked_fill_(unfilled, float("-inf"))
 
     def select(self, rows: Tensor) -> "RingCache":
         """The same history for the chosen `rows` (int64 `[n]`; repeats allowed)."""
         chosen = object.__new__(RingCache)
         for name in ("k", "v"):
-            ring = getattr(self, name).unflatten(1, (self.rows, self.tokens))
-            setattr(chosen, name, ring[:, rows].flatten(1, 2))
+            rings = (ring.unflatten(0, (self.rows, self.tokens)) for ring in getattr(self, name))
+            setattr(chosen, name, [ring[rows].flatten(0, 1) for ring in rings])
+        for name in ("position", "place", "bias"):
+            setattr(chosen, name, getattr(self, name).clone())
         chosen.rows, chosen.tokens, chosen.context, chosen.frames = len(rows), self.tokens, self.context, self.frames
+        chosen.empty, chosen.full = self.empty, self.full
         return chosen

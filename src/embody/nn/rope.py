@@ -8,9 +8,10 @@ __all__ = ["rotary_angles", "rotate"]
 
 def rotary_angles(positions: Tensor, dim: int, base: float, fastest: float = 1.0) -> tuple[Tensor, Tensor]:
     """cos and sin of `p * fastest * base^(-2i / dim)`, each float32 `[n, dim / 2]`, for integer `positions` `[n]`."""
-    frequency = fastest * base ** (-torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim)
-    angle = positions.float()[:, None] * frequency
-    return angle.cos(), angle.sin()
+    # In float64: after 10,000 frames a float32 angle would be off by a thousandth of a radian.
+    frequency = fastest * base ** (-torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device) / dim)
+    angle = positions.double()[:, None] * frequency
+    return angle.cos().float(), angle.sin().float()
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:

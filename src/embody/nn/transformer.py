@@ -7,22 +7,28 @@ call of its own, which projects the world's tokens to keys and values by its own
 Legend: B rows, T frames, S tokens a frame, M agent tokens, D width, G key/value heads, K head dim.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVarTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from embody.config import TransformerConfig
+from embody.nn import by_hand
 from embody.nn.attention import Attention
 from embody.nn.cache import RingCache
 from embody.nn.norm import RMSNorm
 from embody.nn.rope import rotary_angles
 
-__all__ = ["Block", "Memory", "Mlp", "Transformer", "initialise", "run_second_stream"]
+__all__ = ["Block", "Memory", "Mlp", "Transformer", "initialise", "precision", "run_second_stream"]
 
 Angles = tuple[Tensor, Tensor]
+Ts = TypeVarTuple("Ts")
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,32 @@ class Mlp(nn.Module):
         self.out = nn.Linear(config.mlp_width, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        gate_up = self.gate_up(x)
+        if by_hand.pays(gate_up, self.gate_up.weight):
+            return self.out(by_hand.swiglu(gate_up))
+        gate, up = gate_up.chunk(2, dim=-1)
         return self.out(F.silu(gate) * up)
+
+
+def _as_trained(run: Callable[["Block", *Ts], Tensor]) -> Callable[["Block", *Ts], Tensor]:
+    """Under a gradient, `run` heeds its block's `compiled` and `recompute`."""
+    compiled = functools.cache(lambda: torch.compile(run))
+
+    @functools.wraps(run)
+    def outer(block: "Block", *inputs: *Ts) -> Tensor:
+        chosen = compiled() if block.compiled and torch.is_grad_enabled() else run
+        if block.recompute and torch.is_grad_enabled():
+            return checkpoint(chosen, block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return chosen(block, *inputs)
+
+    return outer
 
 
 class Block(nn.Module):
     """Pre-norm attention and SwiGLU."""
+
+    recompute = False  # keep only inputs for the backward pass: less memory, a third more FLOPs, the same gradients
+    compiled = False
 
     def __init__(self, config: TransformerConfig, kind: str = "S") -> None:
         """`kind` is `S` or `T`: it decides the gain that queries start with."""
@@ -58,6 +84,7 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.width)
         self.mlp = Mlp(config)
 
+    @_as_trained
     def space(self, x_BTSD: Tensor, angles: Angles, first: int) -> Tensor:
         """Attention inside each frame: the first `first` tokens see one another, the others everything."""
         x_FSD = x_BTSD.flatten(0, 1)
@@ -71,6 +98,7 @@ class Block(nn.Module):
         x_FSD = x_FSD + self.mlp(self.mlp_norm(x_FSD))
         return x_FSD.view(x_BTSD.shape)
 
+    @_as_trained
     def read(self, g_BTMD: Tensor, x_BTSD: Tensor, angles: Angles) -> Tensor:
         """Each of a second stream's tokens `g_BTMD` sees the frame's world tokens `x_BTSD`, and the stream itself."""
         S = x_BTSD.shape[2]
@@ -79,23 +107,25 @@ class Block(nn.Module):
         g_BTMD = g_BTMD + self.attention(q, k, v).view(g_BTMD.shape)
         return g_BTMD + self.mlp(self.mlp_norm(g_BTMD))
 
+    @_as_trained
     def time(self, x_BTSD: Tensor, angles: Angles, cache: RingCache | None, layer: int) -> Tensor:
         """Causal attention of each token along time, over the cached frames too if there is a cache."""
         B, T, S, _ = x_BTSD.shape
         # Only queries, keys and values are laid out along time; the residual stream keeps its order.
-        x_ETD = self.attention_norm(x_BTSD).transpose(1, 2).reshape(B * S, T, -1)
+        # A view, which one row may give, would make the projection copy its weights for each token.
+        x_ETD = self.attention_norm(x_BTSD).transpose(1, 2).contiguous().view(B * S, T, -1)
         q, k, v = self.attention.project(x_ETD, angles)
-        if cache is not None and cache.frames:
+        if cache is None or cache.empty:
+            if cache is not None:
+                cache.fill(layer, k, v)
+            o_ETD = self.attention(q, k, v, causal=T > 1)
+        else:
             # One after the other: each frame takes the place of the oldest one, which those before it still see.
             parts = []
             frames = zip(*(part.split(1, dim=2) for part in (q, k, v)), strict=True)
             for ahead, (q_1, k_1, v_1) in enumerate(frames):
-                parts.append(self.attention(q_1, *cache.extend(layer, k_1, v_1, ahead)))
+                parts.append(self.attention.recall(q_1, *cache.extend(layer, k_1, v_1, ahead)))
             o_ETD = torch.cat(parts, dim=1)
-        else:
-            if cache is not None:
-                cache.extend(layer, k, v)
-            o_ETD = self.attention(q, k, v, causal=T > 1)
         x_BTSD = x_BTSD + o_ETD.view(B, S, T, -1).transpose(1, 2)
         return x_BTSD + self.mlp(self.mlp_norm(x_BTSD))
 
@@ -121,6 +151,12 @@ class Transformer(nn.Module):
                     nn.init.zeros_(block.attention.out.weight)
                     nn.init.zeros_(block.mlp.out.weight)
 
+    def new_cache(self, rows: int, tokens: int, context: int) -> RingCache:
+        """An empty history of `context` frames for `rows` x `tokens` sequences, as precise as the layers compute."""
+        weight = self.norm.weight
+        dtype = precision(self.blocks, weight.device)
+        return RingCache(self.config, rows=rows, tokens=tokens, context=context, device=weight.device, dtype=dtype)
+
     def forward(
         self,
         x_BTSD: Tensor,
@@ -138,14 +174,15 @@ class Transformer(nn.Module):
         places = torch.arange(S, device=x_BTSD.device) if places is None else places
         in_space, in_time = _angles(self.config, T, places, cache)
         inputs, layer = [], 0
-        for block, kind in zip(self.blocks, self.config.layers, strict=True):
-            assert isinstance(block, Block)
-            if kind == "S":
-                inputs.append(x_BTSD)
-                x_BTSD = block.space(x_BTSD, in_space, S if first is None else first)
-            else:
-                x_BTSD = block.time(x_BTSD, in_time, cache, layer)
-                layer += 1
+        with _as_precise_as(self.blocks, x_BTSD.device):
+            for block, kind in zip(self.blocks, self.config.layers, strict=True):
+                assert isinstance(block, Block)
+                if kind == "S":
+                    inputs.append(x_BTSD)
+                    x_BTSD = block.space(x_BTSD, in_space, S if first is None else first)
+                else:
+                    x_BTSD = block.time(x_BTSD, in_time, cache, layer)
+                    layer += 1
         return self.norm(x_BTSD), Memory(tuple(inputs))
 
 
@@ -162,14 +199,31 @@ def run_second_stream(
     in_space, in_time = _angles(config, T, torch.arange(S + M, device=g_BTMD.device), cache)
     reads = iter(memory.inputs)
     layer = 0
-    for block, kind in zip(blocks, config.layers, strict=True):
-        assert isinstance(block, Block)
-        if kind == "S":
-            g_BTMD = block.read(g_BTMD, next(reads), in_space)
-        else:
-            g_BTMD = block.time(g_BTMD, in_time, cache, layer)
-            layer += 1
+    with _as_precise_as(blocks, g_BTMD.device):
+        for block, kind in zip(blocks, config.layers, strict=True):
+            assert isinstance(block, Block)
+            if kind == "S":
+                g_BTMD = block.read(g_BTMD, next(reads), in_space)
+            else:
+                g_BTMD = block.time(g_BTMD, in_time, cache, layer)
+                layer += 1
     return g_BTMD
+
+
+def precision(blocks: Iterable[nn.Module], device: torch.device) -> torch.dtype:
+    """What `blocks` multiply in: the type of their matrices if that is not float32, else that of autocast, if any."""
+    block = next(iter(blocks))
+    assert isinstance(block, Block)
+    own = block.mlp.out.weight.dtype
+    if own == torch.float32 and device.type != "meta" and torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return own
+
+
+def _as_precise_as(blocks: Iterable[nn.Module], device: torch.device) -> AbstractContextManager[object]:
+    """Inside, activations come to the matrices in their type, where that is not float32."""
+    dtype = precision(blocks, device)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 def initialise(module: nn.Module, depth: int) -> None:
@@ -183,8 +237,10 @@ def initialise(module: nn.Module, depth: int) -> None:
 
 
 def _angles(config: TransformerConfig, frames: int, places: Tensor, cache: RingCache | None) -> tuple[Angles, Angles]:
-    start = 0 if cache is None else cache.frames
     dim = config.width // config.heads
-    time = torch.arange(start, start + frames, device=places.device)
+    # A context into an empty cache may be longer than what a pass adds to a filled one.
+    time = torch.arange(frames, device=places.device)
+    if cache is not None and not cache.empty:
+        time = cache.position[:frames]
     fastest, base = config.time_rope
     return rotary_angles(places, dim, config.rope_base), rotary_angles(time, dim, base, fastest)

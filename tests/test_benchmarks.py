@@ -1,0 +1,300 @@
+"""The harness of benchmarks/, without the peer and without the network."""
+
+import json
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import gpu, machine, ours, peer_environment, run, session
+from benchmarks.measure import Unit, counts
+from benchmarks.roofline import bandwidth, best, matrix_rate
+from benchmarks.table import markdown, mfu
+from benchmarks.worker import timed
+from benchmarks.workloads import FULL, TINY, WORKLOADS, chosen
+from embody.dynamics import Dynamics
+
+# --- what is counted --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["W1", "W2", "W2-quarter"])
+def test_formulas_count_what_torch_counts_at_full_size(name: str) -> None:
+    unit = ours.build(WORKLOADS[name], "float32", FULL)
+    assert unit.flops == pytest.approx(counts(unit)["flops_counted"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["W2-bootstrap", "W2-T16", "W2-T128", "W3", "W3-64", "W4"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_formulas_count_what_torch_counts(name: str, precision: Any) -> None:
+    unit = ours.build(WORKLOADS[name], precision, TINY)
+    assert unit.flops == pytest.approx(counts(unit)["flops_counted"], rel=0.01)
+
+
+def test_shapes_are_those_of_the_comparison() -> None:
+    assert (FULL.tokens, FULL.width // FULL.head) == (24, 4)
+    video, world, session, dream = (WORKLOADS[name] for name in ("W1", "W2", "W3", "W4"))
+    assert (video.frames(FULL), world.frames(FULL), session.frames(FULL), dream.frames(FULL)) == (32, 128, 64, 240)
+    config = ours.config_of(world, FULL)
+    assert config.dynamics.trunk.layers == 2 * "SSST" and config.tokenizer.encoder.layers == "SSST"
+
+
+def test_what_a_session_shows_is_its_frames() -> None:
+    unit = ours.build(WORKLOADS["W3"], "float32", TINY)
+    unit.prepare()
+    assert unit.run().shape == (1, TINY.frames, 3, TINY.side, TINY.side)
+
+
+def test_acting_times_each_answer() -> None:
+    unit = ours.build(WORKLOADS["W5"], "bfloat16", TINY)
+    unit.prepare()
+    assert unit.run().shape == (1, 1) and unit.latencies is not None
+    assert len(unit.latencies) == TINY.frames and min(unit.latencies) > 0
+    # The session's first action comes by the policy's head alone.
+    assert unit.flops == pytest.approx(counts(unit)["flops_counted"], rel=0.02)
+
+
+@pytest.mark.slow  # what is compiled, on tiny shapes
+@pytest.mark.parametrize("name", ["W2", "W3", "W4", "W5"])
+def test_what_is_compiled_runs(name: str) -> None:
+    unit = ours.build(WORKLOADS[name], "bfloat16", TINY, compiled=True)
+    for _ in range(2):
+        unit.prepare()
+        assert unit.run().isfinite().all()
+
+
+def test_counts_of_a_product() -> None:
+    model, x = nn.Linear(3, 5, bias=False), torch.ones(2, 3)
+    prepared: list[int] = []
+    unit = Unit(lambda: torch.relu(model(x)), (model, nn.Linear(7, 7)), prepare=lambda: prepared.append(1))
+    with torch.no_grad():
+        found = counts(unit)
+    # Transpose, product and relu; the other model's parameters were not read.
+    assert found == {"calls": 3, "parameters": 15, "flops_counted": 2 * 2 * 3 * 5} and len(prepared) == 2
+
+
+def test_only_running_is_timed_and_results_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def work(seconds: float, result: float = 0.0) -> torch.Tensor:
+        clock[0] += seconds
+        return torch.tensor(result)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    assert timed(Unit(lambda: work(2.0), (), prepare=lambda: None if work(30.0) is None else None)) == 2.0
+    with pytest.raises(RuntimeError, match="not finite"):
+        timed(Unit(lambda: work(1.0, float("nan")), ()))
+
+
+# --- roofline ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_time_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, durations = [0.0], iter([9.0, 3.0, 1.0, 2.0])
+
+    def work() -> None:
+        clock[0] += next(durations)
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    assert best(work, seconds=0.0) == 1.0  # the first is a warm-up
+
+
+def test_rates_are_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.roofline.best", lambda work, seconds, *device: work() is not None and 0.5)
+    rates = matrix_rate(torch.bfloat16, (8, 16), 0.0)
+    assert rates == {"8": 2 * 8**3 / 0.5, "16": 2 * 16**3 / 0.5, "best": 2 * 16**3 / 0.5}
+    assert bandwidth(100, 0.0) == {"bytes": 400, "copy": 1600, "triad": 2400}
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+class Fake:
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self.name, self.calls = name, calls
+
+    def run(self) -> float:
+        self.calls.append(self.name)
+        return float(len(self.calls))
+
+
+def test_sides_take_turns() -> None:
+    calls: list[str] = []
+    seconds = run.interleave({name: Fake(name, calls) for name in ("embody", "peer")}, rounds=3)
+    assert calls == ["embody", "peer"] * 3
+    assert seconds == {"embody": [1.0, 3.0, 5.0], "peer": [2.0, 4.0, 6.0]}
+
+
+def test_workloads_by_name_and_family() -> None:
+    assert [w.name for w in chosen(["W4", "W3"])] == ["W4", "W3", "W3-32", "W3-64", "W3-128"]
+    assert [w.name for w in chosen(["W2-T16"])] == ["W2-T16"] and len(chosen([])) == len(WORKLOADS)
+    with pytest.raises(ValueError, match="--workloads W9: choose among W1, W2"):
+        chosen(["W9"])
+
+
+def test_everyone_has_the_same_threads_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_NUM_THREADS", "PYTHONPATH"):
+        monkeypatch.setenv(name, "9")
+    found = run.environment(3, "passive")
+    assert found["OMP_NUM_THREADS"] == "3" and found["OMP_WAIT_POLICY"] == "passive" and "PATH" in found
+    assert not {"GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_NUM_THREADS", "PYTHONPATH"} & set(found)
+
+
+def test_a_worker_that_ends_says_which() -> None:
+    with pytest.raises(RuntimeError, match="peer W1 float32 ended with code 1"):
+        run.Worker("peer", WORKLOADS["W1"], "float32", Path("/bin/false"), {}, tiny=True)
+
+
+def test_from_the_command_to_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--workloads", "W1", "W2-T16", "--precisions", "float32", "--sides", "embody", "--rounds", "2"]
+    words += ["--threads", "1", "--tiny", "--results", str(tmp_path)]
+    path = run.main(words)
+    results = json.loads(path.read_text())
+    assert [entry["name"] for entry in results["workloads"]] == ["W1", "W2-T16"]
+    for entry in results["workloads"]:
+        side = entry["sides"]["embody"]
+        assert set(entry["sides"]) == {"embody"} and len(side["seconds"]) == 2 and min(side["seconds"]) > 0
+        assert side["flops"] == pytest.approx(side["flops_counted"], rel=0.01) and side["calls"] > 100
+        assert 2**26 < side["peak_bytes"] < 2**31 and side["threads"] == 1 and side["parameters"] > 10_000
+    assert results["settings"]["wait_policy"] == "default" and results["settings"]["torch"] == torch.__version__
+    assert results["roofline"]["bfloat16"]["best"] > 0 and "--tiny" in results["command"]
+    assert capsys.readouterr().out.strip() == markdown(results)
+    assert platform.node() not in path.name and (platform.node() or "?") not in path.read_text()
+
+
+def test_results_of_one_day_stay_side_by_side(tmp_path: Path) -> None:
+    results = {"date": "2026-01-02", "machine": {"processor": "Big(R) X-9 CPU @ 2GHz", "cores": 2, "instructions": []}}
+    names = [run.save(results, tmp_path / "new").name for _ in range(3)]
+    stem = "big-x-9-2cores-2026-01-02"
+    assert names == [f"{stem}.json", f"{stem}-2.json", f"{stem}-3.json"]
+
+
+def test_the_higher_of_two_rooflines() -> None:
+    one, other = {"a": {"x": 1.0, "y": 5.0}, "b": 2.0}, {"a": {"x": 3.0, "y": 4.0}, "b": 1.0}
+    assert run.higher(one, other) == {"a": {"x": 3.0, "y": 5.0}, "b": 2.0}
+
+
+def test_the_machine_is_told_without_its_name() -> None:
+    told = machine.describe()
+    assert platform.node() not in json.dumps(told) and told["cores"]
+    assert re.fullmatch(r"[a-z0-9-]+", machine.slug(told))
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def side(seconds: list[float], **values: Any) -> dict[str, Any]:
+    return {"seconds": seconds, "flops": None, "flops_counted": 4e9, "calls": 120, "peak_bytes": 2**29, **values}
+
+
+def test_the_table_by_hand() -> None:
+    mine, theirs = side([0.5, 0.1, 0.2], flops=2e9), side([0.4, 0.8, 0.3])
+    assert mfu(mine, 1e11) == pytest.approx(0.1) and mfu(theirs, 1e11) == pytest.approx(0.1)
+    entry = {"name": "W9", "title": "nine", "precision": "float32", "generates": True, "frames": 4}
+    answers = {**mine, "latencies": [0.001 * ms for ms in range(1, 22)]}
+    step = {**entry, "generates": False, "precision": "bfloat16", "sides": {"embody": answers}}
+    fast = {key: value for key, value in side([0.1], flops=2e9).items() if key != "calls"}
+    rate = {"best": 1e11}
+    results = {
+        "date": "2026-01-02",
+        "commit": "abc",
+        "command": "make bench",
+        "machine": {
+            "processor": "Big",
+            "cores": 2,
+            "instructions": ["avx2"],
+            "memory_gib": 8,
+            "system": "Linux",
+            "load_before": 0.1,
+        },
+        "settings": {"threads": 2, "wait_policy": "passive", "torch": "2", "peer": "dreamer4==1", "rounds": 3},
+        "roofline": {"float32": rate, "bfloat16": {"best": 2e11}, "bandwidth": {"copy": 1e10, "triad": 2e10}},
+        "workloads": [{**entry, "sides": {"embody": mine, "compiled": fast, "peer": theirs}}, step],
+    }
+    text = markdown(results)
+    assert "OMP_WAIT_POLICY=passive" in text and "100 GFLOP/s in float32, 200 in bfloat16" in text
+    rows = text.splitlines()[-2:]
+    generated = "20.0 /s (40.0) | 40.0 /s (40.0) | 10.0 /s (13.3) | 4.00x | 10% / 20% / 10% | 30 / - / 30"
+    assert rows[0] == f"| W9 nine | float32 | {generated} | 0.5 / 0.5 / 1.0 | 0.50 / 0.50 / 0.50 |  /  /  |"
+    assert rows[1] == "| W9 nine | bfloat16 | 0.200 s (0.100) |  |  |  | 5% | 120 | 2.0 | 0.50 | 11.0, 20.0 |"
+
+
+# --- the peer's environment -------------------------------------------------------------------------------------------
+
+
+def test_the_peers_torch_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def note(command: list[str], check: bool) -> None:
+        assert check
+        commands.append(command)
+        (tmp_path / "peer").mkdir(exist_ok=True)
+
+    monkeypatch.setattr(subprocess, "run", note)
+    python = peer_environment.peer_python(tmp_path / "peer", "https://index")
+    torch_pin = peer_environment.torch_pin()
+    assert torch_pin == f"torch=={torch.__version__.split('+')[0]}"
+    venv, first, rest = commands
+    assert venv[1:3] == ["-m", "venv"] and first[-3:] == ["--index-url", "https://index", torch_pin]
+    assert "-c" in rest and (tmp_path / "peer" / "constraints.txt").read_text().strip() == torch_pin
+    # No second time, until the pins change.
+    assert peer_environment.peer_python(tmp_path / "peer") == python and len(commands) == 3
+    monkeypatch.setattr(peer_environment, "torch_pin", lambda: "torch==9")
+    peer_environment.peer_python(tmp_path / "peer")
+    assert len(commands) == 6
+
+
+def test_the_peers_pins_leave_torch_out() -> None:
+    pins = peer_environment.PINS.read_text().splitlines()[1:]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
+    assert peer_environment.peer_pin() in pins and not any(pin.startswith("torch==") for pin in pins)
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_gpu_benchmark_runs_tiny_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = json.loads(gpu.main(["--tiny", "--results", str(tmp_path)]).read_text())
+    names = ["interactive", "dynamics step", "tokenizer step", "imagination"]
+    assert [(row["preset"], row["name"]) for row in results["rows"]] == [
+        (preset, name) for preset in ("minecraft", "small") for name in names
+    ]
+    assert all(row["frames_per_second"] > 0 and row["flops"] > 0 for row in results["rows"])
+    table = capsys.readouterr().out
+    assert "75 frames/s" in table and table.count("| minecraft |") == 4
+
+
+def test_what_does_not_fit_is_said_and_the_rest_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = gpu._configs(True)["small"]
+    bench = gpu.Bench(config, gpu.SMALL, torch.device("cpu"), compiled=False)
+
+    def too_much() -> dict[str, float]:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore of it.")
+
+    monkeypatch.setattr(bench, "dynamics", too_much)
+    assert gpu.measured(bench, "dynamics step") == {"name": "dynamics step", "error": "CUDA out of memory."}
+    assert gpu.measured(bench, "tokenizer step")["frames_per_second"] > 0
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def test_sessions_of_any_length_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = session.main(["--tiny", "--rounds", "1", "--threads", "1", "--results", str(tmp_path)])
+    assert path.name.startswith("session-")
+    found = json.loads(path.read_text())["seconds_a_frame"]
+    assert len(found) == 2 and all(set(times) == {"10", "100", "1000", "10000"} for times in found.values())
+    assert "furthest apart" in capsys.readouterr().out
+
+
+def test_a_session_stands_where_it_is_moved_to() -> None:
+    config = ours.config_of(WORKLOADS["W3"], TINY)
+    dream = session.session(Dynamics(config.dynamics), 1_000, passes=2)
+    assert session.block(dream, 1_000) > 0
+    assert dream.world_cache is not None and dream.world_cache.frames == 1_000 + session.BLOCK
+    session.move_to(dream, 10)
+    assert dream.world_cache.frames == 10 and not dream.world_cache.full

@@ -1,0 +1,234 @@
+"""Steps of one shape: what is cast, compiled or left for later gives what the plain dream gives, at one cost."""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import AGENT, DYNAMICS, make_agent, make_batch, make_dynamics, make_tokenizer, seeded
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from embody.batch import Batch
+from embody.config import AgentConfig
+from embody.imagination import Dream, DreamEnv
+from embody.model import Precision, WorldAndAgent, for_inference
+from embody.nn.cache import RingCache
+from embody.nn.rope import rotary_angles, rotate
+from embody.nn.transformer import Block
+
+CONTEXT = 3
+WINDOW = DYNAMICS.context
+SHARED = dataclasses.replace(AGENT, own_weights=False)
+
+
+def make_dream(model: WorldAndAgent, *, with_agent: bool = True, longest: int | None = None) -> Dream:
+    agent = model.agent if with_agent else None
+    return Dream(model.dynamics, agent, k_sample=2, generator=seeded(5), longest=longest)
+
+
+def make_model() -> WorldAndAgent:
+    return WorldAndAgent(make_dynamics(), make_agent()).eval()
+
+
+def begin(dream: Dream, batch: Batch) -> Tensor:
+    context = slice(0, CONTEXT)
+    assert batch.latents is not None
+    return dream.reset(batch.latents[:, context], batch.actions[:, context], batch.is_first[:, context], batch.task)
+
+
+def dreamt(dream: Dream, batch: Batch) -> list[Tensor]:
+    """Features of the context, then latents, features and rewards of the slots after it."""
+    found = [begin(dream, batch)]
+    for actions in batch.actions[:, CONTEXT:].unbind(dim=1):
+        step = dream.step(actions)
+        found += [step.latents, step.features, step.reward]
+    return found
+
+
+def test_cast_matrices_give_what_autocast_gives() -> None:
+    model, batch = make_model(), make_batch(2, CONTEXT + 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = dreamt(make_dream(model), batch)
+    cast = for_inference(model)
+    found = dreamt(make_dream(cast), batch)
+    # Autocast reaches what stands around the layers too: embeddings, heads and the input projection.
+    for mine, its in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, its.float(), atol=0.05, rtol=0.05)
+    exact = dreamt(make_dream(model), batch)
+    assert 1e-4 < (found[-3] - exact[-3]).abs().max() < 0.05
+    assert all(block.mlp.out.weight.dtype == torch.bfloat16 for block in cast.modules() if isinstance(block, Block))
+    assert all(block.mlp.out.weight.dtype == torch.float32 for block in model.modules() if isinstance(block, Block))
+    assert not any(p.requires_grad for p in cast.parameters())
+
+
+def test_a_trunk_with_cast_matrices_equals_autocast_bit_for_bit() -> None:
+    model, x = make_model().dynamics.trunk, torch.randn(2, 5, 6, 16, generator=seeded(0))
+    cast = for_inference(model)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, _ = model(x)
+    assert torch.equal(cast(x)[0], expected)
+
+
+@pytest.mark.parametrize("precision", ["int8", "float8"])
+@pytest.mark.parametrize("config", [AGENT, SHARED])
+def test_matrices_of_eight_bits_dream_nearly_the_same(precision: Precision, config: AgentConfig) -> None:
+    model, batch = WorldAndAgent(make_dynamics(), make_agent(config)).eval(), make_batch(2, CONTEXT + 2)
+    rounded = for_inference(model, precision=precision)
+    weight = rounded.dynamics.trunk.blocks[0].mlp.out.weight  # type: ignore[union-attr]
+    assert type(weight) is not torch.nn.Parameter and weight.dtype == torch.bfloat16
+    exact, half, found = (
+        dreamt(make_dream(each), batch)[-2] for each in (model, for_inference(model), rounded)
+    )  # features of the last slot
+    error, error_half = (found - exact).abs().mean(), (half - exact).abs().mean()
+    assert error_half < error < 0.2 * exact.abs().mean()
+
+
+def test_eight_bits_without_torchao_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ValueError, match=r"precision int8 needs torchao: pip install 'embody\[quantise\]'"):
+        for_inference(make_model(), precision="int8")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_rings_are_as_precise_as_the_layers(precision: str) -> None:
+    model = make_model() if precision == "float32" else for_inference(make_model())
+    dream = make_dream(model)
+    begin(dream, make_batch(1, CONTEXT))
+    for cache in (dream.world_cache, dream.agent_cache, make_tokenizer().decoder_cache(1)):
+        assert cache is not None
+    rings = [ring for cache in (dream.world_cache, dream.agent_cache) if cache for ring in (*cache.k, *cache.v)]
+    assert len(rings) == 8 and {ring.dtype for ring in rings} == {getattr(torch, precision)}
+
+
+def test_a_ring_of_the_longest_dream_changes_nothing() -> None:
+    model, batch = make_model(), make_batch(2, WINDOW - 1)
+    whole, short = make_dream(model), make_dream(model, longest=WINDOW - 1)
+    for mine, its in zip(dreamt(short, batch), dreamt(whole, batch), strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-5)
+    assert whole.world_cache is not None and short.world_cache is not None
+    assert (whole.world_cache.context, short.world_cache.context) == (WINDOW, WINDOW - 1)
+    with pytest.raises(ValueError, match="a context of 3 frames does not fit the longest dream 2"):
+        begin(make_dream(model, longest=2), batch)
+
+
+@pytest.mark.parametrize("with_agent", [True, False])
+def test_a_frame_left_for_later_is_kept_by_whatever_comes_next(with_agent: bool) -> None:
+    model, batch = make_model(), make_batch(1, WINDOW + 5)
+    actions = batch.actions[:, CONTEXT:].unbind(dim=1)
+    plain, lazy = (make_dream(model, with_agent=with_agent) for _ in range(2))
+    begin(plain, batch)
+    begin(lazy, batch)
+    steps = [plain.step(action) for action in actions[:4]]
+    latents, before = zip(*(lazy.advance(action) for action in actions[:4]), strict=True)
+    features = [*before[1:], lazy.settle()]
+    assert before[0].numel() == 0 and lazy.settle().numel() == 0
+    for step, mine, seen in zip(steps, latents, features, strict=True):
+        torch.testing.assert_close(mine, step.latents, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(seen, step.features, atol=1e-5, rtol=1e-5)
+    # A real frame, a step, and fewer rows each settle it first.
+    assert batch.latents is not None
+    comes_next: list[Callable[[Dream], Tensor]] = [
+        lambda dream: dream.observe(batch.latents[:, 0], actions[0]),
+        lambda dream: dream.step(actions[5]).latents,
+        lambda dream: (dream.select(torch.tensor([0])), dream.step(actions[6]).latents)[1],
+    ]
+    for after in comes_next:
+        expected = plain.step(actions[4]).latents
+        torch.testing.assert_close(lazy.advance(actions[4])[0], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(after(lazy), after(plain), atol=1e-5, rtol=1e-5)
+
+
+def test_a_dream_without_an_agent_is_played_in_k_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, passes = make_model(), []
+    batch = make_batch(1, CONTEXT)
+    model.dynamics.register_forward_pre_hook(lambda _, arguments: passes.append(arguments[0].shape[1]))
+    environment = DreamEnv(make_tokenizer(), make_dream(model, with_agent=False), lambda seed: batch, horizon=3)
+    environment.reset(seed=1)
+    passes.clear()
+    frames = [environment.step(np.array([1, 0])) for _ in range(3)]
+    assert passes == [1, 1] + [2, 1] * 2
+    assert [step[1:] for step in frames] == [(0.0, False, t == 2, {"continue": 1.0}) for t in range(3)]
+    watched = DreamEnv(make_tokenizer(), make_dream(model), lambda seed: batch, horizon=3)
+    watched.reset(seed=1)
+    for step in frames:
+        difference = watched.step(np.array([1, 0]))[0].astype(int) - step[0]
+        assert np.abs(difference).max() <= 1  # rounding to a colour
+
+
+# --- one cost, however long ------------------------------------------------------------------------------------------
+
+
+def flops(work: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        work()
+    return counter.get_total_flops()
+
+
+def test_work_and_memory_a_frame_do_not_grow() -> None:
+    model, batch = make_model(), make_batch(1, 10_000)
+    dream = make_dream(model)
+    begin(dream, batch)
+    cache = dream.world_cache
+    assert cache is not None
+    addresses = [ring.data_ptr() for ring in (*cache.k, *cache.v)]
+    counted = {}
+    for t in range(CONTEXT, 10_000):
+        if t in (10, 100, 1_000, 9_999):
+            counted[t] = flops(lambda action=batch.actions[:, t]: dream.step(action))
+        elif t < 12 or t > 9_990:
+            dream.step(batch.actions[:, t])
+        else:  # as if it had been dreamt
+            cache.commit()
+            assert dream.agent_cache is not None
+            dream.agent_cache.commit()
+    assert len(set(counted.values())) == 1 and counted[10] > 0
+    assert dream.world_cache is cache and [ring.data_ptr() for ring in (*cache.k, *cache.v)] == addresses
+    assert cache.frames == 10_000 and int(cache.position[0]) == 10_000
+
+
+def test_rotation_depends_on_distance_alone_after_many_frames() -> None:
+    q, k = torch.randn(2, 64, generator=seeded(0)).unbind()
+
+    def product(at: int, before: int) -> Tensor:
+        turned_q, turned_k = (
+            rotate(x[None], rotary_angles(torch.tensor([place]), 64, 1e4)) for x, place in ((q, at), (k, at - before))
+        )
+        return (turned_q * turned_k).sum()
+
+    for before in (1, 7, 191):
+        torch.testing.assert_close(product(1_000_000, before), product(200, before), atol=1e-4, rtol=0)
+
+
+def test_places_that_are_not_filled_are_not_seen() -> None:
+    cache = RingCache(DYNAMICS.trunk, rows=1, tokens=1, context=4)
+    k = torch.ones(1, 2, 1, 4)
+    cache.fill(0, k, k)
+    cache.commit()
+    seen = []
+    for _ in range(4):
+        _, _, bias = cache.extend(0, k, k)
+        seen.append(None if bias is None else bias.exp().tolist())
+        cache.commit()
+    assert seen == [[1, 1, 0, 0], [1, 1, 1, 0], None, None]
+
+
+# --- compiled --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow  # half a minute of compiling
+def test_a_compiled_dream_equals_a_plain_one() -> None:
+    trunk = dataclasses.replace(DYNAMICS.trunk, depth=2)
+    dynamics = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk, context=6))
+    model = dynamics.eval()
+    compiled = for_inference(model, precision="float32", compiled=True)
+    batch = make_batch(2, CONTEXT + 6)  # past the window: the mask goes
+    for dream_length in (6, 2):  # the second dream has the steps of the first
+        plain, fast = (Dream(world, k_sample=2, generator=seeded(5)) for world in (model, compiled))
+        begin(plain, batch)
+        begin(fast, batch)
+        for actions in batch.actions[:, CONTEXT : CONTEXT + dream_length].unbind(dim=1):
+            torch.testing.assert_close(fast.advance(actions)[0], plain.advance(actions)[0], atol=1e-5, rtol=1e-4)
