@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format
+.PHONY: help install demo test lint format bench
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,9 +29,12 @@ test: $(STAMP)  ## the tests
 lint: $(STAMP)  ## format, lint, types and layers, nothing changed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src
+	$(BIN)/mypy src benchmarks
 	$(BIN)/lint-imports
 
 format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## embody against the dreamer4 package and the machine's limits (half an hour, quiet): BENCH="--workloads W3"
+	$(BIN)/python -m benchmarks.run $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(BENCH)

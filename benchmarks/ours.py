@@ -1,0 +1,247 @@
+"""embody's side, on the peer's shapes: every head has its own keys and values, no row is split into images."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import Unit, autocast
+from benchmarks.workloads import WORKLOADS, Precision, Shapes, Workload
+from embody.batch import Batch
+from embody.config import (
+    ActionSpec,
+    AgentConfig,
+    Config,
+    DynamicsConfig,
+    EnvConfig,
+    ImaginationConfig,
+    TokenizerConfig,
+    TransformerConfig,
+    minigrid,
+)
+from embody.cost.flops import (
+    agent_flops,
+    decode_flops,
+    dynamics_flops,
+    dynamics_row_flops,
+    encode_flops,
+    generated_frame_flops,
+    head_flops,
+    imagination_row_flops,
+    tokenizer_row_flops,
+)
+from embody.dynamics import Dynamics, ShortcutLoss
+from embody.imagination import Dream, Player
+from embody.model import Agent, WorldAndAgent, for_inference
+from embody.nn.transformer import Block
+from embody.tokenizer import Tokenizer, TokenizerLoss
+from embody.training.imagination import ImaginationStage
+
+__all__ = ["build", "config_of"]
+
+_LONGEST = max(workload.length for workload in WORKLOADS.values() if workload.kind == "interactive")
+
+_DRAWS: dict[str, dict[str, Any]] = {
+    "none": dict(bootstrap_fraction=0.0),
+    "all": dict(step_draw="uniform"),
+    "quarter": dict(step_draw="partial", bootstrap_fraction=0.25),
+}
+
+
+def config_of(workload: Workload, shapes: Shapes) -> Config:
+    """The workload's models."""
+    s = shapes
+    heads = s.width // s.head
+    trunk = TransformerConfig(
+        width=s.width, depth=s.depth, heads=heads, kv_heads=heads, pattern="SSST", mlp_width=s.mlp
+    )
+    half = replace(trunk, depth=s.tokenizer_depth)
+    actions = ActionSpec((s.actions,))
+    return Config(
+        env=EnvConfig(height=s.side, width=s.side, actions=actions),
+        tokenizer=TokenizerConfig(
+            height=s.side,
+            width=s.side,
+            patch=s.patch,
+            latents=s.latents,
+            channels=s.channels,
+            encoder=half,
+            decoder=half,
+            lpips="none",
+        ),
+        dynamics=DynamicsConfig(
+            tokens=s.latents,
+            channels=s.channels,
+            actions=actions,
+            registers=s.registers,
+            # Holds the longest session: the peer forgets nothing either, and a frame is to cost the same in all.
+            context=_LONGEST + s.frames if workload.kind == "interactive" else workload.length + s.horizon,
+            trunk=trunk,
+            k_sample=s.passes,
+            image_fraction=0.0,
+            unlabelled_fraction=0.0,
+            **_DRAWS[workload.bootstrap],
+        ),
+        agent=AgentConfig(tokens=1, trunk=trunk, actions=actions, hidden=s.head_width, distances=1, bins=255),
+        imagination=ImaginationConfig(context=workload.length, horizon=s.horizon),
+    )
+
+
+def build(workload: Workload, precision: Precision, shapes: Shapes, compiled: bool = False) -> Unit:
+    """The workload on embody's models."""
+    torch.manual_seed(0)
+    make = {
+        "tokenizer": _tokenizer,
+        "dynamics": _dynamics,
+        "interactive": _interactive,
+        "imagination": _imagination,
+        "acting": _acting,
+    }
+    config = minigrid() if workload.name == "W5-minigrid" else config_of(workload, shapes)
+    return make[workload.kind](workload, replace(config, compile=compiled), precision, shapes)
+
+
+def _batch(workload: Workload, config: Config, rows: int) -> Batch:
+    shape, d = (rows, workload.length), config.dynamics
+    no = torch.zeros(shape, dtype=torch.bool)
+    return Batch(
+        actions=torch.randint(d.actions.sizes[0], (*shape, 1)),
+        rewards=torch.zeros(shape),
+        returns=torch.zeros(shape),
+        is_first=no,
+        is_terminal=no,
+        mask=~no,
+        task=torch.zeros(rows, config.agent.words, dtype=torch.long),
+        latents=torch.rand(*shape, d.tokens, d.channels) * 2 - 1,
+    )
+
+
+def _adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+
+
+def _trained(model: nn.Module, config: Config) -> None:
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.compiled = config.compile
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def _tokenizer(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
+    model, loss, generator = Tokenizer(config.tokenizer), TokenizerLoss(), torch.Generator().manual_seed(0)
+    _trained(model, config)
+    optimizer = _adamw(list(model.parameters()))
+    shape = (shapes.rows, workload.length)
+    frames = torch.randint(256, (*shape, 3, shapes.side, shapes.side), dtype=torch.uint8)
+    mask = torch.ones(shape, dtype=torch.bool)
+
+    def run() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(precision):
+            total, _ = loss(model, frames, mask, generator)
+        total.backward()
+        optimizer.step()
+        return total.detach()
+
+    return Unit(run, (model,), shapes.rows * tokenizer_row_flops(config.tokenizer, workload.length))
+
+
+def _dynamics(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
+    model, loss, generator = Dynamics(config.dynamics), ShortcutLoss(), torch.Generator().manual_seed(0)
+    _trained(model, config)
+    optimizer, batch = _adamw(list(model.parameters())), _batch(workload, config, shapes.rows)
+    bootstrap = workload.bootstrap != "none"
+
+    def run() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(precision):
+            total, _ = loss(model, batch, generator, bootstrap=bootstrap)
+        total.backward()
+        optimizer.step()
+        return total.detach()
+
+    flops = shapes.rows * dynamics_row_flops(config.dynamics, workload.length, bootstrap=bootstrap)
+    return Unit(run, (model,), flops)
+
+
+# --- generation -------------------------------------------------------------------------------------------------------
+
+
+def _interactive(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
+    tokenizer = for_inference(Tokenizer(config.tokenizer), precision=precision, compiled=config.compile)
+    dynamics = for_inference(Dynamics(config.dynamics), precision=precision, compiled=config.compile)
+    dream = Dream(dynamics, k_sample=shapes.passes, generator=torch.Generator().manual_seed(0))
+    batch = _batch(workload, config, 1)
+    context = batch.latents
+    assert context is not None
+    actions = torch.randint(shapes.actions, (shapes.frames, 1, 1))
+
+    def prepare() -> None:
+        dream.reset(context, batch.actions, batch.is_first)
+
+    def run() -> Tensor:
+        decoder, frames = tokenizer.decoder_cache(1), []
+        with torch.no_grad():
+            for action in actions:
+                latents, _ = dream.advance(action)
+                frames.append(tokenizer.to_pixels(tokenizer.decode(latents[:, None], cache=decoder)))
+        return torch.cat(frames, dim=1)
+
+    world = generated_frame_flops(config, agent=False)
+    flops = shapes.frames * (world + decode_flops(config.tokenizer, 1, config.tokenizer.context))
+    # The last frame is shown but not kept: no next one needs it.
+    return Unit(
+        run, (tokenizer, dynamics), flops - dynamics_flops(config.dynamics, 1, config.dynamics.context), prepare
+    )
+
+
+def _imagination(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
+    model = WorldAndAgent(Dynamics(config.dynamics), Agent(config.agent))
+    stage, generator = ImaginationStage(config, [], "", model), torch.Generator().manual_seed(0)
+    optimizer, batch = _adamw(stage.trained), _batch(workload, config, shapes.dreams)
+
+    def run() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(precision):
+            total, _ = stage.loss(batch, generator, 0.0)
+        total.backward()
+        optimizer.step()
+        return total.detach()
+
+    return Unit(run, (model,), shapes.dreams * imagination_row_flops(config))
+
+
+def _acting(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
+    """A frame in, an action out: encoded, kept, read by the agent, drawn from the policy. Latents stay as on disk."""
+    tokenizer = for_inference(Tokenizer(config.tokenizer), precision="float32", compiled=config.compile)
+    model = WorldAndAgent(Dynamics(config.dynamics), Agent(config.agent))
+    model = for_inference(model, precision=precision, compiled=config.compile)
+    player = Player(tokenizer, model.dynamics, model.agent, ("", "?"), context=workload.length)
+    t = config.tokenizer
+    frames = np.random.default_rng(0).integers(256, size=(1 + shapes.frames, 1, t.height, t.width, 3), dtype=np.uint8)
+    latencies: list[float] = []
+
+    def run() -> Tensor:
+        action = player.act()
+        for frame in frames[1:]:
+            start = time.perf_counter()
+            player.observe(action, frame)
+            action = player.act()
+            latencies.append(time.perf_counter() - start)
+        return torch.from_numpy(action)
+
+    d, S = config.dynamics, model.dynamics.tokens
+    answer = (
+        encode_flops(t, 1, t.context) + dynamics_flops(d, 1, d.context) + agent_flops(config.agent, S, 1, d.context)
+    )
+    flops = shapes.frames * (answer + head_flops(config.agent, "policy"))
+
+    def prepare() -> None:
+        player.begin(frames[0], ["?"])
+
+    return Unit(run, (tokenizer, model), flops, prepare, latencies)
