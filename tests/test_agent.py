@@ -29,7 +29,7 @@ from torch import Tensor
 from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, lambda_returns
 from embody.agent.losses import ahead
 from embody.batch import Batch
-from embody.config import Config, ImaginationConfig
+from embody.config import Config, ImaginationConfig, minecraft
 from embody.dynamics import Dynamics, Prediction
 from embody.nn.distributions import FactoredCategorical
 from embody.training.agent import AgentStage
@@ -393,13 +393,47 @@ def test_rewards_are_standardised_by_those_of_the_training_split(standardise: bo
         CONFIG, agent=dataclasses.replace(AGENT, standardise_rewards=standardise, reward_range=(-3.0, 3.0))
     )
     heads = AgentStage(config, [dataset], "", make_dynamics()).model.agent.heads
-    if standardise:
-        tight = dataclasses.replace(CONFIG, agent=dataclasses.replace(config.agent, reward_range=(0.0, 0.5)))
-        with pytest.raises(ValueError, match=r"agent.reward_range 0 to 0.5 does not hold the standardised rewards, -"):
-            AgentStage(tight, [dataset], "", make_dynamics())
     mean, std = (dataset.rewards.mean(), dataset.rewards.std(ddof=1)) if standardise else (0.0, 1.0)
     assert heads.reward_mean.item() == pytest.approx(float(mean), abs=1e-6)
     assert heads.reward_std.item() == pytest.approx(float(std), rel=1e-5)
+
+
+def test_rewards_and_returns_out_of_range_are_refused(tmp_path: Path) -> None:
+    """Their bins would clamp them in silence: 1024 would be learned as 1."""
+    dataset = make_dataset(tmp_path, [4, 3], rewards=[0, 2, 0, 1024, 0, -1, 0.5])
+
+    def stage(**ranges: Any) -> AgentStage:
+        config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, **ranges))
+        return AgentStage(config, [dataset], "", make_dynamics())
+
+    # Of the first episode 2 + 0.81 * 1024 = 831.44; then 0.9 * 1024; of the second -1 + 0.9 * 0.5.
+    held: dict[str, Any] = {"reward_range": (-1.0, 1024.0), "value_range": (-0.56, 1024.0)}
+    stage(**held)
+    found = "does not hold the data's rewards, -1 to 1024: set it to -1 1024$"
+    for span in ((-1.0, 1.0), (0.0, 1024.0)):
+        with pytest.raises(ValueError, match=f"agent.reward_range {span[0]:g} to {span[1]:g} {found}"):
+            stage(**{**held, "reward_range": span})
+    found = r"does not hold the data's returns \(imagination.gamma 0.9\), -0.55 to 1024: set it to"
+    for span, wider in (((-2.0, 831.0), "-2 1024"), ((0.0, 1024.0), "-0.56 1024")):
+        with pytest.raises(ValueError, match=rf"agent.value_range {span[0]:g} to {span[1]:g} {found} {wider}$"):
+            stage(**{**held, "value_range": span})
+    mean, std = dataset.rewards.mean(), dataset.rewards.std(ddof=1)
+    ends = ((-1 - mean) / std, (1024 - mean) / std)
+    found = f"standardised rewards, {ends[0]:g} to {ends[1]:g}: set it to -0.39 2.27$"
+    with pytest.raises(ValueError, match=f"agent.reward_range 0 to 1 does not hold the data's {found}"):
+        stage(**{**held, "reward_range": (0.0, 1.0), "standardise_rewards": True})
+    stage(**{**held, "reward_range": (-0.39, 2.27), "standardise_rewards": True})
+
+
+def test_the_presets_hold_the_rewards_they_expect() -> None:
+    """A task's events pay 1, each time: with one in every frame, for ever, returns come to 1 / (1 - gamma)."""
+    config = minecraft()
+    most = 1 / (1 - config.imagination.gamma)
+    assert config.agent.reward_range == (0.0, 1.0)
+    assert config.agent.value_range[0] == 0 and most <= config.agent.value_range[1] < most + 1
+    always = torch.ones(1, 4001)
+    returns = lambda_returns(always, always, torch.full((1, 4001), most), config.imagination.gamma, 0.95)
+    assert float(returns.max()) <= config.agent.value_range[1]  # in a dream too
 
 
 @torch.no_grad()

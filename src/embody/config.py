@@ -524,7 +524,15 @@ def minecraft() -> Config:
             decoder=half,
         ),
         dynamics=DynamicsConfig(tokens=256, channels=32, context=192, trunk=trunk, actions=actions),
-        agent=AgentConfig(trunk=trunk, actions=actions, own_weights=False, hidden=1024, bins=255, world_lr_scale=1.0),
+        agent=AgentConfig(
+            trunk=trunk,
+            actions=actions,
+            own_weights=False,
+            hidden=1024,
+            bins=255,
+            value_range=(0.0, 334.0),  # events pay 1, and may come again: at most 1 / (1 - gamma)
+            world_lr_scale=1.0,
+        ),
         imagination=ImaginationConfig(context=192),
         train_tokenizer=stage,
         train_dynamics=lengths,
