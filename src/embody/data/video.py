@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -282,7 +283,7 @@ def reencode(source: Video, target: Path, *, fps: int = 20) -> Video:
             stream.options = {"crf": str(_CRF), "bf": "0", "g": str(_GOP), "keyint_min": str(_GOP), "sc_threshold": "0"}
             for number in range(source.length):
                 frame = file._next().reformat(size[1], size[0], "yuv420p")
-                frame.pts, frame.time_base = number, stream.codec_context.time_base
+                frame.pts, frame.time_base = number, Fraction(1, fps)
                 frame.pict_type = av.video.frame.PictureType.NONE
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
