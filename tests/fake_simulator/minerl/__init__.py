@@ -101,7 +101,7 @@ class Env:
         return self.observation()
 
     def step(self, action: dict) -> tuple:
-        assert self.action_space.contains(action), "the simulator does not take this action: %r" % (action,)
+        assert self.action_space.contains(action), f"the simulator does not take this action: {action!r}"
         log({key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in action.items()})
         if os.environ.get("FAKE_STEP") == str(self.step_number):
             fail_once()
@@ -111,7 +111,7 @@ class Env:
 
     def observation(self) -> dict:
         counts = self.episode["inventory"][self.step_number]
-        inventory = {str(item): np.array(count) for item, count in zip(self.episode["items"], counts)}
+        inventory = {str(item): np.array(counts[n]) for n, item in enumerate(self.episode["items"])}
         return {"pov": self.episode["pov"][self.step_number], "inventory": inventory}
 
     def close(self) -> None:

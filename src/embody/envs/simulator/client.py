@@ -125,6 +125,9 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
             except OSError as error:
                 self.close()
                 reason = str(error)
+            except ValueError:
+                self.close()  # the server has others to serve
+                raise
             if time.monotonic() >= deadline:
                 break
             time.sleep(min(1.0, self.patience / 10))

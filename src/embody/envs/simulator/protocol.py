@@ -72,6 +72,19 @@ def receive(connection: socket.socket, seconds: "float | None") -> tuple:
     return kind, values, arrays
 
 
+def drain(connection: socket.socket) -> None:
+    """Wait a moment for the other side to hang up: were unread bytes left, it would lose what was said to it last."""
+    deadline = time.monotonic() + 1
+    try:
+        connection.shutdown(socket.SHUT_WR)
+        while True:
+            connection.settimeout(max(0.01, deadline - time.monotonic()))
+            if not connection.recv(2**20) or time.monotonic() > deadline:
+                return
+    except OSError:
+        pass
+
+
 def _read(connection: socket.socket, count: int, seconds: "float | None") -> bytes:
     deadline = None if seconds is None else time.monotonic() + seconds
     data = bytearray()

@@ -154,6 +154,7 @@ def converse(connection: socket.socket, simulator: Simulator) -> None:
             kind, values, arrays = protocol.receive(connection, None)
         except protocol.ProtocolError as error:
             protocol.send(connection, protocol.REFUSED, {"reason": str(error)}, {})
+            protocol.drain(connection)
             raise
         try:
             if kind != protocol.HELLO and not began:
