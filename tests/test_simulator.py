@@ -173,7 +173,7 @@ def test_spaces_that_embody_does_not_know(small: Server, monkeypatch: pytest.Mon
         "minerl044", minerl_space(DIAMOND).keys, {**minerl_space(DIAMOND).words, "craft": ("none", "bed")}
     )
     monkeypatch.setattr("embody.envs.simulator.client.minerl_space", lambda _: fewer)
-    with pytest.raises(ValueError, match="craft is one of crafting_table, none, other"):
+    with pytest.raises(ValueError, match="craft is one of crafting_table, none, planks"):
         connect(small)
 
 

@@ -59,11 +59,11 @@ HUMAN = (
 ).split()
 TOOLS = ("wooden_axe", "wooden_pickaxe", "stone_axe", "stone_pickaxe", "iron_axe", "iron_pickaxe")
 OBTAIN = {
-    "place": Enum("none", "dirt", "stone", "cobblestone", "crafting_table", "furnace", "torch", "other"),
-    "equip": Enum("none", "air", "other", *TOOLS),
-    "craft": Enum("none", "torch", "stick", "planks", "crafting_table", "other"),
-    "nearbyCraft": Enum("none", "furnace", "other", *TOOLS),
-    "nearbySmelt": Enum("none", "iron_ingot", "coal", "other"),
+    "place": Enum("none", "dirt", "stone", "cobblestone", "crafting_table", "furnace", "torch"),
+    "equip": Enum("none", "air", *TOOLS),
+    "craft": Enum("none", "torch", "stick", "planks", "crafting_table"),
+    "nearbyCraft": Enum("none", "furnace", *TOOLS),
+    "nearbySmelt": Enum("none", "iron_ingot", "coal"),
 }
 
 

@@ -20,7 +20,6 @@ from embody.minecraft import VPT, ActionSpace, minerl_space
 __all__ = ["MineRLEnv", "SimulatorLost", "area_average"]
 
 _TURN = 180.0  # degrees, the camera's range
-_NOTHING_ELSE = {"other"}  # a word of MineRL 0.4.4 that no recording has
 
 
 class SimulatorLost(ConnectionError):
@@ -230,7 +229,7 @@ def _difference(space: ActionSpace, announced: Any) -> str | None:
             return f"{key} is {announced[key]}"
     for word, choices in space.words.items():
         values = announced[word].get("values", ())
-        if not set(choices) <= set(values) <= {*choices, *_NOTHING_ELSE}:
+        if set(choices) != set(values):
             return f"{word} is one of {', '.join(values)}"
     if announced["camera"] != {"kind": "box", "low": -_TURN, "high": _TURN, "shape": [2], "dtype": "float32"}:
         return f"camera is {announced['camera']}"

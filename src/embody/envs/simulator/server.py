@@ -48,7 +48,7 @@ class Simulator:
         return {
             "environment": environment,
             "max_steps": max_steps,
-            "simulator": f"minerl {getattr(minerl, '__version__', 'of unknown version')}",
+            "simulator": f"minerl {version()}",
             "actions": self.actions,
             "frame": [int(side) for side in self.env.observation_space.spaces["pov"].shape],
         }
@@ -97,6 +97,16 @@ def make(environment: str, max_steps: int) -> Any:
     spec.max_episode_steps = max_steps
     spec.reset()  # makes its handlers anew, and the time limit is one of them
     return spec.make()
+
+
+def version() -> str:
+    """MineRL's own; 0.4.4 does not know it, but its installation does."""
+    try:
+        import pkg_resources  # older Pythons have no importlib.metadata
+
+        return str(pkg_resources.get_distribution("minerl").version)
+    except Exception:
+        return str(getattr(minerl, "__version__", "of unknown version"))
 
 
 def describe(space: Any) -> dict:
