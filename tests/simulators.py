@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,10 @@ ITEMS = ("log", "planks", "stick", "crafting_table", "dirt")
 class Server:
     """Started again as often as it dies, on the same port, as by `docker run --restart always`."""
 
-    def __init__(self, folder: Path, episode: Path, arguments: tuple[str, ...], fault: str, step: int) -> None:
-        self.log, self._arguments, self._closed = folder / "log.jsonl", arguments, False
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log, self._command, self._closed = log, command, False
+        self._environment = {"PATH": os.environ["PATH"], **environment}
         self.log.touch()
-        self._environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(FAKE),
-            "FAKE_EPISODE": str(episode),
-            "FAKE_LOG": str(self.log),
-            "FAKE_FAULT_DONE": str(folder / "fault"),
-        }
-        if fault:
-            self._environment |= {"FAKE_FAULT": fault, "FAKE_STEP": str(step)}
         self.said: list[str] = []
         self.starts, self.port = 0, 0
         ready = threading.Event()
@@ -55,9 +48,12 @@ class Server:
 
     def _keep_up(self, ready: threading.Event) -> None:
         while not self._closed:
-            command = [PYTHON, str(SERVER), "--port", str(self.port), *self._arguments]
             self._process = subprocess.Popen(
-                command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                [*self._command, "--port", str(self.port)],
+                env=self._environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
             self.starts += 1
             assert self._process.stdout is not None
@@ -81,11 +77,16 @@ class Server:
 @contextmanager
 def serving(folder: Path, episode: Path, *arguments: str, fault: str = "", step: int = 0) -> Iterator[Server]:
     """A server whose simulator plays `episode` back, and has `fault` once, at `step`."""
-    server = Server(folder, episode, arguments, fault, step)
-    try:
+    environment = {
+        "PYTHONPATH": str(FAKE),
+        "FAKE_EPISODE": str(episode),
+        "FAKE_LOG": str(folder / "log.jsonl"),
+        "FAKE_FAULT_DONE": str(folder / "fault"),
+    }
+    if fault:
+        environment |= {"FAKE_FAULT": fault, "FAKE_STEP": str(step)}
+    with closing(Server([PYTHON, str(SERVER), *arguments], environment, folder / "log.jsonl")) as server:
         yield server
-    finally:
-        server.close()
 
 
 def record_episode(path: Path, size: tuple[int, int], steps: int = 8) -> dict[str, Any]:
@@ -107,3 +108,20 @@ def record_episode(path: Path, size: tuple[int, int], steps: int = 8) -> dict[st
     }
     np.savez(path, **episode)
     return episode
+
+
+def find_python(version: str) -> str | None:
+    """An interpreter of that version: on the path, or one of pyenv's."""
+    pyenv = shutil.which("pyenv")
+    root = subprocess.run([pyenv, "root"], capture_output=True, text=True).stdout.strip() if pyenv else "/nowhere"
+    candidates = [
+        shutil.which(f"python{version}") or "",
+        *map(str, Path(root).glob(f"versions/{version}.*/bin/python")),
+    ]
+    for candidate in filter(None, candidates):
+        said = subprocess.run(
+            [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True
+        )
+        if said.stdout.strip() == version:
+            return candidate
+    return None

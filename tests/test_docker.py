@@ -4,12 +4,12 @@ import fnmatch
 import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from simulators import find_python
 
 ROOT = Path(__file__).parents[1]
 FILES = ("Dockerfile", "docker/minerl/Dockerfile")
@@ -105,20 +105,3 @@ def test_the_python_part_of_each_run_line(name: str, python: str, tmp_path: Path
             words.insert(words.index("install") + 1, "--dry-run")
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-
-
-def find_python(version: str) -> str | None:
-    """An interpreter of that version: on the path, or one of pyenv's."""
-    pyenv = shutil.which("pyenv")
-    root = subprocess.run([pyenv, "root"], capture_output=True, text=True).stdout.strip() if pyenv else "/nowhere"
-    candidates = [
-        shutil.which(f"python{version}") or "",
-        *map(str, Path(root).glob(f"versions/{version}.*/bin/python")),
-    ]
-    for candidate in filter(None, candidates):
-        said = subprocess.run(
-            [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True
-        )
-        if said.stdout.strip() == version:
-            return candidate
-    return None
