@@ -1,7 +1,10 @@
 """The diamond run: what was obtained, who sets the task, the table; resumed, and with simulators that break."""
 
 import dataclasses
+import itertools
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,7 +44,7 @@ from embody.evaluation import (
 from embody.evaluation.schedule import check_schedule
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
-from embody.main import main
+from embody.main import _base_config, _parse, main
 from embody.minecraft import ITEMS, item_counts, minerl_space
 from embody.trainer import Trainer
 
@@ -105,6 +108,7 @@ def test_gains_add_up_rises_and_falls() -> None:
     assert gains.obtained["diamond"] == 1
     seen = Gains({})
     seen.update({"diamond": 2}, 0.0)
+    seen.update({"diamond": 2}, 1024.0)  # as MineRL 1.0 might have it: seen and paid
     assert seen.obtained["diamond"] == 2
 
 
@@ -181,6 +185,8 @@ def test_a_long_history_is_kept_as_far_as_the_ring_goes() -> None:
     assert len(player.history) == player.dream.ring == 8
     player.relabel(["door"])
     assert player.dream.world_cache is not None and player.dream.world_cache.frames == 8
+    player.begin(frames[0], ["go"])
+    assert len(player.history) == 3  # what came before is forgotten
 
 
 # --- the log and the table ------------------------------------------------------------------------------------------
@@ -283,6 +289,45 @@ def test_two_simulators_side_by_side(tmp_path: Path) -> None:
     assert "episode 2, step 6: place_crafting_table done, now use_iron_pickaxe" in logged(config)
 
 
+class Listener(RandomPolicy):
+    """Chance, with a record of what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__(SPACE.spec, np.random.default_rng(0))
+        self.told: list[Any] = []
+
+    def begin(self, frames: np.ndarray, labels: list[str]) -> None:
+        super().begin(frames, labels)
+        self.told = [labels]
+
+    def observe(self, actions: np.ndarray, frames: np.ndarray) -> None:
+        self.told.append(frames)
+
+    def relabel(self, labels: list[str]) -> None:
+        self.told.append(labels)
+
+
+def test_the_policy_sees_each_frame_and_then_is_told_its_new_task(tmp_path: Path) -> None:
+    episode = record_episode(tmp_path / "episode.npz", (64, 64))
+    listener, log = Listener(), EpisodeLog(tmp_path / "episodes.jsonl", {})
+    logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "test")
+    with serving(tmp_path, tmp_path / "episode.npz") as server:
+        env = MineRLEnv(server.address, DIAMOND, height=64, width=64, max_steps=50)
+        play_diamond([env], [7], lambda first: listener, SCHEDULE, log, logger)
+    logger.close()
+    labels = [(place, told[0]) for place, told in enumerate(listener.told) if isinstance(told, list)]
+    assert labels == [  # after the frames of steps 2, 4, 5, 6 and 7
+        (0, "mine log"),
+        (3, "craft planks"),
+        (6, "craft crafting table"),
+        (8, "place crafting table"),
+        (10, "use iron pickaxe"),
+        (12, "mine diamond"),
+    ]
+    frames = [told[0] for told in listener.told if not isinstance(told, list)]
+    np.testing.assert_array_equal(frames, episode["pov"][1:8])  # none after the end
+
+
 @pytest.mark.parametrize("fault", ["die", "raise"])
 def test_a_lost_episode_is_no_failure_and_is_played_again(tmp_path: Path, fault: str) -> None:
     config = small_config(tmp_path)
@@ -311,14 +356,24 @@ def test_simulators_that_never_work_end_the_run(tmp_path: Path, monkeypatch: pyt
     logger = LoggerManager(config.run_dir, Path(config.logs_dir), config.name)
     with serving(tmp_path, tmp_path / "episode.npz") as server:
         env = MineRLEnv(server.address, DIAMOND, height=32, width=32, max_steps=50)
-        monkeypatch.setattr(env, "_frame_shape", (1, 1, 3))
-        monkeypatch.setattr(env, "_connect", lambda: None)
-        with pytest.raises(OSError, match="the last 10 episodes were all lost"):
-            play_diamond(
-                [env], range(50), lambda _: RandomPolicy(SPACE.spec, np.random.default_rng(0)), SCHEDULE, log, logger
-            )
+        whole, calls = env.answer_reset, itertools.count()
+
+        def sometimes(every: int) -> Any:
+            if next(calls) % every == 0:
+                raise env._lost("a test")
+            return whole()
+
+        for every, episodes in ((2, 24), (1, 50)):
+            monkeypatch.setattr(env, "answer_reset", lambda every=every: sometimes(every))
+            arguments = [env], range(episodes), lambda _: Listener(), SCHEDULE, log, logger
+            if every == 2:
+                play_diamond(*arguments)
+                assert sum(episode.end == "error" for episode in log.episodes.values()) == 12
+            else:
+                with pytest.raises(OSError, match="the last 10 episodes were all lost"):
+                    play_diamond(*arguments)
     logger.close()
-    assert len(log.episodes) == 10
+    assert len(log.missing(50)) == 38
 
 
 @pytest.fixture
@@ -394,3 +449,14 @@ def test_what_cannot_be_played_is_one_line(
             error = capsys.readouterr().err
             assert says in error and error.count("\n") == 1, error
         assert not any("seed" in call for call in server.calls)  # nothing was played
+
+
+def test_the_commands_of_the_documentation_can_be_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "simulator.md").read_text().replace("\\\n", "")
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"(?m)^embody (.*)$", text)
+    assert len(commands) == 3
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        config = _base_config(words)
+        assert config.preset == "minecraft" and callable(_parse(words, config))

@@ -139,6 +139,7 @@ def _key(name: str, value: Any) -> Callable[[dict[str, Any], dict[str, Any]], No
         (_key("place", 3), "action place: 3 is not in"),
         (_key("camera", [0.0, 0.0]), "action camera: "),
         (_camera(np.array([0, 181], np.float32)), r"action camera: float32 \[0.0, 181.0\] is not in"),
+        (_camera(np.array([-181, 0], np.float32)), r"action camera: float32 \[-181.0, 0.0\] is not in"),
         (_camera(np.array([0, np.nan], np.float32)), "action camera: float32"),
         (_camera(np.array([0, 1], np.uint8)), r"action camera: uint8 \[0, 1\] is not in"),
         (_camera(np.zeros(3, np.float32)), "action camera: float32"),
@@ -165,6 +166,13 @@ def test_a_wrong_action_is_refused(
 def test_spaces_that_embody_does_not_know(small: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"MineRLOdd-v0 has actions that embody does not know: ESC is missing \(vpt\)"):
         connect(small, "MineRLOdd-v0")
+    refusal = None
+    try:
+        connect(small, "MineRLOdd-v0")
+    except ValueError as error:
+        refusal = error  # keeps what made it alive; its connection must be closed all the same
+    connect(small, patience=1.0, reset_seconds=2.0).close()
+    assert refusal is not None
     with pytest.raises(ValueError, match="refuses: MineRLNavigate-v0 is no environment of this simulator"):
         connect(small, "MineRLNavigate-v0")
     with pytest.raises(ValueError, match="refuses: HELLO names an environment and max_steps of 1 or more"):
@@ -205,6 +213,7 @@ def test_a_lost_simulator_costs_one_episode(tmp_path: Path, fault: str, says: st
             *_, terminated, _, _ = env.step(env.space.nothing)
         assert terminated
         assert server.starts == (1 if fault == "raise" else 2)
+        assert ({"closed": True} in server.calls) == (fault == "raise")  # and a new one is made
         if fault == "hang":
             assert "the simulator has not answered for 2 seconds: giving up" in server.said
 
@@ -250,6 +259,7 @@ NONSENSE = [
     (whole('{"values": {}, "arrays": [["frame", "object", [1]]]}', b"x"), "a damaged message"),
     (whole('{"values": {}, "arrays": [["frame", "uint8", [-1]]]}', b"x"), "a damaged message"),
     (whole('{"values": {}, "arrays": [["frame", "uint8", [1000, 1000, 1000]]]}', b"x"), "a damaged message"),
+    (whole('{"values": {}, "arrays": [["frame", "uint8", [4194304, 4194304, 4194304]]]}', b"x"), "a damaged message"),
     (whole('{"values": {}, "arrays": [["frame", "uint8", [1]]]}', b"xyz"), "2 bytes more than the message's arrays"),
     (whole("[" * 100_000), "a damaged message"),
 ]
