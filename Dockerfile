@@ -7,8 +7,8 @@
 # that is mounted. The first request had `-v (PWD):/app embody:v2`: `(PWD)` is no shell's way to name the folder, and the
 # image it builds is tagged `latest`.
 #
-# UNVERIFIED: the base image could not be pulled where this was written (docs/simulator.md says what was checked). It only
-# has to let the container see the driver: torch's own packages bring CUDA.
+# UNVERIFIED: the base image could not be pulled where this was written, there being no Docker daemon (docs/simulator.md
+# says what was checked). It only has to let the container see the driver: torch's own packages bring CUDA.
 FROM nvidia/cuda:12.8.1-base-ubuntu24.04
 
 ENV DEBIAN_FRONTEND=noninteractive \
