@@ -42,6 +42,7 @@ BOUNDS: Mapping[str, Mapping[str, Range]] = {
     | dict.fromkeys(("final_lr", "warmup", "decay", "ema"), _SHARE),
     "DataConfig": {"weights": _POSITIVE},
     "EvaluationConfig": dict.fromkeys(("episodes", "full_episodes", "batch", "rollouts", "context", "horizon"), _MANY),
+    "TaskSchedule": dict.fromkeys(("amounts", "max_steps", "episode_steps"), _MANY),
     "Config": dict.fromkeys(("seed", "workers"), _NOT_NEGATIVE),
 }
 

@@ -30,6 +30,7 @@ __all__ = [
     "GameConfig",
     "ImaginationConfig",
     "StageConfig",
+    "TaskSchedule",
     "Tasks",
     "TokenizerConfig",
     "TrainConfig",
@@ -58,7 +59,7 @@ class ActionSpec:
 class EnvConfig:
     """The real environment and the tasks in it."""
 
-    family: Literal["minigrid", "minecraft"] = "minigrid"  # minecraft: recordings only, nothing plays it yet
+    family: Literal["minigrid", "minecraft"] = "minigrid"  # minecraft: a simulator plays it (docs/simulator.md)
     tasks: tuple[str, ...] = ()
     max_steps: tuple[int, ...] = ()  # a limit per task; reaching it truncates, which no frame shows
     height: int = 48
@@ -289,6 +290,35 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class TaskSchedule:
+    """What the agent is asked for in one episode of Minecraft, one task after the other; the last one to the end.
+
+    A task is over when `amounts` of its item were obtained since the episode began (of a `place` task: placed), or
+    after `max_steps`. No inventory shows `open` and `use`: they end by time alone. The order and the numbers are ours:
+    what a diamond takes at least, with some time to spare.
+    """
+
+    tasks: tuple[str, ...] = (
+        *("mine_log", "craft_planks", "craft_stick", "craft_crafting_table", "place_crafting_table"),
+        *("craft_wooden_pickaxe", "mine_cobblestone", "craft_stone_pickaxe", "craft_furnace", "place_furnace"),
+        *("mine_coal", "mine_iron_ore", "craft_iron_ingot", "craft_iron_pickaxe", "mine_diamond"),
+    )
+    amounts: tuple[int, ...] = (4, 12, 6, 1, 1, 1, 11, 1, 1, 1, 1, 3, 3, 1, 1)
+    max_steps: tuple[int, ...] = (
+        *(6_000, 1_200, 1_200, 1_200, 600, 1_200, 6_000, 1_200, 1_200, 600),
+        *(6_000, 18_000, 2_400, 1_200, 72_000),
+    )
+    episode_steps: int = 72_000  # 60 minutes at 20 a second [P]
+
+    def __post_init__(self) -> None:
+        if not self.tasks or not len(self.tasks) == len(self.amounts) == len(self.max_steps):
+            raise ValueError(
+                f"schedule: {len(self.tasks)} tasks, {len(self.amounts)} amounts and {len(self.max_steps)} max_steps:"
+                " give one of each for every task, and at least one task"
+            )
+
+
+@dataclass(frozen=True)
 class Config:
     """One run, whole."""
 
@@ -316,6 +346,7 @@ class Config:
     train_agent: StageConfig = StageConfig()
     train_imagination: StageConfig = StageConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    schedule: TaskSchedule = TaskSchedule()  # of Minecraft's evaluation in the simulator
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -19,6 +19,7 @@ import tyro
 from embody import cost
 from embody.config import Config, from_dict, preset
 from embody.data import Dataset
+from embody.evaluation import Simulated
 from embody.trainer import Trainer
 from embody.training.lpips_weights import fetch_lpips
 
@@ -121,9 +122,29 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
         """Turn the datasets into latents, with the trained tokenizer."""
         return lambda: Trainer(config=config).encode()
 
-    def evaluate(preset: Preset = base.preset, config: Settings = base, full: bool = False) -> Callable[[], object]:
-        """Measure what is trained, in the real environment and in the dream."""
-        return lambda: Trainer(config=_full(config, full)).evaluate(command=command)
+    def evaluate(
+        preset: Preset = base.preset,
+        config: Settings = base,
+        full: bool = False,
+        environment: Annotated[str | None, tyro.conf.arg(name="env")] = None,
+        server: tuple[str, ...] = ("127.0.0.1:5555",),
+        policy: Simulated = "imagination",
+    ) -> Callable[[], object]:
+        """Measure what is trained, in the real environment and in the dream.
+
+        Args:
+            environment: a simulator's instead, such as minerl:MineRLObtainDiamond-v0 (docs/simulator.md).
+            server: host:port of each simulator's server; as many episodes are played side by side.
+            policy: who plays in the simulator.
+        """
+        if environment is None:
+            return lambda: Trainer(config=_full(config, full)).evaluate(command=command)
+        simulator, colon, name = environment.partition(":")
+        if simulator != "minerl" or not name:
+            raise ValueError(f"--env {environment}: expected minerl:NAME, such as minerl:MineRLObtainDiamond-v0")
+        if full:
+            raise ValueError("--full has no meaning in a simulator: say how many with --evaluation.episodes")
+        return lambda: Trainer(config=config).evaluate_in_simulator(name, server, policy, command)
 
     def report(preset: Preset = base.preset, config: Settings = base) -> Callable[[], object]:
         """Write the run's report, one HTML file."""
@@ -195,7 +216,7 @@ def _base_config(arguments: Sequence[str]) -> Config:
         words.append(argument)
     place = 2 if words[:1] in (["train"], ["weights"]) else 1
     named = words[place] if len(words) > place else None
-    default = preset(named or "minigrid")
+    default = preset(named or ("minecraft" if _option(arguments, "--env") else "minigrid"))
     if (cache := Path(os.environ.get("XDG_CACHE_HOME", ""))).is_absolute():
         default = dataclasses.replace(default, cache_dir=str(cache / "embody"))
     name = _option(arguments, "--name") or default.name

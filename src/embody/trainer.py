@@ -27,6 +27,8 @@ from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_ha
 from embody.dynamics import Dynamics
 from embody.evaluation import (
     FinishedParts,
+    Simulated,
+    evaluate_in_simulator,
     evaluate_run,
     results_table,
     write_report,
@@ -226,6 +228,15 @@ class Trainer:
         finished.forget()
         self.logger.info(results_table(results))
         return results
+
+    def evaluate_in_simulator(
+        self, environment: str, servers: Sequence[str], policy: Simulated = "imagination", command: str = ""
+    ) -> dict[str, Any]:
+        """`policy` on its way to the diamond in MineRL's `environment`, behind each of `servers` (host:port)."""
+        if policy != "random":
+            self._must_fit("tokenizer", "agent" if policy == "cloning" else policy)
+        with self._timed(f"evaluate-{environment}"):
+            return evaluate_in_simulator(self.config, environment, servers, policy, self.logger, command)
 
     def report(self) -> Path:
         """The run as one HTML page; what is not done yet is left out."""
