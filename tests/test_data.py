@@ -74,7 +74,7 @@ def test_a_killed_writer_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write(whole, {"train": shards}).finish()
     writer = write(killed, {"train": shards[:1]})
     with monkeypatch.context() as patch:  # dies with the frames and steps of shard 1 on disk, but not yet listed
-        patch.setattr("embody.data.format._row", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr("embody.data.writer._row", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             writer.write_shard("train", 1, shards[1])
     assert (killed / "frames" / "train-00001.h5").exists()

@@ -17,8 +17,7 @@ from typing import Any
 
 from embody.collection.play import Split, play_episodes
 from embody.config import Config
-from embody.data.episodes import Episode
-from embody.data.format import DatasetWriter, Meta, aside, is_complete
+from embody.data import DatasetWriter, Episode, Meta, aside, is_complete
 from embody.envs import VOCABULARY, make_env
 
 __all__ = ["Progress", "collect"]

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.data.format import Dataset, Shard, aside
+from embody.data.aside import aside
+from embody.data.format import Dataset, Shard
 
 __all__ = ["LatentWriter", "Latents", "open_latents"]
 
