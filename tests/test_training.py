@@ -86,7 +86,17 @@ class OneNumber:
         for factor in self.factors[start:]:
             value = torch.full((1, 1), factor)
             nothing = torch.zeros(1, 1, dtype=torch.bool)
-            yield Batch(nothing[..., None].long(), value, value, nothing, nothing, ~nothing, nothing.long())
+            yield Batch(
+                nothing[..., None].long(),
+                value,
+                value,
+                nothing,
+                nothing,
+                ~nothing,
+                nothing.long(),
+                ~nothing[0],
+                nothing,
+            )
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         return self.model(batch.rewards).sum(), {"progress": torch.tensor(progress)}

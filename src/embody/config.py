@@ -23,6 +23,7 @@ __all__ = [
     "AgentConfig",
     "CollectConfig",
     "Config",
+    "DataConfig",
     "DynamicsConfig",
     "EnvConfig",
     "EvaluationConfig",
@@ -68,6 +69,18 @@ class EnvConfig:
     def __post_init__(self) -> None:
         if len(self.tasks) != len(self.max_steps):
             raise ValueError(f"env.max_steps: one limit per task ({len(self.tasks)}), got {len(self.max_steps)}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which datasets a run reads, and how they are mixed."""
+
+    sources: tuple[str, ...] = ()  # folders, in data_dir unless absolute; none: one of the name of each env.tasks
+    weights: tuple[float, ...] = ()  # of each source: its share of the rows is weight / sum; none: uniform over tasks
+
+    def __post_init__(self) -> None:
+        if self.weights and self.sources and len(self.weights) != len(self.sources):
+            raise ValueError(f"data.weights: one for each of {len(self.sources)} sources, got {len(self.weights)}")
 
 
 @dataclass(frozen=True)
@@ -220,6 +233,7 @@ class AgentConfig:
     # Phase 2: the share of a batch's rows drawn from all episodes, on which the dynamics loss goes on; the others come
     # from episodes that achieve their task, and the policy is cloned on those alone [P: half]. At 1 it is on all rows.
     uniform_share: float = 0.5
+    clone_null: bool = True  # clone slots that were reached by doing nothing; VPT leaves them out
     world_lr_scale: float = 0.1  # learning rate of the world in phase 2, relative to the agent's, where it still learns
 
 
@@ -291,6 +305,7 @@ class Config:
     recompute: bool = False  # training keeps only the inputs of blocks and computes the rest anew: less memory, slower
     compile: bool = False  # blocks, and the steps of dreams trained in: a minute or more for the first steps of a stage
     env: EnvConfig = EnvConfig()
+    data: DataConfig = DataConfig()
     collect: CollectConfig = CollectConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
@@ -524,7 +539,15 @@ def minecraft() -> Config:
             decoder=half,
         ),
         dynamics=DynamicsConfig(tokens=256, channels=32, context=192, trunk=trunk, actions=actions),
-        agent=AgentConfig(trunk=trunk, actions=actions, own_weights=False, hidden=1024, bins=255, world_lr_scale=1.0),
+        agent=AgentConfig(
+            trunk=trunk,
+            actions=actions,
+            own_weights=False,
+            hidden=1024,
+            bins=255,
+            world_lr_scale=1.0,
+            clone_null=False,
+        ),
         imagination=ImaginationConfig(context=192),
         train_tokenizer=stage,
         train_dynamics=lengths,

@@ -304,6 +304,7 @@ class Trainer:
     ) -> dict[str, Any]:
         """What a stage's weights depend on, kept with them: weights made otherwise are never taken for finished."""
         dreams = to_dict(imagination or self.config.imagination)
+        weights = {"weights": self.config.data.weights} if self.config.data.weights else {}
         return json.loads(
             json.dumps(
                 {
@@ -312,6 +313,7 @@ class Trainer:
                     "imagination": {name: dreams[name] for name in dreams if imagination or name in _FOR_ALL_STAGES},
                     "variant": name,
                     "data": [dataset.fingerprint for dataset in datasets],
+                    **weights,
                     "vocabulary": datasets[0].meta.vocabulary,
                     "upstream": digest(upstream),
                     "seed": self.config.seed,

@@ -39,7 +39,9 @@ class AgentStage:
         self.config, self.whole = config.train_agent, config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.episode_filter = episode_filter
-        self.steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
+        self.steps = max(
+            1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config, labelled_only=True))
+        )
         torch.manual_seed(config.seed + 2)
         agent = Agent(config.agent)
         if config.agent.standardise_rewards:
@@ -80,6 +82,8 @@ class AgentStage:
             gamma=self.whole.imagination.gamma,
             words=self.whole.agent.words,
             episode_filter=self.episode_filter,
+            labelled_only=True,
+            weights=self.whole.data.weights,
             uniform_share=self.whole.agent.uniform_share,
             workers=self.whole.workers,
         )
