@@ -260,7 +260,9 @@ def test_batches_follow_episodes_and_never_leave_them(root: Path) -> None:
     data = minerl.make(NAVIGATE, data_dir=root)
     with pytest.warns(UserWarning, match="v3_player-3_0-20: 20 steps, fewer than 32"):
         batches = list(data.batch_iter(batch_size=2, seq_len=32, num_epochs=1, seed=5))
-    steps = {name: [float(x[0]["compass"]["angle"]) for x in data.load_data(name)] for name in data.get_trajectory_names()}
+    steps = {
+        name: [float(x[0]["compass"]["angle"]) for x in data.load_data(name)] for name in data.get_trajectory_names()
+    }
     place = {angle: (name, t) for name, angles in steps.items() for t, angle in enumerate(angles)}
     seen: set[tuple[str, int]] = set()
     for obs, action, reward, after, done in batches:

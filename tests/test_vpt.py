@@ -91,7 +91,11 @@ def test_other_keys_do_nothing_and_fields_may_lack(tmp_path: Path) -> None:
 
 
 STATS = {
-    **{"mine_log": "mine_block:birch_log", "mine_cobblestone": "mine_block:stone", "mine_iron_ore": "mine_block:iron_ore"},
+    **{
+        "mine_log": "mine_block:birch_log",
+        "mine_cobblestone": "mine_block:stone",
+        "mine_iron_ore": "mine_block:iron_ore",
+    },
     **{"mine_coal": "mine_block:coal_ore", "mine_diamond": "mine_block:diamond_ore"},
     **{"craft_planks": "craft_item:dark_oak_planks", "craft_stick": "craft_item:stick"},
     **{f"craft_{item}": f"craft_item:{item}" for item in ("crafting_table", "furnace", "iron_ingot")},

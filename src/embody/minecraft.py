@@ -16,6 +16,7 @@ __all__ = [
     "CAMERA_BINS",
     "MINERL_REWARDS",
     "TASKS",
+    "VOCABULARY",
     "VPT",
     "ActionSpace",
     "camera_bins",
@@ -179,3 +180,10 @@ MINERL_REWARDS: Mapping[str, tuple[str, float]] = {
 def task_label(task: str) -> str:
     """What is asked for, in words: `craft stone pickaxe`."""
     return task.replace("_", " ")
+
+
+# Of the labels of all recordings, so that they can be mixed; "navigate" is MineRL's own task.
+VOCABULARY: tuple[str, ...] = (
+    *("<pad>", "<unknown>"),
+    *sorted({"navigate", *(word for task in TASKS for word in task.split("_"))}),
+)

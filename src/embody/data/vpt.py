@@ -1,8 +1,8 @@
 """One segment of VPT's contractor recordings: `NAME.jsonl`, a line a frame of `NAME.mp4`.
 
-Legend: T frames, A action factors, P tasks. Line i was written with frame i: its state is what frame i shows, its action is what
-was done on seeing it. Here, as everywhere in embody, slot t holds the action that led to frame t, which is that of line
-t - 1 (docs/data.md); the action of the last line has no outcome, and is left out.
+Legend: T frames, A action factors, P tasks. Line i was written with frame i: its state is what frame i shows, its
+action what was done on seeing it. Here, as everywhere in embody, slot t holds the action that led to frame t, which is
+that of line t - 1 (docs/data.md); the action of the last line has no outcome, and is left out.
 """
 
 import json
@@ -32,8 +32,10 @@ _DEGREES = 360 / 2400  # a pixel of the mouse
 _RECORDED_HEIGHT = 720  # pixels in which the pointer's place is given
 # Of the mouse's turns while a GUI is open, by version of the recorder.
 _GUI_SCALE = {"5.7": 0.5, "5.8": 0.5, "6.7": 2.0, "6.8": 2.0, "6.9": 2.0}
-_COUNTED = ("cobblestone", "iron_ore", "coal", "diamond", "stick", "crafting_table", "furnace", "iron_ingot")
-_COUNTED += ("wooden_pickaxe", "stone_pickaxe", "iron_pickaxe")
+_COUNTED = (
+    *("log", "planks", "cobblestone", "iron_ore", "coal", "diamond", "stick", "crafting_table", "furnace"),
+    *("iron_ingot", "wooden_pickaxe", "stone_pickaxe", "iron_pickaxe"),
+)
 
 Line = Mapping[str, Any]
 
@@ -51,15 +53,17 @@ class Segment:
     def cursor(self, height: int) -> NDArray[np.int16]:
         """`[T, 2]` in pixels of a video of `height`; -1 where none is to be drawn."""
         limit = np.iinfo(np.int16).max
-        return np.where(np.isnan(self.pointer), -1, np.clip(np.nan_to_num(self.pointer) * height, 0, limit)).astype(np.int16)
+        return np.where(np.isnan(self.pointer), -1, np.clip(np.nan_to_num(self.pointer) * height, 0, limit)).astype(
+            np.int16
+        )
 
 
 def find_segments(source: Path) -> list[tuple[str, Path | None]]:
     """Names of segments and their paths without suffix, sorted: of an index (`basedir`, `relpaths`), or of a folder.
 
-    An index's files lie in `basedir` if that is a folder (it is an address in the published ones), or beside the index, under
-    the path given or, as flat downloads have them, under its last part. The path is None where it leaves the folder. A
-    `ValueError` if there is none, or the index is none.
+    An index's files lie in `basedir` if that is a folder (it is an address in the published ones), or beside the index,
+    under the path given or, as flat downloads have them, under its last part. The path is None where it leaves the
+    folder. A `ValueError` if there is none, or the index is none.
     """
     if source.is_dir():
         stems = {path.with_suffix("") for suffix in ("mp4", "jsonl") for path in source.rglob(f"*.{suffix}")}
@@ -84,7 +88,11 @@ def _inside(folder: Path, name: str) -> Path | None:
     if os.path.isabs(normal) or normal.split(os.sep)[0] in ("..", "."):
         return None
     flat = folder / os.path.basename(normal)
-    return flat if not (folder / f"{normal}.mp4").exists() and flat.with_name(f"{flat.name}.mp4").exists() else folder / normal
+    return (
+        flat
+        if not (folder / f"{normal}.mp4").exists() and flat.with_name(f"{flat.name}.mp4").exists()
+        else folder / normal
+    )
 
 
 def read_segment(path: Path, name: str) -> Segment:
@@ -97,10 +105,10 @@ def read_segment(path: Path, name: str) -> Segment:
 
 
 def _lines(path: Path) -> list[Line]:
-    lines = []
+    lines: list[Line] = []
     try:
         with path.open("rb") as file:
-            for number, text in enumerate(file, 1):
+            for text in file:
                 line = json.loads(text, parse_constant=_refused)
                 if not isinstance(line, dict):
                     raise ValueError("not an object")
@@ -174,15 +182,13 @@ def _finite(value: Any) -> float:
     return number
 
 
-def _events(
-    lines: Sequence[Line], path: Path, gui: NDArray[np.bool_], using: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def _events(lines: Sequence[Line], path: Path, gui: NDArray[np.bool_], using: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """`[T, P]`: from the counters if there are any, else from the inventory."""
     try:
         stats = [line.get("stats") or {} for line in lines]
         if any(stats):
             return events_of_stats(stats)
-        counts = {item: np.zeros(len(lines), np.int64) for item in ("log", "planks", *_COUNTED)}
+        counts = {item: np.zeros(len(lines), np.int64) for item in _COUNTED}
         for i, line in enumerate(lines):
             for stack in line.get("inventory") or []:
                 kind = str(stack["type"])

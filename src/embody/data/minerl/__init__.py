@@ -2,13 +2,14 @@
 
 from embody.data.minerl import data
 from embody.data.minerl.data import BufferedBatchIter, DataPipeline, make
-from embody.data.minerl.trajectory import Trajectory, find_trajectories, read_trajectory
+from embody.data.minerl.trajectory import Trajectory, environment_in, find_trajectories, read_trajectory
 
 __all__ = [
     "BufferedBatchIter",
     "DataPipeline",
     "Trajectory",
     "data",
+    "environment_in",
     "find_trajectories",
     "make",
     "read_trajectory",

@@ -1,10 +1,11 @@
 """The interface of `minerl.data` in MineRL 0.4.4, for its recordings, without the package: same names, keys and shapes.
 
-Legend: B sequences, T steps. An item is `(obs, action, reward, next_obs, done)`; `obs` and `action` are dictionaries, those of
-`obs` nested: `obs["pov"]` uint8 `[..., 64, 64, 3]`, `obs["inventory"]["log"]`, `obs["equipped_items"]["mainhand"]["type"]`.
+Legend: B sequences, T steps. An item is `(obs, action, reward, next_obs, done)`; `obs` and `action` are dictionaries,
+that of `obs` nested: `obs["pov"]` uint8 `[..., 64, 64, 3]`, `obs["inventory"]["log"]`,
+`obs["equipped_items"]["mainhand"]["type"]`.
 
-What differs from the package, on purpose: `seed` is honoured; a sequence never runs from one episode into the next; no step is
-dropped; videos are decoded by threads, so that no process can be left behind; `skip_interval` works.
+What differs from the package, on purpose: `seed` is honoured; a sequence never runs from one episode into the next; no
+step is dropped; videos are decoded by threads, so that no process can be left behind; `skip_interval` works.
 """
 
 import os
@@ -58,7 +59,9 @@ class DataPipeline:
         minerl_space(environment)
         self.data_dir, self.environment, self.number_of_workers = str(data_directory), environment, max(1, num_workers)
         folders = find_trajectories(Path(data_directory).parent, environment)
-        self._folders = {folder.name: folder for folder in folders if not any(name in folder.name for name in CORRUPTED)}
+        self._folders = {
+            folder.name: folder for folder in folders if not any(name in folder.name for name in CORRUPTED)
+        }
 
     def get_trajectory_names(self) -> list[str]:
         """Names of the trajectories, sorted."""
@@ -97,10 +100,10 @@ class DataPipeline:
         """Batches of sequences: arrays `[B, T, ...]`, B at most `batch_size`, T `seq_len`.
 
         Each row follows one trajectory from its beginning to its end, then begins another. The last sequence of a
-        trajectory moves back so that it is as long as the others: it repeats steps instead of losing some. At the end of
-        an epoch rows run out, and batches get smaller. Trajectories shorter than `seq_len` are left out, with a warning.
-        The order depends on `seed` and the epoch alone; `preload_buffer_size` trajectories are decoded ahead. -1 epochs
-        are endless.
+        trajectory moves back so that it is as long as the others: it repeats steps instead of losing some. At the end
+        of an epoch rows run out, and batches get smaller. Trajectories shorter than `seq_len` are left out, with a
+        warning. The order depends on `seed` and the epoch alone; `preload_buffer_size` trajectories are decoded ahead.
+        -1 epochs are endless.
         """
         epoch = 0
         random = np.random.default_rng(seed)
@@ -123,7 +126,7 @@ class BufferedBatchIter:
     def buffered_batch_iter(
         self, batch_size: int, num_epochs: int | None = None, num_batches: int | None = None
     ) -> Iterator[Item]:
-        """`(obs, action, reward, next_obs, done)` of `[B, ...]`; every step once an epoch, whose last batch is smaller."""
+        """`(obs, action, reward, next_obs, done)` of `[B, ...]`: every step once an epoch, the last batch smaller."""
         if (num_epochs is None) == (num_batches is None):
             raise ValueError("give one of num_epochs and num_batches")
         epochs = batches = 0
@@ -247,7 +250,9 @@ def _sequences(loaded: Iterator[_Steps], seq_len: int) -> Iterator[Item]:
     for steps in loaded:
         length = len(steps.reward)
         if length < seq_len:
-            warnings.warn(f"{steps.metadata['stream_name']}: {length} steps, fewer than {seq_len}: left out", stacklevel=2)
+            warnings.warn(
+                f"{steps.metadata['stream_name']}: {length} steps, fewer than {seq_len}: left out", stacklevel=2
+            )
         for start in range(0, length, seq_len) if length >= seq_len else ():
             first = min(start, length - seq_len)
             yield steps.slice(slice(first, first + seq_len))

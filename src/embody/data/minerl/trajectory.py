@@ -1,7 +1,7 @@
 """One MineRL 0.4.4 trajectory: `recording.mp4`, `rendered.npz`, `metadata.json` in a folder `v3_NAME`.
 
-Legend: T actions, T + 1 observations, A action factors, P tasks. `rendered.npz` has action t beside what was seen before
-it; here, as everywhere in embody, slot t holds the action that led to observation t (docs/data.md).
+Legend: T actions, T + 1 observations, A action factors, P tasks. `rendered.npz` has action t beside what was seen
+before it; here, as everywhere in embody, slot t holds the action that led to observation t (docs/data.md).
 """
 
 import json
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from embody.data.achievements import rises, was_crafted
 from embody.minecraft import MINERL_REWARDS, TASKS, minerl_space
 
-__all__ = ["CORRUPTED", "POV", "Trajectory", "find_trajectories", "read_trajectory"]
+__all__ = ["CORRUPTED", "POV", "Trajectory", "environment_in", "find_trajectories", "read_trajectory"]
 
 CORRUPTED = ("tempting_capers_shapeshifter-14",)  # MineRL's own list
 POV = (64, 64)  # pixels of all of its videos
@@ -98,6 +98,15 @@ class Trajectory:
         return np.stack(columns, axis=1)
 
 
+def environment_in(root: Path) -> str:
+    """The one environment whose recordings `root` holds; a `ValueError` if there are none or several."""
+    found = sorted(path.name for path in root.glob("MineRL*-v0") if path.is_dir())
+    if len(found) != 1:
+        what = f"holds {', '.join(found)}: choose one with --env" if found else "holds no folder like MineRLTreechop-v0"
+        raise ValueError(f"{root} {what}")
+    return found[0]
+
+
 def find_trajectories(root: Path, environment: str) -> list[Path]:
     """Folders `v3_*` and `v4_*` at any depth of `root/environment`, by name; a `ValueError` if there are none."""
     if (version := root / "VERSION").exists():
@@ -109,7 +118,9 @@ def find_trajectories(root: Path, environment: str) -> list[Path]:
         (path for path in folder.rglob("v[34]_*") if path.is_dir()), key=lambda path: (path.name, path.parts)
     )
     if not found:
-        raise ValueError(f"no MineRL recording in {folder}: it should hold folders named v3_*, with recording.mp4 in each")
+        raise ValueError(
+            f"no MineRL recording in {folder}: it should hold folders named v3_*, with recording.mp4 in each"
+        )
     return found
 
 
