@@ -207,7 +207,8 @@ def with_latents(dataset: Dataset, config: Config) -> Dataset:
     latents = (projected / projected.std(axis=0)).reshape(-1, tokens, channels)
     writer = LatentWriter(dataset, "raw", tokens, channels)
     for shard in writer.pending():
-        writer.write_shard(shard, latents[shard.start : shard.stop])
+        with writer.filling(shard) as out:
+            out[:] = latents[shard.start : shard.stop]
     return dataset
 
 

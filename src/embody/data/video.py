@@ -150,7 +150,7 @@ class _File:
 
     def __init__(self, path: Path, index: VideoIndex) -> None:
         self.path, self.index, self.lock = path, index, threading.Lock()
-        self.reformatter = VideoReformatter()
+        self.to_rgb, self.to_size = VideoReformatter(), VideoReformatter()
         self.places: dict[int | None, int] = dict(zip(index.pts.tolist(), index.keys.tolist(), strict=True))
         self._begin()
 
@@ -201,14 +201,20 @@ class _File:
     def _pixels(
         self, frame: av.VideoFrame, height: int, width: int, pointer: NDArray[np.int16] | None
     ) -> NDArray[np.uint8]:
+        # Colours first: resizing as it converts them, swscale halves the width of the new frame's colours too.
+        rgb = self.to_rgb.reformat(frame, format="rgb24", interpolation=Interpolation.AREA, threads=1)
         if pointer is not None:
-            own = np.asarray(self._reformat(frame, frame.height, frame.width).to_ndarray(), np.uint8)
+            own = _view(rgb).copy()  # a decoder may need its frame again
             draw_pointer(own, int(pointer[0]), int(pointer[1]))
-            frame = av.VideoFrame.from_ndarray(own, "rgb24")
-        return np.asarray(self._reformat(frame, height, width).to_ndarray(), np.uint8)
+            rgb = av.VideoFrame.from_ndarray(own, "rgb24")
+        return _view(self.to_size.reformat(rgb, width, height, interpolation=Interpolation.AREA, threads=1))
 
-    def _reformat(self, frame: av.VideoFrame, height: int, width: int) -> av.VideoFrame:
-        return self.reformatter.reformat(frame, width, height, "rgb24", interpolation=Interpolation.AREA, threads=1)
+
+def _view(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """The pixels of a rgb24 frame, `[H, W, 3]`, where they are."""
+    plane = frame.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)
+    return rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
 
 
 class OpenVideos:
@@ -221,9 +227,9 @@ class OpenVideos:
     def read(self, video: Video, index: VideoIndex, known: str, height: int, width: int) -> NDArray[np.uint8]:
         """The frames of `video`, uint8 `[length, height, width, 3]`, the pointer drawn, then resized.
 
-        Sizes are changed by FFmpeg's area filter (`SWS_AREA`): the mean of the pixels that a new one covers, with no
-        aliasing when it shrinks. The same frame gives the same pixels, whatever was read before. A `ValueError` of one
-        line if the file is not there, cannot be decoded, or is no longer the one whose `identity` was `known`.
+        Sizes are changed by FFmpeg's area filter (`SWS_AREA`): the mean of the pixels that a new one covers. The same
+        frame gives the same pixels, whatever was read before. A `ValueError` of one line if the file is not there,
+        cannot be decoded, or is no longer the one whose `identity` was `known`.
         """
         file = self._file(video.path, index, known)
         return file.read(video.start, video.start + video.length, height, width, video.cursor)
