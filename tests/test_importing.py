@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from embody.collection.importing import REPORT, import_recordings, read_report
 from embody.collection.pipeline import Pipeline, dataset_of_pipeline
 from embody.collection.recordings import MinerlSource, VideoSource, VptSource
-from embody.data import Dataset, Video, minerl, open_dataset
+from embody.data import Dataset, DatasetWriter, Video, minerl, open_dataset
 from embody.data.minerl import read_trajectory
 from embody.data.video import draw_pointer
 from embody.data.vpt import read_segment
@@ -367,20 +367,36 @@ def test_workers_change_nothing_and_leave_nothing(tmp_path: Path) -> None:
 def test_an_interrupted_import_goes_on(tmp_path: Path, stop_at: int) -> None:
     write_many(tmp_path / "raw", 12)
     source = small(VptSource(tmp_path / "raw"), 2)
-    whole = import_recordings(source, tmp_path / "whole")
+    whole = import_recordings(source, tmp_path / "whole", validation_share=0)
 
     def stop(done: int, total: int, skipped: int) -> None:
         if done == stop_at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        import_recordings(source, tmp_path / "cut", progress=stop)
+        import_recordings(source, tmp_path / "cut", progress=stop, validation_share=0)
     with pytest.raises(ValueError, match="half-written"):
         open_dataset(tmp_path / "cut")
     seen: list[int] = []
-    cut = import_recordings(source, tmp_path / "cut", progress=lambda done, *_: seen.append(done))
+    cut = import_recordings(source, tmp_path / "cut", progress=lambda done, *_: seen.append(done), validation_share=0)
     assert seen[0] >= (stop_at - 1) // 2 * 2 - 2 and seen[-1] == 12
     assert cut.fingerprint == whole.fingerprint and set(read_report(cut.root)) == set(read_report(whole.root))
+
+
+def test_what_was_repaired_after_a_kill_is_no_longer_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_many(tmp_path / "raw", 4)
+    source = VptSource(tmp_path / "raw")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DatasetWriter, "write_shard", die)
+        import_recordings(source, tmp_path / "out", validation_share=0)
+    assert [broken.file for broken in read_report(tmp_path / "out")] == ["001"]
+    shutil.copyfile(tmp_path / "raw" / "002.jsonl", tmp_path / "raw" / "001.jsonl")
+    dataset = import_recordings(source, tmp_path / "out", validation_share=0)
+    assert len(dataset.episodes()) == 4 and read_report(dataset.root) == []
 
 
 KILLED = """

@@ -87,12 +87,10 @@ def _inside(folder: Path, name: str) -> Path | None:
     normal = os.path.normpath(name)
     if os.path.isabs(normal) or normal.split(os.sep)[0] in ("..", "."):
         return None
-    flat = folder / os.path.basename(normal)
-    return (
-        flat
-        if not (folder / f"{normal}.mp4").exists() and flat.with_name(f"{flat.name}.mp4").exists()
-        else folder / normal
-    )
+    flat = os.path.basename(normal)
+    if not (folder / f"{normal}.mp4").exists() and (folder / f"{flat}.mp4").exists():
+        return folder / flat
+    return folder / normal
 
 
 def read_segment(path: Path, name: str) -> Segment:
