@@ -180,7 +180,7 @@ def test_files_that_cannot_be_read_say_which_and_why(tmp_path: Path) -> None:
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 2 // 3])  # faststart: all is listed, not all there
     (tmp_path / "headless.mp4").write_bytes(content[: content.index(b"moov") - 4])
     (tmp_path / "text.mp4").write_text("no video at all")
-    with av.open(str(tmp_path / "empty.mkv"), "w") as container:
+    with av.open(str(tmp_path / "empty.avi"), "w") as container:
         stream = container.add_stream("libx264", rate=20)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         container.start_encoding()
@@ -193,7 +193,7 @@ def test_files_that_cannot_be_read_say_which_and_why(tmp_path: Path) -> None:
         ("cut.mp4", "is cut off"),
         ("headless.mp4", "cannot be read"),
         ("text.mp4", "cannot be read"),
-        ("empty.mkv", "has no frame"),
+        ("empty.avi", "has no frame"),
         ("sound.wav", "no video stream"),
         ("missing.mp4", "is not there"),
     ):
