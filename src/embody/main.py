@@ -200,19 +200,23 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
             reencode: write the videos anew, for random access; otherwise they are read where they are.
             strict: end with an error if a recording was broken and left out.
         """
-        recordings: Source
-        match kind:
-            case "minerl":
-                env = env or environment_in(source)
-                recordings, name = MinerlSource(source, env), name or env
-            case "vpt":
-                recordings = VptSource(source)
-            case "videos":
-                recordings = VideoSource(source)
-        root = Path(data_dir) / (name or kind)
-        logger = functools.partial(LoggerManager, Path(runs_dir) / "import", Path(logs_dir), f"import-{root.name}")
-        options = {"workers": workers, "validation_share": validation_share, "encode": reencode}
-        return lambda: _import(recordings, root, logger(), strict, options)
+
+        def start() -> None:
+            recordings: Source
+            called: str = kind
+            match kind:
+                case "minerl":
+                    called = env or environment_in(source)
+                    recordings = MinerlSource(source, called)
+                case "vpt":
+                    recordings = VptSource(source)
+                case "videos":
+                    recordings = VideoSource(source)
+            root = Path(data_dir) / (name or called)
+            logger = LoggerManager(Path(runs_dir) / "import", Path(logs_dir), f"import-{root.name}")
+            _import(recordings, root, logger, strict, workers, validation_share, reencode)
+
+        return start
 
     functions = (collect, import_, train, encode, evaluate, report, ablate, run, plan, weights)
     return {function.__name__.rstrip("_"): _of_preset(base.preset, function) for function in functions}
@@ -279,13 +283,17 @@ def _train(trainer: Trainer, stage: Stage) -> object:
             return getattr(trainer, f"train_{stage}")()
 
 
-def _import(source: Source, root: Path, logger: LoggerManager, strict: bool, options: dict[str, Any]) -> None:
+def _import(
+    source: Source, root: Path, logger: LoggerManager, strict: bool, workers: int, validation_share: float, encode: bool
+) -> None:
     with logger.progress(f"import {root.name}", len(source.names())) as bar:
 
         def progress(done: int, total: int, skipped: int) -> None:
             bar.advance(done - bar.done, note=f"{skipped} skipped" if skipped else "")
 
-        dataset = import_recordings(source, root, progress=progress, **options)
+        dataset = import_recordings(
+            source, root, workers=workers, validation_share=validation_share, encode=encode, progress=progress
+        )
     skipped = read_report(root)
     for broken in skipped[:_SHOWN]:
         logger.warning(f"skipped {broken.file}: {broken.where}: {broken.what}")
