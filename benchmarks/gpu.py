@@ -141,6 +141,8 @@ class Bench:
             is_terminal=no,
             mask=~no,
             task=torch.zeros(rows, self.config.agent.words, dtype=torch.long),
+            labelled=torch.ones(rows, dtype=torch.bool),
+            is_null=no,
             latents=torch.randn(*shape, d.tokens, d.channels),
         )
         return batch.to(self.device)

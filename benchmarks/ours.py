@@ -115,6 +115,8 @@ def _batch(workload: Workload, config: Config, rows: int) -> Batch:
         is_terminal=no,
         mask=~no,
         task=torch.zeros(rows, config.agent.words, dtype=torch.long),
+        labelled=torch.ones(rows, dtype=torch.bool),
+        is_null=no,
         latents=torch.rand(*shape, d.tokens, d.channels) * 2 - 1,
     )
 

@@ -8,8 +8,8 @@ import pytest
 
 from embody.collection import collect, play_episodes
 from embody.config import Config, minigrid
+from embody.data import DatasetWriter, is_complete, open_dataset
 from embody.data.episodes import Episode, label_indices
-from embody.data.format import DatasetWriter, is_complete, open_dataset
 from embody.envs import environment_seeds, make_env
 
 GOTO, DOORKEY = "BabyAI-GoToLocalS5N2-v0", "MiniGrid-DoorKey-6x6-v0"

@@ -1,5 +1,7 @@
 """Latents on disk are what the agent sees while acting."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from conftest import TASK, tiny_config
 
 from embody.collection.encode import encode_dataset
 from embody.config import Config
-from embody.data import Dataset, LatentWriter, open_dataset, open_latents
+from embody.data import Dataset, LatentWriter, Shard, open_dataset, open_latents
 from embody.distributed.checkpoint import tensors_hash
 from embody.model import Tokenizer, load_tokenizer
 
@@ -73,16 +75,18 @@ def test_encoding_goes_on_after_a_kill_and_then_does_nothing(config: Config, mon
     torch.manual_seed(0)
     tokenizer, dataset = Tokenizer(config.tokenizer), open_dataset(config.dataset_dir(TASK))
     encode_dataset(tokenizer, "whole", dataset)
-    write, written = LatentWriter.write_shard, []
+    write, written = LatentWriter.filling, []
 
-    def die_at_second(self: LatentWriter, shard: object, latents: object) -> None:
-        if written:
-            raise KeyboardInterrupt
-        written.append(shard)
-        write(self, shard, latents)  # type: ignore[arg-type]
+    @contextmanager
+    def die_at_second(self: LatentWriter, shard: Shard) -> Iterator[np.ndarray]:
+        with write(self, shard) as latents:
+            if written:
+                raise KeyboardInterrupt
+            written.append(shard)
+            yield latents
 
     with monkeypatch.context() as patch:
-        patch.setattr(LatentWriter, "write_shard", die_at_second)
+        patch.setattr(LatentWriter, "filling", die_at_second)
         with pytest.raises(KeyboardInterrupt):
             encode_dataset(tokenizer, "killed", dataset)
     with pytest.raises(ValueError, match="half-written: run `embody encode` again"):

@@ -74,7 +74,7 @@ def test_a_killed_writer_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write(whole, {"train": shards}).finish()
     writer = write(killed, {"train": shards[:1]})
     with monkeypatch.context() as patch:  # dies with the frames and steps of shard 1 on disk, but not yet listed
-        patch.setattr("embody.data.format._row", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr("embody.data.writer._row", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             writer.write_shard("train", 1, shards[1])
     assert (killed / "frames" / "train-00001.h5").exists()
@@ -178,14 +178,16 @@ def test_latents_round_trip_and_go_on(tmp_path: Path) -> None:
         open_latents(dataset, "abc")
     writer = LatentWriter(dataset, "abc", 4, 6)
     first = writer.pending()[0]
-    writer.write_shard(first, latents[first.start : first.stop])
+    with writer.filling(first) as out:
+        out[:] = latents[first.start : first.stop]
     with pytest.raises(ValueError, match="half-written"):
         open_latents(dataset, "abc")
     with pytest.raises(ValueError, match="4x6 a frame, not 4x7"):
         LatentWriter(dataset, "abc", 4, 7)
     again = LatentWriter(dataset, "abc", 4, 6)
     assert [shard.name for shard in again.pending()] == ["train-00001"]
-    again.write_shard(again.pending()[0], latents[13:])
+    with again.filling(again.pending()[0]) as out:
+        out[:] = latents[13:]
     opened = open_latents(dataset, "abc")
     np.testing.assert_array_equal(opened.slice(0, 0, 8), latents[:8])
     np.testing.assert_array_equal(opened.slice(1, 2, 5), latents[10:13])

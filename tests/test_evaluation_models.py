@@ -40,7 +40,8 @@ def acting_dataset(root: Path) -> Dataset:
     writer = LatentWriter(dataset, "abc", 4, 4)
     for shard in writer.pending():
         actions = dataset.actions[shard.start : shard.stop, :1, None]
-        writer.write_shard(shard, actions.astype("float32").repeat(4, 1).repeat(4, 2))
+        with writer.filling(shard) as latents:
+            latents[:] = actions.repeat(4, 1).repeat(4, 2)
     return dataset
 
 

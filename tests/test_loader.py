@@ -44,7 +44,7 @@ def hand_made(task: str, seed: int, steps: int) -> Episode:
     )
 
 
-def make(root: Path, task: str, lengths: list[int], latents: bool = False) -> Dataset:
+def make(root: Path, task: str, lengths: list[int], encoded: bool = False) -> Dataset:
     writer = DatasetWriter(root / task, Meta((task,), ActionSpec((7,)), 8, 6, 5, VOCABULARY))
     episodes = [hand_made(task, seed, steps) for seed, steps in enumerate(lengths)]
     writer.write_shard("train", 0, episodes[: len(episodes) // 2 + 1])
@@ -52,17 +52,18 @@ def make(root: Path, task: str, lengths: list[int], latents: bool = False) -> Da
         writer.write_shard("train", 1, episodes[len(episodes) // 2 + 1 :])
     writer.finish()
     dataset = open_dataset(root / task)
-    if latents:
+    if encoded:
         encoder = LatentWriter(dataset, "abc", 2, 3)
         for shard in encoder.pending():
             steps = np.arange(shard.start, shard.stop)
-            encoder.write_shard(shard, np.broadcast_to(steps[:, None, None], (len(steps), 2, 3)) / 64)
+            with encoder.filling(shard) as latents:
+                latents[:] = steps[:, None, None] / 64
     return dataset
 
 
 @pytest.fixture
 def datasets(tmp_path: Path) -> list[Dataset]:
-    return [make(tmp_path, "a", [5, 14, 3, 9], latents=True), make(tmp_path, "b", [20, 2], latents=True)]
+    return [make(tmp_path, "a", [5, 14, 3, 9], encoded=True), make(tmp_path, "b", [20, 2], encoded=True)]
 
 
 def take(number: int, datasets: list[Dataset], **settings: Any) -> list[Batch]:
@@ -122,7 +123,7 @@ def test_latents_stand_where_their_frames_do(datasets: list[Dataset]) -> None:
     starts = [dataset.offsets[:-1] for dataset in datasets]
     for seen, coded in zip(pixels, codes, strict=True):
         assert coded.frames is None and coded.latents is not None and seen.frames is not None
-        assert coded.latents.dtype == torch.float32 and coded.latents.shape[2:] == (2, 3)
+        assert coded.latents.dtype == torch.float16 and coded.latents.shape[2:] == (2, 3)
         assert torch.equal(seen.actions, coded.actions) and torch.equal(seen.mask, coded.mask)
         step = coded.latents[:, :, 0, 0] * 64  # row of the dataset's flat arrays
         value = seen.frames[:, :, 0, 0, 0].long()  # 10 * episode + slot

@@ -106,7 +106,17 @@ class OneNumber:
         for factor in self.factors[start:]:
             value = torch.full((1, 1), factor)
             nothing = torch.zeros(1, 1, dtype=torch.bool)
-            yield Batch(nothing[..., None].long(), value, value, nothing, nothing, ~nothing, nothing.long())
+            yield Batch(
+                nothing[..., None].long(),
+                value,
+                value,
+                nothing,
+                nothing,
+                ~nothing,
+                nothing.long(),
+                ~nothing[0],
+                nothing,
+            )
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         return self.model(batch.rewards).sum(), {"progress": torch.tensor(progress)}
@@ -217,7 +227,8 @@ def with_latents(dataset: Dataset, config: Config) -> Dataset:
     latents = (projected / projected.std(axis=0)).reshape(-1, tokens, channels)
     writer = LatentWriter(dataset, "raw", tokens, channels)
     for shard in writer.pending():
-        writer.write_shard(shard, latents[shard.start : shard.stop])
+        with writer.filling(shard) as out:
+            out[:] = latents[shard.start : shard.stop]
     return dataset
 
 

@@ -149,6 +149,8 @@ def make_batch(rows: int, length: int, seed: int = 0) -> Batch:
         is_terminal=no.clone(),
         mask=~no,
         task=torch.randint(2, len(VOCABULARY), (rows, AGENT.words), generator=generator),
+        labelled=torch.ones(rows, dtype=torch.bool),
+        is_null=no.clone(),
         latents=torch.randn(rows, length, TOKENIZER.latents, TOKENIZER.channels, generator=generator),
     )
 

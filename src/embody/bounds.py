@@ -40,7 +40,9 @@ BOUNDS: Mapping[str, Mapping[str, Range]] = {
     | dict.fromkeys(("epochs", "clip"), _POSITIVE)
     | dict.fromkeys(("long_length", "lr", "muon_lr", "weight_decay"), _NOT_NEGATIVE)
     | dict.fromkeys(("final_lr", "warmup", "decay", "ema"), _SHARE),
+    "DataConfig": {"weights": _POSITIVE},
     "EvaluationConfig": dict.fromkeys(("episodes", "full_episodes", "batch", "rollouts", "context", "horizon"), _MANY),
+    "TaskSchedule": dict.fromkeys(("amounts", "max_steps", "episode_steps"), _MANY),
     "Config": dict.fromkeys(("seed", "workers"), _NOT_NEGATIVE),
 }
 

@@ -23,12 +23,14 @@ __all__ = [
     "AgentConfig",
     "CollectConfig",
     "Config",
+    "DataConfig",
     "DynamicsConfig",
     "EnvConfig",
     "EvaluationConfig",
     "GameConfig",
     "ImaginationConfig",
     "StageConfig",
+    "TaskSchedule",
     "Tasks",
     "TokenizerConfig",
     "TrainConfig",
@@ -57,7 +59,7 @@ class ActionSpec:
 class EnvConfig:
     """The real environment and the tasks in it."""
 
-    family: Literal["minigrid", "minecraft"] = "minigrid"  # minecraft: recordings only, nothing plays it yet
+    family: Literal["minigrid", "minecraft"] = "minigrid"  # minecraft: a simulator plays it (docs/simulator.md)
     tasks: tuple[str, ...] = ()
     max_steps: tuple[int, ...] = ()  # a limit per task; reaching it truncates, which no frame shows
     height: int = 48
@@ -68,6 +70,18 @@ class EnvConfig:
     def __post_init__(self) -> None:
         if len(self.tasks) != len(self.max_steps):
             raise ValueError(f"env.max_steps: one limit per task ({len(self.tasks)}), got {len(self.max_steps)}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which datasets a run reads, and how they are mixed."""
+
+    sources: tuple[str, ...] = ()  # folders, in data_dir unless absolute; none: one of the name of each env.tasks
+    weights: tuple[float, ...] = ()  # of each source: its share of the rows is weight / sum; none: uniform over tasks
+
+    def __post_init__(self) -> None:
+        if self.weights and self.sources and len(self.weights) != len(self.sources):
+            raise ValueError(f"data.weights: one for each of {len(self.sources)} sources, got {len(self.weights)}")
 
 
 @dataclass(frozen=True)
@@ -220,6 +234,7 @@ class AgentConfig:
     # Phase 2: the share of a batch's rows drawn from all episodes, on which the dynamics loss goes on; the others come
     # from episodes that achieve their task, and the policy is cloned on those alone [P: half]. At 1 it is on all rows.
     uniform_share: float = 0.5
+    clone_null: bool = True  # clone slots that were reached by doing nothing; VPT leaves them out
     world_lr_scale: float = 0.1  # learning rate of the world in phase 2, relative to the agent's, where it still learns
 
 
@@ -275,6 +290,35 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class TaskSchedule:
+    """What the agent is asked for in one episode of Minecraft, one task after the other; the last one to the end.
+
+    A task is over when `amounts` of its item were obtained since the episode began (of a `place` task: placed), or
+    after `max_steps`. No inventory shows `open` and `use`: they end by time alone. The order and the numbers are ours:
+    what a diamond takes at least, with some time to spare.
+    """
+
+    tasks: tuple[str, ...] = (
+        *("mine_log", "craft_planks", "craft_stick", "craft_crafting_table", "place_crafting_table"),
+        *("craft_wooden_pickaxe", "mine_cobblestone", "craft_stone_pickaxe", "craft_furnace", "place_furnace"),
+        *("mine_coal", "mine_iron_ore", "craft_iron_ingot", "craft_iron_pickaxe", "mine_diamond"),
+    )
+    amounts: tuple[int, ...] = (4, 12, 6, 1, 1, 1, 11, 1, 1, 1, 1, 3, 3, 1, 1)
+    max_steps: tuple[int, ...] = (
+        *(6_000, 1_200, 1_200, 1_200, 600, 1_200, 6_000, 1_200, 1_200, 600),
+        *(6_000, 18_000, 2_400, 1_200, 72_000),
+    )
+    episode_steps: int = 72_000  # 60 minutes at 20 a second [P]
+
+    def __post_init__(self) -> None:
+        if not self.tasks or not len(self.tasks) == len(self.amounts) == len(self.max_steps):
+            raise ValueError(
+                f"schedule: {len(self.tasks)} tasks, {len(self.amounts)} amounts and {len(self.max_steps)} max_steps:"
+                " give one of each for every task, and at least one task"
+            )
+
+
+@dataclass(frozen=True)
 class Config:
     """One run, whole."""
 
@@ -291,6 +335,7 @@ class Config:
     recompute: bool = False  # training keeps only the inputs of blocks and computes the rest anew: less memory, slower
     compile: bool = False  # blocks, and the steps of dreams trained in: a minute or more for the first steps of a stage
     env: EnvConfig = EnvConfig()
+    data: DataConfig = DataConfig()
     collect: CollectConfig = CollectConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
@@ -301,6 +346,7 @@ class Config:
     train_agent: StageConfig = StageConfig()
     train_imagination: StageConfig = StageConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    schedule: TaskSchedule = TaskSchedule()  # of Minecraft's evaluation in the simulator
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -532,6 +578,7 @@ def minecraft() -> Config:
             bins=255,
             value_range=(0.0, 334.0),  # events pay 1, and may come again: at most 1 / (1 - gamma)
             world_lr_scale=1.0,
+            clone_null=False,
         ),
         imagination=ImaginationConfig(context=192),
         train_tokenizer=stage,

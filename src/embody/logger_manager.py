@@ -24,7 +24,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["LoggerManager", "ProgressBar", "read_metrics"]
+__all__ = ["LoggerManager", "ProgressBar", "drop_half_line", "read_metrics"]
 
 QUIET_SECONDS = 30.0  # between two progress lines when nobody watches a terminal
 
@@ -100,7 +100,7 @@ class LoggerManager:
         self.log_path = logs_dir / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.log"
         self._log = self.log_path.open("a", encoding="utf-8")
         self.metrics_path = run_dir / "metrics.jsonl"
-        _drop_half_line(self.metrics_path)
+        drop_half_line(self.metrics_path)
         self._metrics = self.metrics_path.open("a", encoding="utf-8")
         self._boards: dict[str, SummaryWriter] = {}
         self._purge: dict[str, int] = {}
@@ -179,7 +179,7 @@ class LoggerManager:
         self._log.close()
 
 
-def _drop_half_line(path: Path) -> None:
+def drop_half_line(path: Path) -> None:
     """Cut what a killed process left after the last line end, so that the next line begins on its own."""
     if path.exists():
         content = path.read_bytes()

@@ -14,12 +14,15 @@ from embody.config import ActionSpec
 
 __all__ = [
     "CAMERA_BINS",
+    "ITEMS",
     "MINERL_REWARDS",
     "TASKS",
+    "VOCABULARY",
     "VPT",
     "ActionSpace",
     "camera_bins",
     "camera_degrees",
+    "item_counts",
     "minerl_space",
     "task_label",
 ]
@@ -175,7 +178,31 @@ MINERL_REWARDS: Mapping[str, tuple[str, float]] = {
     "diamond": ("mine_diamond", 1024),
 }
 
+# What is counted on the way to the diamond, in the order in which it is usually obtained.
+ITEMS: tuple[str, ...] = (
+    *("log", "planks", "stick", "crafting_table", "wooden_pickaxe", "cobblestone", "stone_pickaxe", "furnace"),
+    *("coal", "iron_ore", "iron_ingot", "iron_pickaxe", "diamond"),
+)
+
+
+def item_counts(inventory: Mapping[str, int]) -> dict[str, int]:
+    """How many of each of `ITEMS`; of MineRL 1.0's names, all kinds of wood (`oak_log`, `birch_planks`) are one."""
+    counts = dict.fromkeys(ITEMS, 0)
+    for name, count in inventory.items():
+        wood = name.rpartition("_")[2]
+        item = "log" if name == "log2" else wood if wood in ("log", "planks") else name
+        if item in counts:
+            counts[item] += count
+    return counts
+
 
 def task_label(task: str) -> str:
     """What is asked for, in words: `craft stone pickaxe`."""
     return task.replace("_", " ")
+
+
+# Of the labels of all recordings, so that they can be mixed; "navigate" is MineRL's own task.
+VOCABULARY: tuple[str, ...] = (
+    *("<pad>", "<unknown>"),
+    *sorted({"navigate", *(word for task in TASKS for word in task.split("_"))}),
+)

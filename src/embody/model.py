@@ -48,7 +48,7 @@ class WorldAndAgent(nn.Module):
         noise = torch.randn(z.shape, generator=generator, device=z.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.agent.config.own_weights):
             noised = noise_to(levels.tau, z, noise)
-            memory = self.dynamics(noised, levels.tau, levels.d, batch.actions, batch.is_first).memory
+            memory = self.dynamics(noised, levels.tau, levels.d, batch.actions, batch.is_first, batch.labelled).memory
         return self.agent(batch.task, memory, batch.length, blocks=self.dynamics.trunk.blocks)
 
     def context_levels(self, batch: Batch) -> Levels:
@@ -68,7 +68,7 @@ def for_inference(model: M, *, precision: Precision = "bfloat16", compiled: bool
 
     In `bfloat16` the matrices of its blocks are cast once: to what autocast makes of them at every call. In `int8` and
     `float8` they are also rounded to 8 bits with a scale a row, by torchao; products stay in bfloat16. `compiled`:
-    steps after the context are compiled by the first of them, in half a minute or so; only fixed shapes are met there.
+    calls with a history are compiled by the first of each shape, in half a minute or so each; shapes should be few.
     """
     model = copy.deepcopy(model).requires_grad_(False).eval()
     if precision != "float32":

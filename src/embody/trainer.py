@@ -21,12 +21,15 @@ import torch
 from embody.ablation import ablate
 from embody.collection import collect
 from embody.collection.encode import encode_dataset
+from embody.collection.pipeline import Pipeline, dataset_of_pipeline
 from embody.config import Config, ImaginationConfig, StageConfig, digest, minigrid, to_dict
 from embody.data import Dataset, EpisodeRow, is_complete, open_datasets, write_json
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.dynamics import Dynamics
 from embody.evaluation import (
     FinishedParts,
+    Simulated,
+    evaluate_in_simulator,
     evaluate_run,
     results_table,
     write_report,
@@ -45,13 +48,14 @@ from embody.training.tokenizer import DecoderStage, TokenizerStage
 
 __all__ = ["Trainer"]
 
-Data = Dataset | Sequence[Dataset]
+Data = Dataset | Sequence[Dataset] | Pipeline
 
 _FOR_ALL_STAGES = ("context", "gamma")  # settings of imagination that the stages before it depend on
 
 
 class Trainer:
-    """Phases of one run; `data` is a dataset or several, by default those of the config's tasks.
+    """Phases of one run; `data` is a dataset or several, by default those of the config's tasks, or what
+    `minerl.data.make` returns: that becomes a dataset in the run's folder.
 
     Weights go to `models_dir/NAME`, checkpoints and results to `runs_dir/NAME`.
     """
@@ -227,6 +231,15 @@ class Trainer:
         self.logger.info(results_table(results))
         return results
 
+    def evaluate_in_simulator(
+        self, environment: str, servers: Sequence[str], policy: Simulated = "imagination", command: str = ""
+    ) -> dict[str, Any]:
+        """`policy` on its way to the diamond in MineRL's `environment`, behind each of `servers` (host:port)."""
+        if policy != "random":
+            self._must_fit("tokenizer", "agent" if policy == "cloning" else policy)
+        with self._timed(f"evaluate-{environment}"):
+            return evaluate_in_simulator(self.config, environment, servers, policy, self.logger, command)
+
     def report(self) -> Path:
         """The run as one HTML page; what is not done yet is left out."""
         if not (self.config.run_dir / "config.json").exists():
@@ -270,6 +283,9 @@ class Trainer:
     def _datasets(self, data: Data | None) -> list[Dataset]:
         if data is None:
             return open_datasets(self.config)
+        if isinstance(data, Pipeline):
+            env, root = self.config.env, self.config.run_dir / "data" / data.environment
+            return [dataset_of_pipeline(data, root, env.height, env.width, self.logger)]
         return [data] if isinstance(data, Dataset) else list(data)
 
     def _tokenizer(self) -> tuple[Tokenizer, str]:
@@ -304,6 +320,7 @@ class Trainer:
     ) -> dict[str, Any]:
         """What a stage's weights depend on, kept with them: weights made otherwise are never taken for finished."""
         dreams = to_dict(imagination or self.config.imagination)
+        weights = {"weights": self.config.data.weights} if self.config.data.weights else {}
         return json.loads(
             json.dumps(
                 {
@@ -312,6 +329,7 @@ class Trainer:
                     "imagination": {name: dreams[name] for name in dreams if imagination or name in _FOR_ALL_STAGES},
                     "variant": name,
                     "data": [dataset.fingerprint for dataset in datasets],
+                    **weights,
                     "vocabulary": datasets[0].meta.vocabulary,
                     "upstream": digest(upstream),
                     "seed": self.config.seed,

@@ -48,19 +48,25 @@ class AgentLoss(nn.Module):
     def forward(
         self, heads: Heads, features: Tensor, batch: Batch, cloned_from: int = 0
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics at the slots of features `[B, T, H]`; rows before `cloned_from` are not cloned."""
+        """Loss and metrics at the slots of features `[B, T, H]`; rows before `cloned_from` are not cloned.
+
+        Nothing is learnt from rows that are not labelled.
+        """
         out, L = heads(features), self.config.distances
-        action_BTLA, action_mask = ahead(batch.actions, batch.mask, 1, L)
+        mask = batch.mask & batch.labelled[:, None]
+        action_BTLA, action_mask = ahead(batch.actions, mask, 1, L)
         action_mask[:cloned_from] = False
+        if not self.config.clone_null:
+            action_mask &= ~ahead(batch.is_null, mask, 1, L)[0]
         policy = FactoredCategorical(out.policy, self.config.actions)
-        reward_BTL, reward_mask = ahead(batch.rewards, batch.mask, 0, L)
+        reward_BTL, reward_mask = ahead(batch.rewards, mask, 0, L)
         terms = {
             "policy": _mean(-policy.log_prob(action_BTLA), action_mask),
             "reward": _mean(self._reward_loss(heads, out.reward, reward_BTL), reward_mask),
-            "value": _mean(heads.value_bins.loss(out.value, batch.returns), batch.mask),
+            "value": _mean(heads.value_bins.loss(out.value, batch.returns), mask),
             "continue": _mean(
                 F.binary_cross_entropy_with_logits(out.continues, (~batch.is_terminal).float(), reduction="none"),
-                batch.mask,
+                mask,
             ),
         }
         loss = torch.stack([self.rms[name](term) for name, term in terms.items()]).sum()

@@ -14,6 +14,7 @@ from embody.tokenizer import Tokenizer
 __all__ = ["encode_dataset"]
 
 _ROWS = 16  # episodes encoded side by side, of like length
+_PIECE = 2**26  # bytes of their pixels that are in memory at a time
 
 
 def encode_dataset(
@@ -28,26 +29,27 @@ def encode_dataset(
     pending = writer.pending()
     tokenizer.eval()
     for done, shard in enumerate(pending):
-        writer.write_shard(shard, _encode_shard(tokenizer, dataset, shard))
+        with writer.filling(shard) as latents:
+            _encode_shard(tokenizer, dataset, shard, latents)
         if progress is not None:
             progress(done + 1, len(pending))
 
 
-def _encode_shard(tokenizer: Tokenizer, dataset: Dataset, shard: Shard) -> NDArray[np.float32]:
+def _encode_shard(tokenizer: Tokenizer, dataset: Dataset, shard: Shard, latents: NDArray[np.float16]) -> None:
     episodes = [row for row in dataset.episodes(shard.split) if dataset.shard_of(row.id) == shard]
     # Episodes of like length side by side: the shorter ones are padded, and their padding is dropped.
     by_length = sorted(episodes, key=lambda row: row.length)
     groups = [by_length[start : start + _ROWS] for start in range(0, len(by_length), _ROWS)]
 
-    def encode(group: Sequence[EpisodeRow]) -> dict[int, NDArray[np.float32]]:
-        encoded = _encode_videos(tokenizer, [dataset.frames(row.id, 0, row.length) for row in group])
-        return {row.id: z[: row.length] for row, z in zip(group, encoded, strict=True)}
+    def encode(group: Sequence[EpisodeRow]) -> None:
+        places = [dataset.rows(row.id, 0, row.length).start - shard.start for row in group]
+        for first, encoded in _encode_side_by_side(tokenizer, dataset, group):
+            for place, row, z in zip(places, group, encoded, strict=True):
+                latents[place + first : place + row.length][: len(z)] = z[: max(0, row.length - first)]
 
-    latents: dict[int, NDArray[np.float32]] = {}
     with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
-        for encoded in pool.map(encode, groups):
-            latents |= encoded
-    return np.concatenate([latents[row.id] for row in episodes])
+        for _ in pool.map(encode, groups):
+            pass
 
 
 @contextmanager
@@ -62,8 +64,22 @@ def _one_thread_each() -> Iterator[int]:
 
 
 @torch.no_grad()
-def _encode_videos(tokenizer: Tokenizer, videos: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    longest = max(len(video) for video in videos)
-    padded = np.stack([np.pad(video, ((0, longest - len(video)), (0, 0), (0, 0), (0, 0))) for video in videos])
-    frames = torch.from_numpy(padded).permute(0, 1, 4, 2, 3).to(tokenizer.masked_D.device)
-    return tokenizer.encode_video(frames).float().cpu().numpy()
+def _encode_side_by_side(
+    tokenizer: Tokenizer, dataset: Dataset, group: Sequence[EpisodeRow]
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Latents `[rows, n, L, Z]` of the next n slots of all episodes, and the first of these slots.
+
+    Long episodes come in pieces that fit into `_PIECE` bytes; the history is carried over.
+    """
+    height, width = dataset.size
+    longest = max(row.length for row in group)
+    piece = min(longest, max(1, _PIECE // (len(group) * height * width * 3)))
+    cache = tokenizer.encoder_cache(len(group))
+    for first in range(0, longest, piece):
+        frames = np.zeros((len(group), min(piece, longest - first), height, width, 3), np.uint8)
+        for own, row in zip(frames, group, strict=True):
+            if first < row.length:
+                found = dataset.frames(row.id, first, min(first + piece, row.length))
+                own[: len(found)] = found
+        frames_BTCHW = torch.from_numpy(frames).permute(0, 1, 4, 2, 3).to(tokenizer.masked_D.device)
+        yield first, tokenizer.encode_video(frames_BTCHW, cache=cache).float().cpu().numpy()

@@ -1,7 +1,8 @@
 """Episodes on disk, and batches of them in an order that can be resumed."""
 
-from embody.data.episodes import Episode, EpisodeRow, label_indices, label_words
-from embody.data.format import Dataset, DatasetWriter, Meta, Shard, aside, is_complete, open_dataset, write_json
+from embody.data.aside import aside, write_json
+from embody.data.episodes import EVERY_TASK, Episode, EpisodeRow, label_indices, label_words
+from embody.data.format import Dataset, Meta, Shard, is_complete, open_dataset
 from embody.data.latents import Latents, LatentWriter, open_latents
 from embody.data.loader import (
     batches,
@@ -12,8 +13,11 @@ from embody.data.loader import (
     uniform_rows,
 )
 from embody.data.sampler import ClipSampler
+from embody.data.video import Video, index_video, reencode
+from embody.data.writer import DatasetWriter
 
 __all__ = [
+    "EVERY_TASK",
     "ClipSampler",
     "Dataset",
     "DatasetWriter",
@@ -23,15 +27,18 @@ __all__ = [
     "Latents",
     "Meta",
     "Shard",
+    "Video",
     "aside",
     "batches",
     "discounted_returns",
     "is_complete",
+    "index_video",
     "label_indices",
     "label_words",
     "open_dataset",
     "open_datasets",
     "open_latents",
+    "reencode",
     "rows_and_length",
     "steps_per_epoch",
     "uniform_rows",

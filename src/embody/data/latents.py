@@ -1,12 +1,15 @@
 """Latents of a dataset on disk: flat fp16 shards in the dataset's step order, read by memory map."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.data.format import Dataset, Shard, aside
+from embody.data.aside import aside
+from embody.data.format import Dataset, Shard
 
 __all__ = ["LatentWriter", "Latents", "open_latents"]
 
@@ -51,12 +54,17 @@ class LatentWriter:
         """The shards still to write, in order."""
         return [shard for shard in self.dataset.shards if not (self.folder / f"{shard.name}.npy").exists()]
 
-    def write_shard(self, shard: Shard, latents: NDArray[np.floating]) -> None:
-        """The latents `[shard.stop - shard.start, L, Z]` of all its episodes, one after the other; kept as fp16."""
-        expected = (shard.stop - shard.start, *self.shape)
-        assert latents.shape == expected, f"latents {latents.shape} of shard {shard.name}, expected {expected}"
-        with aside(self.folder / f"{shard.name}.npy") as path, path.open("wb") as file:
-            np.save(file, latents.astype(np.float16))
+    @contextmanager
+    def filling(self, shard: Shard) -> Iterator[NDArray[np.float16]]:
+        """The file of a shard to fill, `[shard.stop - shard.start, L, Z]`, its episodes one after the other.
+
+        It need not fit into memory. It counts once the block ends well.
+        """
+        shape = (shard.stop - shard.start, *self.shape)
+        with aside(self.folder / f"{shard.name}.npy") as path:
+            array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+            yield array
+            array.flush()
 
 
 class Latents:

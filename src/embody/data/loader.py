@@ -7,8 +7,10 @@ import itertools
 import math
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from embody.batch import Batch
 from embody.config import Config, StageConfig
-from embody.data.episodes import EpisodeRow, label_indices
+from embody.data.episodes import EVERY_TASK, EpisodeRow, label_indices
 from embody.data.format import Dataset, open_dataset
 from embody.data.latents import Latents, open_latents
 from embody.data.sampler import ClipSampler
@@ -28,7 +30,7 @@ from embody.data.sampler import ClipSampler
 __all__ = ["batches", "discounted_returns", "open_datasets", "rows_and_length", "steps_per_epoch", "uniform_rows"]
 
 Source = Literal["frames", "latents"]
-Fields = dict[str, NDArray]  # the fields of a Batch, without its rows
+Fields = dict[str, NDArray]  # the small fields of a Batch, without its rows
 
 
 def rows_and_length(stage: StageConfig, step: int) -> tuple[int, int]:
@@ -38,9 +40,15 @@ def rows_and_length(stage: StageConfig, step: int) -> tuple[int, int]:
     return stage.batch, stage.length
 
 
-def steps_per_epoch(datasets: Sequence[Dataset], split: str, stage: StageConfig) -> int:
-    """Batches that together hold as many frames as the split, at least 1."""
-    frames = sum(row.length for dataset in datasets for row in dataset.episodes(split))
+def steps_per_epoch(datasets: Sequence[Dataset], split: str, stage: StageConfig, *, labelled_only: bool = False) -> int:
+    """Batches that together hold as many frames as the split, plain videos or not, at least 1."""
+    frames = sum(
+        row.length
+        for dataset in datasets
+        if not labelled_only or _is_labelled(dataset)
+        for row in dataset.episodes(split)
+        if not labelled_only or row.labelled
+    )
     return max(1, frames // (stage.batch * stage.length))
 
 
@@ -50,15 +58,19 @@ def uniform_rows(rows: int, uniform_share: float) -> int:
 
 
 def open_datasets(config: Config) -> list[Dataset]:
-    """`data_dir/TASK` of each of the config's tasks; a `ValueError` names the one that is missing or does not fit."""
-    if not config.env.tasks:
-        raise ValueError("env.tasks is empty: name at least one task")
-    datasets = [open_dataset(Path(config.data_dir) / task) for task in config.env.tasks]
+    """The config's `data.sources`, or `data_dir/TASK` of each of its tasks; video is read at the config's frame size.
+
+    A `ValueError` names the one that is missing or does not fit.
+    """
+    sources, env = config.data.sources or config.env.tasks, config.env
+    if not sources:
+        raise ValueError("env.tasks is empty: name at least one task, or data.sources")
+    datasets = [open_dataset(Path(config.data_dir) / source, (env.height, env.width)) for source in sources]
     for dataset in datasets:
-        meta, env = dataset.meta, config.env
+        meta = dataset.meta
         for name, found, wanted in (
-            ("actions", meta.actions.sizes, env.actions.sizes),
-            ("frame size", (meta.height, meta.width), (env.height, env.width)),
+            ("actions", meta.actions.sizes if _is_labelled(dataset) else env.actions.sizes, env.actions.sizes),
+            ("frame size", dataset.size, (env.height, env.width)),
         ):
             if found != wanted:
                 raise ValueError(f"dataset {dataset.root}: {name} {found}, the config says {wanted}; collect it anew")
@@ -83,34 +95,89 @@ def discounted_returns(rewards: NDArray[np.float32], offsets: NDArray[np.int64],
 class _Reader:
     """Reads clips of one dataset as the fields of a batch."""
 
-    def __init__(self, dataset: Dataset, latents: Latents | None, gamma: float, words: int) -> None:
-        self.dataset, self.latents = dataset, latents
+    def __init__(self, dataset: Dataset, latents: Latents | None, gamma: float, words: int, factors: int) -> None:
+        self.dataset, self.latents, self.gamma, self.factors = dataset, latents, gamma, factors
         self.returns = discounted_returns(dataset.rewards, dataset.offsets, gamma)
-        self.task = [label_indices(row.label, dataset.meta.vocabulary, words) for row in dataset.episodes()]
+        self.labelled = [row.labelled for row in dataset.episodes()]
+        vocabulary = dataset.meta.vocabulary
+        self.task = [label_indices(row.label, vocabulary, words) for row in dataset.episodes()]
+        self.label = [label_indices(label, vocabulary, words) for label in dataset.meta.labels]
+        steps = dataset.steps
+        # Of each task, the steps at which it is achieved, in order.
+        self.events = [steps.event_rows[steps.event_tasks == task] for task in range(len(dataset.meta.tasks))]
 
-    def clip(self, episode: int, start: int, length: int) -> Fields:
-        """Slots `start` to `start + length`; those outside of the episode repeat its first or last real slot."""
+    def events_of(self, episode: int, task: int) -> NDArray[np.int64]:
+        """The slots of an episode at which a task is achieved."""
+        begin, end = self.dataset.offsets[episode : episode + 2]
+        rows = self.events[task]
+        return rows[slice(*np.searchsorted(rows, (begin, end)))] - begin
+
+    @property
+    def shown(self) -> tuple[str, tuple[int, ...], type[np.generic]]:
+        """Which field of a batch holds what a slot shows, of what shape and type."""
+        if self.latents is not None:
+            return "latents", (self.latents.tokens, self.latents.channels), np.float16
+        return "frames", (3, *self.dataset.size), np.uint8
+
+    def clip(self, episode: int, task: int | None, start: int, shown: NDArray) -> Fields:
+        """Slots `start` and on; those outside of the episode repeat its first or last real slot.
+
+        What they show is written into `shown` `[T, ...]`, which says how many they are. With a `task`, which the
+        episode has events of, rewards and label are that task's.
+        """
+        length = len(shown)
         dataset = self.dataset
         begin, end = (int(offset) for offset in dataset.offsets[episode : episode + 2])
         slots = np.arange(start, start + length)
-        inside = np.clip(slots, 0, end - begin - 1)
+        inside = np.minimum(np.maximum(slots, 0), end - begin - 1)
         first, last = int(inside[0]), int(inside[-1])
-        rows = begin + inside
+        is_whole = last - first + 1 == length  # nothing is padded: slices are faster than lists of places
+        rows = slice(begin + first, begin + last + 1) if is_whole else begin + inside
         after = slots > inside  # padding on the right: nothing happens there
+        labelled = self.labelled[episode]
+        if task is None:
+            rewards, returns, label = dataset.rewards[rows], self.returns[rows], self.task[episode]
+        else:
+            rewards, returns = self._relabelled(self.events_of(episode, task), inside)
+            label = self.label[task]
+        actions = dataset.actions[rows] if labelled else np.zeros((length, self.factors), np.int64)
+        is_null = np.zeros(length, bool) if dataset.steps.is_null is None else dataset.steps.is_null[rows]
         fields = {
-            "actions": np.where(after[:, None], 0, dataset.actions[rows]),
-            "rewards": np.where(after, np.float32(0), dataset.rewards[rows]),
-            "returns": np.where(after, np.float32(0), self.returns[rows]),
+            "actions": np.where(after[:, None], 0, actions),
+            "rewards": np.where(after, np.float32(0), rewards),
+            "returns": np.where(after, np.float32(0), returns),
             "is_first": slots <= 0,
             "is_terminal": dataset.is_terminal[rows] & ~after,
             "mask": slots == inside,
-            "task": self.task[episode],
+            "task": label if labelled else np.zeros_like(label),
+            "labelled": np.array(labelled),
+            "is_null": is_null & ~after,
         }
+        found: NDArray
         if self.latents is not None:
-            fields["latents"] = self.latents.slice(episode, first, last + 1)[inside - first].astype(np.float32)
+            found = self.latents.slice(episode, first, last + 1)
         else:
-            fields["frames"] = dataset.frames(episode, first, last + 1)[inside - first].transpose(0, 3, 1, 2)
+            found = dataset.frames(episode, first, last + 1).transpose(0, 3, 1, 2)
+        shown[...] = found if is_whole else found[inside - first]
         return fields
+
+    def _relabelled(
+        self, events: NDArray[np.int64], slots: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Rewards and returns at `slots` of a task that is achieved at `events`; being achieved ends nothing."""
+        ahead = events - slots[:, None]
+        returns = ((ahead > 0) * self.gamma ** np.maximum(ahead - 1, 0)).sum(axis=1)
+        return np.isin(slots, events).astype(np.float32), returns.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An episode to draw; one with events is there for each of the dataset's tasks that occur."""
+
+    source: int  # its dataset's place
+    row: EpisodeRow
+    name: str  # of the task
+    task: int | None = None  # its number, where the episode has events
 
 
 class _Clips:
@@ -119,22 +186,41 @@ class _Clips:
     def __init__(
         self,
         readers: list[_Reader],
-        rows: Sequence[tuple[int, EpisodeRow]],
+        entries: Sequence[_Entry],
+        weights: Sequence[float],
         seed: int,
         left_pad: int,
-        ends: bool,
-        after: int,
+        *,
+        ends: bool = False,
+        after: int = 0,
+        events: Mapping[int, NDArray[np.int64]] | None = None,
     ) -> None:
-        """`rows`: the number of an episode's reader, and the episode."""
-        self.readers, self.rows = readers, [(reader, row.id) for reader, row in rows]
-        tasks = list(dict.fromkeys(row.task for _, row in rows))
-        lengths, task_index = [row.length for _, row in rows], [tasks.index(row.task) for _, row in rows]
-        self.sampler = ClipSampler(lengths, task_index, seed, left_pad, ends=ends, after=after)
+        """`events`: of some entries, by their place; their clips hold one of them."""
+        self.readers = readers
+        self.entries = [(entry.source, entry.row.id, entry.task) for entry in entries]
+        # Events and slots are not drawn from one urn, nor are sources that have weights.
+        keys = [
+            (entry.source if weights else 0, entry.name, events is not None and place in events)
+            for place, entry in enumerate(entries)
+        ]
+        groups = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        sizes = Counter(source for source, *_ in groups)
+        self.sampler = ClipSampler(
+            [entry.row.length for entry in entries],
+            [groups[key] for key in keys],
+            seed,
+            left_pad,
+            ends=ends,
+            after=after,
+            shares=[weights[source] / sizes[source] for source, *_ in groups] if weights else None,
+            events=events,
+        )
 
-    def clip(self, position: int, length: int) -> Fields:
-        place, start = self.sampler.clip(position, length)
-        reader, episode = self.rows[place]
-        return self.readers[reader].clip(episode, start, length)
+    def clip(self, position: int, shown: NDArray) -> Fields:
+        """Its fields but for what it shows, which is written into `shown` `[T, ...]`."""
+        place, start = self.sampler.clip(position, len(shown))
+        reader, episode, task = self.entries[place]
+        return self.readers[reader].clip(episode, task, start, shown)
 
 
 class _Batches(TorchDataset[Batch]):
@@ -147,8 +233,11 @@ class _Batches(TorchDataset[Batch]):
         rows, length = rows_and_length(self.stage, step)
         uniform = uniform_rows(rows, self.uniform_share)
         clips = [self.everything if row < uniform else self.relevant for row in range(rows)]
-        fields = [source.clip(step * self.stage.batch + row, length) for row, source in enumerate(clips)]
-        return Batch(**{name: torch.from_numpy(np.stack([clip[name] for clip in fields])) for name in fields[0]})
+        name, shape, kind = self.everything.readers[0].shown
+        shown = np.empty((rows, length, *shape), kind)  # written once: large batches are as fast as memory is
+        fields = [clips[row].clip(step * self.stage.batch + row, shown[row]) for row in range(rows)]
+        stacked = {name: np.stack([clip[name] for clip in fields]) for name in fields[0]}
+        return Batch(**{name: torch.from_numpy(array) for name, array in {**stacked, name: shown}.items()})
 
 
 def batches(
@@ -164,6 +253,8 @@ def batches(
     gamma: float = 1.0,
     words: int = 1,
     episode_filter: Callable[[EpisodeRow], bool] | None = None,
+    labelled_only: bool = False,
+    weights: Sequence[float] = (),
     uniform_share: float = 1.0,
     contexts: bool = False,
     after: int = 0,
@@ -178,8 +269,11 @@ def batches(
         gamma: discount of `returns`.
         words: W, to which task labels are cut or padded.
         episode_filter: keeps the episodes for which it holds, e.g. the best demonstrations; None keeps all.
+        labelled_only: leaves plain videos out.
+        weights: of each dataset: its share of the rows is its weight over the sum of those that have episodes to draw;
+            none: a task is drawn uniformly, whatever dataset it is in.
         uniform_share: share of the rows, the first `uniform_rows` of a batch, that come from all of these episodes; the
-            others come from those that achieve their task [P: half and half].
+            others come from those that achieve their task [P: half and half] or, where there are events, hold one.
         contexts: clips that end at a slot after which the episode goes on, to start imagination from; they may begin
             any number of slots before their episode and are never padded on the right.
         after: the last so many slots of a clip come behind the context that `contexts` asks for, padded on the right.
@@ -187,37 +281,84 @@ def batches(
 
     A `ValueError` if no episode is left, latents are missing, datasets disagree, or long clips are shorter than short.
     """
-    _check(datasets, stage, source, tokenizer_hash)
+    _check(datasets, stage, source, tokenizer_hash, weights)
+    with_actions = [dataset for dataset in datasets if _is_labelled(dataset)]
+    factors = len((with_actions or datasets)[0].meta.actions.sizes)
+    if labelled_only and weights:
+        weights = [weight for weight, dataset in zip(weights, datasets, strict=True) if _is_labelled(dataset)]
+    datasets = with_actions if labelled_only else datasets
+    readers = [
+        _Reader(
+            dataset, open_latents(dataset, str(tokenizer_hash)) if source == "latents" else None, gamma, words, factors
+        )
+        for dataset in datasets
+    ]
     chosen = [
         (place, row)
         for place, dataset in enumerate(datasets)
         for row in dataset.episodes(split)
-        if episode_filter is None or episode_filter(row)
+        if (row.labelled or not labelled_only) and (episode_filter is None or episode_filter(row))
     ]
-    readers = [
-        _Reader(dataset, open_latents(dataset, str(tokenizer_hash)) if source == "latents" else None, gamma, words)
-        for dataset in datasets
-    ]
-    everything = relevant = _Clips(readers, chosen, seed, left_pad, contexts, after)
+    entries = _entries(readers, chosen)
+    everything = relevant = _Clips(readers, entries, weights, seed, left_pad, ends=contexts, after=after)
     if uniform_share < 1:
-        achieved = [(place, row) for place, row in chosen if row.success]
-        relevant = _Clips(readers, achieved, seed, left_pad, contexts, after)
+        relevant = _relevant(readers, entries, weights, seed, left_pad)
     loaded = _Batches(everything, relevant, uniform_share, stage)
     return _in_processes(loaded, start, workers) if workers else _in_thread(loaded, start)
 
 
-def _check(datasets: Sequence[Dataset], stage: StageConfig, source: Source, tokenizer_hash: str | None) -> None:
+def _entries(readers: Sequence[_Reader], rows: Sequence[tuple[int, EpisodeRow]]) -> list[_Entry]:
+    entries = [_Entry(source, row, row.task) for source, row in rows if row.task != EVERY_TASK]
+    for source, reader in enumerate(readers):
+        own = [row for place, row in rows if place == source and row.task == EVERY_TASK]
+        for task, name in enumerate(reader.dataset.meta.tasks):
+            if any(len(reader.events_of(row.id, task)) for row in own):
+                entries += [_Entry(source, row, name, task) for row in own]
+    return entries
+
+
+def _relevant(
+    readers: list[_Reader], entries: Sequence[_Entry], weights: Sequence[float], seed: int, left_pad: int
+) -> _Clips:
+    """Clips of episodes that achieve their task; where there are events, around one of them."""
+    achieved, events = [], {}
+    for entry in entries:
+        if entry.task is None:
+            if entry.row.success and entry.row.labelled:
+                achieved.append(entry)
+        elif len(found := readers[entry.source].events_of(entry.row.id, entry.task)):
+            events[len(achieved)] = found
+            achieved.append(entry)
+    return _Clips(readers, achieved, weights, seed, left_pad, events=events)
+
+
+def _is_labelled(dataset: Dataset) -> bool:
+    return any(row.labelled for row in dataset.episodes())
+
+
+def _check(
+    datasets: Sequence[Dataset],
+    stage: StageConfig,
+    source: Source,
+    tokenizer_hash: str | None,
+    weights: Sequence[float],
+) -> None:
     if not datasets:
         raise ValueError("no dataset to load from: run `embody collect` first")
+    if weights and len(weights) != len(datasets):
+        raise ValueError(f"data.weights: one for each of {len(datasets)} datasets, got {len(weights)}")
     if source == "latents" and tokenizer_hash is None:
         raise ValueError("loading latents needs the hash of the tokenizer that made them")
     if stage.long_length and stage.long_length < stage.length:
         raise ValueError(f"long_length {stage.long_length} is shorter than length {stage.length}: set it to 0 or more")
-    first = datasets[0].meta
     for dataset in datasets[1:]:
-        for name in ("actions", "height", "width", "vocabulary"):
-            if getattr(dataset.meta, name) != getattr(first, name):
-                raise ValueError(f"datasets {datasets[0].root} and {dataset.root} differ in {name}: collect both anew")
+        if dataset.size != datasets[0].size:
+            raise ValueError(f"datasets {datasets[0].root} and {dataset.root} differ in frame size: collect both anew")
+    labelled = [dataset for dataset in datasets if _is_labelled(dataset)]
+    for dataset in labelled[1:]:
+        for name in ("actions", "vocabulary"):
+            if getattr(dataset.meta, name) != getattr(labelled[0].meta, name):
+                raise ValueError(f"datasets {labelled[0].root} and {dataset.root} differ in {name}: collect both anew")
 
 
 def _in_thread(loaded: _Batches, start: int) -> Iterator[Batch]:

@@ -1,6 +1,6 @@
 """Which clip comes at which position: a pure function of (seed, position), so that any order resumes exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,8 @@ __all__ = ["ClipSampler"]
 
 
 class ClipSampler:
-    """Draws clips from episodes of `lengths` slots: a task uniformly, then a slot uniformly among its episodes' slots.
+    """Draws clips from episodes of `lengths` slots: a group (a task) uniformly or by its share, then a slot uniformly
+    among its episodes' slots.
 
     A clip never leaves its episode, but may begin before it: up to `left_pad` virtual slots stand in front of slot 0.
 
@@ -18,6 +19,7 @@ class ClipSampler:
       so that the end of an episode, where rewards come, is seen as often as its middle.
     - `ends` True: the drawn slot, never an episode's last, is where the clip ends but for `after` slots behind it: what
       imagination starts from, and what then happened.
+    - An episode with `events` is drawn by one of them in place of its slots, and the clip holds it, anywhere.
 
     A `ValueError` if there is no episode, or, with `ends`, a task whose episodes all have a single slot.
     """
@@ -25,40 +27,68 @@ class ClipSampler:
     def __init__(
         self,
         lengths: Sequence[int] | NDArray[np.int64],  # [E], >= 1
-        task_index: Sequence[int] | NDArray[np.int64],  # [E]: equal numbers are one task
+        group_index: Sequence[int] | NDArray[np.int64],  # [E]: equal numbers are one group
         seed: int,
         left_pad: int = 0,
         virtual: float = 0.25,
         ends: bool = False,
         after: int = 0,
+        shares: Sequence[float] | None = None,  # [G], of the groups in ascending order; None: all alike
+        events: Mapping[int, NDArray[np.int64]] | None = None,  # of some episodes, >= 1 each: the slots of the events
     ) -> None:
         self.lengths = np.asarray(lengths, np.int64)
         if not self.lengths.size:
             raise ValueError("no episode to draw clips from, or none that achieves its task: collect some")
-        assert (self.lengths >= 1).all() and len(task_index) == len(self.lengths)
+        assert (self.lengths >= 1).all() and len(group_index) == len(self.lengths)
+        self.events = events or {}
+        self._random = np.random.Generator(np.random.Philox(0))
+        assert not (ends and self.events), "a context ends at a slot, not at an event"
         self.seed, self.left_pad, self.virtual, self.ends, self.after = seed, left_pad, virtual, ends, after
-        tasks = np.asarray(task_index)
-        self._episodes = [np.flatnonzero(tasks == task) for task in np.unique(tasks)]
-        # Where each episode's slots stop when those of its task stand in one row.
-        self._stops = [np.cumsum(self.lengths[episodes] - int(ends)) for episodes in self._episodes]
+        groups = np.asarray(group_index)
+        self._episodes = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+        # Where each episode's slots, or events, stop when those of its group stand in one row.
+        drawable = self.lengths - int(ends)
+        drawable[list(self.events)] = [len(slots) for slots in self.events.values()]
+        self._stops = [np.cumsum(drawable[episodes]) for episodes in self._episodes]
+        self._shares: NDArray[np.float64] | None = None
+        if shares is not None:
+            assert len(shares) == len(self._episodes) and min(shares) > 0
+            self._shares = np.cumsum(shares) / np.sum(shares)
         if any(stops[-1] == 0 for stops in self._stops):
             raise ValueError("a task has only episodes of one slot, after which nothing can be imagined")
 
     def clip(self, position: int, length: int) -> tuple[int, int]:
         """Clip number `position` (>= 0), of `length` slots: its episode and its first slot, negative if left-padded."""
-        # Philox counts upwards from its counter's lowest word: a position in the next word has a stream of its own.
-        key = np.array([self.seed % 2**64, 0], np.uint64)
-        random = np.random.Generator(np.random.Philox(key=key, counter=np.array([0, position, 0, 0], np.uint64)))
-        task = int(random.integers(len(self._episodes)))
-        stops = self._stops[task]
+        random = self._at(position)
+        if self._shares is None:
+            group = int(random.integers(len(self._episodes)))
+        else:
+            group = min(int(np.searchsorted(self._shares, random.random(), side="right")), len(self._shares) - 1)
+        stops = self._stops[group]
         drawn = int(random.integers(stops[-1]))
         place = int(np.searchsorted(stops, drawn, side="right"))
-        episode = int(self._episodes[task][place])
+        episode = int(self._episodes[group][place])
         size = int(self.lengths[episode])
         slot = drawn - (int(stops[place - 1]) if place else 0)
         if self.ends:
             return episode, slot - (length - self.after) + 1
-        if random.random() < self.virtual:
-            before = min(self.left_pad, length - 1)  # so that a clip shows slot 0 at least
+        before = min(self.left_pad, length - 1)  # so that a clip shows slot 0 at least
+        if episode in self.events:
+            slot = max(-before, int(self.events[episode][slot]) - int(random.integers(length)))
+        elif random.random() < self.virtual:
             slot = int(random.integers(-before, size))
         return episode, min(slot, max(0, size - length))
+
+    def _at(self, position: int) -> np.random.Generator:
+        """The random numbers of a position: one generator, moved, which is faster than a new one."""
+        # Philox counts upwards from its counter's lowest word: a position in the next word has a stream of its own.
+        counter, key = np.array([0, position, 0, 0], np.uint64), np.array([self.seed % 2**64, 0], np.uint64)
+        self._random.bit_generator.state = {
+            "bit_generator": "Philox",
+            "state": {"counter": counter, "key": key},
+            "buffer": np.zeros(4, np.uint64),
+            "buffer_pos": 4,  # of 4: empty
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        return self._random

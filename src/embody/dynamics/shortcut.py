@@ -125,7 +125,7 @@ class ShortcutLoss(nn.Module):
         assert batch.latents is not None
         config = dynamics.config
         z, B = dynamics.pack(batch.latents), batch.rows
-        labelled = torch.rand(B, generator=generator, device=z.device) >= config.unlabelled_fraction
+        labelled = batch.labelled & (torch.rand(B, generator=generator, device=z.device) >= config.unlabelled_fraction)
         n_image = _share(B, config.image_fraction, generator)
         levels, rows = _draw_all(config, B, batch.length, n_image, bootstrap, generator)
         if config.contexts == "alternate":

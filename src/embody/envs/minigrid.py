@@ -94,7 +94,10 @@ class MiniGridPixels(gymnasium.Env[np.ndarray, Any]):
 def make_env(config: EnvConfig, task: str) -> MiniGridPixels:
     """The environment of `task` with its step limit; `ValueError` for an unknown task lists the known ones."""
     if config.family != "minigrid":
-        raise ValueError(f"env.family {config.family} has no environment here yet: nothing can be played or collected")
+        raise ValueError(
+            f"env.family {config.family} has no environment here yet: nothing can be collected, and"
+            " `embody evaluate --env minerl:NAME` plays it elsewhere (docs/simulator.md)"
+        )
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
     if task not in config.tasks:

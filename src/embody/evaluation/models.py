@@ -167,6 +167,7 @@ def _first_batch(
                 seed=config.seed,
                 left_pad=config.imagination.context - 1,
                 words=config.agent.words,
+                labelled_only=True,
                 contexts=after is not None,
                 after=after or 0,
             )

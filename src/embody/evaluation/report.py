@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.data.format import aside
+from embody.data.aside import aside
 from embody.evaluation.charts import Bar, Line, bar_chart, line_chart, smooth
 from embody.evaluation.page import SCRIPT, STYLE
 from embody.evaluation.pictures import Film, png, read_films, read_pairs

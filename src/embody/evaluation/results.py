@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from embody.data.format import aside
+from embody.data.aside import aside
 
 __all__ = [
     "POLICIES",

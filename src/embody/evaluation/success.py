@@ -69,6 +69,9 @@ class RandomPolicy:
     def observe(self, actions: NDArray[np.int64], frames: NDArray[np.uint8]) -> None:
         """Chance does not look."""
 
+    def relabel(self, labels: list[str]) -> None:
+        """Nor listen."""
+
 
 @dataclass(frozen=True)
 class Recording:

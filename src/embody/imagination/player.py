@@ -1,5 +1,6 @@
 """The agent in the real environment: frames in, sampled actions out, through the very caches it dreams with."""
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ __all__ = ["Player"]
 
 
 class Player:
-    """Plays `N` episodes side by side: `begin`, then `act` and `observe` in turn.
+    """Plays `N` episodes side by side: `begin`, then `act` and `observe` in turn; `relabel` asks for something else.
 
     The history starts as a training context does: the first frame repeated, `context` frames in all.
     """
@@ -41,6 +42,8 @@ class Player:
         self.dream = Dream(dynamics, agent, k_sample=dynamics.config.k_sample, generator=self.generator)
         self.tokenizer_cache: RingCache | None = None
         self.features: Tensor | None = None
+        # What the ring holds, to be read anew: latents, actions, is_first of each frame.
+        self.history: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=self.dream.ring)
 
     @classmethod
     def load(
@@ -69,10 +72,21 @@ class Player:
         """First frames uint8 `[N, H, W, 3]` and task labels of `N` new episodes."""
         rows, sizes = len(frames), self.agent.config.actions.sizes
         self.tokenizer_cache = self.tokenizer.encoder_cache(rows)
-        latents = self._encode(frames)[:, None].expand(-1, self.context, -1, -1)
-        actions = torch.zeros(rows, self.context, len(sizes), dtype=torch.long, device=self.device)
-        first = torch.ones(rows, self.context, dtype=torch.bool, device=self.device)
+        actions = torch.zeros(rows, len(sizes), dtype=torch.long, device=self.device)
+        first = torch.ones(rows, dtype=torch.bool, device=self.device)
+        self.history.clear()
+        self.history.extend([(self._encode(frames), actions, first)] * self.context)
+        self.relabel(labels)
+
+    @torch.no_grad()
+    def relabel(self, labels: list[str]) -> None:
+        """From now on other task labels, for all `N`; nothing that was seen is lost.
+
+        The history is read anew under them, as in training, where a clip has one label: what `act` does next is what it
+        would do had the agent been asked so from the start.
+        """
         task = torch.stack([self._words(label) for label in labels]).to(self.device)
+        latents, actions, first = (torch.stack(parts, dim=1) for parts in zip(*self.history, strict=True))
         self.features = self.dream.reset(latents, actions, first, task)[:, -1]
 
     @torch.no_grad()
@@ -84,8 +98,9 @@ class Player:
     @torch.no_grad()
     def observe(self, actions: np.ndarray, frames: np.ndarray) -> None:
         """The frames uint8 `[N, H, W, 3]` that came after `actions` int64 `[N, A]`."""
-        taken = torch.from_numpy(actions).to(self.device)
-        self.features = self.dream.observe(self._encode(frames), taken)
+        taken, latents = torch.from_numpy(actions).to(self.device), self._encode(frames)
+        self.history.append((latents, taken, torch.zeros(len(frames), dtype=torch.bool, device=self.device)))
+        self.features = self.dream.observe(latents, taken)
 
     def _encode(self, frames: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)

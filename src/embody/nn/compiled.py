@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._dynamo.config as dynamo
 import torch._inductor.config as inductor
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ _WARM_UPS = 3
 
 
 def compile_steps(module: nn.Module) -> None:
-    """From now on, compile the calls of `module` that go on from a context, that is with a cache that is not empty.
+    """From now on, compile the calls of `module` that have a cache; on a GPU those that go on from a context.
 
     Each new shape of the inputs is compiled by its first call; the ring's is one from the first frame to the last, but
     that a full one has no mask. On a CPU the weights as they are then become part of the code, in the layout that
@@ -25,13 +26,16 @@ def compile_steps(module: nn.Module) -> None:
     plain, on_gpu = module.forward, next(module.parameters()).is_cuda
     # Looking at each call whether the layers are still the same took a tenth of a frame.
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-    compiled = torch.compile(plain, fullgraph=True, dynamic=False, options=options)
     if not on_gpu:
+        options["cpp_wrapper"] = True  # a frame has hundreds of kernels: calling them from Python took a quarter of it
         inductor.freezing = True  # read while tracing, where `options` of torch.compile do not reach
+    # Several shapes each of several models, which share their code; past the limit of 8 a call would fail.
+    dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
+    compiled = torch.compile(plain, fullgraph=True, dynamic=False, options=options)
     step = CudaGraphs(compiled) if on_gpu else compiled
 
     def forward(*inputs: Any, cache: RingCache | None = None, **others: Any) -> Any:
-        if cache is None or cache.empty:
+        if cache is None or (on_gpu and cache.empty):
             return plain(*inputs, cache=cache, **others)
         return step(*inputs, cache=cache, **others)
 

@@ -142,9 +142,12 @@ class Tokenizer(nn.Module):
         pixel_BThwCpp = pixel_BTPi.unflatten(3, (3, p, p)).unflatten(2, self.grid)
         return pixel_BThwCpp.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4)
 
-    def encode_video(self, frames: Tensor) -> Tensor:
-        """`encode` frame by frame, as while acting: any length, each frame seeing at most `context` frames."""
-        cache = self.encoder_cache(frames.shape[0])
+    def encode_video(self, frames: Tensor, *, cache: RingCache | None = None) -> Tensor:
+        """`encode` frame by frame, as while acting: any length, each frame seeing at most `context` frames.
+
+        With a cache (`encoder_cache`) the frames go on from those that it holds.
+        """
+        cache = self.encoder_cache(frames.shape[0]) if cache is None else cache
         return torch.cat([self.encode(frame, cache=cache) for frame in frames.split(1, dim=1)], dim=1)
 
     def decode_video(self, latents: Tensor) -> Tensor:

@@ -3,23 +3,21 @@
 With the agent's own weights the agent's losses cannot reach the world; in the paper's sharing they finetune it.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embody.agent import Agent, AgentLoss
 from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import agent_row_flops
-from embody.data import Dataset, EpisodeRow, batches, discounted_returns, steps_per_epoch, uniform_rows
+from embody.data import Dataset, EpisodeRow, batches, steps_per_epoch, uniform_rows
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts
 from embody.model import WorldAndAgent
+from embody.training.rewards import check_ranges, reward_statistics
 
 __all__ = ["AgentStage"]
 
@@ -40,10 +38,17 @@ class AgentStage:
         self.config, self.whole = config.train_agent, config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.episode_filter = episode_filter
-        self.steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
+        self.steps = max(
+            1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config, labelled_only=True))
+        )
         torch.manual_seed(config.seed + 2)
         agent = Agent(config.agent)
-        _set_reward_statistics(agent, config, datasets)
+        rewards = reward_statistics(datasets, config.imagination.gamma)
+        if rewards is not None:
+            check_ranges(config, rewards)
+            if config.agent.standardise_rewards:
+                agent.heads.reward_mean.fill_(rewards.mean)
+                agent.heads.reward_std.fill_(max(rewards.std, 1e-3))
         self.model: WorldAndAgent = WorldAndAgent(dynamics, agent)
         # Without its own loss the world has nothing to learn here, unless it shares its layers with the agent.
         trains_world = config.agent.dynamics_weight > 0 or not config.agent.own_weights
@@ -70,6 +75,8 @@ class AgentStage:
             gamma=self.whole.imagination.gamma,
             words=self.whole.agent.words,
             episode_filter=self.episode_filter,
+            labelled_only=True,
+            weights=self.whole.data.weights,
             uniform_share=self.whole.agent.uniform_share,
             workers=self.whole.workers,
         )
@@ -101,41 +108,3 @@ class AgentStage:
         if config.contexts == "alternate":
             levels = hold_contexts(levels, self.model.dynamics.context_level, 1 / config.k_max)
         return levels
-
-
-def _set_reward_statistics(agent: Agent, config: Config, datasets: Sequence[Dataset]) -> None:
-    """Mean and deviation of the training rewards, if they are to be standardised.
-
-    A `ValueError` if rewards or returns leave the range of their bins, which would clamp them in silence.
-    """
-    of_datasets = [
-        (dataset.rewards, discounted_returns(dataset.rewards, dataset.offsets, config.imagination.gamma))
-        for dataset in datasets
-    ]
-    rewards, returns = (
-        np.concatenate([_of_training(dataset, both[i]) for dataset, both in zip(datasets, of_datasets, strict=True)])
-        for i in range(2)
-    )
-    of_rewards = "rewards"
-    if config.agent.standardise_rewards:
-        mean, std = rewards.mean(dtype=np.float64), max(rewards.std(ddof=1, dtype=np.float64), 1e-3)
-        agent.heads.reward_mean.fill_(mean)
-        agent.heads.reward_std.fill_(std)
-        rewards, of_rewards = (rewards - mean) / std, "standardised rewards"
-    _must_hold("reward_range", config.agent.reward_range, rewards, of_rewards)
-    of_returns = f"returns (imagination.gamma {config.imagination.gamma:g})"
-    _must_hold("value_range", config.agent.value_range, returns, of_returns)
-
-
-def _of_training(dataset: Dataset, values: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate([values[dataset.rows(row.id, 0, row.length)] for row in dataset.episodes("train")])
-
-
-def _must_hold(setting: str, span: tuple[float, float], values: NDArray[Any], what: str) -> None:
-    found = float(values.min()), float(values.max())
-    if found[0] < span[0] or found[1] > span[1]:
-        wide = math.floor(100 * min(found[0], span[0])) / 100, math.ceil(100 * max(found[1], span[1])) / 100
-        raise ValueError(
-            f"agent.{setting} {span[0]:g} to {span[1]:g} does not hold the data's {what}, {found[0]:g} to"
-            f" {found[1]:g}: set it to {wide[0]:g} {wide[1]:g}"
-        )

@@ -42,6 +42,7 @@ class DynamicsStage:
             start=start,
             left_pad=self.whole.imagination.context - 1,
             words=self.whole.agent.words,
+            weights=self.whole.data.weights,
             workers=self.whole.workers,
         )
 

@@ -83,7 +83,9 @@ class ImaginationStage:
         self.config = replace(config.train_imagination, length=config.imagination.context, long_length=0)
         self.whole = config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
-        self.steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
+        self.steps = max(
+            1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config, labelled_only=True))
+        )
         self.model: WorldAndAgent = model.requires_grad_(False)
         heads = model.agent.heads
         self.trained = [*heads.policy.parameters(), *heads.value.parameters()]
@@ -116,6 +118,8 @@ class ImaginationStage:
             start=start,
             left_pad=context - 1,
             words=self.whole.agent.words,
+            labelled_only=True,
+            weights=self.whole.data.weights,
             contexts=True,
             workers=self.whole.workers,
         )
@@ -178,6 +182,7 @@ class ImaginationStage:
             actions=torch.cat((contexts.actions, dreamt.actions), dim=1),
             is_first=torch.cat((contexts.is_first, later), dim=1),
             mask=torch.cat((contexts.mask, ~later), dim=1),
+            is_null=torch.cat((contexts.is_null, later), dim=1),
         )
         return model.features(sequence, model.context_levels(sequence), generator)[:, -frames - 1 :]
 

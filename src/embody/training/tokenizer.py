@@ -25,7 +25,8 @@ class TokenizerStage:
 
     def __init__(self, config: Config, datasets: Sequence[Dataset]) -> None:
         self.config = config.train_tokenizer
-        self.seed, self.workers, self.datasets = config.seed, config.workers, datasets
+        self.seed, self.workers, self.weights = config.seed, config.workers, config.data.weights
+        self.datasets = datasets
         all_steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
         self.decoder_steps = int(config.tokenizer.decoder_share * all_steps)
         self.steps = all_steps - self.decoder_steps
@@ -53,6 +54,7 @@ class TokenizerStage:
             source="frames",
             seed=self.seed,
             start=start,
+            weights=self.weights,
             workers=self.workers,
         )
 

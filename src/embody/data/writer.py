@@ -1,0 +1,179 @@
+"""Writing a dataset, shard by shard: what is whole on disk stays, whenever the writer is killed (see docs/data.md)."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from embody.data.aside import aside, write_json
+from embody.data.episodes import Episode
+from embody.data.format import EPISODE_SCHEMA, EXTENDED, OWN, PLAIN, SCHEMAS, Meta, Shard, is_complete, read_meta
+from embody.data.steps import recorded, steps_table
+from embody.data.video import Video, VideoIndex, identity, index_video
+
+__all__ = ["DatasetWriter"]
+
+# Measured on 48x48 MiniGrid frames, one core: 33 times smaller than raw; 5,600, 3,800 and 2,300 random clips/s of 8, 16
+# and 32 frames. Level 9 reads as fast and is 2.5 times smaller, but writes 4 times slower; longer chunks read slower.
+CHUNK_FRAMES = 8
+GZIP_LEVEL = 4
+
+
+class DatasetWriter:
+    """Writes a dataset shard by shard; killed at any time, a new writer on the same folder goes on after the last one.
+
+    A shard counts once `episodes.parquet`, rewritten last, lists it. One writer at a time. A `ValueError` if `root`
+    holds something else: another meta, another format version, files that are no dataset.
+    """
+
+    def __init__(self, root: Path, meta: Meta) -> None:
+        self.root, self.meta = Path(root), meta
+        if (self.root / "meta.json").exists():
+            found, _, self.version = read_meta(self.root)
+            if found != meta:
+                names = [f.name for f in dataclasses.fields(Meta) if getattr(found, f.name) != getattr(meta, f.name)]
+                raise ValueError(
+                    f"dataset {self.root}: its {', '.join(names)} differ from what is to be written;"
+                    " choose another folder or delete this one"
+                )
+        else:
+            if self.root.exists() and any(not entry.name.endswith(".tmp") for entry in self.root.iterdir()):
+                raise ValueError(f"{self.root} holds files but no dataset: choose another folder")
+            self.version = EXTENDED if meta.labels else PLAIN
+            self._write_meta(None)
+        table = self.root / "episodes.parquet"
+        self._table = pq.read_table(table) if table.exists() else EPISODE_SCHEMA.empty_table()
+
+    def _counts(self) -> dict[str, int]:
+        """Shards of each split."""
+        counts: dict[str, int] = {}
+        for split, index in zip(self._table["split"].to_pylist(), self._table["shard"].to_pylist(), strict=True):
+            counts[split] = max(counts.get(split, 0), index + 1)
+        return counts
+
+    def shards(self, split: str) -> int:
+        """How many shards of `split` are whole on disk; the next to write has this index."""
+        return self._counts().get(split, 0)
+
+    def write_shard(self, split: str, index: int, episodes: Sequence[Episode]) -> None:
+        """Add `episodes` as shard `index`, which must be `shards(split)`; all of it is there afterwards, or nothing.
+
+        A `ValueError` if an episode does not fit the meta, or the dataset is finished.
+        """
+        if is_complete(self.root):
+            raise ValueError(f"dataset {self.root} is finished: write to another folder or delete this one")
+        if index != self.shards(split) or not episodes:
+            raise ValueError(
+                f"dataset {self.root}: shard {index} of {split} with {len(episodes)} episodes;"
+                f" the next is {self.shards(split)}, with at least one"
+            )
+        for episode in episodes:
+            self._check(episode)
+        if self.version == PLAIN and any(_is_extended(episode) for episode in episodes):
+            self.version = EXTENDED
+            self._write_meta(None)
+        name, pixels = Shard(split, index, 0, 0).name, None
+        places: list[dict[str, Any]] = [{} for _ in episodes]
+        if self._is_video(episodes):
+            places = self._places(episodes)
+        else:
+            pixels = np.concatenate([episode.frames for episode in episodes if not isinstance(episode.frames, Video)])
+            _write_pixels(self.root / "frames" / f"{name}.h5", pixels)
+        with aside(self.root / "steps" / f"{name}.parquet") as path:
+            pq.write_table(steps_table(episodes, pixels), path, compression="zstd")
+        rows = [_row(episode, split, index) | place for episode, place in zip(episodes, places, strict=True)]
+        new = pa.Table.from_pylist(rows, schema=SCHEMAS[self.version])
+        table = pa.concat_tables([self._table, new], promote_options="default")
+        with aside(self.root / "episodes.parquet") as path:
+            pq.write_table(table, path, compression="zstd")
+        self._table = table
+
+    def finish(self) -> None:
+        """Mark the dataset complete: it can be opened from now on, and not added to."""
+        if not self._table.num_rows:
+            raise ValueError(f"dataset {self.root} holds no episode: write a shard before finishing it")
+        self._write_meta(self._counts())
+
+    def _write_meta(self, splits: dict[str, int] | None) -> None:
+        values = {"format_version": self.version, **dataclasses.asdict(self.meta), "splits": splits}
+        if self.version == PLAIN:
+            del values["labels"]
+        write_json(self.root / "meta.json", values)
+
+    def _is_video(self, episodes: Sequence[Episode]) -> bool:
+        """Whether frames stay in files; a `ValueError` unless all episodes and those before them agree."""
+        kinds = {isinstance(episode.frames, Video) for episode in episodes}
+        if self._table.num_rows:
+            kinds.add("video" in self._table.column_names and self._table["video"][0].is_valid)
+        if len(kinds) > 1:
+            raise ValueError(f"dataset {self.root}: frames are all pixels or all in video files; write two datasets")
+        return kinds.pop()
+
+    def _places(self, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+        """Where the frames are, for the table; a `ValueError` if they are not all there."""
+        known: dict[Path, tuple[VideoIndex, str]] = {}
+        root, places = self.root.absolute(), []
+        for episode in episodes:
+            video = episode.frames
+            assert isinstance(video, Video)
+            if video.path not in known:
+                known[video.path] = index_video(video.path), identity(video.path)
+            index, content = known[video.path]
+            if video.start + video.length > index.frames:
+                raise ValueError(
+                    f"dataset {self.root}: video {video.path} has {index.frames} frames, the episode with seed"
+                    f" {episode.seed} needs {video.start + video.length}"
+                )
+            path = video.path.absolute()
+            places.append(
+                {
+                    "video": (path.relative_to(root) if path.is_relative_to(root) else path).as_posix(),
+                    "video_start": video.start,
+                    "video_identity": content,
+                    "video_frames": index.frames,
+                    "video_keys": index.keys.tolist(),
+                    "video_pts": index.pts.tolist(),
+                }
+            )
+        return places
+
+    def _check(self, episode: Episode) -> None:
+        where = f"dataset {self.root}, episode with seed {episode.seed}"
+        if episode.events is not None:
+            if len(self.meta.labels) != episode.events.shape[1]:
+                raise ValueError(
+                    f"{where}: events of {episode.events.shape[1]} tasks, the dataset has {len(self.meta.tasks)} with"
+                    f" {len(self.meta.labels)} labels: give meta.labels, and a column of events each"
+                )
+        elif episode.task not in self.meta.tasks:
+            raise ValueError(f"{where}: task {episode.task!r} is none of {', '.join(self.meta.tasks)}")
+        if isinstance(episode.frames, Video):
+            pass
+        elif episode.frames.shape[1:3] != (self.meta.height, self.meta.width):
+            size = f"{self.meta.height}x{self.meta.width}"
+            raise ValueError(f"{where}: frames {list(episode.frames.shape)}, the dataset's are {size}")
+        sizes = np.array(self.meta.actions.sizes)
+        actions = episode.actions
+        if actions.shape[1] != len(sizes) or (actions < 0).any() or (actions >= sizes).any():
+            raise ValueError(f"{where}: actions do not fit sizes {self.meta.actions.sizes}")
+
+
+def _is_extended(episode: Episode) -> bool:
+    return isinstance(episode.frames, Video) or not episode.labelled or bool(recorded(episode))
+
+
+def _write_pixels(path: Path, frames: NDArray[np.uint8]) -> None:
+    with aside(path) as temporary, h5py.File(temporary, "w") as file:
+        chunks = (min(CHUNK_FRAMES, len(frames)), *frames.shape[1:])
+        file.create_dataset("frames", data=frames, chunks=chunks, compression="gzip", compression_opts=GZIP_LEVEL)
+
+
+def _row(episode: Episode, split: str, shard: int) -> dict[str, Any]:
+    own = {name: getattr(episode, name) for name in (*OWN, "labelled")}
+    return {"split": split, "shard": shard, "length": episode.length, "recorded": recorded(episode), **own}

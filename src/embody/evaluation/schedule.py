@@ -1,0 +1,82 @@
+"""Who sets the task: what an agent has obtained in Minecraft, and what it is asked for next."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from embody.config import TaskSchedule
+from embody.minecraft import MINERL_REWARDS, TASKS, item_counts
+
+__all__ = ["Gains", "Scheduler", "Switch", "check_schedule"]
+
+_DIAMOND = MINERL_REWARDS["diamond"][1]  # more than all the other rewards of an episode together
+
+
+class Gains:
+    """What was obtained and put down since an episode began, from the inventories that it showed."""
+
+    def __init__(self, inventory: Mapping[str, int]) -> None:
+        self._carried = item_counts(inventory)
+        self.obtained: Counter[str] = Counter()
+        self.placed: Counter[str] = Counter()
+
+    def update(self, inventory: Mapping[str, int], reward: float) -> None:
+        """What a step brought. MineRL 0.4.4's inventory has no diamonds: there its reward tells of the first one."""
+        counts = item_counts(inventory)
+        for item, count in counts.items():
+            change = count - self._carried[item]
+            self.obtained[item] += max(0, change)
+            self.placed[item] += max(0, -change)
+        self._carried = counts
+        if reward >= _DIAMOND and not self.obtained["diamond"]:
+            self.obtained["diamond"] = 1
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A task ended: after `step` actions of the episode, because its item was obtained or its time was out."""
+
+    step: int
+    task: str
+    reached: bool
+    then: str
+
+    def __str__(self) -> str:
+        return f"step {self.step}: {self.task} {'done' if self.reached else 'out of time'}, now {self.then}"
+
+
+class Scheduler:
+    """The task of one episode; `update` after each step."""
+
+    def __init__(self, config: TaskSchedule) -> None:
+        self._config = config
+        self._place, self._since = 0, 0
+
+    @property
+    def task(self) -> str:
+        """What is asked for now, one of `TASKS`."""
+        return self._config.tasks[self._place]
+
+    def update(self, step: int, gains: Gains) -> list[Switch]:
+        """The switches after `step` actions: several where tasks to come are done already."""
+        switches = []
+        while self._place + 1 < len(self._config.tasks):
+            reached = self._reached(gains)
+            if not reached and step - self._since < self._config.max_steps[self._place]:
+                break
+            before = self.task
+            self._place, self._since = self._place + 1, step
+            switches.append(Switch(step, before, reached, self.task))
+        return switches
+
+    def _reached(self, gains: Gains) -> bool:
+        verb, _, item = self.task.partition("_")
+        counts = {"mine": gains.obtained, "craft": gains.obtained, "place": gains.placed}.get(verb, Counter())
+        return counts[item] >= self._config.amounts[self._place]
+
+
+def check_schedule(config: TaskSchedule) -> None:
+    """A `ValueError` names a task that nobody can be asked for."""
+    for task in config.tasks:
+        if task not in TASKS:
+            raise ValueError(f"schedule.tasks: unknown task {task!r}: choose from {', '.join(TASKS)}")

@@ -1,0 +1,462 @@
+"""The diamond run: what was obtained, who sets the task, the table; resumed, and with simulators that break."""
+
+import dataclasses
+import itertools
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from simulators import record_episode, serving
+from tiny_models import CONFIG, VOCABULARY, make_agent, make_dynamics, make_tokenizer
+from torch.testing import assert_close
+
+from embody.config import (
+    AgentConfig,
+    Config,
+    DynamicsConfig,
+    EnvConfig,
+    TaskSchedule,
+    TokenizerConfig,
+    TransformerConfig,
+    from_dict,
+    minecraft,
+    to_dict,
+)
+from embody.envs.simulator import MineRLEnv
+from embody.evaluation import (
+    DiamondEpisode,
+    EpisodeLog,
+    Gains,
+    RandomPolicy,
+    Scheduler,
+    diamond_summary,
+    diamond_table,
+    play_diamond,
+)
+from embody.evaluation.schedule import check_schedule
+from embody.imagination import Player
+from embody.logger_manager import LoggerManager
+from embody.main import _base_config, _parse, main
+from embody.minecraft import ITEMS, item_counts, minerl_space
+from embody.trainer import Trainer
+
+DIAMOND = "MineRLObtainDiamond-v0"
+SPACE = minerl_space(DIAMOND)
+SCHEDULE = TaskSchedule(
+    tasks=(
+        "mine_log",
+        "craft_planks",
+        "craft_crafting_table",
+        "place_crafting_table",
+        "use_iron_pickaxe",
+        "mine_diamond",
+    ),
+    amounts=(2, 4, 1, 1, 1, 1),
+    max_steps=(9, 9, 9, 9, 1, 9),
+    episode_steps=50,
+)
+
+
+def small_config(root: Path) -> Config:
+    """Of family minecraft, with MineRL 0.4.4's actions and models that fit a test."""
+    trunk = TransformerConfig(width=16, depth=2, heads=2, kv_heads=1, pattern="ST", mlp_width=24)
+    folders = {f"{kind}_dir": str(root / kind) for kind in ("data", "models", "runs", "logs")}
+    actions = SPACE.spec
+    return Config(
+        name="small",
+        preset="minecraft",
+        precision="float32",
+        env=EnvConfig("minecraft", ("mine_log",), (50,), height=32, width=32, fps=20, actions=actions),
+        tokenizer=TokenizerConfig(
+            32, 32, patch=16, latents=4, channels=4, context=2, encoder=trunk, decoder=trunk, lpips="none"
+        ),
+        dynamics=DynamicsConfig(tokens=4, channels=4, context=16, trunk=trunk, actions=actions, k_max=8, k_sample=2),
+        agent=AgentConfig(tokens=1, trunk=trunk, hidden=8, bins=11, actions=actions),
+        schedule=SCHEDULE,
+        **folders,
+    )
+
+
+# --- what was obtained ----------------------------------------------------------------------------------------------
+
+
+def test_items_under_the_names_of_both_simulators() -> None:
+    counts = item_counts({"log": 1, "log2": 1, "dark_oak_log": 3, "birch_planks": 4, "iron_ore": 2, "stone_axe": 9})
+    assert {item: count for item, count in counts.items() if count} == {"log": 5, "planks": 4, "iron_ore": 2}
+    assert set(counts) == set(ITEMS)
+
+
+def test_gains_add_up_rises_and_falls() -> None:
+    gains = Gains({"log": 5, "dirt": 9})
+    for inventory, reward in (({"log": 7}, 0.0), ({"log": 3}, 5.0), ({"log": 4, "furnace": 1}, 0.0), ({"log": 4}, 0.0)):
+        gains.update(inventory, reward)
+    assert gains.obtained["log"] == 3 and gains.placed["log"] == 4
+    assert gains.obtained["furnace"] == gains.placed["furnace"] == 1
+    assert not gains.obtained["diamond"]
+    gains.update({"log": 4}, 1023.0)
+    assert not gains.obtained["diamond"]
+    gains.update({"log": 4}, 1024.0)
+    gains.update({"log": 4}, 1024.0)
+    assert gains.obtained["diamond"] == 1
+    seen = Gains({})
+    seen.update({"diamond": 2}, 0.0)
+    seen.update({"diamond": 2}, 1024.0)  # as MineRL 1.0 might have it: seen and paid
+    assert seen.obtained["diamond"] == 2
+
+
+# --- who sets the task ----------------------------------------------------------------------------------------------
+
+
+def test_tasks_follow_when_items_are_obtained_or_time_is_out() -> None:
+    scheduler, gains = Scheduler(SCHEDULE), Gains({})
+    assert scheduler.update(8, gains) == [] and scheduler.task == "mine_log"
+    assert [str(switch) for switch in scheduler.update(9, gains)] == ["step 9: mine_log out of time, now craft_planks"]
+    assert scheduler.update(17, gains) == []
+    gains.update({"planks": 4, "crafting_table": 1}, 0.0)
+    said = [str(switch) for switch in scheduler.update(18, gains)]
+    assert said == [
+        "step 18: craft_planks done, now craft_crafting_table",  # done and out of time at once: done
+        "step 18: craft_crafting_table done, now place_crafting_table",  # done before it was asked for
+    ]
+    gains.update({"planks": 4}, 0.0)
+    assert [switch.then for switch in scheduler.update(20, gains)] == ["use_iron_pickaxe"]
+    assert [switch.reached for switch in scheduler.update(21, gains)] == [False]  # by time alone
+    gains.update({"diamond": 1}, 0.0)
+    assert scheduler.update(900, gains) == [] and scheduler.task == "mine_diamond"  # the last one stays
+
+
+def test_the_schedule_by_default_ends_at_the_diamond_in_time() -> None:
+    schedule = minecraft().schedule
+    check_schedule(schedule)
+    assert schedule.episode_steps == 60 * 60 * minecraft().env.fps
+    assert schedule.tasks[-1] == "mine_diamond"
+    assert sum(schedule.max_steps[:-1]) < schedule.episode_steps
+    assert from_dict(Config, json.loads(json.dumps(to_dict(minecraft())))) == minecraft()
+    with pytest.raises(ValueError, match="schedule: 1 tasks, 15 amounts and 15 max_steps"):
+        TaskSchedule(tasks=("mine_log",))
+    with pytest.raises(ValueError, match=r"schedule.tasks: unknown task 'fly'"):
+        check_schedule(TaskSchedule(("fly",), (1,), (1,)))
+    with pytest.raises(ValueError, match="schedule.amounts must be at least 1"):
+        dataclasses.replace(minecraft(), schedule=TaskSchedule(("mine_log",), (0,), (1,)))
+
+
+def test_a_new_task_reads_the_same_history_anew() -> None:
+    """After `relabel` the features are those of a player that was asked so from the start; the other row's stay."""
+    clean = dataclasses.replace(make_dynamics().config, context_tau=1.0)  # no noise: equal to the last bits
+    random = np.random.default_rng(0)
+    frames = random.integers(0, 256, (6, 2, 8, 12, 3), dtype=np.uint8)
+    actions = random.integers(0, CONFIG.env.actions.sizes, (6, 2, 2))
+
+    def player(labels: list[str], until: int) -> Player:
+        made = Player(make_tokenizer(), make_dynamics(clean), make_agent(), VOCABULARY, context=2, seed=0)
+        made.begin(frames[0], labels)
+        for t in range(1, until):
+            made.observe(actions[t], frames[t])
+        return made
+
+    before, after = ["go to the door", "go to the red"], ["go to the blue", "go to the red"]
+    switched, always = player(before, 4), player(after, 4)
+    assert switched.features is not None and always.features is not None
+    old = switched.features.clone()
+    switched.relabel(after)
+    assert (switched.features[0] - old[0]).abs().max() > 0.01
+    assert_close(switched.features, always.features, atol=1e-5, rtol=1e-4)
+    assert_close(switched.features[1], old[1], atol=1e-5, rtol=1e-4)
+    for t in (4, 5):
+        for each in (switched, always):
+            each.observe(actions[t], frames[t])
+        assert_close(switched.features, always.features, atol=1e-5, rtol=1e-4)
+
+
+def test_a_long_history_is_kept_as_far_as_the_ring_goes() -> None:
+    player = Player(make_tokenizer(), make_dynamics(), make_agent(), VOCABULARY, context=3, seed=0)
+    frames = np.random.default_rng(0).integers(0, 256, (20, 1, 8, 12, 3), dtype=np.uint8)
+    player.begin(frames[0], ["go"])
+    for frame in frames[1:]:
+        player.observe(np.zeros((1, 2), np.int64), frame)
+    assert len(player.history) == player.dream.ring == 8
+    player.relabel(["door"])
+    assert player.dream.world_cache is not None and player.dream.world_cache.frames == 8
+    player.begin(frames[0], ["go"])
+    assert len(player.history) == 3  # what came before is forgotten
+
+
+# --- the log and the table ------------------------------------------------------------------------------------------
+
+
+def played(episode: int, items: dict[str, int], end: Any = "time") -> DiamondEpisode:
+    return DiamondEpisode(episode, 7, 72_000, 1.0, end, items, ("a switch",))
+
+
+def test_the_log_survives_a_kill_and_refuses_other_evaluations(tmp_path: Path) -> None:
+    path, about = tmp_path / "log.jsonl", {"weights": "a", "schedule": to_dict(SCHEDULE)}
+    log = EpisodeLog(path, about)
+    for episode in (played(0, {"log": 5}), dataclasses.replace(played(1, {}, "error"), error="gone"), played(3, {})):
+        log.add(episode)
+    with path.open("a") as file:
+        file.write('{"episode": 4, "see')  # killed while writing
+    again = EpisodeLog(path, about)
+    assert again.episodes == log.episodes
+    assert again.missing(6) == [1, 2, 4, 5]  # what was lost is played again
+    again.add(played(1, {"log": 2}))
+    assert EpisodeLog(path, about).episodes[1].items == {"log": 2}
+    with pytest.raises(ValueError, match=r"log.jsonl holds episodes of another evaluation \(weights differs\)"):
+        EpisodeLog(path, about | {"weights": "b"})
+    path.write_text(path.read_text() + '{"episode": "x"}\n')
+    with pytest.raises(ValueError, match=r"log.jsonl is damaged"):
+        EpisodeLog(path, about)
+
+
+def test_the_table_counts_what_was_lost_apart() -> None:
+    episodes = [
+        played(0, {"log": 600, "diamond": 60_000}, "over"),
+        played(1, {"log": 1800}),
+        played(2, {"log": 1200}),
+        played(3, {}),
+        played(4, {"log": 1, "diamond": 1}, "error"),
+        played(9, {"diamond": 1}),  # more than was asked for
+    ]
+    summary = diamond_summary(episodes, asked=5)
+    assert (summary["played"], summary["lost"], summary["ends"]) == (4, 1, {"over": 1, "time": 3})
+    log, diamond = summary["items"]["log"], summary["items"]["diamond"]
+    assert (log["mean"], log["obtained"], log["median_minutes"]) == (0.75, 3, 1.0)
+    assert (diamond["mean"], diamond["episodes"], diamond["median_step"]) == (0.25, 4, 60_000)
+    assert summary["items"]["coal"]["median_minutes"] is None
+    table = diamond_table(summary)
+    assert "4 of 5 episodes played; 1 lost with the simulator, in no rate below" in table
+    assert "| log | 75.0% (30.1-95.4) | 3 | 1.0 min |" in table
+    assert "| iron pickaxe | 0.0% (0.0-49.0) | 0 | - |" in table
+    nothing = diamond_table(diamond_summary(episodes[4:5], asked=5))
+    assert "0 of 5 episodes played" in nothing and "| log" not in nothing
+
+
+# --- in simulators --------------------------------------------------------------------------------------------------
+
+
+def evaluate(config: Config, *servers: str, policy: Any = "random", episodes: int = 3) -> dict[str, Any]:
+    settings = dataclasses.replace(config.evaluation, episodes=episodes)
+    logger = LoggerManager(config.run_dir, Path(config.logs_dir), config.name)
+    trainer = Trainer(config=dataclasses.replace(config, evaluation=settings), logger=logger)
+    try:
+        return trainer.evaluate_in_simulator(DIAMOND, servers, policy)
+    finally:
+        logger.close()
+
+
+def logged(config: Config) -> str:
+    return "".join(path.read_text() for path in sorted(Path(config.logs_dir).glob("*.log")))
+
+
+def test_two_simulators_side_by_side(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        record_episode(tmp_path / name / "episode.npz", (64, 64))
+    with (
+        serving(tmp_path / "a", tmp_path / "a" / "episode.npz") as a,
+        serving(tmp_path / "b", tmp_path / "b" / "episode.npz") as b,
+    ):
+        summary = evaluate(config, a.address, b.address)
+        seeds = [[call["seed"] for call in server.calls if "seed" in call] for server in (a, b)]
+        assert [call["limit"] for call in a.calls if "limit" in call] == [50, 50]
+    path = config.run_dir / "simulator" / f"{DIAMOND}-random.jsonl"
+    about, *lines = map(json.loads, path.read_text().splitlines())
+    assert about["about"]["simulator"] == "minerl 0.0.fake"
+    assert [line["episode"] for line in lines] == [0, 1, 2]
+    assert seeds == [[lines[0]["seed"], lines[2]["seed"]], [lines[1]["seed"]]]
+    assert len({line["seed"] for line in lines}) == 3
+    for line in lines:
+        assert line["items"] == {"log": 1, "planks": 4, "crafting_table": 5, "diamond": 8}
+        assert (line["steps"], line["reward"], line["end"]) == (8, 1031.0, "over")
+        assert line["switches"] == [
+            "step 2: mine_log done, now craft_planks",
+            "step 4: craft_planks done, now craft_crafting_table",
+            "step 5: craft_crafting_table done, now place_crafting_table",
+            "step 6: place_crafting_table done, now use_iron_pickaxe",
+            "step 7: use_iron_pickaxe out of time, now mine_diamond",
+        ]
+    assert summary["items"]["diamond"]["obtained"] == 3 and summary["items"]["log"]["median_step"] == 1
+    assert json.loads(path.with_suffix(".json").read_text())["items"]["coal"]["mean"] == 0
+    assert "| diamond | 100.0% (43.8-100.0) | 3 | 0.0 min |" in path.with_suffix(".md").read_text()
+    assert "episode 2, step 6: place_crafting_table done, now use_iron_pickaxe" in logged(config)
+
+
+class Listener(RandomPolicy):
+    """Chance, with a record of what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__(SPACE.spec, np.random.default_rng(0))
+        self.told: list[Any] = []
+
+    def begin(self, frames: np.ndarray, labels: list[str]) -> None:
+        super().begin(frames, labels)
+        self.told = [labels]
+
+    def observe(self, actions: np.ndarray, frames: np.ndarray) -> None:
+        self.told.append(frames)
+
+    def relabel(self, labels: list[str]) -> None:
+        self.told.append(labels)
+
+
+def test_the_policy_sees_each_frame_and_then_is_told_its_new_task(tmp_path: Path) -> None:
+    episode = record_episode(tmp_path / "episode.npz", (64, 64))
+    listener, log = Listener(), EpisodeLog(tmp_path / "episodes.jsonl", {})
+    logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "test")
+    with serving(tmp_path, tmp_path / "episode.npz") as server:
+        env = MineRLEnv(server.address, DIAMOND, height=64, width=64, max_steps=50)
+        play_diamond([env], [7], lambda first: listener, SCHEDULE, log, logger)
+    logger.close()
+    labels = [(place, told[0]) for place, told in enumerate(listener.told) if isinstance(told, list)]
+    assert labels == [  # after the frames of steps 2, 4, 5, 6 and 7
+        (0, "mine log"),
+        (3, "craft planks"),
+        (6, "craft crafting table"),
+        (8, "place crafting table"),
+        (10, "use iron pickaxe"),
+        (12, "mine diamond"),
+    ]
+    frames = [told[0] for told in listener.told if not isinstance(told, list)]
+    np.testing.assert_array_equal(frames, episode["pov"][1:8])  # none after the end
+
+
+@pytest.mark.parametrize("fault", ["die", "raise"])
+def test_a_lost_episode_is_no_failure_and_is_played_again(tmp_path: Path, fault: str) -> None:
+    config = small_config(tmp_path)
+    record_episode(tmp_path / "episode.npz", (64, 64))
+    with serving(tmp_path, tmp_path / "episode.npz", fault=fault, step=5) as server:
+        summary = evaluate(config, server.address)
+        assert (summary["asked"], summary["played"], summary["lost"]) == (3, 2, 1)
+        assert summary["items"]["diamond"]["mean"] == 1.0
+        assert "WARNING episode 0 is lost: " in logged(config)
+        before = len(server.calls)
+        summary = evaluate(config, server.address)
+        assert (summary["played"], summary["lost"]) == (3, 0)
+        seeds = [call["seed"] for call in server.calls[before:] if "seed" in call]
+    path = config.run_dir / "simulator" / f"{DIAMOND}-random.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+    assert [line["episode"] for line in lines] == [0, 1, 2, 0]  # only the lost one
+    assert (lines[0]["end"], lines[0]["steps"]) == ("error", 5)
+    assert lines[0]["items"] == {"log": 1, "planks": 4, "crafting_table": 5}
+    assert seeds == [lines[0]["seed"]] and lines[3]["end"] == "over"
+
+
+def test_simulators_that_never_work_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record_episode(tmp_path / "episode.npz", (64, 64))
+    config = small_config(tmp_path)
+    log = EpisodeLog(tmp_path / "log.jsonl", {})
+    logger = LoggerManager(config.run_dir, Path(config.logs_dir), config.name)
+    with serving(tmp_path, tmp_path / "episode.npz") as server:
+        env = MineRLEnv(server.address, DIAMOND, height=32, width=32, max_steps=50)
+        whole, calls = env.answer_reset, itertools.count()
+
+        def sometimes(every: int) -> Any:
+            if next(calls) % every == 0:
+                raise env._lost("a test")
+            return whole()
+
+        for every, episodes in ((2, 24), (1, 50)):
+            monkeypatch.setattr(env, "answer_reset", lambda every=every: sometimes(every))
+            arguments = [env], range(episodes), lambda _: Listener(), SCHEDULE, log, logger
+            if every == 2:
+                play_diamond(*arguments)
+                assert sum(episode.end == "error" for episode in log.episodes.values()) == 12
+            else:
+                with pytest.raises(OSError, match="the last 10 episodes were all lost"):
+                    play_diamond(*arguments)
+    logger.close()
+    assert len(log.missing(50)) == 38
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Config:
+    """Weights as training would leave them, but for the training."""
+    from embody.agent import Agent
+    from embody.distributed.checkpoint import save_tensors
+    from embody.dynamics import Dynamics
+    from embody.model import WorldAndAgent
+    from embody.tokenizer import Tokenizer
+    from embody.trainer import _training
+
+    config = small_config(tmp_path)
+    vocabulary = ["<pad>", "<unknown>", "mine", "log", "craft", "planks", "crafting", "table", "diamond"]
+    common = {"seed": 0, "vocabulary": vocabulary}
+    tokenizer, world = Tokenizer(config.tokenizer), WorldAndAgent(Dynamics(config.dynamics), Agent(config.agent))
+    models = {"dynamics": to_dict(config.dynamics), "agent": to_dict(config.agent)}
+    for name, model, about in (
+        ("tokenizer", tokenizer, {"models": {"tokenizer": to_dict(config.tokenizer)}}),
+        ("agent", world, {"models": models}),
+    ):
+        training = _training(getattr(config, f"train_{name}"))
+        save_tensors(config.weights(name), model.state_dict(), {**about, **common, "training": training})
+    return config
+
+
+def test_a_trained_agent_plays_and_a_killed_run_goes_on(trained: Config, tmp_path: Path) -> None:
+    """The command itself, killed in its second episode."""
+    record_episode(tmp_path / "episode.npz", (64, 64), steps=60)
+    path = trained.run_dir / "simulator" / f"{DIAMOND}-cloning.jsonl"
+    trained.run_dir.mkdir(parents=True, exist_ok=True)
+    (trained.run_dir / "config.json").write_text(json.dumps(to_dict(trained)))
+    with serving(tmp_path, tmp_path / "episode.npz") as server:
+        folders = [part for kind in ("runs", "models", "logs") for part in (f"--{kind}-dir", str(tmp_path / kind))]
+        arguments = ["evaluate", "--env", f"minerl:{DIAMOND}", "--name", "small", *folders]
+        arguments += ["--server", server.address, "--policy", "cloning", "--evaluation.episodes", "2"]
+        process = subprocess.Popen([sys.executable, "-m", "embody.main", *arguments], stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (path.exists() and len(path.read_text().splitlines()) == 2):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        first = path.read_text()
+        assert len(first.splitlines()) == 2  # what is measured, and the first episode
+        main(arguments)
+        worlds = [call["seed"] for call in server.calls if "seed" in call]
+    assert path.read_text().startswith(first) and len(path.read_text().splitlines()) == 3
+    assert worlds in ([worlds[0], worlds[-1]], [worlds[0], worlds[-1], worlds[-1]]) and worlds[0] != worlds[-1]
+    summary = json.loads(path.with_suffix(".json").read_text())
+    assert (summary["played"], summary["ends"]) == (2, {"over": 0, "time": 2})  # 50 of the 60 recorded steps
+    assert summary["made"]["command"].startswith("embody evaluate --env minerl:")
+
+
+def test_what_cannot_be_played_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record_episode(tmp_path / "episode.npz", (64, 64))
+    with serving(tmp_path, tmp_path / "episode.npz") as server:
+        one = f"--server {server.address} --policy random --precision float32"
+        for command, says in (
+            (f"--env minerl:{DIAMOND} {one}", "has the actions of minerl044 (14 factors), minecraft those of another"),
+            (f"minigrid --env minerl:{DIAMOND} {one}", "minigrid plays minigrid, not Minecraft"),
+            (f"--env minerl:MineRLOdd-v0 {one}", "has actions that embody does not know"),
+            (f"--env malmo:{DIAMOND} {one}", "expected minerl:NAME"),
+            (f"--env minerl:{DIAMOND} --full {one}", "--full has no meaning in a simulator"),
+            (f"--env minerl:{DIAMOND} {one} --server localhost", "expected host:port"),
+            (f"--env minerl:{DIAMOND} {one} --server a:1 a:1", "--server: at least one, and each once"),
+            (f"--env minerl:{DIAMOND} --precision float32", "no weights at models/minecraft/tokenizer.safetensors"),
+            (f"--env minerl:{DIAMOND} {one} --schedule.tasks fly --schedule.amounts 1 --schedule.max-steps 1", "'fly'"),
+        ):
+            with pytest.raises(SystemExit):
+                main(["evaluate", *command.split()])
+            error = capsys.readouterr().err
+            assert says in error and error.count("\n") == 1, error
+        assert not any("seed" in call for call in server.calls)  # nothing was played
+
+
+def test_the_commands_of_the_documentation_can_be_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "simulator.md").read_text().replace("\\\n", "")
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"(?m)^embody (.*)$", text)
+    assert len(commands) == 3
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        config = _base_config(words)
+        assert config.preset == "minecraft" and callable(_parse(words, config))

@@ -1,0 +1,322 @@
+"""Recordings of many tasks, plain videos among labelled ones, and how often each is drawn."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_loader import STAGE, VOCABULARY, make, take
+from tiny_models import AGENT, make_agent, make_batch, make_dynamics, seeded
+
+from embody.agent import AgentLoss
+from embody.batch import Batch
+from embody.config import ActionSpec, DataConfig, EnvConfig, ImaginationConfig, StageConfig, minecraft, minigrid
+from embody.data import (
+    EVERY_TASK,
+    Dataset,
+    DatasetWriter,
+    Episode,
+    Meta,
+    batches,
+    open_dataset,
+    open_datasets,
+    steps_per_epoch,
+)
+from embody.dynamics import ShortcutLoss
+from embody.training.rewards import check_ranges, reward_statistics
+
+LABELS = ("open", "open the door", "door")
+
+
+def test_batches_of_plain_datasets_are_what_they_always_were(tmp_path: Path) -> None:
+    """Against values recorded before there were events, plain videos and weights."""
+    datasets = [make(tmp_path, "a", [5, 14, 3, 9]), make(tmp_path, "b", [20, 2])]
+    names = ("actions", "rewards", "returns", "is_first", "is_terminal", "mask", "task", "frames")
+
+    def digest(loaded: list[Batch]) -> str:
+        content = hashlib.sha256()
+        for batch in loaded:
+            for name in names:
+                content.update(getattr(batch, name).numpy().tobytes())
+        return content.hexdigest()[:16]
+
+    assert digest(take(9, datasets, uniform_share=0.3)) == "f0f4c6a433d8e6a5"
+    assert digest(take(5, datasets, contexts=True, after=2)) == "1b6d655238ded7d5"
+    assert [dataset.fingerprint for dataset in datasets] == ["a892a2551dc5eb8a", "9dfc82afcd6e9746"]
+    meta = (tmp_path / "a" / "meta.json").read_bytes()
+    assert hashlib.sha256(meta).hexdigest()[:16] == "6ba961b3156809c0"  # version 1
+
+
+def slots_shown(seed: int, steps: int, events: np.ndarray | None, **fields: Any) -> Episode:
+    """Slot t shows the number t, in channel 1 the seed."""
+    frames = np.zeros((steps, 8, 6, 3), np.uint8)
+    frames[..., 0], frames[..., 1] = np.arange(steps)[:, None, None], seed
+    values = {
+        "actions": np.arange(steps)[:, None] % 7,
+        "rewards": np.zeros(steps, np.float32),
+        "is_terminal": np.zeros(steps, bool),
+        "task": "c" if events is None else EVERY_TASK,
+        "label": "",
+        "source": "human",
+        "noise": 0.0,
+        "seed": seed,
+        "success": False,
+        "events": events,
+        "is_null": np.arange(steps) % 3 == 2,
+    }
+    return Episode(frames, **{**values, **fields})
+
+
+def at(steps: int, *places: tuple[int, int]) -> np.ndarray:
+    events = np.zeros((steps, 3), bool)
+    for slot, task in places:
+        events[slot, task] = True
+    return events
+
+
+def write(root: Path, *episodes: Episode, tasks: tuple[str, ...] = ("x", "y", "z"), actions: int = 7) -> Dataset:
+    labels = LABELS if len(tasks) == 3 else ()
+    writer = DatasetWriter(root, Meta(tasks, ActionSpec((actions,)), 8, 6, 20, VOCABULARY, labels))
+    writer.write_shard("train", 0, episodes)
+    writer.finish()
+    return open_dataset(root)
+
+
+def plain(root: Path, *lengths: int, actions: int = 7) -> Dataset:
+    """Unlabelled episodes, whose frames show 200 in channel 1."""
+    episodes = [
+        slots_shown(200, n, None, labelled=False, actions=np.zeros((n, 1), np.int64), is_null=None) for n in lengths
+    ]
+    return write(root, *episodes, tasks=("c",), actions=actions)
+
+
+def rows(loaded: Iterator[Batch] | list[Batch]) -> Iterator[dict[str, torch.Tensor]]:
+    for batch in loaded:
+        for row in range(batch.rows):
+            fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(Batch)}
+            yield {name: field[row] for name, field in fields.items() if field is not None}
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_recording_is_relabelled_for_the_task_that_is_drawn(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "set", slots_shown(1, 10, at(10, (2, 0), (5, 0), (5, 2), (9, 0))))
+    by_hand = {  # rewards, and returns at gamma 1/2
+        2: ([0, 0, 1, 0, 0, 1, 0, 0, 0, 1], None),
+        4: ([0, 0, 0, 0, 0, 1, 0, 0, 0, 0], [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 0, 0, 0, 0, 0]),
+    }
+    returns = [0.0]
+    for reward in by_hand[2][0][:0:-1]:
+        returns.insert(0, reward + 0.5 * returns[0])
+    by_hand[2] = (by_hand[2][0], returns)
+    seen = []
+    for row in rows(take(10, [dataset], stage=StageConfig(batch=8, length=10), left_pad=0)):
+        first = int(row["task"][0])  # "open" is 2, "door" 4; "y", "open the door", never occurs
+        assert row["task"].tolist() == [first, 0, 0, 0]
+        assert row["rewards"].tolist() == by_hand[first][0]
+        np.testing.assert_allclose(row["returns"], by_hand[first][1])
+        assert not row["is_terminal"].any()  # an achieved task ends nothing
+        assert row["is_null"].tolist() == [t % 3 == 2 for t in range(10)]
+        seen.append(first)
+    assert 25 < seen.count(2) < 55 and len(seen) == 80  # half of 80, three standard deviations
+
+
+def test_returns_of_events_are_those_of_their_rewards(tmp_path: Path) -> None:
+    """The same recording, once by events and once by plain rewards, in clips with padding on both sides."""
+    random = np.random.default_rng(0)
+    events = at(40, *((int(t), 0) for t in random.permutation(np.arange(1, 40))[:9]))
+    one = write(tmp_path / "one", slots_shown(1, 40, events))
+    rewards = events[:, 0].astype(np.float32)
+    other = write(tmp_path / "two", slots_shown(1, 40, None, rewards=rewards, label="open"), tasks=("c",))
+    settings = {"stage": StageConfig(batch=8, length=30), "left_pad": 20, "gamma": 0.9}
+    for a, b in zip(take(5, [one], **settings), take(5, [other], **settings), strict=True):
+        for name in ("rewards", "task", "frames", "mask", "is_null"):
+            assert torch.equal(getattr(a, name), getattr(b, name)), name
+        torch.testing.assert_close(a.returns, b.returns)
+
+
+def test_relevant_clips_hold_an_event_of_their_task_anywhere(tmp_path: Path) -> None:
+    places = {2: [(1, 3), (1, 30), (2, 11)], 3: [(2, 0)], 4: [(2, 19)]}
+    first, second = at(60, (3, 0), (30, 0)), at(20, (11, 0), (19, 2))
+    dataset = write(tmp_path / "set", slots_shown(1, 60, first), slots_shown(2, 20, second))
+    stage, found, offsets = StageConfig(batch=10, length=6), [], []
+    for batch in take(300, [dataset], stage=stage, left_pad=3, uniform_share=0.1):
+        assert batch.frames is not None
+        for row in range(1, 10):
+            task, seed = int(batch.task[row, 0]), int(batch.frames[row, 0, 1, 0, 0])
+            hit = (batch.rewards[row] > 0) & batch.mask[row]
+            assert hit.any()
+            slots = batch.frames[row, hit, 0, 0, 0].tolist()
+            assert len(slots) == 1 and (seed, slots[0]) in places[task]
+            found.append((task, seed, slots[0]))
+            if slots[0] == 30:
+                offsets.append(int(hit.int().argmax()))
+    counts = {key: found.count(key) for key in set(found)}
+    n = len(found)  # tasks alike, and a task's events alike
+    for key, expected in (((2, 1, 3), n / 6), ((2, 1, 30), n / 6), ((2, 2, 11), n / 6), ((4, 2, 19), n / 2)):
+        assert counts.pop(key) == pytest.approx(expected, abs=4 * (n * 0.25) ** 0.5)
+    assert not counts
+    spread = np.bincount(offsets, minlength=6)
+    assert ((spread - spread.mean()) ** 2 / spread.mean()).sum() < 20.5  # 5 degrees of freedom, once in a thousand
+
+
+def test_ranges_hold_what_events_pay(tmp_path: Path) -> None:
+    """Of a recording of many tasks each task's events, 0 or 1; its own rewards are not read, nor are plain videos'."""
+    raw = np.zeros(20, np.float32)
+    raw[5] = 1024
+    recorded = write(tmp_path / "m", slots_shown(1, 20, at(20, (5, 0), (6, 0), (9, 0), (3, 2)), rewards=raw))
+    videos = plain(tmp_path / "p", 30)
+    found = reward_statistics([recorded, videos], 0.9)
+    assert found is not None and found.rewards == (0, 1)
+    loaded = [batch for batch in take(40, [recorded], gamma=0.9)]  # what the loader makes of it, all over
+    assert found.returns == (0, pytest.approx(1 + 0.9 + 0.9**4))  # before the first of slots 5, 6, 9
+    assert max(float(batch.returns.max()) for batch in loaded) == pytest.approx(found.returns[1])
+    once = np.concatenate([np.zeros(36), np.ones(4)])  # 20 slots for each of the two tasks that occur
+    assert (found.mean, found.std) == pytest.approx((once.mean(), once.std(ddof=1)))
+    beside = make(tmp_path, "a", [5])
+    both = reward_statistics([recorded, beside], 0.9)
+    every = np.concatenate([once, beside.rewards])
+    assert both is not None and (both.mean, both.std) == pytest.approx((every.mean(), every.std(ddof=1)))
+    assert reward_statistics([videos], 0.9) is None
+    with pytest.raises(ValueError, match="agent.value_range 0 to 1 does not hold the data's returns .* to 2.5561: set"):
+        check_ranges(dataclasses.replace(minigrid(), imagination=ImaginationConfig(gamma=0.9)), found)
+    check_ranges(minecraft(), found)
+
+
+def test_success_and_events_are_drawn_side_by_side(tmp_path: Path) -> None:
+    with_events = write(tmp_path / "set", slots_shown(1, 20, at(20, (7, 0))))
+    datasets = [make(tmp_path, "a", [5, 14, 3, 9]), with_events]  # odd episodes of a succeed
+    kinds = []
+    for batch in take(60, datasets, stage=StageConfig(batch=8, length=4), left_pad=0, uniform_share=0.1):
+        assert batch.frames is not None
+        for row in range(1, 8):
+            recording = bool(batch.frames[row, 0, 1, 3, 0] == 1 and batch.frames[row, 0, 2, 3, 0] == 0)
+            kinds.append(recording and batch.task[row].tolist() == [2, 0, 0, 0])
+    assert np.mean(kinds) == pytest.approx(0.5, abs=0.1)
+
+
+# --- plain videos -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_plain_videos_say_so(tmp_path: Path) -> None:
+    datasets = [make(tmp_path, "a", [5, 14, 3, 9]), plain(tmp_path / "c", 30, 12, actions=3)]
+    seen = set()
+    for row in rows(take(10, datasets)):
+        labelled = bool(row["labelled"])
+        assert labelled == (row["frames"][0, 1, 0, 0] != 200)
+        assert row["actions"].shape[-1] == 1
+        if not labelled:
+            assert not row["actions"].any() and not row["rewards"].any() and not row["task"].any()
+        seen.add(labelled)
+    assert seen == {True, False}
+    assert all(bool(row["labelled"]) for row in rows(take(10, datasets, labelled_only=True)))
+    assert steps_per_epoch(datasets, "train", STAGE) == 73 // 24
+    assert steps_per_epoch(datasets, "train", STAGE, labelled_only=True) == 31 // 24
+    same = take(5, datasets[:1]), take(5, datasets, labelled_only=True)
+    assert all(torch.equal(a.returns, b.returns) for a, b in zip(*same, strict=True))  # as if they were not there
+    with pytest.raises(ValueError, match="differ in actions"):
+        take(1, [datasets[0], write(tmp_path / "d", slots_shown(1, 9, None), tasks=("c",), actions=9)])
+
+
+def test_plain_videos_give_the_action_embedding_no_gradient() -> None:
+    dynamics, batch = make_dynamics(), make_batch(8, 6)
+    torch.nn.init.normal_(dynamics.latent_out.weight)
+
+    def gradient(batch: Batch) -> torch.Tensor:
+        dynamics.zero_grad()
+        loss, _ = ShortcutLoss()(dynamics, batch, seeded(3), bootstrap=True)
+        loss.backward()
+        assert dynamics.action.always_D.grad is not None and dynamics.action.always_D.grad.any()
+        assert dynamics.action.table.weight.grad is not None
+        return dynamics.action.table.weight.grad.clone()
+
+    assert gradient(batch).any()
+    none = dataclasses.replace(batch, labelled=torch.zeros(8, dtype=torch.bool))
+    assert (gradient(none) == 0).all()
+    # The last rows are videos: whatever stands where their actions would be changes nothing.
+    some = dataclasses.replace(batch, labelled=torch.arange(8) < 5)
+    other = torch.where((torch.arange(8) < 5)[:, None, None], batch.actions, 0)
+    assert torch.equal(gradient(some), gradient(dataclasses.replace(some, actions=other)))
+    assert not torch.equal(gradient(some), gradient(batch))
+
+
+def test_the_agent_learns_nothing_from_plain_videos_and_null_actions_if_so_asked() -> None:
+    agent, batch = make_agent(), make_batch(4, 6)
+    torch.nn.init.normal_(agent.heads.policy[-1].weight)
+    features = torch.randn(4, 6, agent.heads.policy[0].in_features, generator=seeded(1))
+
+    def terms(batch: Batch, **settings: Any) -> dict[str, float]:
+        loss = AgentLoss(dataclasses.replace(AGENT, **settings))
+        return {name: float(value) for name, value in loss(agent.heads, features, batch)[1].items()}
+
+    labelled = torch.tensor([True, False, True, False])
+    mixed = dataclasses.replace(batch, labelled=labelled)
+    wild = [torch.where(labelled[:, None], field, 9.0) for field in (batch.rewards, batch.returns)]
+    nonsense = dataclasses.replace(mixed, rewards=wild[0], returns=wild[1], is_terminal=~labelled[:, None] & mixed.mask)
+    assert terms(mixed) == terms(nonsense)
+    assert terms(mixed) != terms(batch)
+    is_null = torch.zeros(4, 6, dtype=torch.bool)
+    is_null[:, 3] = True
+    null = dataclasses.replace(batch, is_null=is_null)
+    assert terms(null) == terms(batch)
+    changed = batch.actions.clone()
+    changed[:, 3] = (changed[:, 3] + 1) % 2
+    skipped = terms(null, clone_null=False)
+    assert skipped == terms(dataclasses.replace(null, actions=changed), clone_null=False)
+    assert skipped["policy"] != terms(batch)["policy"] and skipped["reward"] == terms(batch)["reward"]
+    assert minigrid().agent.clone_null and not minecraft().agent.clone_null
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labelled_only", [False, True])
+def test_rows_are_shared_out_by_weight(tmp_path: Path, labelled_only: bool) -> None:
+    events = write(tmp_path / "e", slots_shown(100, 30, at(30, (4, 0), (9, 1))))
+    datasets = [make(tmp_path, "a", [40]), plain(tmp_path / "c", 30, 300), events]
+    weights = (1.0, 5.0, 2.0)
+    loaded = take(
+        150, datasets, weights=weights, labelled_only=labelled_only, stage=StageConfig(batch=8, length=2), left_pad=0
+    )
+    shown = torch.cat([batch.frames[:, 0, 1, 0, 0] for batch in loaded if batch.frames is not None])
+    counts = np.array([int((shown < 100).sum()), int((shown == 200).sum()), int((shown == 100).sum())])
+    shares = np.array([1, 0 if labelled_only else 5, 2])
+    expected = counts.sum() * shares / shares.sum()
+    drawn = expected > 0
+    assert (counts[~drawn] == 0).all()
+    chi = ((counts - expected)[drawn] ** 2 / expected[drawn]).sum()
+    assert chi < 13.8  # 2 degrees of freedom, once in a thousand
+    settings = {"weights": weights, "labelled_only": labelled_only}
+    whole = take(6, datasets, **settings)
+    for resumed in (take(4, datasets, start=2, **settings), take(4, datasets, start=2, workers=2, **settings)):
+        for one, other in zip(whole[2:], resumed, strict=True):
+            assert one.frames is not None and other.frames is not None and torch.equal(one.frames, other.frames)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    dataset = make(tmp_path, "a", [9])
+    with pytest.raises(ValueError, match="one for each of 1 datasets, got 2"):
+        next(batches([dataset], "train", STAGE, source="frames", seed=0, weights=(1.0, 2.0)))
+    with pytest.raises(ValueError, match="one for each of 2 sources, got 1"):
+        DataConfig(("a", "b"), (1.0,))
+    with pytest.raises(ValueError, match="weights must be above 0"):
+        dataclasses.replace(minigrid(), data=DataConfig(("a", "b"), (1.0, 0.0)))
+
+
+def test_sources_of_a_config(tmp_path: Path) -> None:
+    make(tmp_path, "a", [9])
+    plain(tmp_path / "elsewhere" / "c", 30, actions=3)
+    config = minigrid()
+    config = dataclasses.replace(
+        config,
+        data_dir=str(tmp_path),
+        env=EnvConfig(tasks=("other",), max_steps=(9,), height=8, width=6),
+        tokenizer=dataclasses.replace(config.tokenizer, height=8, width=6, patch=2),
+        data=DataConfig(("a", str(tmp_path / "elsewhere" / "c")), (3.0, 1.0)),
+    )
+    assert [dataset.root.name for dataset in open_datasets(config)] == ["a", "c"]

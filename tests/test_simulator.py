@@ -1,0 +1,412 @@
+"""The adapter and the real server script, with a fake MineRL that refuses what the real one would."""
+
+import ast
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from simulators import SERVER, Server, record_episode, serving
+
+from embody.envs.simulator import MineRLEnv, SimulatorLost, area_average, protocol
+from embody.envs.simulator.client import SimulatorGone
+from embody.minecraft import VPT, ActionSpace, camera_bins, minerl_space
+
+RECORDED = Path(__file__).parents[1] / ".." / "shared" / "data" / "vpt_actions"
+DIAMOND, SURVIVAL = "MineRLObtainDiamond-v0", "MineRLHumanSurvival-v0"
+
+
+def connect(server: Server | str, environment: str = DIAMOND, **options: Any) -> MineRLEnv:
+    address = server if isinstance(server, str) else server.address
+    settings = {"height": 64, "width": 64, "max_steps": 100, "step_seconds": 5.0, "patience": 20.0} | options
+    return MineRLEnv(address, environment, **settings)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("small")
+    record_episode(folder / "episode.npz", (64, 64))
+    with serving(folder, folder / "episode.npz") as server:
+        yield server
+
+
+# --- playing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_recorded_episode_arrives_as_it_is(tmp_path: Path) -> None:
+    episode = record_episode(tmp_path / "episode.npz", (64, 64))
+    space, random = minerl_space(DIAMOND), np.random.default_rng(1)
+    with serving(tmp_path, tmp_path / "episode.npz") as server:
+        env = connect(server)
+        assert env.space == space and env.simulator == "minerl 0.0.fake"
+        frame, info = env.reset(seed=3)
+        np.testing.assert_array_equal(frame, episode["pov"][0])
+        assert info["inventory"] == {"dirt": 3}
+        actions = random.integers(0, space.spec.sizes, (8, len(space.spec.sizes)))
+        for t, action in enumerate(actions, 1):
+            assert env.action_space.contains(action)
+            frame, reward, terminated, truncated, info = env.step(action)
+            np.testing.assert_array_equal(frame, episode["pov"][t])
+            assert env.observation_space.contains(frame)
+            assert reward == episode["reward"][t - 1]
+            assert (terminated, truncated) == (t == 8, False)
+            counts = dict(zip(episode["items"].tolist(), episode["inventory"][t].tolist(), strict=True))
+            assert info["inventory"] == {item: count for item, count in counts.items() if count}
+        with pytest.raises(ValueError, match="refuses: no episode is under way: say RESET first"):
+            env.step(space.nothing)
+        first, *played = server.calls
+    assert first == {"seed": 3, "limit": 100}  # not MineRL's own 18,000
+    for action, call in zip(actions, played, strict=True):
+        np.testing.assert_array_equal(space.factors(call), action)
+        assert call["camera"] == space.dictionary(action)["camera"].tolist()  # float32, to the last bit
+
+
+def test_vpt_frames_and_the_time_limit(tmp_path: Path) -> None:
+    episode = record_episode(tmp_path / "episode.npz", (360, 640))
+    with serving(tmp_path, tmp_path / "episode.npz") as server:
+        env = connect(server, SURVIVAL, height=360, width=640, max_steps=3)
+        assert env.space == VPT
+        np.testing.assert_array_equal(env.reset(seed=0)[0], episode["pov"][0])
+        ends = [env.step(VPT.nothing)[2:4] for _ in range(3)]
+        assert ends == [(False, False), (False, False), (False, True)]  # the simulator says done, which is no terminal
+        env.close()
+        env = connect(server, SURVIVAL, height=64, width=64, max_steps=3)
+        shrunk = env.reset(seed=0)[0]
+        assert shrunk.shape == (64, 64, 3) and env.observation_space.contains(shrunk)
+        assert [call for call in server.calls if "closed" in call] == []  # kept from client to client
+
+
+def test_frames_shrink_by_area() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    means = frame.reshape(4, 3, 5, 4, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(area_average(frame, 4, 5), means, atol=1)  # rounded once an axis
+    assert area_average(frame, 12, 20) is frame
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="no recorded actions in ../shared/data")
+def test_a_persons_actions_are_all_taken(tmp_path: Path) -> None:
+    """Real VPT actions, through factors and back to the simulator's dictionary, the camera in its bin."""
+    with np.load(sorted(RECORDED.glob("*.npz"))[0]) as file:
+        recorded = {name: file[name] for name in file.files}
+    degrees = (recorded.pop("camera").astype(float) - 40) * 0.5
+    keys = {name: value for name, value in recorded.items() if name in VPT.keys}
+    assert len(keys) >= 20
+    factors = VPT.factors({**keys, "camera": degrees})[:300]
+    record_episode(tmp_path / "episode.npz", (4, 4), steps=300)
+    with serving(tmp_path, tmp_path / "episode.npz") as server:
+        env = connect(server, "MineRLHumanSurvival-v0", height=4, width=4, max_steps=300)
+        env._frame_shape = (4, 4, 3)  # the episode's, to be quick
+        env.reset(seed=0)
+        for action in factors:
+            env.step(action)
+        played = server.calls[1:]
+    assert len(played) == 300
+    for t, call in enumerate(played):
+        assert {key: call[key] for key in keys} == {key: int(value[t]) for key, value in keys.items()}
+        assert camera_bins(call["camera"]) == camera_bins(degrees[t])
+
+
+# --- actions that the simulator does not have -----------------------------------------------------------------------
+
+
+def _without(values: dict[str, Any], arrays: dict[str, Any]) -> None:
+    del values["jump"]
+
+
+def _camera(value: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    return lambda values, arrays: arrays.update(camera=value)
+
+
+def _key(name: str, value: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    return lambda values, arrays: values.update({name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_without, "'jump' is missing"),
+        (_key("hotbar.1", 1), "'hotbar.1' is not known"),
+        (_key("jump", 2), "action jump: 2 is not in"),
+        (_key("jump", 1.0), "action jump: 1.0 is not in"),
+        (_key("jump", True), "action jump: True is not in"),
+        (_key("place", "bed"), "action place: 'bed' is not in"),
+        (_key("place", 3), "action place: 3 is not in"),
+        (_key("camera", [0.0, 0.0]), "action camera: "),
+        (_camera(np.array([0, 181], np.float32)), r"action camera: float32 \[0.0, 181.0\] is not in"),
+        (_camera(np.array([-181, 0], np.float32)), r"action camera: float32 \[-181.0, 0.0\] is not in"),
+        (_camera(np.array([0, np.nan], np.float32)), "action camera: float32"),
+        (_camera(np.array([0, 1], np.uint8)), r"action camera: uint8 \[0, 1\] is not in"),
+        (_camera(np.zeros(3, np.float32)), "action camera: float32"),
+    ],
+)
+def test_a_wrong_action_is_refused(
+    small: Server, change: Callable[[dict[str, Any], dict[str, Any]], None], says: str
+) -> None:
+    """By the server, before the simulator sees it: keys, types and ranges."""
+    env = connect(small)
+    env.reset(seed=0)
+    played = len(small.calls)
+    values = env.space.dictionary(env.space.nothing)
+    arrays = {"camera": values.pop("camera")}
+    change(values, arrays)
+    if says == "action camera: ":
+        arrays.clear()
+    env._say(protocol.STEP, values, arrays)
+    with pytest.raises(ValueError, match=says):
+        env.answer_step()
+    assert len(small.calls) == played
+
+
+def test_spaces_that_embody_does_not_know(small: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"MineRLOdd-v0 has actions that embody does not know: ESC is missing \(vpt\)"):
+        connect(small, "MineRLOdd-v0")
+    refusal = None
+    try:
+        connect(small, "MineRLOdd-v0")
+    except ValueError as error:
+        refusal = error  # keeps what made it alive; its connection must be closed all the same
+    connect(small, patience=1.0, reset_seconds=2.0).close()
+    assert refusal is not None
+    with pytest.raises(ValueError, match="refuses: MineRLNavigate-v0 is no environment of this simulator"):
+        connect(small, "MineRLNavigate-v0")
+    with pytest.raises(ValueError, match="refuses: HELLO names an environment and max_steps of 1 or more"):
+        connect(small, max_steps=0)
+    fewer = ActionSpace(
+        "minerl044", minerl_space(DIAMOND).keys, {**minerl_space(DIAMOND).words, "craft": ("none", "bed")}
+    )
+    monkeypatch.setattr("embody.envs.simulator.client.minerl_space", lambda _: fewer)
+    with pytest.raises(ValueError, match="craft is one of crafting_table, none, planks"):
+        connect(small)
+
+
+# --- simulators that break ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("die", "the other side has hung up|reset by peer"),
+        ("hang", "no answer within 1 seconds"),
+        ("raise", "the simulator failed: RuntimeError: the JVM is gone"),
+    ],
+)
+def test_a_lost_simulator_costs_one_episode(tmp_path: Path, fault: str, says: str) -> None:
+    episode = record_episode(tmp_path / "episode.npz", (64, 64))
+    with serving(tmp_path, tmp_path / "episode.npz", "--patience", "2", fault=fault, step=2) as server:
+        env = connect(server, step_seconds=1.0, reset_seconds=1.0)
+        env.reset(seed=0)
+        for _ in range(2):
+            env.step(env.space.nothing)
+        with pytest.raises(SimulatorLost, match=says):
+            env.step(env.space.nothing)
+        with pytest.raises(SimulatorLost, match="not connected"):
+            env.step(env.space.nothing)
+        frame, _ = env.reset(seed=1)  # waits for the server, which has come back
+        np.testing.assert_array_equal(frame, episode["pov"][0])
+        for _ in range(8):
+            *_, terminated, _, _ = env.step(env.space.nothing)
+        assert terminated
+        assert server.starts == (1 if fault == "raise" else 2)
+        assert ({"closed": True} in server.calls) == (fault == "raise")  # and a new one is made
+        if fault == "hang":
+            assert "the simulator has not answered for 2 seconds: giving up" in server.said
+
+
+def test_a_server_that_stays_away_is_said_in_one_line() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(
+        SimulatorGone, match=rf"no simulator at {address} for 0.2 seconds \(.*refused\): start its server"
+    ):
+        connect(address, patience=0.2)
+    with pytest.raises(ValueError, match="--server localhost: expected host:port"):
+        connect("localhost")
+
+
+# --- the protocol ---------------------------------------------------------------------------------------------------
+
+
+def header(length: int, magic: bytes = b"EMBY", version: int = 1, kind: int = protocol.OBSERVATION) -> bytes:
+    return struct.pack("!4sHHI", magic, version, kind, length)
+
+
+def body(text: str, raw: bytes = b"") -> bytes:
+    return struct.pack("!I", len(text)) + text.encode() + raw
+
+
+def whole(text: str, raw: bytes = b"") -> bytes:
+    content = body(text, raw)
+    return header(len(content)) + content
+
+
+NONSENSE = [
+    (b"GET / HTTP/1.1\r\n\r\n", "this is not embody's protocol: it begins with b'GET '"),
+    (header(10, version=2) + bytes(10), "protocol version 2, this side speaks 1"),
+    (header(10, kind=9), "unknown kind of message 9"),
+    (header(4 * 2**20 + 1), "a message of 4194305 bytes, the limit is 4194304"),
+    (header(0), "a message of 0 bytes"),
+    (header(4) + struct.pack("!I", 9), "the JSON part is longer than its message"),
+    (whole("{"), "a damaged message"),
+    (whole("[1, 2]"), "a damaged message"),
+    (whole('{"values": {"reward": NaN}, "arrays": []}'), "a damaged message"),
+    (whole('{"values": {}, "arrays": [["frame", "object", [1]]]}', b"x"), "a damaged message"),
+    (whole('{"values": {}, "arrays": [["frame", "uint8", [-1]]]}', b"x"), "a damaged message"),
+    (whole('{"values": {}, "arrays": [["frame", "uint8", [1000, 1000, 1000]]]}', b"x"), "a damaged message"),
+    (whole('{"values": {}, "arrays": [["frame", "uint8", [4194304, 4194304, 4194304]]]}', b"x"), "a damaged message"),
+    (whole('{"values": {}, "arrays": [["frame", "uint8", [1]]]}', b"xyz"), "2 bytes more than the message's arrays"),
+    (whole("[" * 100_000), "a damaged message"),
+]
+
+
+@pytest.mark.parametrize(("sent", "says"), NONSENSE)
+def test_nonsense_is_refused_and_the_next_client_served(small: Server, sent: bytes, says: str) -> None:
+    with socket.create_connection(("127.0.0.1", small.port)) as connection:
+        connection.sendall(sent)
+        kind, values, _ = protocol.receive(connection, 5.0)
+        assert kind == protocol.REFUSED and says in values["reason"]
+        assert connection.recv(1) == b""  # hung up
+    assert connect(small).reset(seed=0)[0].shape == (64, 64, 3)
+
+
+def test_a_client_must_begin_at_the_beginning(small: Server) -> None:
+    with socket.create_connection(("127.0.0.1", small.port)) as connection:
+        for kind in (protocol.RESET, protocol.STEP, protocol.OBSERVATION):
+            protocol.send(connection, kind, {"seed": 0}, {})
+            assert protocol.receive(connection, 5.0)[:2] == (protocol.REFUSED, {"reason": "say HELLO first"})
+
+
+WELCOME = {
+    "environment": DIAMOND,
+    "max_steps": 100,
+    "simulator": "a test",
+    "actions": {
+        **{key: {"kind": "discrete", "n": 2} for key in minerl_space(DIAMOND).keys},
+        **{word: {"kind": "enum", "values": list(values)} for word, values in minerl_space(DIAMOND).words.items()},
+        "camera": {"kind": "box", "low": -180.0, "high": 180.0, "shape": [2], "dtype": "float32"},
+    },
+    "frame": [64, 64, 3],
+}
+
+
+@contextmanager
+def answering(*answers: bytes) -> Iterator[str]:
+    """The address of a server that welcomes its client and then answers so, whatever is said."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            for answer in answers:
+                protocol.receive(connection, 5.0)
+                connection.sendall(answer)
+            protocol.drain(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+def message(kind: int, values: dict[str, Any], **arrays: np.ndarray) -> bytes:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        protocol.send(ours, kind, values, arrays)
+        return theirs.recv(2**20)
+
+
+@pytest.mark.parametrize(("sent", "says"), NONSENSE)
+def test_a_server_that_talks_nonsense(sent: bytes, says: str) -> None:
+    with answering(sent) as address, pytest.raises(ValueError, match="127.0.0.1:.*") as refusal:
+        connect(address)
+    assert says in str(refusal.value)
+    with answering(message(protocol.WELCOME, WELCOME), sent) as address:
+        env = connect(address)
+        with pytest.raises(SimulatorLost) as lost:  # once an episode is under way it costs just that
+            env.reset(seed=0)
+        assert says in str(lost.value)
+
+
+FRAME = np.zeros((64, 64, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (message(protocol.OBSERVATION, {"inventory": {}}), "the frame is not uint8 of"),
+        (message(protocol.OBSERVATION, {"inventory": {}}, frame=FRAME[:32]), "the frame is not uint8 of"),
+        (message(protocol.OBSERVATION, {"inventory": {}}, frame=FRAME.astype(np.float32)), "the frame is not uint8"),
+        (message(protocol.OBSERVATION, {"inventory": {"log": 0.5}}, frame=FRAME), "inventory is not a table of counts"),
+        (message(protocol.OBSERVATION, {}, frame=FRAME), "inventory is not a table of counts"),
+        (message(protocol.WELCOME, WELCOME), "an answer of kind 2, expected 5"),
+    ],
+)
+def test_an_answer_that_is_none(answer: bytes, says: str) -> None:
+    with answering(message(protocol.WELCOME, WELCOME), answer) as address:
+        env = connect(address)
+        with pytest.raises(SimulatorLost, match=says):
+            env.reset(seed=0)
+
+
+def test_a_server_of_another_environment() -> None:
+    with answering(message(protocol.WELCOME, WELCOME | {"max_steps": 9})) as address:
+        with pytest.raises(ValueError, match="the server has MineRLObtainDiamond-v0 of 9 steps"):
+            connect(address)
+
+
+def test_a_slow_sender_does_not_outlast_the_limit() -> None:
+    """A byte now and then restarts no clock."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stop = threading.Event()
+
+        def drip() -> None:
+            theirs.sendall(header(1000))
+            while not stop.wait(0.05):
+                theirs.sendall(b"x")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            protocol.receive(ours, 0.3)
+        assert time.monotonic() - began < 1
+        stop.set()
+        thread.join()
+
+
+def test_messages_make_the_round_trip() -> None:
+    ours, theirs = socket.socketpair()
+    arrays = {"frame": np.arange(24, dtype=np.uint8).reshape(2, 4, 3)[:, ::-1], "camera": np.float32([0.1, -180])}
+    with ours, theirs:
+        protocol.send(ours, protocol.STEP, {"place": "none", "jump": 1}, arrays)
+        kind, values, came = protocol.receive(theirs, 1.0)
+        assert (kind, values) == (protocol.STEP, {"place": "none", "jump": 1})
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(came[name], array)
+            assert came[name].dtype == array.dtype and came[name].flags.writeable
+        with pytest.raises(protocol.ProtocolError, match="the limit is"):
+            protocol.send(ours, protocol.OBSERVATION, {}, {"frame": np.zeros((1200, 1200, 3), np.uint8)})
+        with pytest.raises(ValueError):
+            protocol.send(ours, protocol.OBSERVATION, {"reward": float("nan")}, {})
+
+
+@pytest.mark.parametrize("name", ["server.py", "protocol.py"])
+def test_the_server_is_for_old_pythons(name: str) -> None:
+    """Python 3.6's grammar, and nothing imported but the standard library, numpy, the simulator and its neighbour."""
+    tree = ast.parse((SERVER.parent / name).read_text(), feature_version=(3, 6))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(f"{'.' * node.level}{node.module}")
+    library = {"argparse", "json", "os", "socket", "struct", "sys", "threading", "time", "typing", "pkg_resources"}
+    assert imported <= library | {"numpy", "gym", "minerl", "protocol"}
+    assert "pickle" not in (SERVER.parent / name).read_text().replace("nothing is pickled", "")
