@@ -21,6 +21,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 
 from benchmarks.machine import describe
 from benchmarks.run import ROOT, commit, save
@@ -102,8 +103,9 @@ def plain_read(paths: Sequence[Path]) -> Iterator[int]:
     for path in itertools.cycle(paths):
         with av.open(str(path)) as container:
             container.streams.video[0].thread_type = "NONE"
+            to_rgb = VideoReformatter()
             for frame in container.decode(video=0):
-                frame.to_ndarray(format="rgb24")
+                to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
                 yield 1
 
 
@@ -116,7 +118,9 @@ def torchcodec_read(paths: Sequence[Path]) -> Iterator[int] | None:
 
     def read() -> Iterator[int]:
         for path in itertools.cycle(paths):
-            for _ in VideoDecoder(str(path), num_ffmpeg_threads=1, dimension_order="NHWC"):
+            decoder = VideoDecoder(str(path), num_ffmpeg_threads=1, dimension_order="NHWC")
+            for number in range(len(decoder)):
+                decoder[number]
                 yield 1
 
     return read()
