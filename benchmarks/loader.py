@@ -120,7 +120,7 @@ def torchcodec_read(paths: Sequence[Path]) -> Iterator[int] | None:
         for path in itertools.cycle(paths):
             decoder = VideoDecoder(str(path), num_ffmpeg_threads=1, dimension_order="NHWC")
             for number in range(len(decoder)):
-                decoder[number]
+                decoder.get_frame_at(number)
                 yield 1
 
     return read()
