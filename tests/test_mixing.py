@@ -89,7 +89,8 @@ def write(root: Path, *episodes: Episode, tasks: tuple[str, ...] = ("x", "y", "z
 def plain(root: Path, *lengths: int, actions: int = 7) -> Dataset:
     """Unlabelled episodes, whose frames show 200 in channel 1."""
     episodes = [
-        slots_shown(200, n, None, labelled=False, actions=np.zeros((n, 1), np.int64), is_null=None) for n in lengths
+        slots_shown(200, n, None, labelled=False, success=True, actions=np.zeros((n, 1), np.int64), is_null=None)
+        for n in lengths
     ]
     return write(root, *episodes, tasks=("c",), actions=actions)
 
@@ -190,11 +191,13 @@ def test_ranges_hold_what_events_pay(tmp_path: Path) -> None:
 
 def test_success_and_events_are_drawn_side_by_side(tmp_path: Path) -> None:
     with_events = write(tmp_path / "set", slots_shown(1, 20, at(20, (7, 0))))
-    datasets = [make(tmp_path, "a", [5, 14, 3, 9]), with_events]  # odd episodes of a succeed
+    # Odd episodes of a succeed; plain videos never do.
+    datasets = [make(tmp_path, "a", [5, 14, 3, 9]), with_events, plain(tmp_path / "c", 30)]
     kinds = []
     for batch in take(60, datasets, stage=StageConfig(batch=8, length=4), left_pad=0, uniform_share=0.1):
         assert batch.frames is not None
         for row in range(1, 8):
+            assert batch.labelled[row]
             recording = bool(batch.frames[row, 0, 1, 3, 0] == 1 and batch.frames[row, 0, 2, 3, 0] == 0)
             kinds.append(recording and batch.task[row].tolist() == [2, 0, 0, 0])
     assert np.mean(kinds) == pytest.approx(0.5, abs=0.1)
