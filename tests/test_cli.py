@@ -81,8 +81,8 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("", "Expected one of {collect, train, encode, evaluate, report, ablate, run, plan, weights}"),
-        ("paint", "Unrecognized options: paint; Available subcommands: collect, train"),
+        ("", "Expected one of {collect, import, train, encode, evaluate, report, ablate, run, plan, weights}"),
+        ("paint", "Unrecognized options: paint; Available subcommands: collect, import"),
         ("run chess", "unknown preset 'chess': choose one of minigrid"),
         ("train tokenizer chess", "unknown preset 'chess'"),
         ("train paint", "invalid choice 'paint' for argument 'stage'"),

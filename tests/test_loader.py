@@ -123,7 +123,7 @@ def test_latents_stand_where_their_frames_do(datasets: list[Dataset]) -> None:
     starts = [dataset.offsets[:-1] for dataset in datasets]
     for seen, coded in zip(pixels, codes, strict=True):
         assert coded.frames is None and coded.latents is not None and seen.frames is not None
-        assert coded.latents.dtype == torch.float32 and coded.latents.shape[2:] == (2, 3)
+        assert coded.latents.dtype == torch.float16 and coded.latents.shape[2:] == (2, 3)
         assert torch.equal(seen.actions, coded.actions) and torch.equal(seen.mask, coded.mask)
         step = coded.latents[:, :, 0, 0] * 64  # row of the dataset's flat arrays
         value = seen.frames[:, :, 0, 0, 0].long()  # 10 * episode + slot

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from embody.collection import collect
 from embody.config import Tasks, minigrid
+from embody.data import open_dataset
 from embody.model import load_tokenizer
+from tests.recordings import NAVIGATE, minerl_arrays, real, write_trajectory
 
 ROOT = Path(__file__).parents[1]
+PATH = f"{ROOT / 'code'}{os.pathsep}{ROOT / 'src'}"
 
 EXAMPLE = """
 from config import GameConfig, TrainConfig, Tasks
@@ -42,7 +45,7 @@ def test_the_seed_example(tmp_path: Path) -> None:
     env = dataclasses.replace(preset.env, tasks=Tasks[:1], max_steps=preset.env.max_steps[:1])
     amount = dataclasses.replace(preset.collect, train_episodes=8, validation_episodes=1, workers=1)
     collect(dataclasses.replace(preset, data_dir=str(tmp_path / "data"), env=env, collect=amount))
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "code"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", EXAMPLE.replace("SHARE", "0.1")],
         cwd=tmp_path,
@@ -57,6 +60,53 @@ def test_the_seed_example(tmp_path: Path) -> None:
     assert about["training"]["epochs"] == 0.1 * preset.train_tokenizer.epochs
     (log,) = (tmp_path / "logs").iterdir()
     assert "tokenizer" in log.read_text()
+
+
+PREAMBLE = """
+from trainer import Trainer
+
+Tasks = ["MineRLNavigate-v0"]  # its data is a folder of this name in data/
+"""
+
+# To the letter, but for its first line, which was `import minerl`.
+SEED = """
+from embody.data import minerl
+from config import GameConfig, TrainConfig
+from main import train_tokenizer
+from model import Tokenizer
+
+def workflow():
+    trainer = Trainer(
+        TrainConfig.train_tokenizer_epochs, 
+        TrainConfig.train_dynamics_epochs, 
+        TrainConfig.train_agent_epochs
+    )
+    data = minerl.data.make(
+        Tasks[0],
+        data_dir=GameConfig.DATA_DIR,
+        num_workers=4
+    )
+    train_tokenizer(trainer, data)
+"""  # noqa: W291
+
+
+def test_the_seed_example_on_minerl_recordings(tmp_path: Path) -> None:
+    for seed, video in enumerate(real("minerl_navigate", "mp4")):
+        write_trajectory(tmp_path / "data", NAVIGATE, f"p{seed}_0-60", minerl_arrays(NAVIGATE, 60, seed), video)
+    main = 'if __name__ == "__main__":\n    workflow()\n'
+    done = subprocess.run(
+        [sys.executable, "-c", PREAMBLE + SEED + main],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    _, about = load_tokenizer(tmp_path / "models" / "minigrid" / "tokenizer.safetensors")
+    dataset = open_dataset(tmp_path / "runs" / "minigrid" / "data" / NAVIGATE)
+    assert about["data"] == [dataset.fingerprint]
+    assert (dataset.meta.height, len(dataset.episodes()), dataset.actions.shape[1]) == (48, 4, 10)
 
 
 def test_code_hides_no_module_of_python() -> None:

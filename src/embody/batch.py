@@ -29,7 +29,7 @@ class Batch:
     labelled: Tensor  # bool [B]: false for plain videos, whose actions and rewards are zeros that say nothing
     is_null: Tensor  # bool [B, T]: slots that were reached by doing nothing at all
     frames: Tensor | None = None  # uint8 [B, T, 3, H, W]
-    latents: Tensor | None = None  # float32 [B, T, L, Z], as the tokenizer gives them
+    latents: Tensor | None = None  # [B, T, L, Z], as the tokenizer gives them: float16 as stored, or float32
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""

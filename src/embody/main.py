@@ -17,21 +17,29 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from embody import cost
+from embody.collection.importing import REPORT, import_recordings, read_report
+from embody.collection.pipeline import Pipeline
+from embody.collection.recordings import MinerlSource, Source, VideoSource, VptSource
 from embody.config import Config, from_dict, preset
 from embody.data import Dataset
+from embody.data.minerl import environment_in
 from embody.evaluation import Simulated
+from embody.logger_manager import LoggerManager
 from embody.trainer import Trainer
 from embody.training.lpips_weights import fetch_lpips
 
 __all__ = ["evaluate", "main", "train_agent", "train_dynamics", "train_imagination", "train_tokenizer"]
 
 T = TypeVar("T")
-Data = Dataset | Sequence[Dataset]
+Data = Dataset | Sequence[Dataset] | Pipeline
+Recordings = Literal["minerl", "vpt", "videos"]
 Stage = Literal["tokenizer", "dynamics", "agent", "imagination", "cloning_best", "shuffled"]
+
+_SHOWN = 10  # broken recordings that are named; the report has all
 
 
 def train_tokenizer(trainer: Trainer, data: Data | None = None) -> None:
-    """Phase 1a on `data` (a dataset or several; by default those of the trainer's tasks)."""
+    """Phase 1a on `data`: a dataset or several (by default those of the trainer's tasks), or a MineRL pipeline."""
     trainer.train_tokenizer(data)
 
 
@@ -188,8 +196,51 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
         """
         return lambda: print(cost.plan(config, gpus=gpus, frames=frames, mfu=mfu, peak_tflops=peak_tflops))
 
-    functions = (collect, train, encode, evaluate, report, ablate, run, plan, weights)
-    return {function.__name__: _of_preset(base.preset, function) for function in functions}
+    def import_(
+        kind: tyro.conf.Positional[Recordings],
+        source: tyro.conf.Positional[Path],
+        name: str | None = None,
+        env: str | None = None,
+        data_dir: str = base.data_dir,
+        runs_dir: str = base.runs_dir,
+        logs_dir: str = base.logs_dir,
+        workers: int = 2,
+        validation_share: float = 0.05,
+        reencode: bool = False,
+        strict: bool = False,
+    ) -> Callable[[], object]:
+        """Turn recordings that others made into a dataset; interrupted, the same command goes on.
+
+        Args:
+            kind: MineRL 0.4.4, VPT's contractors, or videos without actions.
+            source: the folder; of vpt also an index file.
+            name: of the dataset in the data folder; by default that of the environment or the kind.
+            env: which of MineRL's environments, such as MineRLObtainDiamond-v0; the source's only one by default.
+            workers: processes that read.
+            validation_share: share of the players' sessions that is held out, by the hash of their names.
+            reencode: write the videos anew, for random access; otherwise they are read where they are.
+            strict: end with an error if a recording was broken and left out.
+        """
+
+        def start() -> None:
+            recordings: Source
+            called: str = kind
+            match kind:
+                case "minerl":
+                    called = env or environment_in(source)
+                    recordings = MinerlSource(source, called)
+                case "vpt":
+                    recordings = VptSource(source)
+                case "videos":
+                    recordings = VideoSource(source)
+            root = Path(data_dir) / (name or called)
+            logger = LoggerManager(Path(runs_dir) / "import", Path(logs_dir), f"import-{root.name}")
+            _import(recordings, root, logger, strict, workers, validation_share, reencode)
+
+        return start
+
+    functions = (collect, import_, train, encode, evaluate, report, ablate, run, plan, weights)
+    return {function.__name__.rstrip("_"): _of_preset(base.preset, function) for function in functions}
 
 
 def _of_preset(preset: str, function: Callable[..., T]) -> Callable[..., T]:
@@ -209,6 +260,8 @@ def _of_preset(preset: str, function: Callable[..., T]) -> Callable[..., T]:
 
 def _base_config(arguments: Sequence[str]) -> Config:
     """The preset that the arguments name, or the config of the run that they name if it exists already."""
+    if arguments[:1] == ["import"]:  # of no run
+        return preset("minecraft")
     words = []
     for argument in arguments:
         if argument.startswith("-"):
@@ -249,6 +302,25 @@ def _train(trainer: Trainer, stage: Stage) -> object:
             return trainer.train_imagination(shuffled=True)
         case _:
             return getattr(trainer, f"train_{stage}")()
+
+
+def _import(
+    source: Source, root: Path, logger: LoggerManager, strict: bool, workers: int, validation_share: float, encode: bool
+) -> None:
+    with logger.progress(f"import {root.name}", len(source.names())) as bar:
+
+        def progress(done: int, total: int, skipped: int) -> None:
+            bar.advance(done - bar.done, note=f"{skipped} skipped" if skipped else "")
+
+        dataset = import_recordings(
+            source, root, workers=workers, validation_share=validation_share, encode=encode, progress=progress
+        )
+    skipped = read_report(root)
+    for broken in skipped[:_SHOWN]:
+        logger.warning(f"skipped {broken.file}: {broken.where}: {broken.what}")
+    logger.info(f"{root} is finished: {len(dataset.episodes())} episodes, {len(skipped)} broken recordings left out")
+    if skipped and strict:
+        raise ValueError(f"{len(skipped)} recordings are broken: see {root / REPORT}")
 
 
 def _full(config: Config, full: bool) -> Config:

@@ -17,6 +17,7 @@ __all__ = [
     "ITEMS",
     "MINERL_REWARDS",
     "TASKS",
+    "VOCABULARY",
     "VPT",
     "ActionSpace",
     "camera_bins",
@@ -198,3 +199,10 @@ def item_counts(inventory: Mapping[str, int]) -> dict[str, int]:
 def task_label(task: str) -> str:
     """What is asked for, in words: `craft stone pickaxe`."""
     return task.replace("_", " ")
+
+
+# Of the labels of all recordings, so that they can be mixed; "navigate" is MineRL's own task.
+VOCABULARY: tuple[str, ...] = (
+    *("<pad>", "<unknown>"),
+    *sorted({"navigate", *(word for task in TASKS for word in task.split("_"))}),
+)

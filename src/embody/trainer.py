@@ -21,6 +21,7 @@ import torch
 from embody.ablation import ablate
 from embody.collection import collect
 from embody.collection.encode import encode_dataset
+from embody.collection.pipeline import Pipeline, dataset_of_pipeline
 from embody.config import Config, ImaginationConfig, StageConfig, digest, minigrid, to_dict
 from embody.data import Dataset, EpisodeRow, is_complete, open_datasets, write_json
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
@@ -47,13 +48,14 @@ from embody.training.tokenizer import DecoderStage, TokenizerStage
 
 __all__ = ["Trainer"]
 
-Data = Dataset | Sequence[Dataset]
+Data = Dataset | Sequence[Dataset] | Pipeline
 
 _FOR_ALL_STAGES = ("context", "gamma")  # settings of imagination that the stages before it depend on
 
 
 class Trainer:
-    """Phases of one run; `data` is a dataset or several, by default those of the config's tasks.
+    """Phases of one run; `data` is a dataset or several, by default those of the config's tasks, or what
+    `minerl.data.make` returns: that becomes a dataset in the run's folder.
 
     Weights go to `models_dir/NAME`, checkpoints and results to `runs_dir/NAME`.
     """
@@ -281,6 +283,9 @@ class Trainer:
     def _datasets(self, data: Data | None) -> list[Dataset]:
         if data is None:
             return open_datasets(self.config)
+        if isinstance(data, Pipeline):
+            env, root = self.config.env, self.config.run_dir / "data" / data.environment
+            return [dataset_of_pipeline(data, root, env.height, env.width, self.logger)]
         return [data] if isinstance(data, Dataset) else list(data)
 
     def _tokenizer(self) -> tuple[Tokenizer, str]:

@@ -2,20 +2,15 @@
 
 import dataclasses
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embody.collection.play import Split, play_episodes
+from embody.collection.workers import worker_pool
 from embody.config import Config
 from embody.data import DatasetWriter, Episode, Meta, aside, is_complete
 from embody.envs import VOCABULARY, make_env
@@ -50,7 +45,7 @@ def collect(config: Config, progress: Progress | None = None) -> None:
         make_env(config.env, task)
     for task in config.env.tasks:
         _check_folder(config, task)
-    with _pool(config.collect.workers) as pool:
+    with worker_pool(config.collect.workers) as pool:
         for task in config.env.tasks:
             _collect_task(config, task, pool, progress or (lambda task, done, total: None))
 
@@ -128,29 +123,3 @@ def _play(config: Config, jobs: list[Job], pool: ProcessPoolExecutor | None) -> 
             yield job, future.result()
     for job, future in waiting:
         yield job, future.result()
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Spawned processes (forking a process that has threads can deadlock); None for one worker: this process."""
-    if workers <= 1:
-        yield None
-        return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin_worker)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow(sentinel: int = parent.sentinel) -> None:
-        multiprocessing.connection.wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -30,7 +30,7 @@ from embody.data.sampler import ClipSampler
 __all__ = ["batches", "discounted_returns", "open_datasets", "rows_and_length", "steps_per_epoch", "uniform_rows"]
 
 Source = Literal["frames", "latents"]
-Fields = dict[str, NDArray]  # the fields of a Batch, without its rows
+Fields = dict[str, NDArray]  # the small fields of a Batch, without its rows
 
 
 def rows_and_length(stage: StageConfig, step: int) -> tuple[int, int]:
@@ -112,17 +112,27 @@ class _Reader:
         rows = self.events[task]
         return rows[slice(*np.searchsorted(rows, (begin, end)))] - begin
 
-    def clip(self, episode: int, task: int | None, start: int, length: int) -> Fields:
-        """Slots `start` to `start + length`; those outside of the episode repeat its first or last real slot.
+    @property
+    def shown(self) -> tuple[str, tuple[int, ...], type[np.generic]]:
+        """Which field of a batch holds what a slot shows, of what shape and type."""
+        if self.latents is not None:
+            return "latents", (self.latents.tokens, self.latents.channels), np.float16
+        return "frames", (3, *self.dataset.size), np.uint8
 
-        With a `task`, which the episode has events of, rewards and label are that task's.
+    def clip(self, episode: int, task: int | None, start: int, shown: NDArray) -> Fields:
+        """Slots `start` and on; those outside of the episode repeat its first or last real slot.
+
+        What they show is written into `shown` `[T, ...]`, which says how many they are. With a `task`, which the
+        episode has events of, rewards and label are that task's.
         """
+        length = len(shown)
         dataset = self.dataset
         begin, end = (int(offset) for offset in dataset.offsets[episode : episode + 2])
         slots = np.arange(start, start + length)
-        inside = np.clip(slots, 0, end - begin - 1)
+        inside = np.minimum(np.maximum(slots, 0), end - begin - 1)
         first, last = int(inside[0]), int(inside[-1])
-        rows = begin + inside
+        is_whole = last - first + 1 == length  # nothing is padded: slices are faster than lists of places
+        rows = slice(begin + first, begin + last + 1) if is_whole else begin + inside
         after = slots > inside  # padding on the right: nothing happens there
         labelled = self.labelled[episode]
         if task is None:
@@ -143,10 +153,12 @@ class _Reader:
             "labelled": np.array(labelled),
             "is_null": is_null & ~after,
         }
+        found: NDArray
         if self.latents is not None:
-            fields["latents"] = self.latents.slice(episode, first, last + 1)[inside - first].astype(np.float32)
+            found = self.latents.slice(episode, first, last + 1)
         else:
-            fields["frames"] = dataset.frames(episode, first, last + 1)[inside - first].transpose(0, 3, 1, 2)
+            found = dataset.frames(episode, first, last + 1).transpose(0, 3, 1, 2)
+        shown[...] = found if is_whole else found[inside - first]
         return fields
 
     def _relabelled(
@@ -204,10 +216,11 @@ class _Clips:
             events=events,
         )
 
-    def clip(self, position: int, length: int) -> Fields:
-        place, start = self.sampler.clip(position, length)
+    def clip(self, position: int, shown: NDArray) -> Fields:
+        """Its fields but for what it shows, which is written into `shown` `[T, ...]`."""
+        place, start = self.sampler.clip(position, len(shown))
         reader, episode, task = self.entries[place]
-        return self.readers[reader].clip(episode, task, start, length)
+        return self.readers[reader].clip(episode, task, start, shown)
 
 
 class _Batches(TorchDataset[Batch]):
@@ -220,8 +233,11 @@ class _Batches(TorchDataset[Batch]):
         rows, length = rows_and_length(self.stage, step)
         uniform = uniform_rows(rows, self.uniform_share)
         clips = [self.everything if row < uniform else self.relevant for row in range(rows)]
-        fields = [source.clip(step * self.stage.batch + row, length) for row, source in enumerate(clips)]
-        return Batch(**{name: torch.from_numpy(np.stack([clip[name] for clip in fields])) for name in fields[0]})
+        name, shape, kind = self.everything.readers[0].shown
+        shown = np.empty((rows, length, *shape), kind)  # written once: large batches are as fast as memory is
+        fields = [clips[row].clip(step * self.stage.batch + row, shown[row]) for row in range(rows)]
+        stacked = {name: np.stack([clip[name] for clip in fields]) for name in fields[0]}
+        return Batch(**{name: torch.from_numpy(array) for name, array in {**stacked, name: shown}.items()})
 
 
 def batches(

@@ -83,8 +83,8 @@ class Dynamics(nn.Module):
         return self.trunk.new_cache(rows, self.tokens, context)
 
     def pack(self, latents: Tensor) -> Tensor:
-        """The tokenizer's latents `[B, T, *, *]` as this model's `[B, T, L, Z]`."""
-        return latents.reshape(*latents.shape[:2], self.config.tokens, self.config.channels)
+        """The tokenizer's latents `[B, T, *, *]`, float32 or as stored, as this model's float32 `[B, T, L, Z]`."""
+        return latents.reshape(*latents.shape[:2], self.config.tokens, self.config.channels).float()
 
     def forward(
         self,

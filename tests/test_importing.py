@@ -1,0 +1,582 @@
+"""Recordings to datasets: what is there is what was recorded; broken ones are reported; a kill costs nothing."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from embody.collection.importing import REPORT, import_recordings, read_report
+from embody.collection.pipeline import Pipeline, dataset_of_pipeline
+from embody.collection.recordings import MinerlSource, VideoSource, VptSource
+from embody.data import Dataset, DatasetWriter, Video, minerl, open_dataset
+from embody.data.minerl import read_trajectory
+from embody.data.video import draw_pointer
+from embody.data.vpt import read_segment
+from embody.logger_manager import LoggerManager
+from embody.main import main
+from embody.minecraft import TASKS, VPT
+from tests.recordings import (
+    NAVIGATE,
+    OBTAIN,
+    TREECHOP,
+    contractor_lines,
+    minerl_arrays,
+    real,
+    vpt_line,
+    write_lines,
+    write_trajectory,
+)
+
+SRC = Path(__file__).parents[1] / "src"
+
+
+def every_frame(path: Path) -> NDArray[np.uint8]:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    return float(10 * np.log10(255**2 / np.mean((a.astype(float) - b.astype(float)) ** 2)))
+
+
+def write_video(path: Path, frames: int, seed: int = 0, fps: int = 20, size: int = 64) -> Path:
+    """A small one; no recording, but a whole file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height = stream.width = size
+        for pixels in np.random.default_rng(seed).integers(0, 256, (frames, 8, 8, 3), np.uint8):
+            large = pixels.repeat(size // 8, 0).repeat(size // 8, 1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(large, "rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_navigate(root: Path, count: int) -> None:
+    """Trajectories of 60 to 250 steps on real videos."""
+    videos = real("minerl_navigate", "mp4")
+    for i in range(count):
+        steps = 60 + 190 * i // max(1, count - 1)
+        arrays = minerl_arrays(NAVIGATE, steps, i)
+        arrays["reward"][-1] = 100
+        write_trajectory(root, NAVIGATE, f"player{i}-1_0-{steps}", arrays, videos[i % 4], success=True)
+
+
+def run(*arguments: object) -> None:
+    """The command line, in the test's own folders."""
+    main([str(argument) for argument in arguments])
+
+
+def options(tmp_path: Path) -> tuple[object, ...]:
+    folders = [option for name in ("data", "runs", "logs") for option in (f"--{name}-dir", tmp_path / name)]
+    return (*folders, "--workers", 1)
+
+
+# --- what was recorded ----------------------------------------------------------------------------------------------
+
+
+def test_minerl(tmp_path: Path) -> None:
+    write_navigate(tmp_path / "raw", 4)
+    run("import", "minerl", tmp_path / "raw", *options(tmp_path), "--validation-share", 0.25)
+    dataset = open_dataset(tmp_path / "data" / NAVIGATE)
+    assert (dataset.meta.tasks, dataset.meta.height, dataset.meta.width, dataset.meta.fps) == ((NAVIGATE,), 64, 64, 20)
+    assert set(dataset.splits) == {"train", "validation"} and len(dataset.episodes()) == 4
+    for row in dataset.episodes():
+        folder = tmp_path / "raw" / NAVIGATE / row.source
+        trajectory = read_trajectory(folder, NAVIGATE)
+        frames = every_frame(folder / "recording.mp4")
+        np.testing.assert_array_equal(dataset.frames(row.id, 0, row.length), frames[-row.length :])  # the last as well
+        episode, slots = dataset.episode(row.id), trajectory.slots()
+        for name in ("actions", "rewards", "is_terminal", "camera", "is_null"):
+            np.testing.assert_array_equal(getattr(episode, name), slots[name], name)
+        assert (row.task, row.label, row.success, row.return_) == (NAVIGATE, "navigate", True, 100.0)
+        assert episode.frames.path == folder / "recording.mp4" and row.length == len(trajectory.rewards) + 1
+
+
+def test_a_minerl_video_may_lack_its_last_frame(tmp_path: Path) -> None:
+    folder = write_trajectory(
+        tmp_path, TREECHOP, "a", minerl_arrays(TREECHOP, 30), Path(__file__), frames=41, success=True
+    )
+    write_video(folder / "recording.mp4", 40)
+    episode = MinerlSource(tmp_path, TREECHOP).read("v3_a")
+    assert isinstance(episode.frames, Video) and (episode.frames.start, episode.frames.length) == (10, 30)
+    assert not episode.is_terminal.any()
+
+
+def test_obtain_is_of_every_task(tmp_path: Path) -> None:
+    arrays = minerl_arrays(OBTAIN, 60)
+    arrays["observation$inventory$log"][7:] = 1
+    arrays["reward"][6] = 1
+    folder = write_trajectory(tmp_path, OBTAIN, "a", arrays, Path(__file__), frames=61)
+    write_video(folder / "recording.mp4", 61)
+    dataset = import_recordings(MinerlSource(tmp_path, OBTAIN), tmp_path / "out")
+    (row,) = dataset.episodes()
+    events = dataset.events(0)
+    assert row.task == "*" and dataset.meta.tasks == TASKS and dataset.meta.labels[0] == "mine log"
+    assert events is not None and np.flatnonzero(events[:, 0]).tolist() == [7] and dataset.rewards[7] == 1
+
+
+def write_segment(folder: Path, name: str, video: Path, lines: list[dict[str, Any]]) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(video, folder / f"{name}.mp4")
+    write_lines(folder / f"{name}.jsonl", lines)
+
+
+def test_vpt(tmp_path: Path) -> None:
+    lines = contractor_lines(real("vpt_actions", "npz")[0])[:600]
+    for line in lines[300:310]:
+        line["isGuiOpen"] = True
+        line["mouse"] |= {"x": 700.0, "y": 300.0}
+    for line in lines[500:]:
+        line["stats"] = {"minecraft.mine_block:minecraft.oak_log": 3}
+    video = real("minestudio", "mp4")[0]
+    write_segment(tmp_path / "raw", "7.0/somebody-f153ac423f61-20210806-224813", video, lines)
+    index = tmp_path / "raw" / "index.json"
+    index.write_text(
+        json.dumps({"basedir": "https://x.org/", "relpaths": ["7.0/somebody-f153ac423f61-20210806-224813.mp4"]})
+    )
+    run("import", "vpt", index, *options(tmp_path), "--name", "contractors")
+    dataset = open_dataset(tmp_path / "data" / "contractors")
+    assert dataset.meta.actions == VPT.spec and (dataset.meta.height, dataset.meta.width) == (360, 640)
+    (row,) = dataset.episodes()
+    segment = read_segment(tmp_path / "raw" / f"{row.source}.jsonl", row.source)
+    episode = dataset.episode(0)
+    for name in ("actions", "camera", "is_null", "events"):
+        np.testing.assert_array_equal(getattr(episode, name), getattr(segment, name), name)
+    assert row.length == 600 and row.success and not episode.is_terminal.any()
+    assert np.argwhere(episode.events).tolist() == [[500, TASKS.index("mine_log")]]
+    frames = every_frame(video)
+    np.testing.assert_array_equal(dataset.frames(0, 297, 300), frames[297:300])
+    shown = frames[300:303].copy()
+    for frame in shown:
+        draw_pointer(frame, 350, 150)
+    np.testing.assert_array_equal(dataset.frames(0, 300, 303), shown)
+
+
+def test_reencoded_videos_are_the_datasets_own(tmp_path: Path) -> None:
+    write_navigate(tmp_path / "raw", 2)
+    run("import", "minerl", tmp_path / "raw", *options(tmp_path), "--reencode")
+    root = tmp_path / "data" / NAVIGATE
+    raw = {path.parent.name: every_frame(path) for path in (tmp_path / "raw").rglob("*.mp4")}
+    shutil.rmtree(tmp_path / "raw")
+    dataset = open_dataset(root)
+    for row in dataset.episodes():
+        video = dataset.episode(row.id).frames
+        assert isinstance(video, Video) and video.path.is_relative_to(root) and video.start == 0
+        assert psnr(dataset.frames(row.id, 0, row.length), raw[row.source][-row.length :]) > 30
+
+
+def test_videos(tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    for i, name in enumerate(("a.mp4", "b/a.mp4", "b/c.mkv")):
+        write_video(folder / name, 10 + i, i)
+    write_video(folder / "d.mp4", 10, fps=30)
+    (folder / "notes.txt").write_text("no video")
+    run("import", "videos", folder, *options(tmp_path), "--name", "mine")
+    dataset = open_dataset(tmp_path / "data" / "mine")
+    assert sorted((row.source, row.length) for row in dataset.episodes()) == [
+        ("a.mp4", 10),
+        ("b/a.mp4", 11),
+        ("b/c.mkv", 12),
+    ]
+    assert not any(row.labelled for row in dataset.episodes()) and dataset.meta.fps == 20
+    for row in dataset.episodes():
+        np.testing.assert_array_equal(dataset.frames(row.id, 0, row.length), every_frame(folder / row.source))
+    assert [broken.what for broken in read_report(dataset.root)] == ["30 frames a second, the dataset's are 20"]
+    with pytest.raises(SystemExit):
+        run("import", "videos", tmp_path / "logs", *options(tmp_path), "--name", "none")
+
+
+# --- what is broken -------------------------------------------------------------------------------------------------
+
+
+def break_minerl(folder: Path, case: str) -> None:
+    arrays = dict(np.load(folder / "rendered.npz"))
+    match case:
+        case "truncated":
+            whole = (folder / "recording.mp4").read_bytes()
+            (folder / "recording.mp4").write_bytes(whole[: len(whole) // 2])
+        case "shorter video":
+            write_video(folder / "recording.mp4", 60)
+        case "no frame":
+            (folder / "recording.mp4").write_bytes(b"")
+        case "no video":
+            (folder / "recording.mp4").unlink()
+        case "lacks a key":
+            del arrays["action$jump"]
+        case "unknown key":
+            arrays["action$fly"] = arrays["action$jump"]
+        case "nan":
+            arrays["action$camera"][3] = np.nan
+        case "wrong shape":
+            arrays["reward"] = arrays["reward"][:, None]
+        case "bad json":
+            (folder / "metadata.json").write_text("{")
+    if case in ("lacks a key", "unknown key", "nan", "wrong shape"):
+        np.savez_compressed(folder / "rendered.npz", **arrays)
+
+
+MINERL_CASES = {
+    "truncated": ("recording.mp4", "cut off|cannot be read"),
+    "shorter video": ("recording.mp4", "60 frames, its metadata says 70"),
+    "no frame": ("recording.mp4", "cannot be read"),
+    "no video": ("recording.mp4", "is not there"),
+    "lacks a key": ("rendered.npz", r"lacks action\$jump"),
+    "unknown key": ("rendered.npz", r"unknown key action\$fly"),
+    "nan": ("rendered.npz", r"action\$camera is not finite at step 3"),
+    "wrong shape": ("rendered.npz", r"reward is \[30, 1\]"),
+    "bad json": ("metadata.json", "cannot be read"),
+}
+
+
+def break_vpt(folder: Path, case: str) -> None:
+    lines, video = folder / "b.jsonl", folder / "b.mp4"
+    match case:
+        case "truncated":
+            video.write_bytes(video.read_bytes()[:-400])
+        case "no frame":
+            video.write_bytes(b"")
+        case "fewer lines":
+            lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:-1]))
+        case "bad json":
+            lines.write_text(lines.read_text().replace('"isGuiOpen"', "isGuiOpen", 1))
+        case "unknown key":
+            lines.write_text(lines.read_text().replace('"keys": []', '"keys": ["w"]', 1))
+        case "nan":
+            lines.write_text(lines.read_text().replace('"dx": 0.0', '"dx": NaN', 1))
+        case "no lines":
+            lines.unlink()
+        case "leaves":
+            index = {"basedir": "", "relpaths": ["a", "b", "../../etc/b"]}
+            (folder / "index.json").write_text(json.dumps(index))
+
+
+VPT_CASES = {
+    "truncated": ("b.mp4", "cut off|cannot be read"),
+    "no frame": ("b.mp4", "cannot be read"),
+    "fewer lines": ("b.mp4", "30 frames, but b.jsonl has 29 lines"),
+    "bad json": ("b.jsonl, line 1", "bad JSON"),
+    "unknown key": ("b.jsonl, line 1", "unknown key 'w'"),
+    "nan": ("b.jsonl, line 1", "NaN is no number"),
+    "no lines": ("b.jsonl", "is not there"),
+    "leaves": ("index.json", r"the path \.\./\.\./etc/b leaves the folder"),
+}
+
+
+def check_report(root: Path, where: str, what: str) -> None:
+    (broken,) = read_report(root)
+    assert broken.where.endswith(where), broken
+    assert re.search(what, broken.what), broken
+    lines = (root / REPORT).read_text().splitlines()
+    assert sum("what" in line for line in lines) == 1 and str(root.parent) not in lines[1]
+
+
+@pytest.mark.parametrize("case", MINERL_CASES)
+def test_broken_minerl_recordings_are_left_out(tmp_path: Path, case: str) -> None:
+    raw = tmp_path / "raw"
+    for i, name in enumerate(("a", "b", "c")):
+        folder = write_trajectory(raw, TREECHOP, name, minerl_arrays(TREECHOP, 30, i), Path(__file__), frames=70)
+        write_video(folder / "recording.mp4", 70, i)
+    break_minerl(raw / TREECHOP / "v3_b", case)
+    dataset = import_recordings(MinerlSource(raw, TREECHOP), tmp_path / "out")
+    assert sorted(row.source for row in dataset.episodes()) == ["v3_a", "v3_c"]
+    where, what = MINERL_CASES[case]
+    check_report(tmp_path / "out", f"v3_b/{where}", what)
+    assert read_report(tmp_path / "out")[0].file == "v3_b"
+
+
+@pytest.mark.parametrize("case", VPT_CASES)
+def test_broken_vpt_recordings_are_left_out(tmp_path: Path, case: str) -> None:
+    raw = tmp_path / "raw"
+    for i, name in enumerate(("a", "b")):
+        write_segment(raw, name, write_video(tmp_path / "x.mp4", 30, i), [vpt_line() for _ in range(30)])
+    break_vpt(raw, case)
+    source = VptSource(raw / "index.json" if case == "leaves" else raw)
+    dataset = import_recordings(source, tmp_path / "out", validation_share=0)
+    assert [row.source for row in dataset.episodes()] == (["a", "b"] if case == "leaves" else ["a"])
+    check_report(tmp_path / "out", *VPT_CASES[case])
+
+
+def test_strict_ends_with_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / "raw" / name, 10)
+    (tmp_path / "raw" / "c.mp4").write_bytes(b"nothing")
+    for _ in range(2):  # also where there is nothing left to do
+        with pytest.raises(SystemExit) as stop:
+            run("import", "videos", tmp_path / "raw", *options(tmp_path), "--strict")
+        assert stop.value.code == 2
+        assert f"1 recordings are broken: see {tmp_path / 'data' / 'videos' / REPORT}" in capsys.readouterr().err
+    assert len(open_dataset(tmp_path / "data" / "videos").episodes()) == 2
+    run("import", "videos", tmp_path / "raw", *options(tmp_path))
+    assert "videos is finished: 2 episodes, 1 broken recordings left out" in capsys.readouterr().out
+
+
+def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(ValueError, match="no video in"):
+        import_recordings(VideoSource(tmp_path / "raw"), tmp_path / "out")
+    write_segment(tmp_path / "raw", "a", write_video(tmp_path / "x.mp4", 5), [vpt_line()])
+    with pytest.raises(ValueError, match="none of 1 recordings can be read: a, a.mp4: 5 frames"):
+        import_recordings(VptSource(tmp_path / "raw"), tmp_path / "out")
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValueError, match="validation share"):
+            import_recordings(VptSource(tmp_path / "raw"), tmp_path / "other", validation_share=share)
+
+
+# --- interruptions --------------------------------------------------------------------------------------------------
+
+
+def small(source: Any, shard: int) -> Any:  # noqa: ANN401
+    return dataclasses.replace(source, shard=shard)
+
+
+def write_many(raw: Path, count: int) -> None:
+    for i in range(count):
+        write_segment(raw, f"{i:03d}", write_video(raw.parent / "x.mp4", 8, i), [vpt_line(dx=i) for _ in range(8)])
+    for i in {1, 4, 5, 10} & set(range(count)):  # 4 and 5 are a whole shard
+        (raw / f"{i:03d}.jsonl").write_text("{")
+
+
+def test_workers_change_nothing_and_leave_nothing(tmp_path: Path) -> None:
+    write_many(tmp_path / "raw", 12)
+    source = small(VptSource(tmp_path / "raw"), 2)
+    seen: list[tuple[int, int, int]] = []
+    one = import_recordings(source, tmp_path / "one", progress=lambda *state: seen.append(state))
+    assert seen[0] == (0, 12, 0) and seen[-1] == (12, 12, 4)
+    two = import_recordings(source, tmp_path / "two", workers=2)
+    assert one.fingerprint == two.fingerprint and read_report(one.root) == read_report(two.root)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("stop_at", range(1, 13, 2))
+def test_an_interrupted_import_goes_on(tmp_path: Path, stop_at: int) -> None:
+    write_many(tmp_path / "raw", 12)
+    source = small(VptSource(tmp_path / "raw"), 2)
+    whole = import_recordings(source, tmp_path / "whole", validation_share=0)
+
+    def stop(done: int, total: int, skipped: int) -> None:
+        if done == stop_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_recordings(source, tmp_path / "cut", progress=stop, validation_share=0)
+    with pytest.raises(ValueError, match="half-written"):
+        open_dataset(tmp_path / "cut")
+    seen: list[int] = []
+    cut = import_recordings(source, tmp_path / "cut", progress=lambda done, *_: seen.append(done), validation_share=0)
+    assert seen[0] >= (stop_at - 1) // 2 * 2 - 2 and seen[-1] == 12
+    assert cut.fingerprint == whole.fingerprint and set(read_report(cut.root)) == set(read_report(whole.root))
+
+
+def test_what_was_repaired_after_a_kill_is_no_longer_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_many(tmp_path / "raw", 4)
+    source = VptSource(tmp_path / "raw")
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DatasetWriter, "write_shard", die)
+        import_recordings(source, tmp_path / "out", validation_share=0)
+    assert [broken.file for broken in read_report(tmp_path / "out")] == ["001"]
+    shutil.copyfile(tmp_path / "raw" / "002.jsonl", tmp_path / "raw" / "001.jsonl")
+    dataset = import_recordings(source, tmp_path / "out", validation_share=0)
+    assert len(dataset.episodes()) == 4 and read_report(dataset.root) == []
+
+
+KILLED = """
+import dataclasses, os, sys
+from pathlib import Path
+from embody.collection.importing import import_recordings
+from embody.collection.recordings import VptSource
+
+def progress(done, total, skipped):
+    print(done, flush=True)
+
+if __name__ == "__main__":
+    source = dataclasses.replace(VptSource(Path(sys.argv[1])), shard=2)
+    import_recordings(source, Path(sys.argv[2]), workers=2, encode=True, progress=progress)
+"""
+
+
+def test_a_killed_import_goes_on_and_leaves_no_process(tmp_path: Path) -> None:
+    write_many(tmp_path / "raw", 30)
+    (tmp_path / "program.py").write_text(KILLED)
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "raw"), str(tmp_path / "cut")]
+    environment = os.environ | {"PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if int(line) >= 8:
+            break
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    deadline = time.monotonic() + 20
+    while _members(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _members(child.pid)
+    source = small(VptSource(tmp_path / "raw"), 2)
+    seen: list[int] = []
+    cut = import_recordings(source, tmp_path / "cut", encode=True, progress=lambda done, *_: seen.append(done))
+    assert 4 <= seen[0] < 30
+    whole = import_recordings(source, tmp_path / "whole", encode=True)
+    assert cut.fingerprint == whole.fingerprint
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def files(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def _members(session: int) -> list[int]:
+    """Processes of a session that run."""
+    members = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            members.append(int(status.parent.name))
+    return members
+
+
+def test_other_recordings_need_another_name(tmp_path: Path) -> None:
+    write_many(tmp_path / "raw", 3)
+    source = VptSource(tmp_path / "raw")
+    import_recordings(source, tmp_path / "out")
+    before = files(tmp_path / "out")
+    with pytest.raises(ValueError, match="imported with reencode False, now True"):
+        import_recordings(source, tmp_path / "out", encode=True)
+    write_segment(tmp_path / "raw", "more", write_video(tmp_path / "x.mp4", 8), [vpt_line()])
+    with pytest.raises(ValueError, match="imported with recordings 3, now 4"):
+        import_recordings(VptSource(tmp_path / "raw"), tmp_path / "out")
+    with pytest.raises(ValueError, match="holds files but no dataset"):
+        import_recordings(source, tmp_path / "raw")
+    assert files(tmp_path / "out") == before
+
+
+def test_sessions_are_not_parted_by_the_split(tmp_path: Path) -> None:
+    for session in ("ada-02e496ce4abb", "bob-f153ac423f61", "eve-74ae6c2eae2e", "joe-aaaaaaaaaaaa"):
+        for clock in ("120000", "120500", "121000"):
+            name = f"6.9/{session}-20220421-{clock}"
+            write_segment(tmp_path / "raw", name, write_video(tmp_path / "x.mp4", 4), [vpt_line()] * 4)
+    source = VptSource(tmp_path / "raw")
+    dataset = import_recordings(source, tmp_path / "out", validation_share=0.2)
+    splits: dict[str, set[str]] = {}
+    for row in dataset.episodes():
+        splits.setdefault(source.group(row.source), set()).add(row.split)
+    assert len(splits) == 4 and all(len(found) == 1 for found in splits.values())
+    assert set.union(*splits.values()) == {"train", "validation"}
+
+
+# --- the package's pipeline -----------------------------------------------------------------------------------------
+
+
+class PackagePipeline:
+    """An object with the signatures of the package's, which hands out what its own reader would."""
+
+    def __init__(self, environment: str, episodes: dict[str, dict[str, NDArray]]) -> None:
+        self.environment, self.data_dir, self.episodes = environment, "/nowhere", episodes
+
+    def get_trajectory_names(self) -> list[str]:
+        return list(np.random.default_rng().permutation(list(self.episodes)))  # it shuffles them
+
+    def load_data(
+        self,
+        stream_name: str,
+        skip_interval: int = 0,
+        include_metadata: bool = False,
+        include_monitor_data: bool = False,
+    ) -> Iterator[list[Any]]:
+        arrays = self.episodes[stream_name]
+        steps = len(arrays["reward"])
+
+        def obs(t: int) -> OrderedDict[str, Any]:
+            count = arrays["log"][t]
+            hand = OrderedDict(damage=0, maxDamage=0, type="none")
+            names = ("coal", "cobblestone", "crafting_table", "furnace", "iron_ingot", "iron_ore", "iron_pickaxe")
+            others = {name: 0 for name in (*names, "planks", "stick", "stone_pickaxe", "wooden_pickaxe")}
+            return OrderedDict(
+                equipped_items=OrderedDict(mainhand=hand),
+                inventory=OrderedDict(sorted({**others, "log": count}.items())),
+                pov=arrays["pov"][t],
+            )
+
+        for t in range(steps):
+            action = OrderedDict((key, arrays[key][t]) for key in ("attack", "camera", "craft", "place"))
+            action |= {"nearbySmelt": "none"}
+            item = [obs(t), action, arrays["reward"][t], obs(t + 1), t == steps - 1]
+            yield item + [{"success": False, "stream_name": stream_name}] if include_metadata else item
+
+
+@pytest.fixture
+def package() -> PackagePipeline:
+    def arrays(seed: int) -> dict[str, NDArray]:
+        random = np.random.default_rng(seed)
+        steps = 6 + seed
+        return {
+            "pov": random.integers(0, 256, (steps + 1, 64, 64, 3), np.uint8),
+            "log": np.array([0, 0, 1, *[1] * (steps - 2)]),
+            "reward": np.array([0, 1, *[0] * (steps - 2)], np.float32),
+            "attack": random.integers(0, 2, steps),
+            "camera": random.normal(0, 3, (steps, 2)).astype(np.float32),
+            "craft": np.array(["none", "planks", *["none"] * (steps - 2)]),
+            "place": np.array(["none"] * steps),
+        }
+
+    return PackagePipeline(OBTAIN, {f"v3_player-{seed}": arrays(seed) for seed in range(3)})
+
+
+def test_the_packages_pipeline_becomes_a_dataset(
+    package: PackagePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert isinstance(package, Pipeline) and not isinstance(open_dataset, Pipeline)
+    logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "x")
+    dataset = dataset_of_pipeline(package, tmp_path / "out", 64, 64, logger)
+    for row in dataset.episodes():
+        arrays, episode = package.episodes[row.source], dataset.episode(row.id)
+        np.testing.assert_array_equal(episode.frames, arrays["pov"])
+        np.testing.assert_array_equal(episode.actions[1:, 0], arrays["attack"])
+        np.testing.assert_allclose(episode.camera[1:], arrays["camera"])
+        assert episode.rewards.tolist() == [0, *arrays["reward"]]
+        assert np.argwhere(episode.events).tolist() == [[2, TASKS.index("mine_log")]]
+    again = dataset_of_pipeline(package, tmp_path / "out", 64, 64, logger)  # in another order
+    assert again.fingerprint == dataset.fingerprint and "3/3" in capsys.readouterr().out
+    small = dataset_of_pipeline(package, tmp_path / "small", 32, 32, logger)
+    name = small.episodes()[0].source
+    means = package.episodes[name]["pov"].reshape(-1, 32, 2, 32, 2, 3).mean(axis=(2, 4))
+    np.testing.assert_allclose(small.frames(0, 0, len(means)), means, atol=1.01)  # rounded twice
+    logger.close()
+
+
+def test_our_own_pipeline_as_well(tmp_path: Path) -> None:
+    write_navigate(tmp_path / "raw", 2)
+    data = minerl.data.make(NAVIGATE, data_dir=tmp_path / "raw", num_workers=1)
+    logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "x")
+    dataset: Dataset = dataset_of_pipeline(data, tmp_path / "out", 64, 64, logger)
+    referenced = import_recordings(MinerlSource(tmp_path / "raw", NAVIGATE), tmp_path / "other")
+    by_name = {row.source: row for row in referenced.episodes()}
+    for row in dataset.episodes():
+        own, other = dataset.episode(row.id), referenced.episode(by_name[row.source].id)
+        for field in ("actions", "rewards", "is_terminal", "camera", "is_null", "success"):
+            np.testing.assert_array_equal(getattr(own, field), getattr(other, field), field)
+        frames = referenced.frames(by_name[row.source].id, 0, row.length)
+        np.testing.assert_array_equal(own.frames[:-1], frames[:-1])
+        np.testing.assert_array_equal(own.frames[-1], frames[-2])  # the package's habit
+    logger.close()
