@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from embody.config import from_dict, to_dict
-from embody.data.aside import aside
+from embody.data import aside
 from embody.evaluation.metrics import rate
 from embody.evaluation.results import percent
 from embody.logger_manager import drop_half_line
