@@ -63,6 +63,14 @@ def play(video: Path, seed: int) -> Episode:
     )
 
 
+def record(root: Path) -> None:
+    """A recording to train on and one that is held out, in `root/data/vpt`."""
+    writer = DatasetWriter(root / "data" / "vpt", Meta(("mine_log",), VPT.spec, 72, 128, 20, VOCABULARY))
+    for split, seed in (("train", 0), ("validation", 1)):
+        writer.write_shard(split, 0, [play(make_video(root / f"{split}.mp4", seed), seed)])
+    writer.finish()
+
+
 def in_folder(config: Config, root: Path) -> Config:
     """One step a stage, of few frames; all files under `root`."""
 
@@ -101,10 +109,7 @@ def test_the_small_preset_is_small_and_the_papers_otherwise() -> None:
 
 def test_every_phase_of_the_small_preset_trains(tmp_path: Path) -> None:
     config = in_folder(minecraft_small(), tmp_path)
-    writer = DatasetWriter(tmp_path / "data" / "vpt", Meta(("mine_log",), VPT.spec, 72, 128, 20, VOCABULARY))
-    for split, seed in (("train", 0), ("validation", 1)):
-        writer.write_shard(split, 0, [play(make_video(tmp_path / f"{split}.mp4", seed), seed)])
-    writer.finish()
+    record(tmp_path)
     trainer = Trainer(config=config)
     trainer.train_tokenizer()
     trainer.encode()
@@ -120,6 +125,16 @@ def test_every_phase_of_the_small_preset_trains(tmp_path: Path) -> None:
     policy, before = (model.agent.heads.policy[-1].weight for model in (dreamt, agent))
     assert before.any() and not torch.equal(policy, before)
 
+
+def test_minecraft_is_evaluated_without_cells_and_without_a_game(tmp_path: Path) -> None:
+    config = in_folder(minecraft_small(), tmp_path)
+    trunk = replace(config.dynamics.trunk, width=32, depth=2, pattern="ST")
+    config = replace(config, dynamics=replace(config.dynamics, trunk=trunk), agent=replace(config.agent, trunk=trunk))
+    record(tmp_path)
+    trainer = Trainer(config=config)
+    trainer.train_tokenizer()
+    trainer.encode()
+    trainer.train_dynamics()
     results = trainer.evaluate()
     assert "success" not in results  # the game is played in a simulator
     assert results["tokenizer"]["frames"] == 100 and "cell_accuracy" not in results["tokenizer"]  # five clips of 20
