@@ -128,7 +128,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ),
         (
             "train tokenizer --precision float32",
-            "no dataset in data/BabyAI-GoToLocalS5N2-v0: run `embody collect` first",
+            "no dataset in data/BabyAI-GoToLocalS5N2-v0: run `embody collect` or `embody import` first",
         ),
         ("evaluate --precision float32", "no weights at models/minigrid/tokenizer.safetensors: run the stage"),
         ("report --precision float32", "no run in runs/minigrid"),

@@ -105,7 +105,7 @@ def test_fingerprint_follows_the_content(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_opened_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no dataset in .*nothing: run `embody collect` first"):
+    with pytest.raises(ValueError, match="no dataset in .*nothing: run `embody collect` or `embody import` first"):
         open_dataset(tmp_path / "nothing")
     root = tmp_path / "walk"
     write(root, {"train": [[make_episode(1, 8)]]}).finish()

@@ -38,7 +38,7 @@ BOUNDS: Mapping[str, Mapping[str, Range]] = {
     | {"beta": _NOT_NEGATIVE},
     "StageConfig": dict.fromkeys(("batch", "length", "long_every", "checkpoint_every", "log_every"), _MANY)
     | dict.fromkeys(("epochs", "clip"), _POSITIVE)
-    | dict.fromkeys(("long_length", "lr", "muon_lr", "weight_decay"), _NOT_NEGATIVE)
+    | dict.fromkeys(("steps", "long_length", "lr", "muon_lr", "weight_decay"), _NOT_NEGATIVE)
     | dict.fromkeys(("final_lr", "warmup", "decay", "ema"), _SHARE),
     "DataConfig": {"weights": _POSITIVE},
     "EvaluationConfig": dict.fromkeys(("episodes", "full_episodes", "batch", "rollouts", "context", "horizon"), _MANY),

@@ -38,6 +38,7 @@ __all__ = [
     "digest",
     "from_dict",
     "minecraft",
+    "minecraft_small",
     "minigrid",
     "preset",
     "to_dict",
@@ -260,6 +261,7 @@ class StageConfig:
     """One training stage. An epoch is as many frames as the training split holds."""
 
     epochs: float = 1.0
+    steps: int = 0  # of the optimiser; 0: as many as the epochs come to
     batch: int = 16  # rows of a short batch; long batches hold the same number of frames
     length: int = 16  # frames a row
     long_length: int = 0  # frames a row of a long batch [P: T2]; 0: all batches are short
@@ -534,13 +536,20 @@ def minigrid() -> Config:
     )
 
 
+_RECORDINGS = DataConfig(sources=("vpt",))  # as `embody import vpt` names them
+
+
+def _vpt_actions() -> ActionSpec:
+    keys, camera = 23, 11 * 11  # [P]: binary keys, and one factor for both turns of the camera, in mu-law bins
+    return ActionSpec((2,) * keys + (camera,))
+
+
 def minecraft() -> Config:
     """The paper's size: a tokenizer of 400M parameters and a dynamics of 1.6B, on Minecraft at 20 frames a second.
 
     [P] is stated in the paper; the rest is chosen so that the parameters come out.
     """
-    keys, camera = 23, 11 * 11  # [P]: binary keys, and one factor for both turns of the camera, in mu-law bins
-    actions = ActionSpec((2,) * keys + (camera,))
+    actions = _vpt_actions()
     half = TransformerConfig(width=1024, depth=16, heads=16, kv_heads=16, mlp_width=2688, soft_cap=50.0)
     trunk = TransformerConfig(width=2048, depth=36, heads=16, kv_heads=2, mlp_width=5632, soft_cap=50.0)
     stage = StageConfig(batch=256, length=64, lr=3e-4, ema=0.999)
@@ -558,6 +567,7 @@ def minecraft() -> Config:
             fps=20,
             actions=actions,
         ),
+        data=_RECORDINGS,
         tokenizer=TokenizerConfig(
             height=360,
             width=640,
@@ -589,7 +599,48 @@ def minecraft() -> Config:
     )
 
 
-PRESETS: Mapping[str, Callable[[], Config]] = {"minigrid": minigrid, "minecraft": minecraft}
+def minecraft_small() -> Config:
+    """Minecraft at 64x64 pixels, on one GPU or a CPU: a tokenizer of 6M parameters and a dynamics of 6M.
+
+    The paper's method and numbers, but for the sizes and what is said beside a setting.
+    """
+    actions = _vpt_actions()
+    trunk = TransformerConfig(width=256, depth=8, heads=4, kv_heads=2, mlp_width=688)
+    half = replace(trunk, depth=4)
+    # Muon: small budgets (LOG.md). 64 frames a step of the tokenizer, 128 of what reads latents.
+    stage = StageConfig(batch=8, length=16, long_length=64, lr=1e-3, muon_lr=4e-3)
+    return Config(
+        name="minecraft_small",
+        preset="minecraft_small",
+        env=replace(minecraft().env, height=64, width=64),
+        data=_RECORDINGS,
+        tokenizer=TokenizerConfig(
+            height=64,
+            width=64,
+            patch=8,
+            latents=32,
+            channels=16,
+            context=16,
+            encoder=half,
+            decoder=half,
+            lpips="none",  # nothing to download; vgg after `embody weights lpips`
+        ),
+        dynamics=DynamicsConfig(tokens=16, channels=32, context=64, trunk=trunk, actions=actions),
+        agent=replace(minecraft().agent, trunk=trunk, hidden=256),
+        imagination=ImaginationConfig(context=32),
+        train_tokenizer=replace(stage, batch=4, long_length=0),
+        train_dynamics=stage,
+        train_agent=stage,
+        train_imagination=replace(stage, long_length=0, lr=3e-4, muon_lr=0.0),
+        evaluation=EvaluationConfig(context=32),
+    )
+
+
+PRESETS: Mapping[str, Callable[[], Config]] = {
+    "minigrid": minigrid,
+    "minecraft_small": minecraft_small,
+    "minecraft": minecraft,
+}
 
 
 def preset(name: str) -> Config:

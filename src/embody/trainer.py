@@ -76,7 +76,7 @@ class Trainer:
             ("train_agent", agent_epochs),
         ):
             if epochs is not None:
-                changed = dataclasses.replace(getattr(config, stage), epochs=epochs)
+                changed = dataclasses.replace(getattr(config, stage), epochs=epochs, steps=0)
                 config = dataclasses.replace(config, **{stage: changed})
         if config.precision == "auto":
             config = dataclasses.replace(config, precision=fastest_precision(torch.device("cpu")))
@@ -418,8 +418,9 @@ class Trainer:
 
 
 def _training(stage: StageConfig) -> dict[str, Any]:
-    """What weights depend on."""
-    return {name: value for name, value in to_dict(stage).items() if name not in ("checkpoint_every", "log_every")}
+    """What weights depend on; the steps only where they are asked for, as the epochs hold otherwise."""
+    left_out = ("checkpoint_every", "log_every", "epochs" if stage.steps else "steps")
+    return {name: value for name, value in to_dict(stage).items() if name not in left_out}
 
 
 def _by_expert_alone(row: EpisodeRow) -> bool:

@@ -9,6 +9,7 @@ from embody.data.loader import (
     discounted_returns,
     open_datasets,
     rows_and_length,
+    stage_steps,
     steps_per_epoch,
     uniform_rows,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "open_latents",
     "reencode",
     "rows_and_length",
+    "stage_steps",
     "steps_per_epoch",
     "uniform_rows",
     "write_json",

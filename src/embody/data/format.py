@@ -134,7 +134,7 @@ def open_dataset(root: Path | str, size: tuple[int, int] | None = None) -> "Data
     """
     root = Path(root)
     if not (root / "meta.json").exists():
-        raise ValueError(f"no dataset in {root}: run `embody collect` first")
+        raise ValueError(f"no dataset in {root}: run `embody collect` or `embody import` first")
     if not is_complete(root):
         raise ValueError(f"dataset {root} is half-written: run `embody collect` again, it goes on where it stopped")
     return Dataset(root, size)

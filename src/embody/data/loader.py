@@ -27,7 +27,15 @@ from embody.data.format import Dataset, open_dataset
 from embody.data.latents import Latents, open_latents
 from embody.data.sampler import ClipSampler
 
-__all__ = ["batches", "discounted_returns", "open_datasets", "rows_and_length", "steps_per_epoch", "uniform_rows"]
+__all__ = [
+    "batches",
+    "discounted_returns",
+    "open_datasets",
+    "rows_and_length",
+    "stage_steps",
+    "steps_per_epoch",
+    "uniform_rows",
+]
 
 Source = Literal["frames", "latents"]
 Fields = dict[str, NDArray]  # the small fields of a Batch, without its rows
@@ -50,6 +58,12 @@ def steps_per_epoch(datasets: Sequence[Dataset], split: str, stage: StageConfig,
         if not labelled_only or row.labelled
     )
     return max(1, frames // (stage.batch * stage.length))
+
+
+def stage_steps(datasets: Sequence[Dataset], stage: StageConfig, *, labelled_only: bool = False) -> int:
+    """How many steps a stage trains, at least 1: those asked for, or its epochs of the training split."""
+    per_epoch = steps_per_epoch(datasets, "train", stage, labelled_only=labelled_only)
+    return stage.steps or max(1, round(stage.epochs * per_epoch))
 
 
 def uniform_rows(rows: int, uniform_share: float) -> int:
@@ -346,7 +360,7 @@ def _check(
     weights: Sequence[float],
 ) -> None:
     if not datasets:
-        raise ValueError("no dataset to load from: run `embody collect` first")
+        raise ValueError("no dataset to load from: run `embody collect` or `embody import` first")
     if weights and len(weights) != len(datasets):
         raise ValueError(f"data.weights: one for each of {len(datasets)} datasets, got {len(weights)}")
     if source == "latents" and tokenizer_hash is None:

@@ -5,6 +5,7 @@ latter. Legend: B rows, T frames, A action factors, L spatial tokens, Z channels
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -118,8 +119,9 @@ class Dynamics(nn.Module):
             dim=2,
         )
         x_BTSD, memory = self.trunk(self.token_norm(x_BTSD), cache=cache)
-        # The flow head stays in float32 under autocast.
-        with torch.autocast(x_BTSD.device.type, enabled=False):
+        # The flow head stays in float32 under autocast, which the meta device does not know.
+        device = x_BTSD.device.type
+        with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
             out = self.latent_out(x_BTSD[:, :, -self.config.tokens :].float())
         clean = out if self.config.predict == "x" else noised + (1 - tau)[..., None, None] * out
         return Prediction(clean, memory)

@@ -52,13 +52,20 @@ def evaluate_run(
     """Measure on held-out episodes and seeds, and leave pictures in the run; returns the results by stable keys.
 
     The world that is measured is that of the first policy, or `dynamics` if there is none; with both, `dynamics` too:
-    the drift of phase 2. `finished` keeps each part.
+    the drift of phase 2. `finished` keeps each part. Cells and success are MiniGrid's: Minecraft is played in a
+    simulator (`evaluate_in_simulator`). Plain videos are not dreamt, as nobody knows their actions.
     """
     pictures = config.run_dir / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    reader = CellReader.from_frames(
-        np.concatenate([frames_of(datasets, "train", _TEMPLATES), frames_of(datasets, "validation", _TEMPLATES)])
-    )
+    reader = None
+    is_minigrid = config.env.family == "minigrid"
+    if is_minigrid:
+        reader = CellReader.from_frames(
+            np.concatenate([frames_of(datasets, split, _TEMPLATES) for split in ("train", "validation")])
+        )
+    if not any(row.labelled for dataset in datasets for row in dataset.episodes("validation")):
+        logger.warning("dreams are not measured: no held-out episode has actions")
+        dynamics, policies = None, {}
     first = next(iter(policies.values()), None)
     world, agent = (first.dynamics, first.agent) if first else (dynamics, None)
 
@@ -77,7 +84,7 @@ def evaluate_run(
     def measure_before() -> dict[str, Any]:
         assert dynamics is not None
         values = measure(dream_held_out(config, tokenizer, dynamics, None, datasets, tokenizer_hash).rollouts, reader)
-        return {key: values[key] for key in _DRIFT}
+        return {key: values[key] for key in _DRIFT if key in values}
 
     def play_task(name: str, number: int) -> Counts:
         policy = _policy(config, tokenizer, policies.get(name), datasets[0].meta.vocabulary, number)
@@ -89,7 +96,7 @@ def evaluate_run(
         return played.counts
 
     results: dict[str, Any] = {}
-    with logger.progress("evaluate", 2 + (1 + len(policies)) * len(datasets)) as bar:
+    with logger.progress("evaluate", 2 + is_minigrid * (1 + len(policies)) * len(datasets)) as bar:
         results["tokenizer"] = finished.part("tokenizer", measure_tokenizer)
         bar.advance(1, note="tokenizer")
         if world is not None:
@@ -97,6 +104,8 @@ def evaluate_run(
         if first is not None and dynamics is not None:
             results["dynamics_before_agent"] = finished.part("dynamics before the agent", measure_before)
         bar.advance(1, note="dreams")
+        if not is_minigrid:
+            return results
         counts: dict[str, dict[str, Counts]] = {}
         for name in ("random", *policies):
             counts[name] = {}
@@ -161,7 +170,9 @@ def _keep_dreams(config: Config, dreams: Dreams) -> None:
     for row, real_row, imagined_row in zip(longest, real, imagined, strict=True):
         stop = given + int(rollouts.valid[row].sum())
         strips = {"real": real_row[:stop], "imagined": imagined_row[:stop]}
-        captions = action_captions(dreams.actions[row, :stop], ACTION_NAMES)
+        captions = ("",) * stop
+        if config.env.family == "minigrid":
+            captions = action_captions(dreams.actions[row, :stop], ACTION_NAMES)
         films.append(Film("held-out episode", strips, captions, given))
     pictures = config.run_dir / "pictures"
     write_films(pictures / "dreams.npz", films)

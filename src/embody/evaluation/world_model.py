@@ -31,32 +31,28 @@ class Rollouts:
     rewards_predicted: NDArray[Any] | None  # [N, Z]; None: nothing predicts rewards
 
 
-def measure(rollouts: Rollouts, reader: CellReader) -> dict[str, Any]:
+def measure(rollouts: Rollouts, reader: CellReader | None) -> dict[str, Any]:
     """The measures by name, ready for JSON; None where there was nothing to measure (or PSNR is infinite).
 
     `gain_over_copy_db`: PSNR of the imagined minus that of repeating the last context frame, squared error pooled over
-    horizons 1-10 (`_beyond`: after 10). `changed_cell_accuracy`: over cells that differ from the last context frame.
-    `reward_*`: a slot counts as predicted, or real, where its reward exceeds 0.5. `horizon`: lists, first item h = 1.
+    horizons 1-10 (`_beyond`: after 10). `changed_cell_accuracy`: over cells that differ from the last context frame;
+    without a `reader` there are no cells. `reward_*`: a slot counts as predicted, or real, where its reward exceeds
+    0.5. `horizon`: lists, first item h = 1.
     """
     r = rollouts
     assert r.real.shape == r.imagined.shape and r.valid.shape == r.real.shape[:2], (r.real.shape, r.valid.shape)
     copied = np.broadcast_to(r.context_last[:, None], r.real.shape)
     error = _frame_errors(r.imagined, r.real)
     copy_error = _frame_errors(copied, r.real)
-    read = [reader.read(frames) for frames in (r.imagined, r.real, r.context_last)]
-    cells, true = read[0], read[1]
-    reference = np.broadcast_to(read[2][:, None], true.shape)
     near, far = r.valid.copy(), r.valid.copy()
     near[:, NEAR:], far[:, :NEAR] = False, False
     steps = [r.valid & (np.arange(r.valid.shape[1]) == h) for h in range(r.valid.shape[1])]
     horizon: dict[str, list[Any]] = {
         "psnr_db": [_psnr(error[m]) for m in steps],
         "copy_psnr_db": [_psnr(copy_error[m]) for m in steps],
-        "cell_accuracy": [cell_accuracy(cells[m], true[m]) for m in steps],
-        "copy_cell_accuracy": [cell_accuracy(reference[m], true[m]) for m in steps],
-        "changed_cell_accuracy": [changed_cell_accuracy(cells[m], true[m], reference[m]) for m in steps],
         "rollouts": [int(m.sum()) for m in steps],
     }
+    of_cells = {} if reader is None else _measure_cells(r, reader, steps)
     precision = recall = None
     if r.rewards_predicted is not None:
         precision, recall = precision_recall(r.rewards_predicted[r.valid] > 0.5, r.rewards_real[r.valid] > 0.5)
@@ -65,12 +61,26 @@ def measure(rollouts: Rollouts, reader: CellReader) -> dict[str, Any]:
         "copy_psnr_db": _psnr(copy_error[near]),
         "gain_over_copy_db": _gain(error[near], copy_error[near]),
         "gain_over_copy_db_beyond": _gain(error[far], copy_error[far]),
-        "cell_accuracy_h10": _at(horizon["cell_accuracy"], NEAR),
-        "changed_cell_accuracy_h10": _at(horizon["changed_cell_accuracy"], NEAR),
-        "changed_cell_accuracy": changed_cell_accuracy(cells[r.valid], true[r.valid], reference[r.valid]),
         "reward_precision": precision,
         "reward_recall": recall,
         "rewards": int((r.rewards_real[r.valid] > 0.5).sum()),
+        **of_cells,
+        "horizon": horizon | of_cells.get("horizon", {}),
+    }
+
+
+def _measure_cells(r: Rollouts, reader: CellReader, steps: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
+    cells, true, last = (reader.read(frames) for frames in (r.imagined, r.real, r.context_last))
+    reference = np.broadcast_to(last[:, None], true.shape)
+    horizon = {
+        "cell_accuracy": [cell_accuracy(cells[m], true[m]) for m in steps],
+        "copy_cell_accuracy": [cell_accuracy(reference[m], true[m]) for m in steps],
+        "changed_cell_accuracy": [changed_cell_accuracy(cells[m], true[m], reference[m]) for m in steps],
+    }
+    return {
+        "cell_accuracy_h10": _at(horizon["cell_accuracy"], NEAR),
+        "changed_cell_accuracy_h10": _at(horizon["changed_cell_accuracy"], NEAR),
+        "changed_cell_accuracy": changed_cell_accuracy(cells[r.valid], true[r.valid], reference[r.valid]),
         "horizon": horizon,
     }
 

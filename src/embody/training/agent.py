@@ -13,7 +13,7 @@ from embody.agent import Agent, AgentLoss
 from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import agent_row_flops
-from embody.data import Dataset, EpisodeRow, batches, steps_per_epoch, uniform_rows
+from embody.data import Dataset, EpisodeRow, batches, stage_steps, uniform_rows
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts
 from embody.model import WorldAndAgent
@@ -38,9 +38,7 @@ class AgentStage:
         self.config, self.whole = config.train_agent, config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.episode_filter = episode_filter
-        self.steps = max(
-            1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config, labelled_only=True))
-        )
+        self.steps = stage_steps(datasets, self.config, labelled_only=True)
         torch.manual_seed(config.seed + 2)
         agent = Agent(config.agent)
         rewards = reward_statistics(datasets, config.imagination.gamma)

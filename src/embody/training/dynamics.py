@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import dynamics_row_flops
-from embody.data import Dataset, batches, steps_per_epoch
+from embody.data import Dataset, batches, stage_steps
 from embody.dynamics import Dynamics, ShortcutLoss
 
 __all__ = ["DynamicsStage"]
@@ -23,7 +23,7 @@ class DynamicsStage:
     def __init__(self, config: Config, datasets: Sequence[Dataset], tokenizer_hash: str) -> None:
         self.config, self.whole = config.train_dynamics, config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
-        self.steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
+        self.steps = stage_steps(datasets, self.config)
         torch.manual_seed(config.seed + 1)
         self.model: Dynamics = Dynamics(config.dynamics)
         self.losses: nn.Module = ShortcutLoss()

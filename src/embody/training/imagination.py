@@ -12,7 +12,7 @@ from embody.agent import PmpoLoss, lambda_returns
 from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import imagination_row_flops
-from embody.data import Dataset, batches, steps_per_epoch
+from embody.data import Dataset, batches, stage_steps
 from embody.imagination import Dream
 from embody.model import Precision, WorldAndAgent, for_inference
 
@@ -83,9 +83,7 @@ class ImaginationStage:
         self.config = replace(config.train_imagination, length=config.imagination.context, long_length=0)
         self.whole = config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
-        self.steps = max(
-            1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config, labelled_only=True))
-        )
+        self.steps = stage_steps(datasets, self.config, labelled_only=True)
         self.model: WorldAndAgent = model.requires_grad_(False)
         heads = model.agent.heads
         self.trained = [*heads.policy.parameters(), *heads.value.parameters()]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import decoder_row_flops, tokenizer_row_flops
-from embody.data import Dataset, batches, steps_per_epoch
+from embody.data import Dataset, batches, stage_steps
 from embody.model import load_lpips
 from embody.tokenizer import Tokenizer, TokenizerLoss
 
@@ -27,7 +27,7 @@ class TokenizerStage:
         self.config = config.train_tokenizer
         self.seed, self.workers, self.weights = config.seed, config.workers, config.data.weights
         self.datasets = datasets
-        all_steps = max(1, round(self.config.epochs * steps_per_epoch(datasets, "train", self.config)))
+        all_steps = stage_steps(datasets, self.config)
         self.decoder_steps = int(config.tokenizer.decoder_share * all_steps)
         self.steps = all_steps - self.decoder_steps
         torch.manual_seed(config.seed)

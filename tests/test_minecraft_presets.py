@@ -1,0 +1,256 @@
+"""Minecraft's presets: the small one as a user runs it, the paper's size as far as a CPU goes."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from embody.batch import Batch
+from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, minecraft, minecraft_small
+from embody.cost.parameters import dynamics_parameters, tokenizer_parameters
+from embody.data import DatasetWriter, Episode, Meta, Video
+from embody.dynamics import Dynamics, ShortcutLoss
+from embody.logger_manager import read_metrics
+from embody.main import main
+from embody.minecraft import VOCABULARY, VPT
+from embody.model import load_dynamics
+from embody.tokenizer import Tokenizer, TokenizerLoss
+from embody.trainer import Trainer
+
+FRAMES = 102  # of a video: more than are encoded whole
+
+
+def make_video(path: Path, seed: int) -> Path:
+    """128x72 at 20 frames a second: a square wanders over a coloured ground."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    ground, square = rng.integers(0, 256, (2, 3))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 128, 72, "yuv420p"
+        for number in range(FRAMES):
+            image = np.full((72, 128, 3), ground, np.uint8)
+            image[20:50, number : number + 18] = square
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+        container.mux(stream.encode(None))
+    return path
+
+
+def play(video: Path, seed: int) -> Episode:
+    """A contractor's recording of a task that is achieved at the end."""
+    rng = np.random.default_rng(seed)
+    rewards = np.zeros(FRAMES, np.float32)
+    rewards[-1] = 1
+    actions = rng.integers(0, VPT.spec.sizes, (FRAMES, len(VPT.spec.sizes)))
+    actions[0] = 0
+    return Episode(
+        frames=Video(video, 0, FRAMES),
+        actions=actions,
+        rewards=rewards,
+        is_terminal=rewards > 0,
+        task="mine_log",
+        label="mine log",
+        source="player",
+        noise=0.0,
+        seed=seed,
+        success=True,
+    )
+
+
+def record(root: Path) -> None:
+    """A recording to train on and one that is held out, in `root/data/vpt`."""
+    writer = DatasetWriter(root / "data" / "vpt", Meta(("mine_log",), VPT.spec, 72, 128, 20, VOCABULARY))
+    for split, seed in (("train", 0), ("validation", 1)):
+        writer.write_shard(split, 0, [play(make_video(root / f"{split}.mp4", seed), seed)])
+    writer.finish()
+
+
+def in_folder(config: Config, root: Path) -> Config:
+    """One step a stage, of few frames; all files under `root`."""
+
+    def brief(name: str) -> object:
+        return replace(getattr(config, name), steps=1, batch=2, length=4, long_length=0, log_every=1)
+
+    folders = {f"{name}_dir": str(root / name) for name in ("data", "models", "runs", "logs")}
+    stages = {f"train_{name}": brief(f"train_{name}") for name in ("tokenizer", "dynamics", "agent", "imagination")}
+    return replace(
+        config,
+        **folders,
+        **stages,
+        precision="float32",
+        imagination=replace(config.imagination, context=3, horizon=2),
+        evaluation=replace(config.evaluation, rollouts=2, context=3, horizon=2),
+    )
+
+
+# --- the small one ----------------------------------------------------------------------------------------------------
+
+
+def test_the_small_preset_is_small_and_the_papers_otherwise() -> None:
+    config, whole = minecraft_small(), minecraft()
+    assert tokenizer_parameters(config.tokenizer) == pytest.approx(6e6, rel=0.05)
+    assert dynamics_parameters(config.dynamics) == pytest.approx(6e6, rel=0.05)
+    assert (config.env.height, config.env.width, config.env.fps, config.env.actions) == (64, 64, 20, VPT.spec)
+    assert len(VOCABULARY) <= config.agent.vocabulary
+    sizes = ("tokens", "channels", "context", "trunk", "actions")
+    as_paper = DynamicsConfig(**{name: getattr(config.dynamics, name) for name in sizes})
+    assert config.dynamics == as_paper and as_paper.k_sample == 4 and as_paper.ramp and as_paper.contexts == "noised"
+    assert config.tokenizer.mask_max == TokenizerConfig().mask_max == 0.9
+    assert config.agent == replace(whole.agent, trunk=config.dynamics.trunk, hidden=256) != AgentConfig()
+    for stage in (config.train_dynamics, config.train_agent):  # alternating lengths [P], inside the context
+        assert (stage.length, stage.long_length) == (16, config.dynamics.context) == (16, 64)
+
+
+def test_every_phase_of_the_small_preset_trains(tmp_path: Path) -> None:
+    config = in_folder(minecraft_small(), tmp_path)
+    record(tmp_path)
+    trainer = Trainer(config=config)
+    trainer.train_tokenizer()
+    trainer.encode()
+    dynamics = trainer.train_dynamics()
+    agent = trainer.train_agent()
+    dreamt = trainer.train_imagination()
+    lines = [line for line in read_metrics(config.run_dir / "metrics.jsonl") if "loss" in line]
+    assert [(line["stage"], line["step"]) for line in lines] == [
+        (stage, 1) for stage in ("tokenizer", "dynamics", "agent", "imagination")
+    ]
+    assert all(math.isfinite(line["loss"]) and line["gradient_norm"] > 0 for line in lines)
+    assert dynamics.latent_out.weight.any()  # zero before its first step
+    policy, before = (model.agent.heads.policy[-1].weight for model in (dreamt, agent))
+    assert before.any() and not torch.equal(policy, before)
+
+
+def test_minecraft_is_evaluated_without_cells_and_without_a_game(tmp_path: Path) -> None:
+    config = in_folder(minecraft_small(), tmp_path)
+    trunk = replace(config.dynamics.trunk, width=32, depth=2, pattern="ST")
+    config = replace(config, dynamics=replace(config.dynamics, trunk=trunk), agent=replace(config.agent, trunk=trunk))
+    record(tmp_path)
+    trainer = Trainer(config=config)
+    trainer.train_tokenizer()
+    trainer.encode()
+    trainer.train_dynamics()
+    results = trainer.evaluate()
+    assert "success" not in results  # the game is played in a simulator
+    assert results["tokenizer"]["frames"] == 100 and "cell_accuracy" not in results["tokenizer"]  # five clips of 20
+    assert len(results["dynamics"]["horizon"]["psnr_db"]) == 2 and "changed_cell_accuracy" not in results["dynamics"]
+    assert "Originals and reconstructions" in trainer.report().read_text()
+
+
+def test_plain_videos_alone_are_enough_for_the_world(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over the command line: imported, tokenizer, latents, dynamics, evaluation."""
+    monkeypatch.chdir(tmp_path)
+    for seed in range(2):
+        make_video(tmp_path / "films" / f"{seed}.mp4", seed)
+    main(["import", "videos", "films", "--workers", "1"])
+    brief = ["--precision", "float32", "--imagination.context", "3", "--evaluation.context", "3"]
+    for stage in ("tokenizer", "dynamics"):
+        brief += [f"--train-{stage}.{name}" for name in ("steps=2", "batch=1", "length=4", "long-length=0")]
+    main(["train", "tokenizer", "minecraft_small", "--data.sources", "videos", *brief])
+    main(["encode", "minecraft_small"])
+    main(["train", "dynamics", "minecraft_small"])
+    dynamics = load_dynamics(Path("models/minecraft_small/dynamics.safetensors"))[0]
+    table, untrained = dynamics.action.table.weight, Dynamics(minecraft_small().dynamics).action.table.weight
+    assert table.shape == untrained.shape == (23 * 2 + 121 + 1, 256)  # there for recordings with actions
+    main(["evaluate", "minecraft_small"])
+    results = json.loads(Path("runs/minecraft_small/results.json").read_text())
+    assert results["tokenizer"]["frames"] == 100 and "dynamics" not in results
+    assert "dreams are not measured: no held-out episode has actions" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["train", "agent", "minecraft_small"])
+    assert "\n" not in capsys.readouterr().err.strip()
+
+
+def test_steps_are_what_weights_depend_on_where_they_are_asked_for(tmp_path: Path) -> None:
+    """Weights from before there were steps to ask for are still taken for finished."""
+    config = minecraft_small()
+    trainer = Trainer(config=replace(config, runs_dir=str(tmp_path), logs_dir=str(tmp_path), precision="float32"))
+    for steps, said, unsaid in ((0, "epochs", "steps"), (7, "steps", "epochs")):
+        about = trainer._about([_Described()], None, {}, replace(config.train_tokenizer, steps=steps))["training"]
+        assert said in about and unsaid not in about
+
+
+class _Described:
+    fingerprint = "abc"
+    meta = Meta(("mine_log",), VPT.spec, 72, 128, 20, VOCABULARY)
+
+
+# --- the paper's size -------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_dynamics_with_two_layers_learns_on_a_cpu() -> None:
+    config = minecraft().dynamics
+    config = replace(
+        config, trunk=replace(config.trunk, depth=2, pattern="ST"), image_fraction=0.0, bootstrap_fraction=0.5
+    )
+    torch.manual_seed(0)
+    dynamics, generator = Dynamics(config), torch.Generator().manual_seed(0)
+    nn.init.normal_(dynamics.latent_out.weight, std=0.02)  # zero at first: nothing before it would have a gradient
+    rows, frames = 2, 2
+    batch = _batch(torch.randn(rows, frames, 512, 16, generator=generator))
+    loss, metrics = ShortcutLoss()(dynamics, batch, generator, bootstrap=True)
+    loss.backward()
+    assert set(metrics) == {"flow", "bootstrap"} and all(float(value) > 0 for value in metrics.values())
+    for block in dynamics.trunk.blocks:
+        for weight in (block.attention.out.weight, block.mlp.out.weight):
+            assert weight.grad is not None and torch.isfinite(weight.grad).all() and weight.grad.any()
+    assert dynamics.action.table.weight.grad is not None and dynamics.action.table.weight.grad.any()
+
+
+def test_the_papers_dynamics_runs_whole_on_the_meta_device() -> None:
+    config = minecraft().dynamics
+    with torch.device("meta"):
+        dynamics = Dynamics(config)
+        batch = _batch(torch.empty(1, config.context, 512, 16))
+        level = torch.zeros(batch.mask.shape)
+        clean = dynamics(dynamics.pack(batch.latents), level, level, batch.actions, batch.is_first).clean
+    assert clean.shape == (1, 192, 256, 32) and clean.is_meta
+    clean.sum().backward()
+    assert len(dynamics.trunk.blocks) == 36
+    assert all(weight.grad is not None for weight in dynamics.trunk.parameters())
+
+
+def test_the_papers_tokenizer_learns_at_its_frame_size() -> None:
+    """One layer each for sixteen: an encoded frame is 960 patches and 512 latents all the same."""
+    config = minecraft().tokenizer
+    thin = {name: replace(getattr(config, name), depth=1) for name in ("encoder", "decoder")}
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(replace(config, lpips="none", **thin))
+    image = (
+        torch.linspace(0, 255, 360)[:, None] * torch.linspace(0, 1, 640) * torch.tensor([1, 0.5, 0.2])[:, None, None]
+    )
+    frames, mask = image.to(torch.uint8)[None, None], torch.ones(1, 1)
+    tokenizer.set_pixel_statistics(frames)
+    optimiser, losses, errors = torch.optim.AdamW(tokenizer.parameters(), lr=1e-3), TokenizerLoss(), []
+    for _ in range(2):
+        loss, metrics = losses(tokenizer, frames, mask, torch.Generator().manual_seed(0))  # the same patches dropped
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        errors.append(float(metrics["mse"]))
+    assert tokenizer.grid == (24, 40) and errors[1] < errors[0]
+
+
+def _batch(latents: torch.Tensor) -> Batch:
+    """Clips from the middle of episodes, of no action but standing still."""
+    rows, frames = latents.shape[:2]
+    no, zero = torch.zeros(rows, frames, dtype=torch.bool), torch.zeros(rows, frames)
+    return Batch(
+        latents=latents,
+        actions=torch.as_tensor(VPT.nothing, device=latents.device).expand(rows, frames, -1),
+        rewards=zero,
+        returns=zero,
+        is_first=no,
+        is_terminal=no,
+        mask=~no,
+        task=torch.zeros(rows, 1, dtype=torch.int64),
+        labelled=torch.ones(rows, dtype=torch.bool),
+        is_null=no,
+    )
