@@ -1,4 +1,8 @@
-"""embody's side, on the peer's shapes: every head has its own keys and values, no row is split into images."""
+"""embody's side, on the peer's shapes: every head has its own keys and values, no row is split into images.
+
+In a session a frame costs K passes: the first also keeps the frame before it (the peer spends K + 1, see there). The
+session's last frame is shown but not kept, since no next one needs it; the FLOPs say so.
+"""
 
 import time
 from dataclasses import replace
@@ -196,7 +200,7 @@ def _interactive(workload: Workload, config: Config, precision: Precision, shape
 
     world = generated_frame_flops(config, agent=False)
     flops = shapes.frames * (world + decode_flops(config.tokenizer, 1, config.tokenizer.context))
-    # The last frame is shown but not kept: no next one needs it.
+    # But for the last frame, which is not kept.
     return Unit(
         run, (tokenizer, dynamics), flops - dynamics_flops(config.dynamics, 1, config.dynamics.context), prepare
     )

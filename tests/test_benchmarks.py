@@ -41,6 +41,8 @@ def test_shapes_are_those_of_the_comparison() -> None:
     assert (video.frames(FULL), world.frames(FULL), session.frames(FULL), dream.frames(FULL)) == (32, 128, 64, 240)
     config = ours.config_of(world, FULL)
     assert config.dynamics.trunk.layers == 2 * "SSST" and config.tokenizer.encoder.layers == "SSST"
+    imagination = ours.config_of(dream, FULL).imagination
+    assert (imagination.context, imagination.horizon) == (dream.length, FULL.horizon)
 
 
 def test_what_a_session_shows_is_its_frames() -> None:
@@ -166,6 +168,12 @@ def test_from_the_command_to_the_table(tmp_path: Path, capsys: pytest.CaptureFix
     assert platform.node() not in path.name and (platform.node() or "?") not in path.read_text()
 
 
+def test_no_round_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.arguments(["--rounds", "0"])
+    assert "--rounds must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_results_of_one_day_stay_side_by_side(tmp_path: Path) -> None:
     results = {"date": "2026-01-02", "machine": {"processor": "Big(R) X-9 CPU @ 2GHz", "cores": 2, "instructions": []}}
     names = [run.save(results, tmp_path / "new").name for _ in range(3)]
@@ -218,9 +226,9 @@ def test_the_table_by_hand() -> None:
     text = markdown(results)
     assert "OMP_WAIT_POLICY=passive" in text and "100 GFLOP/s in float32, 200 in bfloat16" in text
     rows = text.splitlines()[-2:]
-    generated = "20.0 /s (40.0) | 40.0 /s (40.0) | 10.0 /s (13.3) | 4.00x | 10% / 20% / 10% | 30 / - / 30"
+    generated = "20.0 /s (40.0) | 40.0 /s (40.0) | 10.0 /s (13.3) | 2.00x | 4.00x | 10% / 20% / 10% | 30 / - / 30"
     assert rows[0] == f"| W9 nine | float32 | {generated} | 0.5 / 0.5 / 1.0 | 0.50 / 0.50 / 0.50 |  /  /  |"
-    assert rows[1] == "| W9 nine | bfloat16 | 0.200 s (0.100) |  |  |  | 5% | 120 | 2.0 | 0.50 | 11.0, 20.0 |"
+    assert rows[1] == "| W9 nine | bfloat16 | 0.200 s (0.100) |  |  |  |  | 5% | 120 | 2.0 | 0.50 | 11.0, 20.0 |"
 
 
 # --- the peer's environment -------------------------------------------------------------------------------------------
