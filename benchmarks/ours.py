@@ -44,7 +44,7 @@ from embody.nn.transformer import Block
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
 
-__all__ = ["build", "config_of"]
+__all__ = ["answer_flops", "build", "config_of"]
 
 _LONGEST = max(workload.length for workload in WORKLOADS.values() if workload.kind == "interactive")
 
@@ -241,13 +241,15 @@ def _acting(workload: Workload, config: Config, precision: Precision, shapes: Sh
             latencies.append(time.perf_counter() - start)
         return torch.from_numpy(action)
 
-    d, S = config.dynamics, model.dynamics.tokens
-    answer = (
-        encode_flops(t, 1, t.context) + dynamics_flops(d, 1, d.context) + agent_flops(config.agent, S, 1, d.context)
-    )
-    flops = shapes.frames * (answer + head_flops(config.agent, "policy"))
-
     def prepare() -> None:
         player.begin(frames[0], ["?"])
 
-    return Unit(run, (tokenizer, model), flops, prepare, latencies)
+    return Unit(run, (tokenizer, model), shapes.frames * answer_flops(config), prepare, latencies)
+
+
+def answer_flops(config: Config) -> int:
+    """A frame in, an action out: the tokenizer's encoder, one pass of the world, the agent's, and the policy."""
+    t, d, agent = config.tokenizer, config.dynamics, config.agent
+    world = encode_flops(t, 1, t.context) + dynamics_flops(d, 1, d.context)
+    tokens = 2 + d.registers + d.tokens
+    return world + agent_flops(agent, tokens, 1, d.context) + head_flops(agent, "policy")

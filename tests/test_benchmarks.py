@@ -1,5 +1,6 @@
 """The harness of benchmarks/, without the peer and without the network."""
 
+import dataclasses
 import json
 import platform
 import re
@@ -267,13 +268,57 @@ def test_the_peers_pins_leave_torch_out() -> None:
 
 def test_the_gpu_benchmark_runs_tiny_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = json.loads(gpu.main(["--tiny", "--results", str(tmp_path)]).read_text())
-    names = ["interactive", "dynamics step", "tokenizer step", "imagination"]
+    names = ["interactive", "acting", "dynamics step", "tokenizer step", "imagination"]
     assert [(row["preset"], row["name"]) for row in results["rows"]] == [
         (preset, name) for preset in ("minecraft", "small") for name in names
     ]
     assert all(row["frames_per_second"] > 0 and row["flops"] > 0 for row in results["rows"])
     table = capsys.readouterr().out
-    assert "75 frames/s" in table and table.count("| minecraft |") == 4
+    assert "75 frames/s" in table and table.count("| minecraft |") == 5
+    for row in results["rows"]:
+        assert ("p95" in row) == (row["name"] == "acting") and row.get("p95", row["best"]) >= row["best"]
+
+
+@pytest.mark.parametrize("preset", ["minecraft", "small"])
+@pytest.mark.parametrize("name", gpu.ROWS)
+def test_rates_on_a_gpu_are_of_what_is_computed(preset: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every piece of work takes two seconds, and its products are counted (recomputed ones are not in the formulas).
+    config, now, counted = gpu._configs(True)[preset], [0.0], []
+    shares = dataclasses.replace(config.dynamics, image_fraction=0.25, bootstrap_fraction=0.25)
+    sizes = dataclasses.replace(gpu.SMALL, dynamics=(4, 3), tokenizer=(2, 2), dreams=3, frames=2)
+    config = dataclasses.replace(config, dynamics=shares, recompute=False)
+    bench = gpu.Bench(config, sizes, torch.device("cpu"), compiled=False)
+    timed = bench._time
+
+    def watched(work: Any, times: int, warm_up: int = 0) -> list[float]:
+        def twice() -> None:
+            counted.append(counts(Unit(lambda: work() or torch.zeros(()), ()))["flops_counted"])
+            now[0] += 2.0
+
+        return timed(twice, times, warm_up)
+
+    monkeypatch.setattr(bench, "_time", watched)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now[0])
+    found = gpu.measured(bench, name)
+    frames = {"dynamics step": 12, "tokenizer step": 4, "imagination": 3 * config.imagination.horizon}
+    assert found["frames_per_second"] == pytest.approx(frames.get(name, 1) / 2)
+    assert found["seconds"] == 2.0 and found.get("p95", 2.0) == 2.0
+    assert found["flops"] == pytest.approx(counted[-1], rel=0.02)
+
+
+def test_rows_that_no_longer_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def slow(bench: Any, name: str) -> dict[str, Any]:
+        now[0] += 100 if name == "acting" else 60
+        return {"name": name}
+
+    monkeypatch.setattr(gpu, "measured", slow)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now[0])
+    found = gpu.rows({"minecraft": None, "small": None})  # type: ignore[dict-item]
+    assert [row["name"] for row in found] == 2 * list(gpu.ROWS) and now[0] == 400
+    left_out = [(row["preset"], row["name"], row["error"]) for row in found if "error" in row]
+    assert left_out == [("small", name, "left out: 80 s left, a row took 100 s") for name in gpu.ROWS[1:]]
 
 
 def test_what_does_not_fit_is_said_and_the_rest_measured(monkeypatch: pytest.MonkeyPatch) -> None:
