@@ -8,17 +8,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import gpu, loader, machine, ours, peer_environment, run, session
+from benchmarks import gpu, loader, machine, ours, peer_environment, precision, run, session
 from benchmarks.measure import Unit, counts
 from benchmarks.roofline import bandwidth, best, matrix_rate
 from benchmarks.table import markdown, mfu
 from benchmarks.worker import timed
 from benchmarks.workloads import FULL, TINY, WORKLOADS, chosen
 from embody.dynamics import Dynamics
+from embody.evaluation.models import dream_held_out
 
 # --- what is counted --------------------------------------------------------------------------------------------------
 
@@ -295,7 +297,9 @@ def test_rates_on_a_gpu_are_of_what_is_computed(preset: str, name: str, monkeypa
             counted.append(counts(Unit(lambda: work() or torch.zeros(()), ()))["flops_counted"])
             now[0] += 2.0
 
-        return timed(twice, times, warm_up)
+        for _ in range(warm_up):
+            work()
+        return timed(twice, times)
 
     monkeypatch.setattr(bench, "_time", watched)
     monkeypatch.setattr(gpu.time, "perf_counter", lambda: now[0])
@@ -331,6 +335,34 @@ def test_what_does_not_fit_is_said_and_the_rest_measured(monkeypatch: pytest.Mon
     monkeypatch.setattr(bench, "dynamics", too_much)
     assert gpu.measured(bench, "dynamics step") == {"name": "dynamics step", "error": "CUDA out of memory."}
     assert gpu.measured(bench, "tokenizer step")["frames_per_second"] > 0
+
+
+# --- fewer bits ------------------------------------------------------------------------------------------------------
+
+
+def test_precisions_are_compared_on_a_trained_run(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def watched(*inputs: Any) -> Any:
+        seen.append(dream_held_out(*inputs))
+        return seen[-1]
+
+    monkeypatch.setattr(precision, "dream_held_out", watched)
+    path = precision.main(["--run", str(finished / "runs" / "tiny"), "--results", str(tmp_path)])
+    found = json.loads(path.read_text())["found"]
+    assert path.name.startswith("precision-") and list(found) == list(precision.PRECISIONS)
+    exact = seen[0].rollouts
+    for values, dreams in zip(found.values(), seen, strict=True):
+        r = dreams.rollouts
+        assert r.imagined.shape[1] == 10 and np.array_equal(r.real, exact.real)
+        for name, other in (("psnr_db", r.real), ("psnr_to_float32_db", exact.imagined)):
+            error = np.mean(np.square(r.imagined / 255 - other / 255), axis=(2, 3, 4))[r.valid].mean()
+            assert values[name] == pytest.approx(-10 * np.log10(error) if error else np.inf)
+    apart = [values["psnr_to_float32_db"] for values in found.values()]
+    assert apart[0] == np.inf and max(apart[1:]) < np.inf
+    assert "| float32 |" in (table := capsys.readouterr().out) and table.count(" dB") == 7 and "| equal |" in table
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------

@@ -263,6 +263,29 @@ def test_each_model_is_compiled_apart_and_only_for_calls_with_a_history(monkeypa
     assert not called
 
 
+def test_a_second_model_of_a_class_is_traced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, real = [], torch.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any, **settings: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    def trace_only(function: Any, *, options: dict[str, Any], **settings: Any) -> Callable[..., Any]:
+        seen = {"guard_filter_fn": options["guard_filter_fn"]}
+        return real(function, backend=backend, options=seen, **settings)
+
+    monkeypatch.setattr(torch, "compile", trace_only)
+    monkeypatch.setattr(inductor, "freezing", False)
+    trunk = dataclasses.replace(DYNAMICS.trunk, depth=2, pattern="ST")
+    dynamics, batch = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk, context=4)), make_batch(1, CONTEXT)
+    for models in (1, 2):
+        dream = Dream(for_inference(dynamics, compiled=True), k_sample=1, generator=seeded(5))
+        begin(dream, batch)
+        dream.advance(batch.actions[:, 0])
+        assert len(graphs) == 2 * models  # into an empty ring, and after it
+    torch._dynamo.reset()
+
+
 def shown(tokenizer: Tokenizer, frames: Tensor) -> list[Tensor]:
     """Latents and pixels, frame by frame."""
     encoder, decoder, found = tokenizer.encoder_cache(1), tokenizer.decoder_cache(1), []
