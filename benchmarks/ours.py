@@ -1,4 +1,8 @@
-"""embody's side, on the peer's shapes: every head has its own keys and values, no row is split into images."""
+"""embody's side, on the peer's shapes: every head has its own keys and values, no row is split into images.
+
+In a session a frame costs K passes: the first also keeps the frame before it (the peer spends K + 1, see there). The
+session's last frame is shown but not kept, since no next one needs it; the FLOPs say so.
+"""
 
 import time
 from dataclasses import replace
@@ -40,7 +44,7 @@ from embody.nn.transformer import Block
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
 
-__all__ = ["build", "config_of"]
+__all__ = ["answer_flops", "build", "config_of"]
 
 _LONGEST = max(workload.length for workload in WORKLOADS.values() if workload.kind == "interactive")
 
@@ -196,7 +200,7 @@ def _interactive(workload: Workload, config: Config, precision: Precision, shape
 
     world = generated_frame_flops(config, agent=False)
     flops = shapes.frames * (world + decode_flops(config.tokenizer, 1, config.tokenizer.context))
-    # The last frame is shown but not kept: no next one needs it.
+    # But for the last frame, which is not kept.
     return Unit(
         run, (tokenizer, dynamics), flops - dynamics_flops(config.dynamics, 1, config.dynamics.context), prepare
     )
@@ -237,13 +241,15 @@ def _acting(workload: Workload, config: Config, precision: Precision, shapes: Sh
             latencies.append(time.perf_counter() - start)
         return torch.from_numpy(action)
 
-    d, S = config.dynamics, model.dynamics.tokens
-    answer = (
-        encode_flops(t, 1, t.context) + dynamics_flops(d, 1, d.context) + agent_flops(config.agent, S, 1, d.context)
-    )
-    flops = shapes.frames * (answer + head_flops(config.agent, "policy"))
-
     def prepare() -> None:
         player.begin(frames[0], ["?"])
 
-    return Unit(run, (tokenizer, model), flops, prepare, latencies)
+    return Unit(run, (tokenizer, model), shapes.frames * answer_flops(config), prepare, latencies)
+
+
+def answer_flops(config: Config) -> int:
+    """A frame in, an action out: the tokenizer's encoder, one pass of the world, the agent's, and the policy."""
+    t, d, agent = config.tokenizer, config.dynamics, config.agent
+    world = encode_flops(t, 1, t.context) + dynamics_flops(d, 1, d.context)
+    tokens = 2 + d.registers + d.tokens
+    return world + agent_flops(agent, tokens, 1, d.context) + head_flops(agent, "policy")

@@ -8,6 +8,10 @@ loss normalisation, flow decoder, perceptual loss. Three choices go further in i
 - attention inside a frame sees all tokens (`full_spatial_attn`), without the mask that would cost the fused kernel;
 - the agent token, which it always has, takes the place of a register: 24 tokens a frame, as embody.
 
+Where it does more than embody in a session, it is its algorithm: `generate` spends K + 1 passes a frame, K to denoise
+and one to keep it, and embody K; and it embeds two frames in each pass, the prompt's and the new one, of which its
+transformer then sees the new one alone.
+
 Optimiser: `torch.optim.AdamW(fused=True)`, as embody's.
 """
 

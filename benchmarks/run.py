@@ -165,7 +165,10 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--torch-index", default="", help="where the peer's torch comes from; PyPI by default")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: only whether it runs")
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    if options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    return options
 
 
 def main(words: Sequence[str] | None = None) -> Path:

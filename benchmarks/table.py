@@ -10,7 +10,8 @@ from typing import Any
 __all__ = ["markdown", "mfu"]
 
 _SIDES = ("embody", "compiled", "peer")
-_HEAD = ("workload", "precision", *_SIDES, "best of ours / peer", "MFU", "op calls", "GFLOP", "peak GiB", "p50, p95 ms")
+_RATIOS = ("embody / peer", "best of ours / peer")
+_HEAD = ("workload", "precision", *_SIDES, *_RATIOS, "MFU", "op calls", "GFLOP", "peak GiB", "p50, p95 ms")
 
 
 def mfu(side: Mapping[str, Any], rate: float) -> float:
@@ -40,8 +41,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     )
     what = (
         "A step, or frames a second; op calls and GFLOP a step or a frame. `compiled` is embody too. MFU: FLOPs"
-        " (embody's by formula, the peer's counted) over median time and the matrix rate of the precision. Lists are in"
-        " the order of the columns; what is compiled has no op calls to count."
+        " (embody's by formula, the peer's counted) over median time and the matrix rate of the precision. Ratios are"
+        " of speeds; the peer runs as it is, not compiled. Lists are in the order of the columns; what is compiled has"
+        " no op calls to count."
     )
     rows = [_HEAD, ("---",) * len(_HEAD)] + [_row(entry, roof) for entry in results["workloads"]]
     return "\n\n".join((about, how, rates, what, "\n".join(f"| {' | '.join(row)} |" for row in rows)))
@@ -52,7 +54,10 @@ def _row(entry: Mapping[str, Any], roof: Mapping[str, Any]) -> tuple[str, ...]:
     rate = roof[entry["precision"]]["best"]
     share = entry["frames"] if entry["generates"] else 1
     medians = [statistics.median(side["seconds"]) if side else None for side in sides]
-    ours, peer = [seconds for seconds in medians[:2] if seconds], medians[2]
+    plain, compiled, peer = medians
+
+    def ratio(ours: float | None) -> str:
+        return f"{peer / ours:.2f}x" if peer and ours else ""
 
     def each(text: Any) -> str:
         return " / ".join(text(side) for side in sides if side)
@@ -61,7 +66,8 @@ def _row(entry: Mapping[str, Any], roof: Mapping[str, Any]) -> tuple[str, ...]:
         f"{entry['name']} {entry['title']}",
         entry["precision"],
         *(_speed(side, entry) if side else "" for side in sides),
-        f"{peer / min(ours):.2f}x" if peer and ours else "",
+        ratio(plain),
+        ratio(min((seconds for seconds in (plain, compiled) if seconds), default=None)),
         each(lambda side: f"{mfu(side, rate):.0%}"),
         each(lambda side: f"{side['calls'] / share:,.0f}" if "calls" in side else "-"),
         each(lambda side: f"{(side['flops'] or side['flops_counted']) / share / 1e9:.1f}"),

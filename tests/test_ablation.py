@@ -80,13 +80,15 @@ def test_the_first_rows_have_no_bootstrap_whatever_the_run_has() -> None:
 
 
 def test_a_generated_frame_is_timed_with_all_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second a pass: K to denoise, one to keep; the history is full."""
+    """A second a pass: K, the first of which keeps the frame before; the history is full."""
     dynamics, clock, lengths = make_dynamics(), [0.0], []
     dynamics.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 1))
     dynamics.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[:2]))
     monkeypatch.setattr(ablation.time, "perf_counter", lambda: clock[0])
-    assert frames_per_second(dynamics) == pytest.approx(1 / 5)
-    assert lengths[0] == (1, DYNAMICS.context) and set(lengths[1:]) == {(1, 1)}
+    assert frames_per_second(dynamics) == pytest.approx(1 / 4)
+    one, two = (1, 1), (1, 2)
+    assert lengths[0] == (1, DYNAMICS.context) and lengths[1:5] == [one] * 4  # there is nothing to keep: not timed
+    assert lengths[5:] == [two, one, one, one] * ablation._TIMED
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The harness of benchmarks/, without the peer and without the network."""
 
+import dataclasses
 import json
 import platform
 import re
@@ -7,17 +8,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import gpu, loader, machine, ours, peer_environment, run, session
+from benchmarks import gpu, loader, machine, ours, peer_environment, precision, run, session
 from benchmarks.measure import Unit, counts
 from benchmarks.roofline import bandwidth, best, matrix_rate
 from benchmarks.table import markdown, mfu
 from benchmarks.worker import timed
 from benchmarks.workloads import FULL, TINY, WORKLOADS, chosen
 from embody.dynamics import Dynamics
+from embody.evaluation.models import dream_held_out
 
 # --- what is counted --------------------------------------------------------------------------------------------------
 
@@ -41,6 +44,8 @@ def test_shapes_are_those_of_the_comparison() -> None:
     assert (video.frames(FULL), world.frames(FULL), session.frames(FULL), dream.frames(FULL)) == (32, 128, 64, 240)
     config = ours.config_of(world, FULL)
     assert config.dynamics.trunk.layers == 2 * "SSST" and config.tokenizer.encoder.layers == "SSST"
+    imagination = ours.config_of(dream, FULL).imagination
+    assert (imagination.context, imagination.horizon) == (dream.length, FULL.horizon)
 
 
 def test_what_a_session_shows_is_its_frames() -> None:
@@ -166,6 +171,12 @@ def test_from_the_command_to_the_table(tmp_path: Path, capsys: pytest.CaptureFix
     assert platform.node() not in path.name and (platform.node() or "?") not in path.read_text()
 
 
+def test_no_round_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.arguments(["--rounds", "0"])
+    assert "--rounds must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_results_of_one_day_stay_side_by_side(tmp_path: Path) -> None:
     results = {"date": "2026-01-02", "machine": {"processor": "Big(R) X-9 CPU @ 2GHz", "cores": 2, "instructions": []}}
     names = [run.save(results, tmp_path / "new").name for _ in range(3)]
@@ -218,9 +229,9 @@ def test_the_table_by_hand() -> None:
     text = markdown(results)
     assert "OMP_WAIT_POLICY=passive" in text and "100 GFLOP/s in float32, 200 in bfloat16" in text
     rows = text.splitlines()[-2:]
-    generated = "20.0 /s (40.0) | 40.0 /s (40.0) | 10.0 /s (13.3) | 4.00x | 10% / 20% / 10% | 30 / - / 30"
+    generated = "20.0 /s (40.0) | 40.0 /s (40.0) | 10.0 /s (13.3) | 2.00x | 4.00x | 10% / 20% / 10% | 30 / - / 30"
     assert rows[0] == f"| W9 nine | float32 | {generated} | 0.5 / 0.5 / 1.0 | 0.50 / 0.50 / 0.50 |  /  /  |"
-    assert rows[1] == "| W9 nine | bfloat16 | 0.200 s (0.100) |  |  |  | 5% | 120 | 2.0 | 0.50 | 11.0, 20.0 |"
+    assert rows[1] == "| W9 nine | bfloat16 | 0.200 s (0.100) |  |  |  |  | 5% | 120 | 2.0 | 0.50 | 11.0, 20.0 |"
 
 
 # --- the peer's environment -------------------------------------------------------------------------------------------
@@ -259,13 +270,59 @@ def test_the_peers_pins_leave_torch_out() -> None:
 
 def test_the_gpu_benchmark_runs_tiny_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = json.loads(gpu.main(["--tiny", "--results", str(tmp_path)]).read_text())
-    names = ["interactive", "dynamics step", "tokenizer step", "imagination"]
+    names = ["interactive", "acting", "dynamics step", "tokenizer step", "imagination"]
     assert [(row["preset"], row["name"]) for row in results["rows"]] == [
         (preset, name) for preset in ("minecraft", "small") for name in names
     ]
     assert all(row["frames_per_second"] > 0 and row["flops"] > 0 for row in results["rows"])
     table = capsys.readouterr().out
-    assert "75 frames/s" in table and table.count("| minecraft |") == 4
+    assert "75 frames/s" in table and table.count("| minecraft |") == 5
+    for row in results["rows"]:
+        assert ("p95" in row) == (row["name"] == "acting") and row.get("p95", row["best"]) >= row["best"]
+
+
+@pytest.mark.parametrize("preset", ["minecraft", "small"])
+@pytest.mark.parametrize("name", gpu.ROWS)
+def test_rates_on_a_gpu_are_of_what_is_computed(preset: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every piece of work takes two seconds, and its products are counted (recomputed ones are not in the formulas).
+    config, now, counted = gpu._configs(True)[preset], [0.0], []
+    shares = dataclasses.replace(config.dynamics, image_fraction=0.25, bootstrap_fraction=0.25)
+    sizes = dataclasses.replace(gpu.SMALL, dynamics=(4, 3), tokenizer=(2, 2), dreams=3, frames=2)
+    config = dataclasses.replace(config, dynamics=shares, recompute=False)
+    bench = gpu.Bench(config, sizes, torch.device("cpu"), compiled=False)
+    timed = bench._time
+
+    def watched(work: Any, times: int, warm_up: int = 0) -> list[float]:
+        def twice() -> None:
+            counted.append(counts(Unit(lambda: work() or torch.zeros(()), ()))["flops_counted"])
+            now[0] += 2.0
+
+        for _ in range(warm_up):
+            work()
+        return timed(twice, times)
+
+    monkeypatch.setattr(bench, "_time", watched)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now[0])
+    found = gpu.measured(bench, name)
+    frames = {"dynamics step": 12, "tokenizer step": 4, "imagination": 3 * config.imagination.horizon}
+    assert found["frames_per_second"] == pytest.approx(frames.get(name, 1) / 2)
+    assert found["seconds"] == 2.0 and found.get("p95", 2.0) == 2.0
+    assert found["flops"] == pytest.approx(counted[-1], rel=0.02)
+
+
+def test_rows_that_no_longer_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def slow(bench: Any, name: str) -> dict[str, Any]:
+        now[0] += 100 if name == "acting" else 60
+        return {"name": name}
+
+    monkeypatch.setattr(gpu, "measured", slow)
+    monkeypatch.setattr(gpu.time, "perf_counter", lambda: now[0])
+    found = gpu.rows({"minecraft": None, "small": None})  # type: ignore[dict-item]
+    assert [row["name"] for row in found] == 2 * list(gpu.ROWS) and now[0] == 400
+    left_out = [(row["preset"], row["name"], row["error"]) for row in found if "error" in row]
+    assert left_out == [("small", name, "left out: 80 s left, a row took 100 s") for name in gpu.ROWS[1:]]
 
 
 def test_what_does_not_fit_is_said_and_the_rest_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,6 +335,34 @@ def test_what_does_not_fit_is_said_and_the_rest_measured(monkeypatch: pytest.Mon
     monkeypatch.setattr(bench, "dynamics", too_much)
     assert gpu.measured(bench, "dynamics step") == {"name": "dynamics step", "error": "CUDA out of memory."}
     assert gpu.measured(bench, "tokenizer step")["frames_per_second"] > 0
+
+
+# --- fewer bits ------------------------------------------------------------------------------------------------------
+
+
+def test_precisions_are_compared_on_a_trained_run(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def watched(*inputs: Any) -> Any:
+        seen.append(dream_held_out(*inputs))
+        return seen[-1]
+
+    monkeypatch.setattr(precision, "dream_held_out", watched)
+    path = precision.main(["--run", str(finished / "runs" / "tiny"), "--results", str(tmp_path)])
+    found = json.loads(path.read_text())["found"]
+    assert path.name.startswith("precision-") and list(found) == list(precision.PRECISIONS)
+    exact = seen[0].rollouts
+    for values, dreams in zip(found.values(), seen, strict=True):
+        r = dreams.rollouts
+        assert r.imagined.shape[1] == 10 and np.array_equal(r.real, exact.real)
+        for name, other in (("psnr_db", r.real), ("psnr_to_float32_db", exact.imagined)):
+            error = np.mean(np.square(r.imagined / 255 - other / 255), axis=(2, 3, 4))[r.valid].mean()
+            assert values[name] == pytest.approx(-10 * np.log10(error) if error else np.inf)
+    apart = [values["psnr_to_float32_db"] for values in found.values()]
+    assert apart[0] == np.inf and max(apart[1:]) < np.inf
+    assert "| float32 |" in (table := capsys.readouterr().out) and table.count(" dB") == 7 and "| equal |" in table
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------

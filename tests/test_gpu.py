@@ -14,6 +14,7 @@ from embody.cost.memory import trunk_activations
 from embody.cost.parameters import block_matrices
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream
+from embody.model import for_inference
 from embody.nn.attention import attend
 
 pytestmark = [
@@ -72,6 +73,25 @@ def test_a_cached_step_runs_flash_attention() -> None:
         only_flash(kernels(seen))
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             dream.step(batch.actions[:, 0])
+
+
+@pytest.mark.slow  # compiles
+@torch.no_grad()
+def test_a_captured_step_equals_a_plain_one() -> None:
+    dynamics, batch = make_world().eval(), make_batch(1, WORLD.context + 4).to(torch.device("cuda"))
+    captured = for_inference(dynamics, precision="float32", compiled=True)
+    assert batch.latents is not None
+    for _ in range(2):  # the second dream has a history of its own
+        plain, fast = (
+            Dream(world, k_sample=2, generator=torch.Generator("cuda").manual_seed(0)) for world in (dynamics, captured)
+        )
+        for dream in (plain, fast):
+            dream.reset(batch.latents[:, :3], batch.actions[:, :3], batch.is_first[:, :3])
+        for actions in batch.actions[:, 3:].unbind(dim=1):  # past the window: the mask goes
+            torch.testing.assert_close(fast.advance(actions)[0], plain.advance(actions)[0], atol=1e-3, rtol=1e-3)
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        fast.advance(batch.actions[:, 0])
+    assert sum("cudaGraphLaunch" in event.name for event in seen.events()) == 2  # one a pass
 
 
 def test_training_at_a_cap_runs_compiled_flex_attention() -> None:

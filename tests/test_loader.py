@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from embody.data import (
     steps_per_epoch,
     uniform_rows,
 )
+from embody.data.loader import _in_thread
 
 STAGE = StageConfig(batch=6, length=4, long_length=12, long_every=3)
 VOCABULARY = ("<pad>", "<unknown>", "open", "the", "door")
@@ -230,3 +232,20 @@ def test_speed_is_printed(tmp_path: Path) -> None:
     seconds = time.perf_counter() - began
     print(f"{20 * 16 / seconds:.0f} clips/s of 16 frames of 8x6")
     assert all(batch.rows == 16 and batch.length == 16 for batch in loaded)
+
+
+def test_the_next_batch_is_loaded_while_one_is_in_use() -> None:
+    begun, used = [threading.Event() for _ in range(3)], threading.Event()
+
+    class Numbers:
+        def __getitem__(self, step: int) -> int:
+            begun[step].set()
+            assert step != 1 or used.wait(5), "nobody waits for a batch that is not asked for yet"
+            return step
+
+    loaded: Any = Numbers()
+    numbers: Iterator[Any] = _in_thread(loaded, 0)
+    assert next(numbers) == 0
+    assert begun[1].wait(5)
+    used.set()
+    assert next(numbers) == 1

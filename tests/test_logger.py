@@ -91,5 +91,7 @@ def test_progress_in_a_file_and_on_a_terminal(tmp_path: Path, monkeypatch: pytes
         with logger.progress("agent", total=4) as bar:
             bar.advance(4, note="[loss] 0.2")
     shown = (tmp_path / "terminal").read_text()
-    assert "agent" in shown and "4/4" in shown and "[loss] 0.2" in shown
+    assert "agent" in shown and "4/4" in shown and "[loss] 0.2" in shown and "elapsed" not in shown
+    lines = [line for line in logger.log_path.read_text().splitlines() if "agent 4/4" in line]
+    assert len(lines) == 2 and all("[loss] 0.2" in line for line in lines)  # on its way, and at the end
     logger.close()

@@ -1,13 +1,27 @@
 """Steps of one shape: what is cast, compiled or left for later gives what the plain dream gives, at one cost."""
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from tiny_models import AGENT, DYNAMICS, make_agent, make_batch, make_dynamics, make_tokenizer, seeded
+import torch._inductor.config as inductor
+from tiny_models import (
+    AGENT,
+    DYNAMICS,
+    TOKENIZER,
+    make_agent,
+    make_batch,
+    make_dynamics,
+    make_frames,
+    make_tokenizer,
+    seeded,
+)
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,8 +31,10 @@ from embody.config import AgentConfig
 from embody.imagination import Dream, DreamEnv
 from embody.model import Precision, WorldAndAgent, for_inference
 from embody.nn.cache import RingCache
+from embody.nn.compiled import CudaGraphs
 from embody.nn.rope import rotary_angles, rotate
-from embody.nn.transformer import Block
+from embody.nn.transformer import Block, Memory
+from embody.tokenizer import Tokenizer
 
 CONTEXT = 3
 WINDOW = DYNAMICS.context
@@ -219,16 +235,171 @@ def test_places_that_are_not_filled_are_not_seen() -> None:
 # --- compiled --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # half a minute of compiling
+def test_each_model_is_compiled_apart_and_only_for_calls_with_a_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[Any] = []
+    called: list[Any] = []
+
+    def compile_nothing(function: Any, **settings: Any) -> Callable[..., Any]:
+        handed.append(function)
+        return lambda *inputs, **others: (called.append(function.__self__), function(*inputs, **others))[1]
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    monkeypatch.setattr(inductor, "freezing", False)
+    one, other, tokenizer = (
+        for_inference(model, precision="float32", compiled=True)
+        for model in (make_model(), make_model(), make_tokenizer())
+    )
+    parts = [one.dynamics, one.agent, other.dynamics, other.agent, tokenizer.encoder, tokenizer.decoder]
+    assert inductor.freezing and [function.__self__ for function in handed] == parts
+    codes = [function.__code__ for function in handed] + [type(part).forward.__code__ for part in parts]
+    assert len({id(code) for code in codes}) == 6 + 3  # each its own, none its class's
+    batch = make_batch(2, CONTEXT + 3)
+    found = dreamt(make_dream(other), batch)
+    assert called[:2] == [other.dynamics, other.agent] and set(called) == {other.dynamics, other.agent}
+    for mine, its in zip(found, dreamt(make_dream(make_model()), batch), strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-5)
+    called.clear()
+    tokenizer.encode(make_frames(1, 2))  # a whole clip has no history
+    assert not called
+
+
+def test_a_second_model_of_a_class_is_traced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, real = [], torch.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any, **settings: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    def trace_only(function: Any, *, options: dict[str, Any], **settings: Any) -> Callable[..., Any]:
+        seen = {"guard_filter_fn": options["guard_filter_fn"]}
+        return real(function, backend=backend, options=seen, **settings)
+
+    monkeypatch.setattr(torch, "compile", trace_only)
+    monkeypatch.setattr(inductor, "freezing", False)
+    trunk = dataclasses.replace(DYNAMICS.trunk, depth=2, pattern="ST")
+    dynamics, batch = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk, context=4)), make_batch(1, CONTEXT)
+    for models in (1, 2):
+        dream = Dream(for_inference(dynamics, compiled=True), k_sample=1, generator=seeded(5))
+        begin(dream, batch)
+        dream.advance(batch.actions[:, 0])
+        assert len(graphs) == 2 * models  # into an empty ring, and after it
+    torch._dynamo.reset()
+
+
+def shown(tokenizer: Tokenizer, frames: Tensor) -> list[Tensor]:
+    """Latents and pixels, frame by frame."""
+    encoder, decoder, found = tokenizer.encoder_cache(1), tokenizer.decoder_cache(1), []
+    with torch.no_grad():
+        for frame in frames.split(1, dim=1):
+            latents = tokenizer.encode(frame, cache=encoder)
+            found += [latents, tokenizer.decode(latents, cache=decoder)]
+    return found
+
+
+@pytest.mark.slow  # minutes of compiling
 def test_a_compiled_dream_equals_a_plain_one() -> None:
     trunk = dataclasses.replace(DYNAMICS.trunk, depth=2)
-    dynamics = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk, context=6))
-    model = dynamics.eval()
-    compiled = for_inference(model, precision="float32", compiled=True)
-    batch = make_batch(2, CONTEXT + 6)  # past the window: the mask goes
-    for dream_length in (6, 2):  # the second dream has the steps of the first
-        plain, fast = (Dream(world, k_sample=2, generator=seeded(5)) for world in (model, compiled))
-        begin(plain, batch)
-        begin(fast, batch)
-        for actions in batch.actions[:, CONTEXT : CONTEXT + dream_length].unbind(dim=1):
-            torch.testing.assert_close(fast.advance(actions)[0], plain.advance(actions)[0], atol=1e-5, rtol=1e-4)
+    models = [make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk, context=6)).eval() for _ in range(2)]
+    with torch.no_grad():
+        for parameter in models[1].parameters():
+            parameter.mul_(1.5)
+    compiled = [for_inference(model, precision="float32", compiled=True) for model in models]
+    batch, ends = make_batch(2, CONTEXT + 6), []  # past the window: the mask goes
+    for model, fast_model in zip(models, compiled, strict=True):
+        for dream_length in (6, 2):  # the second dream has the steps of the first
+            plain, fast = (Dream(world, k_sample=2, generator=seeded(5)) for world in (model, fast_model))
+            begin(plain, batch)
+            begin(fast, batch)
+            for actions in batch.actions[:, CONTEXT : CONTEXT + dream_length].unbind(dim=1):
+                expected = plain.advance(actions)[0]
+                torch.testing.assert_close(fast.advance(actions)[0], expected, atol=1e-5, rtol=1e-4)
+        ends.append(expected)
+    assert (ends[0] - ends[1]).abs().max() > 0.1
+    # The two halves of a tokenizer are of one class and, with as many latents as patches, of one shape.
+    tokenizer, frames = make_tokenizer(dataclasses.replace(TOKENIZER, latents=6)), make_frames(1, 4)
+    found = shown(for_inference(tokenizer, precision="float32", compiled=True), frames)
+    for mine, its in zip(found, shown(tokenizer, frames), strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-4)
+
+
+# --- captured, on a GPU that is not there ----------------------------------------------------------------------------
+
+
+class FakeGraph:
+    """Does again, on the tensors of then, what was done while it was recorded."""
+
+    recording: ClassVar[list["FakeGraph"]] = []
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], object]] = []
+
+    def replay(self) -> None:
+        for work in self.work:
+            work()
+
+
+@contextlib.contextmanager
+def fake_recording(graph: FakeGraph) -> Iterator[None]:
+    FakeGraph.recording.append(graph)
+    yield
+    FakeGraph.recording.clear()
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", fake_recording)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_captured_step_computes_from_what_it_is_given() -> None:
+    ran: list[tuple[int, ...]] = []
+
+    def step(x: Tensor, memory: Memory, *, cache: RingCache, more: Tensor) -> Tensor:
+        out = torch.empty_like(x)
+
+        def work() -> None:
+            out.copy_(x + 10 * memory.inputs[0] + 100 * more + 1000 * cache.position[0])
+
+        work()
+        ran.append(tuple(x.shape))
+        for graph in FakeGraph.recording:
+            graph.work.append(work)
+        return out
+
+    captured = CudaGraphs(step)
+    caches = [RingCache(DYNAMICS.trunk, rows=1, tokens=1, context=6) for _ in range(2)]
+    outs = []
+    for turn, (cache, rows) in enumerate([(0, 2), (0, 2), (0, 1), (0, 2), (0, 2), (1, 2)]):
+        if turn == 4:
+            caches[0].commit()  # full now: what is recorded has a mask
+        x, other, more = torch.randn(3, rows, generator=seeded(turn)).unbind()
+        out = captured(x, Memory((other,)), cache=caches[cache], more=more)
+        torch.testing.assert_close(out, x + 10 * other + 100 * more + 1000 * caches[cache].position[0])
+        caches[cache].commit()
+        outs.append(out)
+    # Recorded: for two rows, for one, for a full ring, for another history.
+    assert ran == [(2,)] * 4 + [(1,)] * 4 + [(2,)] * 8
+    assert outs[0] is outs[1] is outs[3] is not outs[4]
+
+
+def test_features_outlive_an_agent_that_writes_each_result_to_one_place() -> None:
+    """As a captured one does."""
+    batch, places = make_batch(2, CONTEXT + 4), dict[torch.Size, Tensor]()
+    model, captured = make_model(), make_model()
+    forward = captured.agent.forward
+
+    def to_one_place(*inputs: Any, **others: Any) -> Tensor:
+        features = forward(*inputs, **others)
+        return places.setdefault(features.shape, torch.empty_like(features)).copy_(features)
+
+    captured.agent.forward = to_one_place  # type: ignore[method-assign]
+    plain, dream = make_dream(model), make_dream(captured)
+    torch.testing.assert_close(begin(dream, batch), begin(plain, batch))
+    actions = batch.actions[:, CONTEXT:]
+    torch.testing.assert_close(dream.imagine(actions).features, plain.imagine(actions).features)
+    assert len(places) == 2

@@ -141,25 +141,29 @@ def test_the_average_by_hand(tmp_path: Path) -> None:
 
 
 def test_speed_is_logged_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A batch of one row of one frame takes 3 seconds to load, and a step 1 more; a product costs 6 GFLOP a second.
+    # A batch of two rows of three frames takes 3 seconds to load, and a step 1 more; it has 18 GFLOP, the machine 6 a
+    # second.
     now = [0.0]
 
     class Slow(OneNumber):
         def batches(self, start: int) -> Iterable[Batch]:
             for batch in super().batches(start):
                 now[0] += 3.0
-                yield batch
+                yield dataclasses.replace(
+                    batch, actions=batch.actions.expand(2, 3, 1), rewards=batch.rewards.expand(2, 3)
+                )
 
-        def loss(self, *inputs: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        def loss(self, batch: Batch, *others: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
             now[0] += 1.0
-            return super().loss(*inputs)
+            return super().loss(dataclasses.replace(batch, rewards=batch.rewards[..., None]), *others)
 
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(loop, "matrix_rate", lambda device, precision: 6e9)
     run(Slow([1.0] * 3), tmp_path)
-    assert losses(tmp_path, "frames_per_second") == pytest.approx([1 / 4] * 3)
-    assert losses(tmp_path, "mfu") == pytest.approx([3 / (4 * 6)] * 3)
+    assert losses(tmp_path, "frames_per_second") == pytest.approx([6 / 4] * 3)
+    assert losses(tmp_path, "mfu") == pytest.approx([18 / (4 * 6)] * 3)
     assert losses(tmp_path, "data_wait") == pytest.approx([3 / 4] * 3)
+    assert "1.5 frames/s, MFU 75%" in next(tmp_path.glob("*.log")).read_text()
 
 
 def test_the_average_keeps_to_its_decay(tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ class Config:
     logs_dir: str = "logs"
     cache_dir: str = "~/.cache/embody"  # weights that others trained (`embody weights`), shared by all runs
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    workers: int = 0  # loader processes; 0 loads in the training process
+    workers: int = 0  # loader processes; 0: a thread of the training process loads one batch ahead
     recompute: bool = False  # training keeps only the inputs of blocks and computes the rest anew: less memory, slower
     compile: bool = False  # blocks, and the steps of dreams trained in: a minute or more for the first steps of a stage
     env: EnvConfig = EnvConfig()

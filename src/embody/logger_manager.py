@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoggerManager", "ProgressBar", "drop_half_line", "read_metrics"]
 
-QUIET_SECONDS = 30.0  # between two progress lines when nobody watches a terminal
+QUIET_SECONDS = 30.0  # between two progress lines of the log file
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -73,16 +73,21 @@ class ProgressBar:
         self.note = self.note if note is None else note
         if self.bar is not None:
             self.bar.update(self.task, advance=steps, note=self.note)
-        elif time.monotonic() - self.spoke >= QUIET_SECONDS:
-            self._say()
+        if time.monotonic() - self.spoke >= QUIET_SECONDS:
+            self.say()
 
-    def _say(self) -> None:
+    def say(self) -> None:
+        """A line to the log file, and to the console unless the bar is there."""
         self.spoke = time.monotonic()
         elapsed = self.spoke - self.began
         rate = (self.done - self.start) / max(elapsed, 1e-9)
         left = _clock((self.total - self.done) / rate) if rate else "unknown"
         text = f"{self.description} {self.done}/{self.total} · {rate:.1f}/s · {_clock(elapsed)} elapsed · {left} left"
-        self.logger.info(text + (f" · {self.note}" if self.note else ""))
+        text += f" · {self.note}" if self.note else ""
+        if self.bar is None:
+            self.logger.info(text)
+        else:
+            self.logger.record("INFO", text)
 
 
 class LoggerManager:
@@ -116,6 +121,10 @@ class LoggerManager:
     def _write(self, level: str, message: str) -> None:
         style, prefix = ("yellow", "warning: ") if level == "WARNING" else (None, "")
         self.console.print(prefix + message, style=style, markup=False, highlight=False, soft_wrap=True)
+        self.record(level, message)
+
+    def record(self, level: str, message: str) -> None:
+        """To the log file alone."""
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {level} {message}\n")
         self._log.flush()
 
@@ -158,17 +167,20 @@ class LoggerManager:
     def progress(self, description: str, total: int, start: int = 0) -> Iterator[ProgressBar]:
         """A bar from `start` (where a resumed stage stands) to `total`, with rate, time elapsed and time left.
 
-        Where the console is no terminal, a line every half minute and one at the end instead.
+        The log file has a line every half minute and one at the end; so has the console where it is no terminal,
+        instead of the bar.
         """
         if not self.console.is_terminal:
             quiet = ProgressBar(self, description, total, start, None)
             yield quiet
-            quiet._say()
+            quiet.say()
             return
         columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate()]
         columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)]
         with Progress(*columns, console=self.console) as bar:
-            yield ProgressBar(self, description, total, start, bar)
+            shown = ProgressBar(self, description, total, start, bar)
+            yield shown
+        shown.say()
 
     def close(self) -> None:
         """Flush and close every file; the logger is of no use afterwards."""

@@ -41,6 +41,7 @@ class RingCache:
         self.position = torch.arange(_IN_PROGRESS, device=device)
         self.place = torch.empty_like(self.position)
         self.bias = torch.empty(_IN_PROGRESS, context, device=device, dtype=dtype)
+        self.every_place = torch.arange(context, device=device)
         self._locate()
 
     @property
@@ -75,8 +76,7 @@ class RingCache:
 
     def _locate(self) -> None:
         self.place.copy_(self.position % self.context)
-        unfilled = torch.arange(self.context, device=self.position.device) > self.position[:, None]
-        self.bias.zero_().masked_fill_(unfilled, float("-inf"))
+        self.bias.zero_().masked_fill_(self.every_place > self.position[:, None], float("-inf"))
 
     def select(self, rows: Tensor) -> "RingCache":
         """The same history for the chosen `rows` (int64 `[n]`; repeats allowed)."""
@@ -86,6 +86,7 @@ class RingCache:
             setattr(chosen, name, [ring[rows].flatten(0, 1) for ring in rings])
         for name in ("position", "place", "bias"):
             setattr(chosen, name, getattr(self, name).clone())
+        chosen.every_place = self.every_place
         chosen.rows, chosen.tokens, chosen.context, chosen.frames = len(rows), self.tokens, self.context, self.frames
         chosen.empty, chosen.full = self.empty, self.full
         return chosen

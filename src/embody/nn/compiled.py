@@ -1,6 +1,7 @@
 """Steps of one shape, compiled; on a GPU also captured in a CUDA graph."""
 
 import dataclasses
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -23,13 +24,13 @@ def compile_steps(module: nn.Module) -> None:
     that a full one has no mask. On a CPU the weights as they are then become part of the code, in the layout that
     multiplies fastest: they must not change afterwards, and no gradient flows.
     """
-    plain, on_gpu = module.forward, next(module.parameters()).is_cuda
+    plain, on_gpu = _with_code_of_its_own(module), next(module.parameters()).is_cuda
     # Looking at each call whether the layers are still the same took a tenth of a frame.
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
     if not on_gpu:
         options["cpp_wrapper"] = True  # a frame has hundreds of kernels: calling them from Python took a quarter of it
         inductor.freezing = True  # read while tracing, where `options` of torch.compile do not reach
-    # Several shapes each of several models, which share their code; past the limit of 8 a call would fail.
+    # Rows, rings that fill up and frames a pass give several shapes; past the limit of 8 a call would fail.
     dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
     compiled = torch.compile(plain, fullgraph=True, dynamic=False, options=options)
     step = CudaGraphs(compiled) if on_gpu else compiled
@@ -40,6 +41,19 @@ def compile_steps(module: nn.Module) -> None:
         return step(*inputs, cache=cache, **others)
 
     module.forward = forward
+
+
+def _with_code_of_its_own(module: nn.Module) -> Callable[..., Any]:
+    """`module.forward`, compiled apart from that of all others of its class.
+
+    What was compiled is found by the code object, which a class's instances share; the weights are not looked at.
+    """
+    shared: Any = type(module).forward
+    own = types.FunctionType(
+        shared.__code__.replace(), shared.__globals__, shared.__name__, shared.__defaults__, shared.__closure__
+    )
+    own.__kwdefaults__ = shared.__kwdefaults__
+    return types.MethodType(own, module)
 
 
 class CudaGraphs:

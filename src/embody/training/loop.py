@@ -95,6 +95,7 @@ def train(
     generator = torch.Generator(device)
     batches = _iterate(stage, first, last)
     clock = _Clock(matrix_rate(device, precision))
+    speed = ""
     stage.model.train()
     for block in _blocks(stage.model):
         block.recompute, block.compiled = recompute, compile
@@ -121,15 +122,17 @@ def train(
             clock.count(batch, batch.rows * stage.row_flops(batch.length, step / stage.steps))
             done = step + 1
             if done % config.log_every == 0 or done == stage.steps:
+                rates = clock.rates()
+                speed = f", {rates['frames_per_second']:,.1f} frames/s, MFU {rates['mfu']:.0%}"
                 values = {name: float(value) for name, value in metrics.items()}
                 values |= {
                     "loss": float(loss.detach()),
                     "gradient_norm": float(norm),
                     "lr": share * config.lr,
-                    **clock.rates(),
+                    **rates,
                 }
                 logger.metrics(stage.name, done, values)
-            bar.advance(1, note=f"loss {float(loss.detach()):.3f}")
+            bar.advance(1, note=f"loss {float(loss.detach()):.3f}{speed}")
             if done % config.checkpoint_every == 0 or done == last:
                 _save(stage, average, optimizers, checkpoint, about, done)
                 on_checkpoint()
