@@ -8,6 +8,7 @@ go to `benchmarks/results/` as JSON, a table to the terminal. `--tiny` runs all 
 
 import argparse
 import datetime
+import gc
 import statistics
 import sys
 import time
@@ -209,6 +210,7 @@ def measured(bench: Bench, name: str) -> dict[str, Any]:
     """One row: rates and peak memory, or what went wrong."""
     on_gpu = bench.device.type == "cuda"
     if on_gpu:
+        gc.collect()  # a compiled model refers to itself: the row before would be counted too
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()

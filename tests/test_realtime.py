@@ -235,6 +235,15 @@ def test_places_that_are_not_filled_are_not_seen() -> None:
 # --- compiled --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    """Nothing compiled, and no setting of the compiler, is left to the next test."""
+    with inductor.patch(freezing=False):
+        yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("as_before")
 def test_each_model_is_compiled_apart_and_only_for_calls_with_a_history(monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[Any] = []
     called: list[Any] = []
@@ -244,7 +253,6 @@ def test_each_model_is_compiled_apart_and_only_for_calls_with_a_history(monkeypa
         return lambda *inputs, **others: (called.append(function.__self__), function(*inputs, **others))[1]
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
-    monkeypatch.setattr(inductor, "freezing", False)
     one, other, tokenizer = (
         for_inference(model, precision="float32", compiled=True)
         for model in (make_model(), make_model(), make_tokenizer())
@@ -263,6 +271,7 @@ def test_each_model_is_compiled_apart_and_only_for_calls_with_a_history(monkeypa
     assert not called
 
 
+@pytest.mark.usefixtures("as_before")
 def test_a_second_model_of_a_class_is_traced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs, real = [], torch.compile
 
@@ -275,7 +284,6 @@ def test_a_second_model_of_a_class_is_traced_anew(monkeypatch: pytest.MonkeyPatc
         return real(function, backend=backend, options=seen, **settings)
 
     monkeypatch.setattr(torch, "compile", trace_only)
-    monkeypatch.setattr(inductor, "freezing", False)
     trunk = dataclasses.replace(DYNAMICS.trunk, depth=2, pattern="ST")
     dynamics, batch = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk, context=4)), make_batch(1, CONTEXT)
     for models in (1, 2):
@@ -283,7 +291,6 @@ def test_a_second_model_of_a_class_is_traced_anew(monkeypatch: pytest.MonkeyPatc
         begin(dream, batch)
         dream.advance(batch.actions[:, 0])
         assert len(graphs) == 2 * models  # into an empty ring, and after it
-    torch._dynamo.reset()
 
 
 def shown(tokenizer: Tokenizer, frames: Tensor) -> list[Tensor]:
@@ -296,13 +303,14 @@ def shown(tokenizer: Tokenizer, frames: Tensor) -> list[Tensor]:
     return found
 
 
+@pytest.mark.usefixtures("as_before")
 @pytest.mark.slow  # minutes of compiling
 def test_a_compiled_dream_equals_a_plain_one() -> None:
     trunk = dataclasses.replace(DYNAMICS.trunk, depth=2)
     models = [make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk, context=6)).eval() for _ in range(2)]
     with torch.no_grad():
         for parameter in models[1].parameters():
-            parameter.mul_(1.5)
+            parameter.copy_(parameter.flip(0))  # other weights of the same size
     compiled = [for_inference(model, precision="float32", compiled=True) for model in models]
     batch, ends = make_batch(2, CONTEXT + 6), []  # past the window: the mask goes
     for model, fast_model in zip(models, compiled, strict=True):
