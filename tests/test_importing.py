@@ -338,6 +338,26 @@ def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
             import_recordings(VptSource(tmp_path / "raw"), tmp_path / "other", validation_share=share)
 
 
+def test_whatever_breaks_a_recording_costs_that_one_alone(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "x.mp4", 4)
+    for name, dx in (("bad", 10**400), ("good", 1)):
+        write_segment(tmp_path / "raw", name, video, [vpt_line(dx=dx) for _ in range(4)])
+    dataset = import_recordings(VptSource(tmp_path / "raw"), tmp_path / "out")
+    assert [row.source for row in dataset.episodes()] == ["good"]
+    (broken,) = read_report(tmp_path / "out")
+    assert broken.file == "bad" and broken.what.startswith("OverflowError")
+
+
+def test_an_import_of_nothing_goes_on_when_the_files_are_repaired(tmp_path: Path) -> None:
+    write_segment(tmp_path / "raw", "a", write_video(tmp_path / "x.mp4", 5), [vpt_line() for _ in range(5)])
+    (tmp_path / "raw" / "a.mp4").rename(tmp_path / "kept.mp4")
+    with pytest.raises(ValueError, match="none of 1 recordings"):
+        import_recordings(VptSource(tmp_path / "raw"), tmp_path / "out")
+    (tmp_path / "kept.mp4").rename(tmp_path / "raw" / "a.mp4")
+    assert len(import_recordings(VptSource(tmp_path / "raw"), tmp_path / "out").episodes()) == 1
+    assert not read_report(tmp_path / "out")
+
+
 # --- interruptions --------------------------------------------------------------------------------------------------
 
 

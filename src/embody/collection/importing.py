@@ -124,14 +124,15 @@ def _place(group: str) -> float:
 
 
 def _pending(shards: Sequence[_Shard], written: dict[str, int], skipped: dict[str, Skipped]) -> list[_Shard]:
-    """The shards still to be read: not those that are written, nor those of which nothing was left to write."""
+    """The shards still to be read: not those that are written, nor empty ones between them.
+
+    An empty one behind them is read again: its files may have been repaired.
+    """
     pending, place = [], {"train": 0, "validation": 0}
     for shard in shards:
-        if all(name in skipped for name in shard.names):
-            continue
         if place[shard.split] >= written[shard.split]:
             pending.append(shard)
-        place[shard.split] += 1
+        place[shard.split] += not all(name in skipped for name in shard.names)
     return pending
 
 
@@ -173,6 +174,8 @@ def _read(source: Source, name: str, root: Path, encode: bool) -> Episode | Skip
             episode = replace(episode, frames=reencode(episode.frames, target, fps=source.meta().fps))
     except (ValueError, OSError) as error:
         return _skipped(name, str(source.about["source"]), " ".join(str(error).split()))
+    except Exception as error:  # whatever else damaged bytes lead to, one recording must not cost the others
+        return Skipped(name, f"{type(error).__name__}: {' '.join(str(error).split())}", name)
     return episode
 
 
