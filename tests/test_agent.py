@@ -29,8 +29,8 @@ from torch import Tensor
 from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, lambda_returns
 from embody.agent.losses import ahead
 from embody.batch import Batch
-from embody.config import Config, ImaginationConfig
-from embody.dynamics import Dynamics, Prediction
+from embody.config import Config, ImaginationConfig, minecraft
+from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.nn.distributions import FactoredCategorical
 from embody.training.agent import AgentStage
 
@@ -137,19 +137,19 @@ def test_shared_layers_run_the_agent_as_part_of_the_world(pattern: str) -> None:
 
 
 def stage_gradients(config: Config, root: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[AgentStage, list[Tensor]]:
-    """A step of phase 2 in which the agent's losses alone go backward; also tau and d of the heads' pass."""
+    """A step of phase 2 in which the agent's losses alone go backward; also z~, tau and d of the heads' pass."""
     dynamics = make_dynamics(config.dynamics)
     stage = AgentStage(config, [make_dataset(root, [9, 9])], "", dynamics)
     open_heads(stage.model.agent)
     stage.whole = dataclasses.replace(config, agent=dataclasses.replace(config.agent, dynamics_weight=0.0))
-    levels: list[Tensor] = []
+    read: list[Tensor] = []
     forward = dynamics.forward
     monkeypatch.setattr(
-        dynamics, "forward", lambda z, tau, d, *rest: levels.extend((tau, d)) or forward(z, tau, d, *rest)
+        dynamics, "forward", lambda z, tau, d, *rest: read.extend((z, tau, d)) or forward(z, tau, d, *rest)
     )
     loss, _ = stage.loss(make_batch(4, 6), seeded(0), 0.0)
     loss.backward()
-    return stage, levels
+    return stage, read
 
 
 @pytest.mark.parametrize("own_weights", [True, False])
@@ -179,22 +179,22 @@ def test_heads_read_the_noised_pass_or_the_context_level(
     draw: Any = "uniform" if heads_input == "uniform" else "partial"
     dynamics = dataclasses.replace(DYNAMICS, tau_power=2.0, contexts=contexts, step_draw=draw)
     config = dataclasses.replace(CONFIG, agent=agent, dynamics=dynamics)
-    stage, (tau, d) = stage_gradients(config, tmp_path, monkeypatch)
-    level = stage.model.dynamics.context_level
+    stage, (noised, tau, d) = stage_gradients(config, tmp_path, monkeypatch)
+    level, generator = stage.model.dynamics.context_level, seeded(0)
+    steps = torch.full((4, 6), 8.0)  # of rows without bootstrap and of a history alike
     if heads_input == "uniform":  # every step, as in the flow loss
-        generator = seeded(0)
         steps = 2.0 ** torch.randint(0, 4, (4, 6), generator=generator)
+    drawn = torch.full((4, 6), level)
+    if heads_input != "context":
         drawn = (steps * torch.rand(4, 6, generator=generator).square()).floor() / steps
-        torch.testing.assert_close((tau, d), (drawn, 1 / steps), atol=0, rtol=0)
-        return
-    assert (d == 1 / 8).all()  # of rows without bootstrap and of a history alike
-    if heads_input == "context":
-        assert (tau == level).all()
-    else:
-        drawn = (8 * torch.rand(4, 6, generator=seeded(0)).square()).floor() / 8
-        if heads_input == "alternate":  # as the frames that the flow loss holds
-            drawn[:, ::2] = level
-        torch.testing.assert_close(tau, drawn, atol=0, rtol=0)
+    if heads_input == "alternate":  # as the frames that the flow loss holds
+        drawn[:, ::2] = level
+    torch.testing.assert_close((tau, d), (drawn, 1 / steps), atol=0, rtol=0)
+    z = make_batch(4, 6).latents
+    assert z is not None
+    z, share = z.reshape(4, 6, 2, 8), drawn[..., None, None]
+    noise = torch.randn(z.shape, generator=generator)  # of the heads' own pass
+    torch.testing.assert_close(noised, (1 - share) * noise + share * z, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("share", "uniform"), [(0.5, 3), (1.0, 5)])
@@ -223,6 +223,26 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
         cloned = metrics_of(actions=actions)["next_action_log_prob"] != plain["next_action_log_prob"]
         assert cloned == (uniform == 5 or row >= uniform)
         assert metrics_of(rewards=rewards)["reward"] != plain["reward"]  # rewards are learned on all rows
+
+
+def test_the_worlds_own_loss_goes_on_with_its_bootstrap(tmp_path: Path) -> None:
+    """From the first step of phase 2 on: that of phase 1 is over."""
+    world = dataclasses.replace(DYNAMICS, bootstrap_fraction=0.5, image_fraction=0.0)
+    config = dataclasses.replace(
+        CONFIG, dynamics=world, agent=dataclasses.replace(AGENT, dynamics_weight=0.25, heads_input="context")
+    )
+    stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics(world))
+    open_heads(stage.model.agent)
+    batch = make_batch(8, 6)
+    loss, metrics = stage.loss(batch, seeded(0), 0.0)
+    generator = seeded(0)
+    features = stage.model.features(batch, stage.model.context_levels(batch), generator)
+    of_agent, _ = AgentLoss(config.agent)(stage.model.agent.heads, features, batch, cloned_from=4)
+    own, terms = ShortcutLoss()(stage.model.dynamics, batch.head(4), generator, bootstrap=True)
+    assert terms["bootstrap"] > 0
+    for name in ("flow", "bootstrap"):
+        assert torch.equal(metrics[name], terms[name])
+    assert loss.item() == pytest.approx(of_agent.item() + 0.25 * own.item(), rel=1e-6)
 
 
 def test_without_its_own_loss_the_world_is_frozen(tmp_path: Path) -> None:
@@ -393,13 +413,47 @@ def test_rewards_are_standardised_by_those_of_the_training_split(standardise: bo
         CONFIG, agent=dataclasses.replace(AGENT, standardise_rewards=standardise, reward_range=(-3.0, 3.0))
     )
     heads = AgentStage(config, [dataset], "", make_dynamics()).model.agent.heads
-    if standardise:
-        tight = dataclasses.replace(CONFIG, agent=dataclasses.replace(config.agent, reward_range=(0.0, 0.5)))
-        with pytest.raises(ValueError, match=r"agent.reward_range 0 to 0.5 does not hold the standardised rewards, -"):
-            AgentStage(tight, [dataset], "", make_dynamics())
     mean, std = (dataset.rewards.mean(), dataset.rewards.std(ddof=1)) if standardise else (0.0, 1.0)
     assert heads.reward_mean.item() == pytest.approx(float(mean), abs=1e-6)
     assert heads.reward_std.item() == pytest.approx(float(std), rel=1e-5)
+
+
+def test_rewards_and_returns_out_of_range_are_refused(tmp_path: Path) -> None:
+    """Their bins would clamp them in silence: 1024 would be learned as 1."""
+    dataset = make_dataset(tmp_path, [4, 3], rewards=[0, 2, 0, 1024, 0, -1, 0.5])
+
+    def stage(**ranges: Any) -> AgentStage:
+        config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, **ranges))
+        return AgentStage(config, [dataset], "", make_dynamics())
+
+    # Of the first episode 2 + 0.81 * 1024 = 831.44; then 0.9 * 1024; of the second -1 + 0.9 * 0.5.
+    held: dict[str, Any] = {"reward_range": (-1.0, 1024.0), "value_range": (-0.56, 1024.0)}
+    stage(**held)
+    found = "does not hold the data's rewards, -1 to 1024: set it to -1 1024$"
+    for span in ((-1.0, 1.0), (0.0, 1024.0)):
+        with pytest.raises(ValueError, match=f"agent.reward_range {span[0]:g} to {span[1]:g} {found}"):
+            stage(**{**held, "reward_range": span})
+    found = r"does not hold the data's returns \(imagination.gamma 0.9\), -0.55 to 1024: set it to"
+    for span, wider in (((-2.0, 831.0), "-2 1024"), ((0.0, 1024.0), "-0.56 1024")):
+        with pytest.raises(ValueError, match=rf"agent.value_range {span[0]:g} to {span[1]:g} {found} {wider}$"):
+            stage(**{**held, "value_range": span})
+    mean, std = dataset.rewards.mean(), dataset.rewards.std(ddof=1)
+    ends = ((-1 - mean) / std, (1024 - mean) / std)
+    found = f"standardised rewards, {ends[0]:g} to {ends[1]:g}: set it to -0.39 2.27$"
+    with pytest.raises(ValueError, match=f"agent.reward_range 0 to 1 does not hold the data's {found}"):
+        stage(**{**held, "reward_range": (0.0, 1.0), "standardise_rewards": True})
+    stage(**{**held, "reward_range": (-0.39, 2.27), "standardise_rewards": True})
+
+
+def test_the_presets_hold_the_rewards_they_expect() -> None:
+    """A task's events pay 1, each time: with one in every frame, for ever, returns come to 1 / (1 - gamma)."""
+    config = minecraft()
+    most = 1 / (1 - config.imagination.gamma)
+    assert config.agent.reward_range == (0.0, 1.0)
+    assert config.agent.value_range[0] == 0 and most <= config.agent.value_range[1] < most + 1
+    always = torch.ones(1, 4001)
+    returns = lambda_returns(always, always, torch.full((1, 4001), most), config.imagination.gamma, 0.95)
+    assert float(returns.max()) <= config.agent.value_range[1]  # in a dream too
 
 
 @torch.no_grad()
@@ -424,6 +478,21 @@ def test_heads_act_by_the_first_distance() -> None:
     actions = make_actions(2, 3)
     expected = FactoredCategorical(out.policy[:, :, 0], ACTIONS).log_prob(actions)
     torch.testing.assert_close(heads.act(x).log_prob(actions), expected)
+
+
+@torch.no_grad()
+def test_each_distance_has_an_output_layer_of_its_own() -> None:
+    heads = make_agent().heads
+    x = torch.randn(2, 3, AGENT.tokens * 16, generator=seeded(0))
+    out = heads(x)
+    for head, found, size in ((heads.policy, out.policy, 5), (heads.reward, out.reward, AGENT.bins)):
+        last, hidden = head[-1], head[:-1](x)
+        torch.nn.init.normal_(last.bias)
+        assert found.shape[-2:] == (3, size) and last.weight.shape == (3 * size, AGENT.hidden)
+        again = heads(x).policy if head is heads.policy else heads(x).reward
+        for n in range(3):
+            own = slice(n * size, (n + 1) * size)
+            torch.testing.assert_close(again[..., n, :], hidden @ last.weight[own].T + last.bias[own])
 
 
 # --- phase 3 --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import gpu, machine, ours, peer_environment, run, session
+from benchmarks import gpu, loader, machine, ours, peer_environment, run, session
 from benchmarks.measure import Unit, counts
 from benchmarks.roofline import bandwidth, best, matrix_rate
 from benchmarks.table import markdown, mfu
@@ -298,3 +298,18 @@ def test_a_session_stands_where_it_is_moved_to() -> None:
     assert dream.world_cache is not None and dream.world_cache.frames == 1_000 + session.BLOCK
     session.move_to(dream, 10)
     assert dream.world_cache.frames == 10 and not dream.world_cache.full
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def test_loading_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = json.loads(loader.main(["--tiny", "--results", str(tmp_path)]).read_text())
+    assert [(row["size"], row["kind"]) for row in results["videos"]] == [
+        (size, kind) for size in ([64, 64], [360, 640]) for kind in ("as recorded", "re-encoded")
+    ]
+    assert all(row[name] > 0 for row in results["videos"] for name in ("plain", "clips_of_16", "clips_of_64"))
+    found = results["latents"]
+    assert min(found["memory_map"], found["loader"], found["two_processes"]) > 0 and 0 <= found["waited"] < 1
+    table = capsys.readouterr().out
+    assert table.count("of the plain read") == 8 and "goal 80%" in table

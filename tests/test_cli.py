@@ -136,6 +136,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("plan minecraft --gpus 96", "train_tokenizer: 256 rows of 64 frames do not split over 96 GPUs"),
         ("plan minecraft --gpus 128", "train_dynamics: 64 rows of 256 frames do not split over 128 GPUs"),
         ("plan minigrid --mfu 0", "--mfu must be above 0, got 0"),
+        ("plan minigrid --mfu 40", "--mfu is a share of the peak, at most 1, got 40"),
     ],
 )
 def test_a_mistake_is_one_line(

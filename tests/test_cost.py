@@ -1,6 +1,7 @@
 """Formulas of cost against models: parameters exactly, FLOPs as torch counts them, memory as autograd keeps it."""
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -43,7 +44,14 @@ from embody.cost.flops import (
     tokenizer_row_flops,
 )
 from embody.cost.lpips import lpips_activations, lpips_row_flops
-from embody.cost.memory import agent_activations, resident, ring_bytes, tokenizer_activations, trunk_activations
+from embody.cost.memory import (
+    agent_activations,
+    block_activations,
+    resident,
+    ring_bytes,
+    tokenizer_activations,
+    trunk_activations,
+)
 from embody.cost.parameters import agent_parameters, block_matrices, dynamics_parameters, tokenizer_parameters
 from embody.cost.plan import phases
 from embody.dynamics import Dynamics, ShortcutLoss
@@ -331,6 +339,33 @@ def test_activations_of_training_as_autograd_keeps_them() -> None:
     assert found == pytest.approx(B * agent_activations(mine, dynamics.tokens, T, p=4), rel=0.15)
 
 
+def test_activations_of_recomputed_blocks_as_autograd_keeps_them() -> None:
+    """Between the passes each block's input; the one block that is then computed anew is in the test above."""
+    deep = dataclasses.replace(SMALL, depth=16)  # so that what comes before and after the blocks is little
+    world = dataclasses.replace(DYNAMICS, tokens=12, channels=8, trunk=deep)
+    mine = dataclasses.replace(AGENT, trunk=deep)
+    pixels = dataclasses.replace(TOKENIZER, height=32, width=48, latents=12, encoder=deep, decoder=deep)
+    tokenizer, dynamics, agent = Tokenizer(pixels), Dynamics(world), Agent(mine)
+    for block in [m for model in (tokenizer, dynamics, agent) for m in model.modules() if isinstance(m, Block)]:
+        block.recompute = True
+    one, S, M = block_activations(deep, p=4), dynamics.tokens, AGENT.tokens
+    found = kept(lambda: world_pass(dynamics, T), dynamics)
+    expected = trunk_activations(deep, B * T * S, p=4, recompute=True) - B * T * S * one
+    assert found == pytest.approx(expected, rel=0.15)
+    frames = torch.zeros(B, T, 3, 32, 48, dtype=torch.uint8)
+    found = kept(lambda: tokenizer.decode(tokenizer.encode(frames)), tokenizer)
+    expected = B * tokenizer_activations(pixels, T, p=4, recompute=True) - 2 * B * T * (96 + 12) * one
+    assert found == pytest.approx(expected, rel=0.15)
+    with torch.no_grad():
+        batch = make_batch(B, T)
+        z = torch.zeros(B, T, 12, 8)
+        memory = dynamics(z, torch.zeros(B, T), torch.full((B, T), 0.25), batch.actions, batch.is_first).memory
+    found = kept(lambda: agent(batch.task, memory, T, blocks=()), agent)
+    read = 4 * (2 * 64 + 3 * 8)  # a token of the world before and after its norm, its key, value and rotated key
+    expected = B * agent_activations(mine, S, T, p=4, recompute=True) - B * T * (M * one + S * read)
+    assert len(memory.inputs) == 12 and found == pytest.approx(expected, rel=0.15)
+
+
 @pytest.mark.parametrize("muon_lr", [0.0, 1e-2])
 def test_optimiser_state_as_the_loop_makes_it(muon_lr: float) -> None:
     dynamics, config = make_dynamics(), StageConfig(muon_lr=muon_lr)
@@ -378,7 +413,12 @@ def test_the_plan_of_the_papers_size(capsys: pytest.CaptureFixture[str]) -> None
     # Millions, then TFLOP a frame and days.
     assert rows["dynamics"][0] == pytest.approx(1587, abs=1) and rows["tokenizer"][0] == pytest.approx(403, abs=1)
     assert rows["dynamics"][-1] == pytest.approx(2e9 * rows["dynamics"][-2] / (64 * 500) / 86400, rel=1e-3)
-    mean = 0.75 * dynamics.row_flops(64) / 64 + 0.25 * dynamics.row_flops(256) / 256
+    # Three short batches and a long one; no bootstrap for the first 30% of the steps.
+    mean = sum(
+        share * steps * dynamics_row_flops(config.dynamics, T, bootstrap=bootstrap) / T
+        for T, share in ((64, 0.75), (256, 0.25))
+        for bootstrap, steps in ((False, 0.3), (True, 0.7))
+    )
     assert rows["dynamics"][-2] == pytest.approx(mean / 1e12, rel=1e-3)
     assert rows["dynamics, with bootstrap"] == pytest.approx(
         [n * dynamics_row_flops(config.dynamics, T, bootstrap=True) / 1e15 for n, T in ((256, 64), (64, 256))], rel=1e-3
@@ -396,6 +436,48 @@ def test_the_plan_of_the_papers_size(capsys: pytest.CaptureFixture[str]) -> None
     # Frozen, or shared with the agent: what phase 2 trains.
     n, world = agent_parameters(config.agent), dynamics_parameters(config.dynamics)
     assert agent.state.gradients == 4 * (n + world)
+
+
+def test_the_bytes_of_the_papers_size_by_hand() -> None:
+    config = minecraft()
+    tokenizer, dynamics, agent, imagination = phases(config)
+    # bfloat16 copies: queries, keys and values, their output, three matrices of the MLP.
+    world = 36 * (2048 * (16 + 2 + 2) * 128 + 2048 * 2048 + 3 * 2048 * 5632)
+    halves = 2 * 16 * (1024 * 3 * 16 * 64 + 1024 * 1024 + 3 * 1024 * 2688)
+    assert (tokenizer.copies, dynamics.copies) == (2 * halves, 2 * world)
+    assert agent.copies == imagination.copies == 2 * world  # the world's layers are the agent's
+    own = dataclasses.replace(config, agent=dataclasses.replace(config.agent, own_weights=True))
+    assert [phase.copies for phase in phases(own)[2:]] == [4 * world, 4 * world]
+    assert not any(phase.copies for phase in phases(dataclasses.replace(config, precision="float32")))
+    # A token in the world's blocks: the input of each, one of them whole, and the last norm's input. The stream and its
+    # norm, twice; queries, keys and values, those normalised in float32, turned; attention's output and sums; the MLP.
+    block = 2 * (4 + 2) * 2048 + 2 * 2560 + 4 * 2304 + 2 * 2304 + 2 * 2048 + 4 * 16 + 4 * 2 * 5632
+    token = 36 * 4 * 2048 + block + 4 * 2048
+    S = 1 + 1 + 8 + 256
+    assert dynamics.row_bytes(256) == 256 * S * token
+    plain = phases(dataclasses.replace(config, recompute=False))[1]
+    assert plain.row_bytes(256) == 256 * S * (36 * block + 4 * 2048)
+    assert 211.5 < plain.row_bytes(256) / 2**30 < 212.5  # what config.py and equations.md say
+    # Half of the rows for the world's own loss, and all of them under the heads. Its tokens are read by one layer at a
+    # time: before their norm and after it, keys and values, keys in float32 and turned.
+    read = 4 * 2048 + 2 * 2048 + 2 * 512 + 4 * 256 + 2 * 256
+    lived = 4 * token + S * read  # a frame of the agent's stream
+    assert agent.row_bytes(64) == 64 * lived + 1.5 * dynamics.row_bytes(64)
+    # The tokenizer: both halves, pixels in and out, and VGG-16 on the decoded image.
+    block = 2 * (4 + 2) * 1024 + 2 * 3072 + 4 * 2048 + 2 * 2048 + 2 * 1024 + 4 * 16 + 4 * 2 * 2688
+    both = 2 * (960 + 512) * (16 * 4 * 1024 + block + 4 * 1024) + 2 * 960 * (768 + 1024)
+    stages = ((2, 64, 360 * 640), (2, 128, 180 * 320), (3, 256, 90 * 160), (3, 512, 45 * 80), (3, 512, 22 * 40))
+    lpips = 4 * 3 * 360 * 640 + sum(n * 4 * C * pixels + 4 * (C + 1) * pixels for n, C, pixels in stages)
+    lpips += sum(12 * C * pixels for (_, C, _), (_, _, pixels) in itertools.pairwise(stages))
+    assert tokenizer.row_bytes(64) == 64 * (both + lpips)
+    # A dream: keys and values of 9 layers for the world's tokens and the agent's 4.
+    ring = 2 * 2 * 9 * (S + 4) * 2 * 128
+    assert imagination.row_bytes(16) == 192 * ring
+    short = dataclasses.replace(config.imagination, context=100)
+    assert phases(dataclasses.replace(config, imagination=short))[3].row_bytes(16) == 116 * ring
+    # Relived by an agent that learns, in recomputed blocks as training has them.
+    relived = dataclasses.replace(config, imagination=dataclasses.replace(short, finetune="agent"))
+    assert phases(relived)[3].row_bytes(16) == 116 * (lived + S * token)
 
 
 def test_a_frozen_world_has_no_gradients_and_no_activations() -> None:

@@ -482,6 +482,24 @@ def test_both_terms_are_divided_by_the_running_root_mean_square_of_the_flow_term
     assert loss.item() == pytest.approx(float(metrics["flow"]) / 4 + float(metrics["bootstrap"]) / 4)
 
 
+def test_batches_without_a_flow_term_leave_its_size_alone() -> None:
+    """All rows bootstrap: a flow term of 0 is none, and must not become what the other term is divided by."""
+    dynamics, batch, losses = make_dynamics(variant(bootstrap_fraction=1.0)), make_batch(4, 3), ShortcutLoss()
+    for seed in range(3):  # from the first step on
+        loss, metrics = losses(dynamics, batch, seeded(seed), bootstrap=True)
+        assert float(metrics["flow"]) == 0 and loss.item() == pytest.approx(float(metrics["bootstrap"]), rel=1e-6)
+    flows = [losses(dynamics, batch, seeded(seed), bootstrap=False)[1]["flow"] for seed in range(2)]
+    size = float((0.99 * flows[0].square() + flows[1].square()).div(1.99).sqrt())
+    for seed in range(3):  # and after steps that had one
+        loss, metrics = losses(dynamics, batch, seeded(seed), bootstrap=True)
+        assert loss.item() == pytest.approx(float(metrics["bootstrap"]) / size, rel=1e-5)
+    # Padding is no flow either.
+    held = variant(bootstrap_fraction=1.0, contexts="alternate")
+    batch.mask[:, ::2] = False
+    loss, metrics = losses(make_dynamics(held), batch, seeded(0), bootstrap=True)
+    assert float(metrics["flow"]) == 0 and loss.item() == pytest.approx(float(metrics["bootstrap"]) / size, rel=1e-5)
+
+
 @pytest.mark.parametrize("bootstrap", [False, True])
 def test_padding_contributes_no_gradient(bootstrap: bool) -> None:
     dynamics = make_dynamics(variant(bootstrap_fraction=0.5, image_fraction=0.25))

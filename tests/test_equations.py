@@ -1,12 +1,29 @@
-"""`docs/equations.md` names functions and tests: all of them exist."""
+"""`docs/equations.md` names functions, tests and settings: all of them exist, and no setting is left out."""
 
 import ast
+import dataclasses
 import re
 from pathlib import Path
+
+from embody.config import (
+    AgentConfig,
+    DynamicsConfig,
+    ImaginationConfig,
+    StageConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
 
 ROOT = Path(__file__).parents[1]
 LINES = [line for line in (ROOT / "docs" / "equations.md").read_text().splitlines() if line.startswith("| ")]
 ROWS = [re.split(r"(?<!\\)\|", line)[1:-1] for line in LINES if not line.startswith(("| ---", "| equation"))]
+
+# Settings that no equation has: parts, sizes of frames, words and heads, how long and how often.
+SHAPES_AND_RECORDS = {
+    *("trunk", "encoder", "decoder", "actions"),
+    *("height", "width", "vocabulary", "words", "word_width", "hidden"),
+    *("epochs", "checkpoint_every", "log_every"),
+}
 
 
 def names_in(folder: str) -> dict[Path, set[str]]:
@@ -30,6 +47,13 @@ def test_every_row_is_whole() -> None:
     for row in ROWS:
         assert len(row) == 5, row
         assert row[0].strip() and row[2].strip() and row[3].strip(), row
+
+
+def test_every_setting_of_the_method_is_named() -> None:
+    named = set(re.findall(r"\w+", (ROOT / "docs" / "equations.md").read_text()))
+    for part in (TransformerConfig, TokenizerConfig, DynamicsConfig, AgentConfig, ImaginationConfig, StageConfig):
+        fields = {field.name.rstrip("_") for field in dataclasses.fields(part)}
+        assert not fields - named - SHAPES_AND_RECORDS, part.__name__
 
 
 def test_every_test_exists() -> None:

@@ -9,7 +9,7 @@ from tiny_models import DYNAMICS, make_batch, open_layers, seeded
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
-from embody.config import TransformerConfig
+from embody.config import DynamicsConfig, TransformerConfig
 from embody.cost.memory import trunk_activations
 from embody.cost.parameters import block_matrices
 from embody.dynamics import Dynamics, ShortcutLoss
@@ -25,9 +25,9 @@ TRUNK = TransformerConfig(width=256, depth=4, heads=4, kv_heads=2, mlp_width=384
 WORLD = dataclasses.replace(DYNAMICS, trunk=TRUNK, bootstrap_fraction=0.0, image_fraction=0.0)
 
 
-def make_world() -> Dynamics:
+def make_world(config: DynamicsConfig = WORLD) -> Dynamics:
     torch.manual_seed(0)
-    dynamics = Dynamics(WORLD)
+    dynamics = Dynamics(config)
     open_layers(dynamics)
     return dynamics.cuda()
 
@@ -72,6 +72,35 @@ def test_a_cached_step_runs_flash_attention() -> None:
         only_flash(kernels(seen))
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             dream.step(batch.actions[:, 0])
+
+
+def test_training_at_a_cap_runs_compiled_flex_attention() -> None:
+    """As the paper's size trains: no matrix of logits is kept, so that it holds hardly more than flash attention does.
+
+    Here one a space layer would be 268 MB, beside the 164 MB that all the rest of a block keeps.
+    """
+    batch, held = make_batch(2, 4).to(torch.device("cuda")), []
+
+    def forward(dynamics: Dynamics, loss: ShortcutLoss) -> torch.Tensor:
+        generator = torch.Generator("cuda").manual_seed(0)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            return loss(dynamics, batch, generator, bootstrap=False)[0]
+
+    for soft_cap in (0.0, 50.0):
+        trunk = dataclasses.replace(TRUNK, soft_cap=soft_cap)
+        dynamics = make_world(dataclasses.replace(WORLD, trunk=trunk, registers=2044))  # 2,048 tokens a frame
+        loss = ShortcutLoss().cuda()
+        forward(dynamics, loss).backward()  # compiles
+        before = torch.cuda.memory_allocated()
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            total = forward(dynamics, loss)
+            held.append(torch.cuda.memory_allocated() - before)
+            total.backward()
+    names = kernels(seen)
+    # Attention alone is compiled, and Triton templates are made of it alone: forward and backward of each layer.
+    assert sum("triton_tem" in name for name in names) >= 2 * TRUNK.depth, sorted(set(names))
+    assert not [name for name in names if "softmax" in name or "fmha" in name or "flash" in name]
+    assert held[1] < 1.25 * held[0]
 
 
 @pytest.mark.parametrize("causal", [False, True])

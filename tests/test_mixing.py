@@ -14,7 +14,7 @@ from tiny_models import AGENT, make_agent, make_batch, make_dynamics, seeded
 
 from embody.agent import AgentLoss
 from embody.batch import Batch
-from embody.config import ActionSpec, DataConfig, EnvConfig, StageConfig, minecraft, minigrid
+from embody.config import ActionSpec, DataConfig, EnvConfig, ImaginationConfig, StageConfig, minecraft, minigrid
 from embody.data import (
     EVERY_TASK,
     Dataset,
@@ -27,6 +27,7 @@ from embody.data import (
     steps_per_epoch,
 )
 from embody.dynamics import ShortcutLoss
+from embody.training.rewards import check_ranges, reward_statistics
 
 LABELS = ("open", "open the door", "door")
 
@@ -88,7 +89,8 @@ def write(root: Path, *episodes: Episode, tasks: tuple[str, ...] = ("x", "y", "z
 def plain(root: Path, *lengths: int, actions: int = 7) -> Dataset:
     """Unlabelled episodes, whose frames show 200 in channel 1."""
     episodes = [
-        slots_shown(200, n, None, labelled=False, actions=np.zeros((n, 1), np.int64), is_null=None) for n in lengths
+        slots_shown(200, n, None, labelled=False, success=True, actions=np.zeros((n, 1), np.int64), is_null=None)
+        for n in lengths
     ]
     return write(root, *episodes, tasks=("c",), actions=actions)
 
@@ -164,13 +166,38 @@ def test_relevant_clips_hold_an_event_of_their_task_anywhere(tmp_path: Path) -> 
     assert ((spread - spread.mean()) ** 2 / spread.mean()).sum() < 20.5  # 5 degrees of freedom, once in a thousand
 
 
+def test_ranges_hold_what_events_pay(tmp_path: Path) -> None:
+    """Of a recording of many tasks each task's events, 0 or 1; its own rewards are not read, nor are plain videos'."""
+    raw = np.zeros(20, np.float32)
+    raw[5] = 1024
+    recorded = write(tmp_path / "m", slots_shown(1, 20, at(20, (5, 0), (6, 0), (9, 0), (3, 2)), rewards=raw))
+    videos = plain(tmp_path / "p", 30)
+    found = reward_statistics([recorded, videos], 0.9)
+    assert found is not None and found.rewards == (0, 1)
+    loaded = [batch for batch in take(40, [recorded], gamma=0.9)]  # what the loader makes of it, all over
+    assert found.returns == (0, pytest.approx(1 + 0.9 + 0.9**4))  # before the first of slots 5, 6, 9
+    assert max(float(batch.returns.max()) for batch in loaded) == pytest.approx(found.returns[1])
+    once = np.concatenate([np.zeros(36), np.ones(4)])  # 20 slots for each of the two tasks that occur
+    assert (found.mean, found.std) == pytest.approx((once.mean(), once.std(ddof=1)))
+    beside = make(tmp_path, "a", [5])
+    both = reward_statistics([recorded, beside], 0.9)
+    every = np.concatenate([once, beside.rewards])
+    assert both is not None and (both.mean, both.std) == pytest.approx((every.mean(), every.std(ddof=1)))
+    assert reward_statistics([videos], 0.9) is None
+    with pytest.raises(ValueError, match="agent.value_range 0 to 1 does not hold the data's returns .* to 2.5561: set"):
+        check_ranges(dataclasses.replace(minigrid(), imagination=ImaginationConfig(gamma=0.9)), found)
+    check_ranges(minecraft(), found)
+
+
 def test_success_and_events_are_drawn_side_by_side(tmp_path: Path) -> None:
     with_events = write(tmp_path / "set", slots_shown(1, 20, at(20, (7, 0))))
-    datasets = [make(tmp_path, "a", [5, 14, 3, 9]), with_events]  # odd episodes of a succeed
+    # Odd episodes of a succeed; plain videos never do.
+    datasets = [make(tmp_path, "a", [5, 14, 3, 9]), with_events, plain(tmp_path / "c", 30)]
     kinds = []
     for batch in take(60, datasets, stage=StageConfig(batch=8, length=4), left_pad=0, uniform_share=0.1):
         assert batch.frames is not None
         for row in range(1, 8):
+            assert batch.labelled[row]
             recording = bool(batch.frames[row, 0, 1, 3, 0] == 1 and batch.frames[row, 0, 2, 3, 0] == 0)
             kinds.append(recording and batch.task[row].tolist() == [2, 0, 0, 0])
     assert np.mean(kinds) == pytest.approx(0.5, abs=0.1)

@@ -455,16 +455,18 @@ def test_a_two_hot_range_that_cannot_work_is_refused() -> None:
             TwoHot(*arguments)
 
 
-def test_factored_categorical_equals_independent_categoricals() -> None:
-    logits, other = 2 * normal(6, 4, 5), normal(6, 4, 5, seed=1)
-    actions = make_actions(6, 4)
-    ours, theirs = FactoredCategorical(logits, ACTIONS), FactoredCategorical(other, ACTIONS)
-    p = [torch.distributions.Categorical(logits=part) for part in logits.split(ACTIONS.sizes, dim=-1)]
-    q = [torch.distributions.Categorical(logits=part) for part in other.split(ACTIONS.sizes, dim=-1)]
-    log_prob = p[0].log_prob(actions[..., 0]) + p[1].log_prob(actions[..., 1])
+@pytest.mark.parametrize("spec", [ACTIONS, minecraft().agent.actions], ids=["two factors", "23 keys and a camera"])
+def test_factored_categorical_equals_independent_categoricals(spec: ActionSpec) -> None:
+    assert spec.sizes in ((3, 2), (2,) * 23 + (121,))
+    logits, other = 2 * normal(6, 4, sum(spec.sizes)), normal(6, 4, sum(spec.sizes), seed=1)
+    actions = torch.stack([torch.randint(0, n, (6, 4), generator=seeded(n + i)) for i, n in enumerate(spec.sizes)], -1)
+    ours, theirs = FactoredCategorical(logits, spec), FactoredCategorical(other, spec)
+    p = [torch.distributions.Categorical(logits=part) for part in logits.split(spec.sizes, dim=-1)]
+    q = [torch.distributions.Categorical(logits=part) for part in other.split(spec.sizes, dim=-1)]
+    log_prob = sum(part.log_prob(actions[..., a]) for a, part in enumerate(p))
     torch.testing.assert_close(ours.log_prob(actions), log_prob)
-    torch.testing.assert_close(ours.entropy(), p[0].entropy() + p[1].entropy())
-    kl = torch.distributions.kl_divergence(p[0], q[0]) + torch.distributions.kl_divergence(p[1], q[1])
+    torch.testing.assert_close(ours.entropy(), sum(part.entropy() for part in p))
+    kl = sum(torch.distributions.kl_divergence(*parts) for parts in zip(p, q, strict=True))
     torch.testing.assert_close(ours.kl(theirs), kl)
     torch.testing.assert_close(ours.kl(ours), torch.zeros(6, 4))
 

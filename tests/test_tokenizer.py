@@ -7,13 +7,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import ONE_TIME_LAYER, TOKENIZER, make_frames, make_lpips_weights, make_tokenizer, open_layers, seeded
+from tiny_models import (
+    ONE_TIME_LAYER,
+    TOKENIZER,
+    make_dynamics,
+    make_frames,
+    make_lpips_weights,
+    make_tokenizer,
+    open_layers,
+    seeded,
+)
 from torch import Tensor
 
 from embody.config import Config, TokenizerConfig
 from embody.data import open_datasets
 from embody.distributed.checkpoint import load_tensors
 from embody.logger_manager import LoggerManager
+from embody.nn import transformer
+from embody.nn.rope import rotary_angles
 from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
 from embody.tokenizer.loss import random_crop
 from embody.trainer import Trainer
@@ -126,6 +137,57 @@ def test_patches_go_in_and_come_out_at_their_place() -> None:
     assert torch.nonzero((seen[0] != seen[1])[0, 0].any(dim=-1)).tolist() == [[2]]
     touched = (after != before)[0, 0].any(dim=0)
     assert touched[:4, 8:].all() and not touched[4:].any() and not touched[:, :8].any()
+
+
+def test_latents_stand_where_their_patches_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For RoPE: 4 latents of 1 1/2 patches each, at the middle of these, between two places of patches."""
+    tokenizer, asked = make_tokenizer(), []
+    monkeypatch.setattr(
+        transformer, "rotary_angles", lambda at, *rest: asked.append(at.tolist()) or rotary_angles(at, *rest)
+    )
+    with torch.no_grad():
+        tokenizer.decode(tokenizer.encode(make_frames(1, 2)))
+    patches, latents, times = [0, 1, 2, 3, 4, 5], [0.25, 1.75, 3.25, 4.75], [0, 1]
+    assert asked == [patches + latents, times, latents + patches, times]
+    paper = TokenizerConfig(patch=8, latents=12)  # 36 patches, three a latent
+    with torch.device("meta"):
+        assert Tokenizer(paper).encoder_places.shape == (48,)
+    assert Tokenizer(paper).encoder_places[36:].tolist() == [1 + 3 * n for n in range(12)]
+
+
+@torch.no_grad()
+def test_latents_start_as_the_positions_of_their_patches() -> None:
+    tokenizer = Tokenizer(dataclasses.replace(TokenizerConfig(), patch=8, latents=12))
+    for latents, patches in (
+        (tokenizer.latent_LD, tokenizer.patch_position_PD),
+        (tokenizer.latent_position_LD, tokenizer.readout_PD),
+    ):
+        expected = torch.stack([patches[3 * n : 3 * n + 3].sum(dim=0) / 3**0.5 for n in range(12)])
+        torch.testing.assert_close(latents, expected)
+        assert float(latents.std()) == pytest.approx(1.0, abs=0.1)
+    few = Tokenizer(TOKENIZER)  # 6 patches, 4 latents: the first and the third have two
+    owned = [[0, 1], [2], [3, 4], [5]]
+    expected = torch.stack([few.patch_position_PD[own].sum(dim=0) / len(own) ** 0.5 for own in owned])
+    torch.testing.assert_close(few.latent_LD, expected)
+    assert few.latent_LD.requires_grad and few.latent_LD.data_ptr() != few.patch_position_PD.data_ptr()
+
+
+@torch.no_grad()
+def test_queries_of_the_tokenizer_start_as_their_keys() -> None:
+    """So tokens first attend to those like themselves; the dynamics' do not."""
+    tokenizer = Tokenizer(TOKENIZER)
+    for trunk in (tokenizer.encoder, tokenizer.decoder):
+        for block in trunk.blocks:
+            q, k, v = block.attention.qkv.weight.unflatten(0, (4 + 2 + 2, 4)).split((4, 2, 2))
+            for head in range(4):
+                assert torch.equal(q[head], k[head // 2]) and not torch.equal(q[head], k[1 - head // 2])
+            assert not torch.equal(v, k)
+    x = torch.randn(1, 10, 16, generator=seeded(0))
+    angles = (torch.ones(10, 2), torch.zeros(10, 2))
+    q, k, _ = tokenizer.encoder.blocks[0].attention.project(x, angles)
+    assert (q[0, 0] @ k[0, 0].T).argmax(dim=-1).tolist() == list(range(10))
+    plain = make_dynamics().trunk.blocks[0].attention.qkv.weight.unflatten(0, (8, 4))
+    assert not torch.equal(plain[0], plain[4])
 
 
 # --- history --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Models, batches and datasets so small that a test can recompute all that is done with them."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -53,8 +54,8 @@ AGENT = AgentConfig(
     hidden=16,
     distances=3,
     bins=11,
-    reward_range=(-2.0, 2.0),
-    value_range=(-4.0, 4.0),
+    reward_range=(-4.0, 4.0),
+    value_range=(-8.0, 8.0),
 )
 STAGE = StageConfig(batch=4, length=4, checkpoint_every=100, log_every=1)
 CONFIG = Config(
@@ -154,10 +155,19 @@ def make_batch(rows: int, length: int, seed: int = 0) -> Batch:
     )
 
 
-def make_dataset(root: Path, lengths: list[int], split: Literal["train", "validation"] = "train") -> Dataset:
-    """Episodes of random pixels, actions and rewards, of so many slots each."""
+def make_dataset(
+    root: Path,
+    lengths: list[int],
+    split: Literal["train", "validation"] = "train",
+    rewards: Sequence[float] | None = None,
+) -> Dataset:
+    """Episodes of random pixels, actions and (if not given, one after the other) rewards, of so many slots each."""
     writer = DatasetWriter(root / TASK, Meta((TASK,), ACTIONS, 8, 12, 5, VOCABULARY))
-    writer.write_shard(split, 0, [_episode(seed, steps) for seed, steps in enumerate(lengths)])
+    episodes = [_episode(seed, steps) for seed, steps in enumerate(lengths)]
+    if rewards is not None:
+        parts = np.split(np.array(rewards, np.float32), np.cumsum(lengths)[:-1])
+        episodes = [dataclasses.replace(e, rewards=part) for e, part in zip(episodes, parts, strict=True)]
+    writer.write_shard(split, 0, episodes)
     writer.finish()
     return open_dataset(root / TASK)
 

@@ -586,6 +586,7 @@ def minecraft() -> Config:
             own_weights=False,
             hidden=1024,
             bins=255,
+            value_range=(0.0, 334.0),  # events pay 1, and may come again: at most 1 / (1 - gamma)
             world_lr_scale=1.0,
             clone_null=False,
         ),

@@ -70,7 +70,7 @@ def evaluate(trainer: Trainer, data: Data | None = None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `embody`: a mistake of the user's is one line and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    _keep_freed_memory()
+    keep_freed_memory()
     try:
         _parse(arguments, _base_config(arguments))()
     except (ValueError, OSError) as error:
@@ -329,7 +329,7 @@ def _full(config: Config, full: bool) -> Config:
     return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, full=True))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep freed tensors' memory instead of returning it: a training step then faults no page.
 
     Measured on 2 cores: RMSNorm with its gradient at 4608 x 128 takes 3 instead of 10 to 19 ms.

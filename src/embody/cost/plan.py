@@ -89,8 +89,8 @@ def phases(config: Config) -> list[Phase]:
         if not finetuned:
             return ring
         # The dream is over before the agent looks at it anew.
-        world_again = 0 if a.own_weights else trunk_activations(d.trunk, whole * S, p)
-        return max(ring, agent_activations(a, S, whole, p) + world_again)
+        world_again = 0 if a.own_weights else world_bytes(whole)
+        return max(ring, agent_activations(a, S, whole, p, config.recompute) + world_again)
 
     def copies(matrices: int) -> int:
         return 2 * matrices if p == 2 else 0
@@ -145,11 +145,13 @@ def phases(config: Config) -> list[Phase]:
 def plan(config: Config, *, gpus: int, frames: float, mfu: float, peak_tflops: float) -> str:
     """The table for `gpus` of `peak_tflops` each, used to a share `mfu`; each phase sees `frames` frames.
 
-    A `ValueError` where a batch does not split over the GPUs.
+    A `ValueError` where a batch does not split over the GPUs, or a number cannot be.
     """
     for name, value in (("gpus", gpus), ("frames", frames), ("mfu", mfu), ("peak-tflops", peak_tflops)):
         if value <= 0:
             raise ValueError(f"--{name} must be above 0, got {value:g}")
+    if mfu > 1:
+        raise ValueError(f"--mfu is a share of the peak, at most 1, got {mfu:g}")
     trained = phases(config)
     for phase in trained:
         for rows, length in phase.shapes:

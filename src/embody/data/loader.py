@@ -147,7 +147,6 @@ class _Reader:
         first, last = int(inside[0]), int(inside[-1])
         is_whole = last - first + 1 == length  # nothing is padded: slices are faster than lists of places
         rows = slice(begin + first, begin + last + 1) if is_whole else begin + inside
-        after = slots > inside  # padding on the right: nothing happens there
         labelled = self.labelled[episode]
         if task is None:
             rewards, returns, label = dataset.rewards[rows], self.returns[rows], self.task[episode]
@@ -157,16 +156,19 @@ class _Reader:
         actions = dataset.actions[rows] if labelled else np.zeros((length, self.factors), np.int64)
         is_null = np.zeros(length, bool) if dataset.steps.is_null is None else dataset.steps.is_null[rows]
         fields = {
-            "actions": np.where(after[:, None], 0, actions),
-            "rewards": np.where(after, np.float32(0), rewards),
-            "returns": np.where(after, np.float32(0), returns),
+            "actions": actions,
+            "rewards": rewards,
+            "returns": returns,
             "is_first": slots <= 0,
-            "is_terminal": dataset.is_terminal[rows] & ~after,
+            "is_terminal": dataset.is_terminal[rows],
             "mask": slots == inside,
             "task": label if labelled else np.zeros_like(label),
             "labelled": np.array(labelled),
-            "is_null": is_null & ~after,
+            "is_null": is_null,
         }
+        if last < start + length - 1:  # padded on the right: nothing happens there
+            for name in ("actions", "rewards", "returns", "is_terminal", "is_null"):
+                fields[name][slots > inside] = 0  # `rows` is a list then, and these are copies
         found: NDArray
         if self.latents is not None:
             found = self.latents.slice(episode, first, last + 1)

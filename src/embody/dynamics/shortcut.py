@@ -141,8 +141,10 @@ class ShortcutLoss(nn.Module):
             weight_BT = weight_BT / (1 - levels.tau).square()
         at_d_min = levels.d == 1 / config.k_max
         flow_BT = (clean - z).square().mean(dim=(2, 3)) * at_d_min
-        flow = (weight_BT * flow_BT).sum() / (batch.mask * at_d_min).sum().clamp(min=1)
-        loss, metrics = self.flow_rms(flow), {"flow": flow.detach()}
+        flowing = (batch.mask & at_d_min).sum()
+        flow = (weight_BT * flow_BT).sum() / flowing.clamp(min=1)
+        # A batch without a frame at d_min has no flow term: 0 is not its size, which the bootstrap is divided by.
+        loss, metrics = self.flow_rms(flow, flowing > 0), {"flow": flow.detach()}
         n_boot = rows.stop - rows.start
         if n_boot:
             tau = levels.tau[rows]

@@ -7,7 +7,10 @@ __all__ = ["RunningRms"]
 
 
 class RunningRms(nn.Module):
-    """`loss / sqrt(EMA(loss^2))`, the average corrected for its start at zero; the divisor carries no gradient."""
+    """`loss / sqrt(EMA(loss^2))`, the average corrected for its start at zero; the divisor carries no gradient.
+
+    It is 1 until there was a loss to average.
+    """
 
     mean_square: Tensor
     weight: Tensor
@@ -18,12 +21,16 @@ class RunningRms(nn.Module):
         self.register_buffer("mean_square", torch.zeros(()))
         self.register_buffer("weight", torch.zeros(()))
 
-    def forward(self, loss: Tensor) -> Tensor:
+    def forward(self, loss: Tensor, there: Tensor | None = None) -> Tensor:
+        """The scaled loss. Where `there`, bool `[]`, is false nothing made it up: the average leaves it out."""
         if self.training:
-            self.mean_square.lerp_(loss.detach().float().square(), 1 - self.decay)
-            self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
+            share = torch.full_like(self.weight, 1 - self.decay)
+            share = share if there is None else share * there
+            self.mean_square.lerp_(loss.detach().float().square(), share)
+            self.weight.lerp_(torch.ones_like(self.weight), share)
         return loss / self.divisor()
 
     def divisor(self) -> Tensor:
         """The running root mean square, `[]`."""
-        return (self.mean_square / self.weight.clamp(min=1e-12)).sqrt().clamp(min=1e-8)
+        rms = (self.mean_square / self.weight.clamp(min=1e-12)).sqrt().clamp(min=1e-8)
+        return torch.where(self.weight > 0, rms, 1.0)

@@ -6,9 +6,7 @@ With the agent's own weights the agent's losses cannot reach the world; in the p
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embody.agent import Agent, AgentLoss
@@ -19,6 +17,7 @@ from embody.data import Dataset, EpisodeRow, batches, stage_steps, uniform_rows
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts
 from embody.model import WorldAndAgent
+from embody.training.rewards import check_ranges, reward_statistics
 
 __all__ = ["AgentStage"]
 
@@ -42,18 +41,12 @@ class AgentStage:
         self.steps = stage_steps(datasets, self.config, labelled_only=True)
         torch.manual_seed(config.seed + 2)
         agent = Agent(config.agent)
-        if config.agent.standardise_rewards:
-            rewards = torch.from_numpy(_training_rewards(datasets))
-            mean, std = rewards.mean(), rewards.std().clamp(min=1e-3)
-            found = tuple(round(float((end - mean) / std), 2) for end in (rewards.min(), rewards.max()))
-            low, high = config.agent.reward_range
-            if found[0] < low or found[1] > high:
-                raise ValueError(
-                    f"agent.reward_range {low:g} to {high:g} does not hold the standardised rewards, {found[0]:g} to"
-                    f" {found[1]:g}: set it to hold them"
-                )
-            agent.heads.reward_mean.copy_(mean)
-            agent.heads.reward_std.copy_(std)
+        rewards = reward_statistics(datasets, config.imagination.gamma)
+        if rewards is not None:
+            check_ranges(config, rewards)
+            if config.agent.standardise_rewards:
+                agent.heads.reward_mean.fill_(rewards.mean)
+                agent.heads.reward_std.fill_(max(rewards.std, 1e-3))
         self.model: WorldAndAgent = WorldAndAgent(dynamics, agent)
         # Without its own loss the world has nothing to learn here, unless it shares its layers with the agent.
         trains_world = config.agent.dynamics_weight > 0 or not config.agent.own_weights
@@ -113,12 +106,3 @@ class AgentStage:
         if config.contexts == "alternate":
             levels = hold_contexts(levels, self.model.dynamics.context_level, 1 / config.k_max)
         return levels
-
-
-def _training_rewards(datasets: Sequence[Dataset]) -> NDArray[np.float32]:
-    parts = [
-        dataset.rewards[dataset.rows(row.id, 0, row.length)]
-        for dataset in datasets
-        for row in dataset.episodes("train")
-    ]
-    return np.concatenate(parts)

@@ -1,0 +1,81 @@
+"""What rewards and returns come to over the training split, as the loader gives them, and whether bins hold them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embody.config import Config
+from embody.data import EVERY_TASK, Dataset, discounted_returns
+
+__all__ = ["RewardStatistics", "check_ranges", "reward_statistics"]
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RewardStatistics:
+    """Over all slots of labelled episodes; those of a recording of many tasks count once for each that occurs."""
+
+    rewards: Span  # least and most
+    returns: Span
+    mean: float  # of rewards
+    std: float
+
+
+def reward_statistics(datasets: Sequence[Dataset], gamma: float) -> RewardStatistics | None:
+    """Those of the training split; None if no episode there is labelled."""
+    count, total, squares = 0, 0.0, 0.0
+    rewards, returns = [], []
+    for dataset in datasets:
+        rows = [row for row in dataset.episodes("train") if row.labelled]
+        own = [dataset.rows(row.id, 0, row.length) for row in rows if row.task != EVERY_TASK]
+        if own:
+            of_all = discounted_returns(dataset.rewards, dataset.offsets, gamma)
+            found = np.concatenate([dataset.rewards[slots] for slots in own]).astype(np.float64)
+            values = np.concatenate([of_all[slots] for slots in own])
+            count, total, squares = count + len(found), total + found.sum(), squares + (found**2).sum()
+            rewards += [float(found.min()), float(found.max())]
+            returns += [float(values.min()), float(values.max())]
+        shared = [row for row in rows if row.task == EVERY_TASK]  # its own rewards are not read
+        for task in range(len(dataset.meta.tasks) if shared else 0):
+            events = dataset.steps.event_rows[dataset.steps.event_tasks == task]
+            parts = [events[slice(*np.searchsorted(events, dataset.offsets[row.id : row.id + 2]))] for row in shared]
+            paid = sum(map(len, parts))
+            if paid:
+                count, total, squares = count + sum(row.length for row in shared), total + paid, squares + paid
+                rewards += [0.0, 1.0]
+                returns += [0.0, max(_most(part, gamma) for part in parts)]
+    if not count:
+        return None
+    mean = total / count
+    variance = max(0.0, squares - count * mean**2) / max(1, count - 1)
+    return RewardStatistics((min(rewards), max(rewards)), (min(returns), max(returns)), mean, variance**0.5)
+
+
+def _most(events: NDArray[np.int64], gamma: float) -> float:
+    """The largest return of an episode that pays 1 at `events`: that of a slot just before one of them."""
+    most = value = 0.0
+    for gap in reversed(np.diff(events, append=events[-1:])):
+        value = 1 + gamma ** int(gap) * value
+        most = max(most, value)
+    return most
+
+
+def check_ranges(config: Config, found: RewardStatistics) -> None:
+    """A `ValueError` if rewards or returns leave the range of their bins, whose ends would clamp them in silence."""
+    rewards, what = found.rewards, "rewards"
+    if config.agent.standardise_rewards:
+        std = max(found.std, 1e-3)
+        rewards, what = ((rewards[0] - found.mean) / std, (rewards[1] - found.mean) / std), "standardised rewards"
+    returns = f"returns (imagination.gamma {config.imagination.gamma:g})"
+    for setting, span, name in (("reward_range", rewards, what), ("value_range", found.returns, returns)):
+        low, high = getattr(config.agent, setting)
+        if span[0] < low or span[1] > high:
+            wide = floor(100 * min(span[0], low)) / 100, ceil(100 * max(span[1], high)) / 100
+            raise ValueError(
+                f"agent.{setting} {low:g} to {high:g} does not hold the data's {name}, {span[0]:g} to {span[1]:g}:"
+                f" set it to {wide[0]:g} {wide[1]:g}"
+            )
