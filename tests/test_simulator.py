@@ -218,14 +218,14 @@ def test_a_lost_simulator_costs_one_episode(tmp_path: Path, fault: str, says: st
             assert "the simulator has not answered for 2 seconds: giving up" in server.said
 
 
-def test_a_server_that_stays_away_is_said_in_one_line() -> None:
+def test_a_server_that_never_was_is_said_at_once_in_one_line() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(
-        SimulatorGone, match=rf"no simulator at {address} for 0.2 seconds \(.*refused\): start its server"
-    ):
-        connect(address, patience=0.2)
+    began = time.monotonic()
+    with pytest.raises(SimulatorGone, match=rf"no simulator at {address} \(.*refused\): start its server"):
+        connect(address, patience=20.0)
+    assert time.monotonic() - began < 5
     with pytest.raises(ValueError, match="--server localhost: expected host:port"):
         connect("localhost")
 

@@ -50,7 +50,7 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
         """Connects. `ValueError` if the server has another environment than it should, or speaks another protocol.
 
         `step_seconds` and `reset_seconds` are how long an answer may take (making a world takes minutes), `patience`
-        how long a server may be gone before a `SimulatorGone`, an `OSError`, says so.
+        how long a server may be gone before a `SimulatorGone`, an `OSError`, says so; at once of one that never was.
         """
         host, colon, port = address.rpartition(":")
         if not colon or not host or not port.isdigit() or int(port) > 65535:
@@ -59,6 +59,7 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
         self.step_seconds, self.reset_seconds, self.patience = step_seconds, reset_seconds, patience
         self.size = height, width
         self.steps = 0
+        self.simulator = ""  # what the server calls it, once met
         self._connection: socket.socket | None = None
         self._connect()
         self.observation_space = spaces.Box(0, 255, (height, width, 3), np.uint8)
@@ -113,7 +114,7 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
     # --- the connection ---------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        """Connect and agree; try again until `patience` is spent."""
+        """Connect and agree; try again until `patience` is spent, but not where no server ever listened."""
         deadline, reason = time.monotonic() + self.patience, "no answer"
         while True:
             try:
@@ -124,6 +125,8 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
             except OSError as error:
                 self.close()
                 reason = str(error)
+                if isinstance(error, ConnectionRefusedError) and not self.simulator:
+                    break
             except ValueError:
                 self.close()  # the server has others to serve
                 raise
@@ -132,8 +135,8 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
             time.sleep(min(1.0, self.patience / 10))
         host, port = self.address
         raise SimulatorGone(
-            f"no simulator at {host}:{port} for {self.patience:g} seconds ({reason}): start its server"
-            " (docs/simulator.md), or name another with --server"
+            f"no simulator at {host}:{port} ({reason}): start its server (docs/simulator.md), or name another with"
+            " --server"
         )
 
     def _agree(self) -> None:
