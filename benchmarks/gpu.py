@@ -27,7 +27,7 @@ from benchmarks.roofline import matrix_rate
 from benchmarks.run import ROOT, commit, save
 from benchmarks.workloads import FULL, TINY, WORKLOADS
 from embody.batch import Batch
-from embody.config import Config, minecraft
+from embody.config import Config
 from embody.cost.flops import (
     decode_flops,
     dynamics_row_flops,
@@ -39,6 +39,7 @@ from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream, Player
 from embody.model import Agent, WorldAndAgent, for_inference
 from embody.nn.transformer import Block
+from embody.presets import minecraft
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
 

@@ -24,7 +24,6 @@ from embody.config import (
     ImaginationConfig,
     TokenizerConfig,
     TransformerConfig,
-    minigrid,
 )
 from embody.cost.flops import (
     agent_flops,
@@ -41,6 +40,7 @@ from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream, Player
 from embody.model import Agent, WorldAndAgent, for_inference
 from embody.nn.transformer import Block
+from embody.presets import minigrid
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
 

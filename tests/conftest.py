@@ -17,8 +17,8 @@ from embody.config import (
     StageConfig,
     TokenizerConfig,
     TransformerConfig,
-    minigrid,
 )
+from embody.presets import minigrid
 from embody.trainer import Trainer
 
 TASK = "MiniGrid-Fetch-5x5-N2-v0"

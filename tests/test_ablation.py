@@ -12,8 +12,9 @@ from tiny_models import DYNAMICS, make_actions, make_dynamics, seeded
 
 from embody import ablation
 from embody.ablation import Row, cascade, frames_per_second
-from embody.config import Config, minigrid, to_dict
+from embody.config import Config, to_dict
 from embody.main import main
+from embody.presets import minigrid
 
 COMMAND = ["ablate", "--name", "tiny", "--steps", "2", "--seeds"]
 

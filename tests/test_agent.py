@@ -29,9 +29,10 @@ from torch import Tensor
 from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, lambda_returns
 from embody.agent.losses import ahead
 from embody.batch import Batch
-from embody.config import Config, ImaginationConfig, minecraft
+from embody.config import Config, ImaginationConfig
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.nn.distributions import FactoredCategorical
+from embody.presets import minecraft
 from embody.training.agent import AgentStage
 
 SHARED = dataclasses.replace(AGENT, own_weights=False)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from embody.collection import collect, play_episodes
-from embody.config import Config, minigrid
+from embody.config import Config
 from embody.data import DatasetWriter, is_complete, open_dataset
 from embody.data.episodes import Episode, label_indices
 from embody.envs import environment_seeds, make_env
+from embody.presets import minigrid
 
 GOTO, DOORKEY = "BabyAI-GoToLocalS5N2-v0", "MiniGrid-DoorKey-6x6-v0"
 

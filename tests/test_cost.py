@@ -29,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from embody.agent import Agent
-from embody.config import Config, StageConfig, TransformerConfig, minecraft, minigrid
+from embody.config import Config, StageConfig, TransformerConfig
 from embody.cost.flops import (
     agent_row_flops,
     block_flops,
@@ -60,6 +60,7 @@ from embody.main import main
 from embody.model import WorldAndAgent
 from embody.nn.cache import RingCache
 from embody.nn.transformer import Block
+from embody.presets import minecraft, minigrid
 from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
 from embody.tokenizer.lpips import LpipsNet
 from embody.training.imagination import ImaginationStage

@@ -27,7 +27,6 @@ from embody.config import (
     TokenizerConfig,
     TransformerConfig,
     from_dict,
-    minecraft,
     to_dict,
 )
 from embody.envs.simulator import MineRLEnv
@@ -46,6 +45,7 @@ from embody.imagination import Player
 from embody.logger_manager import LoggerManager
 from embody.main import _base_config, _parse, main
 from embody.minecraft import ITEMS, item_counts, minerl_space
+from embody.presets import minecraft
 from embody.trainer import Trainer
 
 DIAMOND = "MineRLObtainDiamond-v0"

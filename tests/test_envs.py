@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from embody.config import ActionSpec, EnvConfig, minigrid
+from embody.config import ActionSpec, EnvConfig
 from embody.envs import (
     TASKS,
     VOCABULARY,
@@ -17,6 +17,7 @@ from embody.envs import (
     make_env,
     make_expert,
 )
+from embody.presets import minigrid
 
 CONFIG = EnvConfig(tasks=TASKS, max_steps=(40,) * len(TASKS))
 

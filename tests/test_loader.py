@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from embody.batch import Batch
-from embody.config import ActionSpec, EnvConfig, StageConfig, minigrid
+from embody.config import ActionSpec, EnvConfig, StageConfig
 from embody.data import (
     Dataset,
     DatasetWriter,
@@ -28,6 +28,7 @@ from embody.data import (
     uniform_rows,
 )
 from embody.data.loader import _in_thread
+from embody.presets import minigrid
 
 STAGE = StageConfig(batch=6, length=4, long_length=12, long_every=3)
 VOCABULARY = ("<pad>", "<unknown>", "open", "the", "door")

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from tiny_models import make_lpips_weights, seeded
 from torch import Tensor
 
-from embody.config import Config, minigrid
+from embody.config import Config
 from embody.distributed.checkpoint import load_tensors, save_tensors
 from embody.main import _base_config, main
 from embody.model import load_lpips
+from embody.presets import minigrid
 from embody.tokenizer import Lpips
 from embody.tokenizer.lpips import LPIPS_NETS, LpipsNet
 from embody.trainer import Trainer

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from embody.config import minecraft
 from embody.minecraft import MINERL_REWARDS, TASKS, VPT, ActionSpace, camera_bins, camera_degrees, minerl_space
+from embody.presets import minecraft
 
 CENTRES = np.array([0, 0.615, 1.609, 3.215, 5.809, 10])
 EDGES = np.array([0.271, 1.053, 2.317, 4.358, 7.655])

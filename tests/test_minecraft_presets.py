@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from embody.batch import Batch
-from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, minecraft, minecraft_small
+from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig
 from embody.cost.parameters import dynamics_parameters, tokenizer_parameters
 from embody.data import DatasetWriter, Episode, Meta, Video
 from embody.dynamics import Dynamics, ShortcutLoss
@@ -20,6 +20,7 @@ from embody.logger_manager import read_metrics
 from embody.main import main
 from embody.minecraft import VOCABULARY, VPT
 from embody.model import load_dynamics
+from embody.presets import minecraft, minecraft_small
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.trainer import Trainer
 

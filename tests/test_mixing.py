@@ -14,7 +14,7 @@ from tiny_models import AGENT, make_agent, make_batch, make_dynamics, seeded
 
 from embody.agent import AgentLoss
 from embody.batch import Batch
-from embody.config import ActionSpec, DataConfig, EnvConfig, ImaginationConfig, StageConfig, minecraft, minigrid
+from embody.config import ActionSpec, DataConfig, EnvConfig, ImaginationConfig, StageConfig
 from embody.data import (
     EVERY_TASK,
     Dataset,
@@ -27,6 +27,7 @@ from embody.data import (
     steps_per_epoch,
 )
 from embody.dynamics import ShortcutLoss
+from embody.presets import minecraft, minigrid
 from embody.training.rewards import check_ranges, reward_statistics
 
 LABELS = ("open", "open the door", "door")

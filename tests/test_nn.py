@@ -10,7 +10,7 @@ from tiny_models import ACTIONS, ONE_TIME_LAYER, TRUNK, make_actions, make_dynam
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
-from embody.config import ActionSpec, TransformerConfig, minecraft, minigrid
+from embody.config import ActionSpec, TransformerConfig
 from embody.nn import attention, by_hand
 from embody.nn.attention import Attention, attend, attend_capped
 from embody.nn.cache import RingCache
@@ -19,6 +19,7 @@ from embody.nn.norm import RMSNorm
 from embody.nn.rope import rotary_angles, rotate
 from embody.nn.running_rms import RunningRms
 from embody.nn.transformer import Block, Transformer, run_second_stream
+from embody.presets import minecraft, minigrid
 from embody.training.muon import Muon, orthogonalise
 
 CAUSAL_5 = torch.ones(5, 5, dtype=torch.bool).tril()

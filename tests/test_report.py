@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embody.config import minigrid, to_dict
+from embody.config import to_dict
 from embody.evaluation import (
     Demonstrations,
     Film,
@@ -30,6 +30,7 @@ from embody.evaluation import (
 from embody.evaluation.charts import Bar, Line, bar_chart, line_chart, smooth, ticks
 from embody.evaluation.pictures import png, read_films, read_pairs
 from embody.evaluation.results import TARGETS, duration, lookup
+from embody.presets import minigrid
 
 DOOR, GOTO = "MiniGrid-DoorKey-6x6-v0", "BabyAI-GoToLocalS5N2-v0"
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from embody.collection import collect
-from embody.config import Tasks, minigrid
 from embody.data import open_dataset
 from embody.model import load_tokenizer
+from embody.presets import Tasks, minigrid
 from tests.recordings import NAVIGATE, minerl_arrays, real, write_trajectory
 
 ROOT = Path(__file__).parents[1]

@@ -20,11 +20,12 @@ from embody import cost
 from embody.collection.importing import REPORT, import_recordings, read_report
 from embody.collection.pipeline import Pipeline
 from embody.collection.recordings import MinerlSource, Source, VideoSource, VptSource
-from embody.config import Config, from_dict, preset
+from embody.config import Config, from_dict
 from embody.data import Dataset
 from embody.data.minerl import environment_in
 from embody.evaluation import Simulated
 from embody.logger_manager import LoggerManager
+from embody.presets import preset
 from embody.trainer import Trainer
 from embody.training.lpips_weights import fetch_lpips
 

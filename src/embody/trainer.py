@@ -22,7 +22,7 @@ from embody.ablation import ablate
 from embody.collection import collect
 from embody.collection.encode import encode_dataset
 from embody.collection.pipeline import Pipeline, dataset_of_pipeline
-from embody.config import Config, ImaginationConfig, StageConfig, digest, minigrid, to_dict
+from embody.config import Config, ImaginationConfig, StageConfig, digest, to_dict
 from embody.data import Dataset, EpisodeRow, is_complete, open_datasets, write_json
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.dynamics import Dynamics
@@ -38,6 +38,7 @@ from embody.evaluation import (
 )
 from embody.logger_manager import LoggerManager, ProgressBar
 from embody.model import WorldAndAgent, load_dynamics, load_lpips, load_tokenizer, load_world_and_agent
+from embody.presets import minigrid
 from embody.tokenizer import Tokenizer
 from embody.training.agent import AgentStage
 from embody.training.dynamics import DynamicsStage

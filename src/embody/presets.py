@@ -1,0 +1,229 @@
+"""The presets: functions that return one whole `Config` each; and the seed's names for their defaults."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from embody.config import (
+    ActionSpec,
+    AgentConfig,
+    CollectConfig,
+    Config,
+    DataConfig,
+    DynamicsConfig,
+    EnvConfig,
+    EvaluationConfig,
+    ImaginationConfig,
+    StageConfig,
+    TokenizerConfig,
+    TransformerConfig,
+)
+
+__all__ = ["PRESETS", "GameConfig", "Tasks", "TrainConfig", "minecraft", "minecraft_small", "minigrid", "preset"]
+
+
+def minigrid() -> Config:
+    """Four MiniGrid tasks: the whole pipeline on two CPU cores."""
+    actions = ActionSpec((7,))
+    shape = TransformerConfig(width=128, heads=4, kv_heads=2, mlp_width=320)
+    trunk = TransformerConfig(
+        width=96,
+        depth=4,
+        heads=4,
+        kv_heads=2,
+        pattern="STSS",
+        mlp_width=240,
+        time_rope=(3.14, 20.0),
+        time_query_gain=2.5,
+    )
+    env = EnvConfig(
+        family="minigrid",
+        tasks=(
+            "BabyAI-GoToLocalS5N2-v0",
+            "BabyAI-PutNextLocalS5N3-v0",
+            "MiniGrid-DoorKey-6x6-v0",
+            "MiniGrid-Fetch-6x6-N2-v0",
+        ),
+        max_steps=(12, 40, 40, 20),  # random play succeeds in .14, .02, 0 and .09
+        actions=actions,
+    )
+    return Config(
+        name="minigrid",
+        env=env,
+        collect=CollectConfig(train_episodes=1500),
+        # One latent a cell, and one token of the dynamics.
+        tokenizer=TokenizerConfig(
+            patch=8,
+            latents=36,
+            channels=4,
+            encoder=replace(shape, depth=2, pattern="TS"),
+            decoder=replace(shape, depth=1, pattern="S"),
+            context=2,  # as many frames as its clips have: longer histories cost 1.4 dB
+            mask_max=0.3,
+            lpips="none",  # flat tiles, and nothing to download
+        ),
+        dynamics=DynamicsConfig(
+            tokens=36,
+            channels=4,
+            context=16,
+            k_sample=1,
+            trunk=trunk,
+            actions=actions,
+            bootstrap_fraction=0.2,
+            bootstrap_start=0.6,
+            image_fraction=0.02,
+            unlabelled_fraction=0.02,
+            contexts="alternate",
+            tau_power=2.0,
+            ramp=False,
+        ),
+        agent=AgentConfig(
+            trunk=trunk,
+            actions=actions,
+            distances=2,
+            heads_input="context",
+            uniform_share=0.25,
+            world_lr_scale=0.3,
+        ),
+        imagination=ImaginationConfig(horizon=14, gamma=0.96),
+        train_tokenizer=StageConfig(epochs=0.3, batch=16, length=2, lr=2e-3, muon_lr=8e-3),
+        train_dynamics=StageConfig(epochs=2.7, batch=48, length=2, long_length=16, lr=2e-3, muon_lr=4e-3),
+        train_agent=StageConfig(epochs=2.2, batch=16, length=6, long_length=16, lr=2e-3, muon_lr=4e-3),
+        train_imagination=StageConfig(
+            epochs=0.5, batch=48, lr=5e-4, weight_decay=0.0, clip=0.5, checkpoint_every=20, log_every=2
+        ),
+    )
+
+
+_RECORDINGS = DataConfig(sources=("vpt",))  # as `embody import vpt` names them
+
+
+def _vpt_actions() -> ActionSpec:
+    keys, camera = 23, 11 * 11  # [P]: binary keys, and one factor for both turns of the camera, in mu-law bins
+    return ActionSpec((2,) * keys + (camera,))
+
+
+def minecraft() -> Config:
+    """The paper's size: a tokenizer of 400M parameters and a dynamics of 1.6B, on Minecraft at 20 frames a second.
+
+    [P] is stated in the paper; the rest is chosen so that the parameters come out.
+    """
+    actions = _vpt_actions()
+    half = TransformerConfig(width=1024, depth=16, heads=16, kv_heads=16, mlp_width=2688, soft_cap=50.0)
+    trunk = TransformerConfig(width=2048, depth=36, heads=16, kv_heads=2, mlp_width=5632, soft_cap=50.0)
+    stage = StageConfig(batch=256, length=64, lr=3e-4, ema=0.999)
+    lengths = replace(stage, long_length=256)  # both lengths [P]
+    return Config(
+        name="minecraft",
+        preset="minecraft",
+        recompute=True,  # a long row would keep 212 GiB
+        env=EnvConfig(
+            family="minecraft",
+            tasks=("obtain_diamond",),
+            max_steps=(72_000,),  # 60 minutes [P]
+            height=360,
+            width=640,
+            fps=20,
+            actions=actions,
+        ),
+        data=_RECORDINGS,
+        tokenizer=TokenizerConfig(
+            height=360,
+            width=640,
+            patch=16,
+            padded=(384, 640),  # [P]
+            latents=512,
+            channels=16,
+            context=64,
+            encoder=half,
+            decoder=half,
+        ),
+        dynamics=DynamicsConfig(tokens=256, channels=32, context=192, trunk=trunk, actions=actions),
+        agent=AgentConfig(
+            trunk=trunk,
+            actions=actions,
+            own_weights=False,
+            hidden=1024,
+            bins=255,
+            value_range=(0.0, 334.0),  # events pay 1, and may come again: at most 1 / (1 - gamma)
+            world_lr_scale=1.0,
+            clone_null=False,
+        ),
+        imagination=ImaginationConfig(context=192),
+        train_tokenizer=stage,
+        train_dynamics=lengths,
+        train_agent=lengths,
+        train_imagination=stage,
+        evaluation=EvaluationConfig(episodes=1000, context=192),  # [P]: 1,000 episodes
+    )
+
+
+def minecraft_small() -> Config:
+    """Minecraft at 64x64 pixels, on one GPU or a CPU: a tokenizer of 6M parameters and a dynamics of 6M.
+
+    The paper's method and numbers, but for the sizes and what is said beside a setting.
+    """
+    actions = _vpt_actions()
+    trunk = TransformerConfig(width=256, depth=8, heads=4, kv_heads=2, mlp_width=688)
+    half = replace(trunk, depth=4)
+    # Muon: small budgets (LOG.md). 64 frames a step of the tokenizer, 128 of what reads latents.
+    stage = StageConfig(batch=8, length=16, long_length=64, lr=1e-3, muon_lr=4e-3)
+    return Config(
+        name="minecraft_small",
+        preset="minecraft_small",
+        env=replace(minecraft().env, height=64, width=64),
+        data=_RECORDINGS,
+        tokenizer=TokenizerConfig(
+            height=64,
+            width=64,
+            patch=8,
+            latents=32,
+            channels=16,
+            context=16,
+            encoder=half,
+            decoder=half,
+            lpips="none",  # nothing to download; vgg after `embody weights lpips`
+        ),
+        dynamics=DynamicsConfig(tokens=16, channels=32, context=64, trunk=trunk, actions=actions),
+        agent=replace(minecraft().agent, trunk=trunk, hidden=256),
+        imagination=ImaginationConfig(context=32),
+        train_tokenizer=replace(stage, batch=4, long_length=0),
+        train_dynamics=stage,
+        train_agent=stage,
+        train_imagination=replace(stage, long_length=0, lr=3e-4, muon_lr=0.0),
+        evaluation=EvaluationConfig(context=32),
+    )
+
+
+PRESETS: Mapping[str, Callable[[], Config]] = {
+    "minigrid": minigrid,
+    "minecraft_small": minecraft_small,
+    "minecraft": minecraft,
+}
+
+
+def preset(name: str) -> Config:
+    """The preset `name`; a `ValueError` lists the known ones."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+# --- the seed's names -----------------------------------------------------------------------------------------------
+
+
+class GameConfig:
+    """Where data and weights go by default; read on the class."""
+
+    DATA_DIR = Config.data_dir
+    MODELS_DIR = Config.models_dir
+
+
+class TrainConfig:
+    """Epochs of the phases by default; read on the class."""
+
+    train_tokenizer_epochs = minigrid().train_tokenizer.epochs
+    train_dynamics_epochs = minigrid().train_dynamics.epochs
+    train_agent_epochs = minigrid().train_agent.epochs
+
+
+Tasks = minigrid().env.tasks
