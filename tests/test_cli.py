@@ -233,7 +233,7 @@ def test_a_run_keeps_its_preset(done: Path, refused: Refusal) -> None:
 
 
 def test_a_full_evaluation_is_asked_for_each_time(done: Path) -> None:
-    for name in ("cloning_best", "shuffled"):
+    for name in ("cloning_best", "cloning_plain", "shuffled"):
         main(["train", name, "--name", "tiny"])
     main(["evaluate", "--name", "tiny", "--full"])
     assert stored(done).evaluation.full
@@ -291,7 +291,7 @@ def test_each_command_works_on_what_is_there(done: Path, capsys: pytest.CaptureF
     for command in ("collect", "encode"):
         main([command, "--name", "tiny"])
     assert states(done / "models") == before
-    for control in ("cloning_best", "shuffled"):
+    for control in ("cloning_best", "cloning_plain", "shuffled"):
         main(["train", control, "--name", "tiny"])
         assert (done / f"models/tiny/{control}.safetensors").exists()
     for name in ("results.json", "report.html"):
@@ -319,7 +319,8 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
             for option in ("--cache-dir", "--index") if arguments[0] == "weights" else of_a_run:
                 assert option in said, arguments
         if arguments[0] == "train":
-            assert "{tokenizer,dynamics,agent,imagination,cloning_best,shuffled}" in " ".join(said.split())
+            stages = "{tokenizer,dynamics,agent,imagination,cloning_best,cloning_plain,shuffled}"
+            assert stages in " ".join(said.split())
         if arguments[0] in ("run", "evaluate"):
             assert "--full" in said
 

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import TASK, tiny_config
 
+from embody.agent import AgentLoss
 from embody.config import Config, to_dict
-from embody.data import open_dataset
+from embody.data import open_dataset, open_datasets
 from embody.distributed.checkpoint import load_tensors, tensors_hash
 from embody.evaluation import FinishedParts, demonstrations, read_results
 from embody.evaluation.results import lookup
 from embody.logger_manager import read_metrics
-from embody.model import load_tokenizer
+from embody.model import load_dynamics, load_tokenizer
 from embody.trainer import Trainer
+from embody.training.agent import AgentStage
 
 STAGES = ("tokenizer", "dynamics", "agent", "imagination")
 RATES = ("mean", "low", "high")
@@ -127,7 +130,7 @@ def test_full_adds_the_controls(finished_config: Config) -> None:
     after = states(Path(config.models_dir))
     assert {path: after[path] for path in before} == before
     results = read_results(config.run_dir / "results.json")
-    for policy in ("cloning_best", "shuffled"):
+    for policy in ("cloning_best", "cloning_plain", "shuffled"):
         assert all(has(results, f"success.{policy}.{rate}") for rate in RATES), policy
         assert lookup(results, f"success.{policy}.episodes") == 4
     about = {name: load_tensors(config.weights(name))[1] for name in ("shuffled", "imagination")}
@@ -246,6 +249,46 @@ def test_a_refusal_leaves_the_config_of_the_run(config: Config) -> None:
     with pytest.raises(ValueError, match=r"checkpoints/tokenizer\.safetensors was made with another config"):
         Trainer(config=changed(config, "train_tokenizer", lr=1e-3)).train_tokenizer()
     assert path.read_bytes() == before
+
+
+def test_cloning_without_a_world_model(finished_config: Config) -> None:
+    """The agent's losses reach every layer that it reads; with a world model they reach none of the world's."""
+    config, generator = finished_config, torch.Generator().manual_seed(0)
+    trainer = Trainer(config=config)
+    plain, cloned = trainer.train_agent(variant="cloning_plain"), trainer.train_agent()
+    assert not plain.agent.config.own_weights and not len(plain.agent.blocks)
+    datasets = open_datasets(config)
+    tokenizer_hash = tensors_hash(load_tokenizer(config.weights("tokenizer"))[0].state_dict())
+    batch = next(iter(AgentStage(config, datasets, tokenizer_hash, plain.dynamics).batches(0)))
+    for model, reached in ((plain, True), (cloned, False)):
+        model.train().requires_grad_(True)
+        model.zero_grad()
+        features = model.features(batch, model.context_levels(batch), generator)
+        loss, _ = AgentLoss(model.agent.config)(model.agent.heads, features, batch)
+        loss.backward()
+        gradients = [p.grad is not None and bool(p.grad.any()) for p in model.dynamics.trunk.blocks.parameters()]
+        assert all(gradients) if reached else not any(gradients)
+    # The world that was trained is not what it began with: not one of its matrices is the same.
+    trained, _ = load_dynamics(config.weights("dynamics"))
+    before, after = trained.state_dict(), plain.dynamics.state_dict()
+    assert not any(torch.equal(before[name], after[name]) for name in before if before[name].dim() > 1)
+
+
+def test_a_run_on_another_runs_world(finished_config: Config) -> None:
+    config = dataclasses.replace(finished_config, name="other", seed=7, world=finished_config.name)
+    trainer = Trainer(config=config)
+    trainer.run()
+    models = Path(config.models_dir)
+    made = sorted(path.name for path in (models / "other").iterdir())
+    assert made == ["agent.safetensors", "imagination.safetensors"]
+    upstream = [load_tensors(models / name / "agent.safetensors")[1]["upstream"] for name in ("other", "tiny")]
+    assert upstream[0] == upstream[1]
+    assert read_results(config.run_dir / "results.json")["seed"] == 7
+    for train in (trainer.train_tokenizer, trainer.train_dynamics):
+        with pytest.raises(ValueError, match="other takes tokenizer and dynamics from tiny: train them there"):
+            train()
+    with pytest.raises(ValueError, match=r"dynamics\.safetensors was made with other settings \(training differs\)"):
+        Trainer(config=changed(config, "train_dynamics", lr=0.1)).train_agent()
 
 
 def test_a_new_tokenizer_makes_what_follows_stale(finished_config: Config) -> None:

@@ -319,6 +319,7 @@ class Config:
     name: str = "minigrid"
     preset: str = "minigrid"  # what it began as
     seed: int = 0  # of weights, batches and noise
+    world: str = ""  # another run, whose tokenizer and dynamics this one takes: it begins with the agent
     data_dir: str = "data"
     models_dir: str = "models"
     runs_dir: str = "runs"
@@ -400,7 +401,8 @@ class Config:
 
     def weights(self, stage: str) -> Path:
         """The finished weights of a stage."""
-        return Path(self.models_dir) / self.name / f"{stage}.safetensors"
+        run = self.world if self.world and stage in ("tokenizer", "dynamics") else self.name
+        return Path(self.models_dir) / run / f"{stage}.safetensors"
 
     def lpips_weights(self, net: str) -> Path:
         """The weights of an LPIPS network, shared by all runs."""

@@ -34,7 +34,7 @@ __all__ = ["evaluate", "main", "train_agent", "train_dynamics", "train_imaginati
 T = TypeVar("T")
 Data = Dataset | Sequence[Dataset] | Pipeline
 Recordings = Literal["minerl", "vpt", "videos"]
-Stage = Literal["tokenizer", "dynamics", "agent", "imagination", "cloning_best", "shuffled"]
+Stage = Literal["tokenizer", "dynamics", "agent", "imagination", "cloning_best", "cloning_plain", "shuffled"]
 
 _SHOWN = 10  # broken recordings that are named; the report has all
 
@@ -122,8 +122,8 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
     ) -> Callable[[], object]:
         """Train one stage on what the stages before left.
 
-        Two are controls: `cloning_best` is the agent on the expert's own episodes, `shuffled` imagination with rewards
-        shuffled.
+        Three are controls: `cloning_best` is the agent on the expert's own episodes, `cloning_plain` one without a
+        world model, `shuffled` imagination with rewards shuffled.
         """
         return lambda: _train(Trainer(config=config), stage)
 
@@ -297,8 +297,8 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
 
 def _train(trainer: Trainer, stage: Stage) -> object:
     match stage:
-        case "cloning_best":
-            return trainer.train_agent(best_only=True)
+        case "cloning_best" | "cloning_plain":
+            return trainer.train_agent(variant=stage)
         case "shuffled":
             return trainer.train_imagination(shuffled=True)
         case _:

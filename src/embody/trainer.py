@@ -13,7 +13,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ from embody.training.tokenizer import DecoderStage, TokenizerStage
 __all__ = ["Trainer"]
 
 Data = Dataset | Sequence[Dataset] | Pipeline
+Cloning = Literal["agent", "cloning_best", "cloning_plain"]  # phase 2, and its controls
 
 _FOR_ALL_STAGES = ("context", "gamma")  # settings of imagination that the stages before it depend on
 
@@ -106,6 +107,7 @@ class Trainer:
 
     def train_tokenizer(self, data: Data | None = None) -> Tokenizer:
         """Phase 1a."""
+        self._must_own_world()
         datasets = self._datasets(data)
         about = self._about(datasets, None, {"tokenizer": self.config.tokenizer}, self.config.train_tokenizer)
         path = self.config.weights("tokenizer")
@@ -136,6 +138,7 @@ class Trainer:
 
     def train_dynamics(self, data: Data | None = None) -> Dynamics:
         """Phase 1b."""
+        self._must_own_world()
         self._must_fit("tokenizer")
         datasets, (_, tokenizer_hash) = self._datasets(data), self._tokenizer()
         about = self._about(datasets, tokenizer_hash, {"dynamics": self.config.dynamics}, self.config.train_dynamics)
@@ -147,21 +150,29 @@ class Trainer:
                 self._save(stage, path, about)
         return load_dynamics(path)[0]
 
-    def train_agent(self, data: Data | None = None, *, best_only: bool = False) -> WorldAndAgent:
-        """Phase 2; `best_only` clones the expert's own episodes only (the control `cloning_best`)."""
-        name = "cloning_best" if best_only else "agent"
-        self._must_fit("tokenizer", "dynamics")
+    def train_agent(self, data: Data | None = None, *, variant: Cloning = "agent") -> WorldAndAgent:
+        """Phase 2, or one of its controls.
+
+        `cloning_best` clones the expert's own episodes only; `cloning_plain` has no world model: a dynamics that was
+        never trained lends its layers, which the agent's losses alone then train, on the same latents.
+        """
+        self._must_fit("tokenizer")
+        config = _without_world(self.config) if variant == "cloning_plain" else self.config
         datasets, (_, tokenizer_hash) = self._datasets(data), self._tokenizer()
-        dynamics, upstream = load_dynamics(self.config.weights("dynamics"))
-        models = {"dynamics": dynamics.config, "agent": self.config.agent}
-        about = self._about(datasets, [tokenizer_hash, upstream], models, self.config.train_agent, name=name)
-        path = self.config.weights(name)
+        if variant == "cloning_plain":
+            torch.manual_seed(config.seed + 1)
+            dynamics, upstream = Dynamics(config.dynamics), None
+        else:
+            self._must_fit("dynamics")
+            dynamics, upstream = load_dynamics(config.weights("dynamics"))
+        models = {"dynamics": dynamics.config, "agent": config.agent}
+        about = self._about(datasets, [tokenizer_hash, upstream], models, config.train_agent, name=variant)
+        path = config.weights(variant)
         if not self._finished(path, about):
-            with self._timed(name) as record:
-                stage = AgentStage(
-                    self.config, datasets, tokenizer_hash, dynamics, _by_expert_alone if best_only else None
-                )
-                stage.name = name
+            with self._timed(variant) as record:
+                episodes = _by_expert_alone if variant == "cloning_best" else None
+                stage = AgentStage(config, datasets, tokenizer_hash, dynamics, episodes)
+                stage.name = variant
                 self._train(stage, about, record)
                 self._save(stage, path, about)
         return load_world_and_agent(path)[0]
@@ -193,7 +204,7 @@ class Trainer:
         config = self.config
         names = {"cloning": "agent", "imagination": "imagination"}
         if config.evaluation.full:
-            names |= {"cloning_best": "cloning_best", "shuffled": "shuffled"}
+            names |= {name: name for name in ("cloning_best", "cloning_plain", "shuffled")}
         tokenizer, tokenizer_hash = self._tokenizer()
         for name in ("dynamics", *names.values()):
             if not config.weights(name).exists():
@@ -265,16 +276,19 @@ class Trainer:
 
     def run(self, command: str = "") -> None:
         """Everything, from nothing to the report."""
-        if not self.config.weights("tokenizer").exists():
+        if not self.config.weights("tokenizer").exists() and not self.config.world:
             load_lpips(self.config)  # what is missing is said now, not after collecting
         self.collect()
-        self.train_tokenizer()
+        if not self.config.world:
+            self.train_tokenizer()
         self.encode()
-        self.train_dynamics()
+        if not self.config.world:
+            self.train_dynamics()
         self.train_agent()
         self.train_imagination()
         if self.config.evaluation.full:
-            self.train_agent(best_only=True)
+            self.train_agent(variant="cloning_best")
+            self.train_agent(variant="cloning_plain")
             self.train_imagination(shuffled=True)
         self.evaluate(command=command)
         self.report()
@@ -339,6 +353,11 @@ class Trainer:
             )
         )
 
+    def _must_own_world(self) -> None:
+        name, world = self.config.name, self.config.world
+        if world:
+            raise ValueError(f"{name} takes tokenizer and dynamics from {world}: train them there")
+
     def _must_fit(self, *stages: str, if_there: bool = False) -> None:
         """A `ValueError` if finished weights that are built on were made with other settings than this config's.
 
@@ -350,6 +369,7 @@ class Trainer:
             "tokenizer": ({"tokenizer": config.tokenizer}, config.train_tokenizer),
             "dynamics": ({"dynamics": config.dynamics}, config.train_dynamics),
             **dict.fromkeys(("agent", "cloning_best"), (with_agent, config.train_agent)),
+            "cloning_plain": ({**with_agent, "agent": _without_world(config).agent}, config.train_agent),
             **dict.fromkeys(("imagination", "shuffled"), (with_agent, config.train_imagination)),
         }
         for stage in stages:
@@ -362,6 +382,8 @@ class Trainer:
                 "training": _training(training),
                 "seed": config.seed,
             }
+            if config.world and stage in ("tokenizer", "dynamics"):
+                del wanted["seed"]  # made by another run
             for part, value in json.loads(json.dumps(wanted)).items():
                 if found.get(part) != value:
                     raise ValueError(
@@ -422,6 +444,14 @@ def _training(stage: StageConfig) -> dict[str, Any]:
     """What weights depend on; the steps only where they are asked for, as the epochs hold otherwise."""
     left_out = ("checkpoint_every", "log_every", "epochs" if stage.steps else "steps")
     return {name: value for name, value in to_dict(stage).items() if name not in left_out}
+
+
+def _without_world(config: Config) -> Config:
+    """The agent of cloning without a world model: it shares the dynamics' layers, and is all that they learn from."""
+    shared = dataclasses.replace(
+        config.agent, own_weights=False, dynamics_weight=0.0, heads_input="context", world_lr_scale=1.0
+    )
+    return dataclasses.replace(config, agent=shared)
 
 
 def _by_expert_alone(row: EpisodeRow) -> bool:

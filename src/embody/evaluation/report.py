@@ -252,7 +252,7 @@ def _success(results: Values) -> str:
 
 
 def _bars(title: str, rates: Mapping[str, Values]) -> str:
-    names = {"cloning_best": "cloning, best", "shuffled": "shuffled"}
+    names = {"cloning_best": "cloning, best", "cloning_plain": "cloning, plain"}
     bars = [
         Bar(names.get(policy, policy), v["mean"], v["low"], v["high"], STYLES.get(policy, "e"))
         for policy, v in rates.items()

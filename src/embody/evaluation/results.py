@@ -34,6 +34,7 @@ POLICIES = {  # in the order in which they are shown
     "random": "random",
     "demonstrations": "demonstrations",
     "cloning": "cloning",
+    "cloning_plain": "cloning without a world model",
     "cloning_best": "cloning of the best",
     "imagination": "imagination",
     "shuffled": "imagination, rewards shuffled",
