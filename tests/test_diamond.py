@@ -112,6 +112,8 @@ def test_what_moves_in_and_out_of_a_gui_is_not_obtained_again() -> None:
     assert gains.obtained["log"] == 2  # the last 7 is 100 observations ago
     gains.update({"log": 7, "crafting_table": 0}, 0.0, {"use": 1}, False)
     assert gains.obtained["log"] == 3 and gains.placed["crafting_table"] == 1
+    gains.update({"log": 5}, 0.0, {"use": 1}, False)  # two at once are not put down
+    assert gains.placed["log"] == 0
 
 
 def test_a_diamond_is_told_of_by_the_reward() -> None:
