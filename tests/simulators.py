@@ -90,8 +90,8 @@ def serving(folder: Path, episode: Path, *arguments: str, fault: str = "", step:
 
 
 def record_episode(path: Path, size: tuple[int, int], steps: int = 8) -> dict[str, Any]:
-    """An episode of `steps` actions: logs at steps 1 and 2, planks at 4, a table at 5 that is put down at 6, a diamond
-    at the end, which only the reward shows."""
+    """An episode of `steps` actions: logs at steps 1 and 2, planks at 4, a table at 5 that is gone at 6, a diamond at
+    the end, which only the reward shows."""
     random = np.random.default_rng(0)
     inventory = np.zeros((steps + 1, len(ITEMS)), np.int64)
     inventory[1:, 0], inventory[2:, 0], inventory[4:, 0] = 1, 2, 1

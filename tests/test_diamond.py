@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from simulators import record_episode, serving
 from tiny_models import CONFIG, VOCABULARY, make_agent, make_dynamics, make_tokenizer
 from torch.testing import assert_close
@@ -29,7 +30,9 @@ from embody.config import (
     from_dict,
     to_dict,
 )
-from embody.envs.simulator import MineRLEnv
+from embody.data.achievements import events_of_inventory, rises, was_crafted
+from embody.data.minerl import Trajectory
+from embody.envs.simulator import MineRLEnv, SimulatorLost
 from embody.evaluation import (
     DiamondEpisode,
     EpisodeLog,
@@ -40,11 +43,12 @@ from embody.evaluation import (
     diamond_table,
     play_diamond,
 )
+from embody.evaluation.diamond import episodes_table
 from embody.evaluation.schedule import check_schedule
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
 from embody.main import _base_config, _parse, main
-from embody.minecraft import ITEMS, item_counts, minerl_space
+from embody.minecraft import ITEMS, TASKS, item_counts, minerl_space
 from embody.presets import minecraft
 from embody.trainer import Trainer
 
@@ -94,22 +98,87 @@ def test_items_under_the_names_of_both_simulators() -> None:
     assert set(counts) == set(ITEMS)
 
 
-def test_gains_add_up_rises_and_falls() -> None:
-    gains = Gains({"log": 5, "dirt": 9})
-    for inventory, reward in (({"log": 7}, 0.0), ({"log": 3}, 5.0), ({"log": 4, "furnace": 1}, 0.0), ({"log": 4}, 0.0)):
-        gains.update(inventory, reward)
-    assert gains.obtained["log"] == 3 and gains.placed["log"] == 4
-    assert gains.obtained["furnace"] == gains.placed["furnace"] == 1
+def test_what_moves_in_and_out_of_a_gui_is_not_obtained_again() -> None:
+    """Logs put in a crafting grid and taken back, a table moved to the cursor and back: nothing is gained or placed."""
+    gains = Gains({"log": 5})
+    for logs, tables, gui in ((7, 0, False), (3, 0, True), (6, 0, True), (7, 1, True), (7, 0, True), (7, 1, True)):
+        gains.update({"log": logs, "crafting_table": tables}, 0.0, {"use": 1}, gui)
+    assert (gains.obtained, gains.placed) == ({"log": 2, "crafting_table": 1}, {})
+    for logs in [7] * 99 + [3, 4]:  # 5 seconds after it was back, more than 3 is not more than 7
+        gains.update({"log": logs, "crafting_table": 1}, 0.0, {"use": 0})
+    assert gains.obtained["log"] == 2
+    for logs in [4] * 97 + [6]:
+        gains.update({"log": logs, "crafting_table": 1}, 0.0, {"use": 0})
+    assert gains.obtained["log"] == 2  # the last 7 is 100 observations ago
+    gains.update({"log": 7, "crafting_table": 0}, 0.0, {"use": 1}, False)
+    assert gains.obtained["log"] == 3 and gains.placed["crafting_table"] == 1
+    gains.update({"log": 5}, 0.0, {"use": 1}, False)  # two at once are not put down
+    assert gains.placed["log"] == 0
+
+
+def test_a_diamond_is_told_of_by_the_reward() -> None:
+    gains = Gains({})
+    gains.update({}, 1023.0, {})
     assert not gains.obtained["diamond"]
-    gains.update({"log": 4}, 1023.0)
-    assert not gains.obtained["diamond"]
-    gains.update({"log": 4}, 1024.0)
-    gains.update({"log": 4}, 1024.0)
+    gains.update({}, 1024.0, {})
+    gains.update({}, 1024.0, {})
     assert gains.obtained["diamond"] == 1
     seen = Gains({})
-    seen.update({"diamond": 2}, 0.0)
-    seen.update({"diamond": 2}, 1024.0)  # as MineRL 1.0 might have it: seen and paid
+    seen.update({"diamond": 2}, 0.0, {})
+    seen.update({"diamond": 2}, 1024.0, {})  # as MineRL 1.0 might have it: seen and paid
     assert seen.obtained["diamond"] == 2
+
+
+@pytest.mark.parametrize("known", [True, False])  # whether a GUI is open
+def test_gains_are_the_events_by_which_vpts_recordings_are_labelled(known: bool) -> None:
+    random, steps = np.random.default_rng(int(known)), 3000
+    counts = {item: np.abs(np.cumsum(random.choice([-1, 0, 1], steps, p=[0.06, 0.88, 0.06]))) for item in ITEMS}
+    gui, using = random.random(steps) < 0.3, random.random(steps) < 0.5
+    gui &= known
+    events = events_of_inventory(counts, gui, using)
+    gains = Gains({item: int(count[0]) for item, count in counts.items()})
+    placed, obtained = np.zeros((2, steps, len(ITEMS)), np.int64)
+    for n in range(1, steps):
+        inventory = {item: int(count[n]) for item, count in counts.items()}
+        gains.update(inventory, 0.0, {"use": int(using[n])}, bool(gui[n]) if known else None)
+        placed[n], obtained[n] = ([have[item] for item in ITEMS] for have in (gains.placed, gains.obtained))
+    for place, item in enumerate(ITEMS):
+        down = (np.diff(counts[item], prepend=counts[item][0]) == -1) & using & ~gui
+        np.testing.assert_array_equal(np.diff(placed[:, place], prepend=0) > 0, down)
+        standing = item in ("crafting_table", "furnace")
+        rose = was_crafted(counts[item], down) if standing else rises(counts[item])
+        np.testing.assert_array_equal(np.diff(obtained[:, place], prepend=0) > 0, rose)
+        if standing:
+            np.testing.assert_array_equal(events[:, TASKS.index(f"place_{item}")], down)
+            assert rose.sum() < rises(counts[item]).sum()  # some were picked up
+        assert rose.sum() > 2 and down.sum() > 2
+
+
+def test_gains_are_the_events_by_which_minerls_recordings_are_labelled() -> None:
+    random, steps = np.random.default_rng(0), 3000
+    changes = {item: random.choice([-1, 0, 1], steps, p=[0.06, 0.88, 0.06]) for item in ITEMS}
+    counts = {item: np.abs(np.cumsum(change)) for item, change in changes.items()}
+    words = {"place": random.choice(["none", "furnace", "crafting_table"], steps - 1)}
+    words["nearbySmelt"] = random.choice(["none", "coal"], steps - 1)
+    rewards = np.zeros(steps - 1)
+    seen = {f"inventory${item}": count for item, count in counts.items()}
+    seen |= {"equipped_items$mainhand$type": np.full(steps, "air"), "equipped_items$mainhand$damage": np.zeros(steps)}
+    recording = Trajectory(DIAMOND, "", words, rewards, seen, {}, {}, Path(), 0)
+    events = recording._events(np.zeros((steps, len(SPACE.spec.sizes)), np.int64))
+    gains, known = Gains({item: int(count[0]) for item, count in counts.items()}), np.zeros(events.shape, bool)
+    for n in range(1, steps):
+        before = gains.obtained.copy(), gains.placed.copy()
+        gains.update(
+            {item: int(count[n]) for item, count in counts.items()}, 0.0, {k: v[n - 1] for k, v in words.items()}
+        )
+        for place, task in enumerate(TASKS):
+            verb, item = task.split("_", 1)
+            if verb in ("mine", "craft") and item != "diamond":
+                known[n, place] = gains.obtained[item] > before[0][item]
+            elif verb == "place":
+                known[n, place] = gains.placed[item] > before[1][item]
+    np.testing.assert_array_equal(known, events)
+    assert (events.sum(axis=0) > 2).sum() == 14
 
 
 # --- who sets the task ----------------------------------------------------------------------------------------------
@@ -120,16 +189,16 @@ def test_tasks_follow_when_items_are_obtained_or_time_is_out() -> None:
     assert scheduler.update(8, gains) == [] and scheduler.task == "mine_log"
     assert [str(switch) for switch in scheduler.update(9, gains)] == ["step 9: mine_log out of time, now craft_planks"]
     assert scheduler.update(17, gains) == []
-    gains.update({"planks": 4, "crafting_table": 1}, 0.0)
+    gains.update({"planks": 4, "crafting_table": 1}, 0.0, {})
     said = [str(switch) for switch in scheduler.update(18, gains)]
     assert said == [
         "step 18: craft_planks done, now craft_crafting_table",  # done and out of time at once: done
         "step 18: craft_crafting_table done, now place_crafting_table",  # done before it was asked for
     ]
-    gains.update({"planks": 4}, 0.0)
+    gains.update({"planks": 4}, 0.0, {"place": "crafting_table"})
     assert [switch.then for switch in scheduler.update(20, gains)] == ["use_iron_pickaxe"]
     assert [switch.reached for switch in scheduler.update(21, gains)] == [False]  # by time alone
-    gains.update({"diamond": 1}, 0.0)
+    gains.update({"diamond": 1}, 0.0, {})
     assert scheduler.update(900, gains) == [] and scheduler.task == "mine_diamond"  # the last one stays
 
 
@@ -210,9 +279,15 @@ def test_the_log_survives_a_kill_and_refuses_other_evaluations(tmp_path: Path) -
     assert EpisodeLog(path, about).episodes[1].items == {"log": 2}
     with pytest.raises(ValueError, match=r"log.jsonl holds episodes of another evaluation \(weights differs\)"):
         EpisodeLog(path, about | {"weights": "b"})
-    path.write_text(path.read_text() + '{"episode": "x"}\n')
-    with pytest.raises(ValueError, match=r"log.jsonl is damaged"):
-        EpisodeLog(path, about)
+    with pytest.raises(ValueError, match=r"another evaluation \(context differs\)"):
+        EpisodeLog(path, about | {"context": 4})
+    with pytest.raises(ValueError, match=r"another evaluation \(weights differs\)"):
+        EpisodeLog(path, {"schedule": about["schedule"]})
+    whole = path.read_text()
+    for damage in ({"episode": "x"}, to_dict(played(0, {"log": 0})), to_dict(played(0, {"log": "x"}))):  # type: ignore[dict-item]
+        path.write_text(whole + json.dumps(damage) + "\n")
+        with pytest.raises(ValueError, match=r"log.jsonl is damaged"):
+            EpisodeLog(path, about)
 
 
 def test_the_table_counts_what_was_lost_apart() -> None:
@@ -234,6 +309,10 @@ def test_the_table_counts_what_was_lost_apart() -> None:
     assert "4 of 5 episodes played; 1 lost with the simulator, in no rate below" in table
     assert "| log | 75.0% (30.1-95.4) | 3 | 1.0 min |" in table
     assert "| iron pickaxe | 0.0% (0.0-49.0) | 0 | - |" in table
+    each = episodes_table(reversed(episodes)).splitlines()
+    assert each[0].startswith("| episode | seed | end | minutes | log | planks |") and len(each) == 2 + 6
+    assert each[2] == "| 0 | 7 | over | 60.00 | 0.50 |" + " - |" * 11 + " 50.00 |"
+    assert {line.count("|") for line in each} == {each[0].count("|")}
     nothing = diamond_table(diamond_summary(episodes[4:5], asked=5))
     assert "0 of 5 episodes played" in nothing and "| log" not in nothing
 
@@ -255,7 +334,8 @@ def logged(config: Config) -> str:
     return "".join(path.read_text() for path in sorted(Path(config.logs_dir).glob("*.log")))
 
 
-def test_two_simulators_side_by_side(tmp_path: Path) -> None:
+def test_two_simulators_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embody.evaluation.simulator.RandomPolicy", Placing)
     config = small_config(tmp_path)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -285,12 +365,23 @@ def test_two_simulators_side_by_side(tmp_path: Path) -> None:
         ]
     assert summary["items"]["diamond"]["obtained"] == 3 and summary["items"]["log"]["median_step"] == 1
     assert json.loads(path.with_suffix(".json").read_text())["items"]["coal"]["mean"] == 0
-    assert "| diamond | 100.0% (43.8-100.0) | 3 | 0.0 min |" in path.with_suffix(".md").read_text()
+    page = path.with_suffix(".md").read_text()
+    assert "| diamond | 100.0% (43.8-100.0) | 3 | 0.0 min |" in page
+    assert f"| 2 | {lines[2]['seed']} | over | 0.01 | 0.00 | 0.00 | - | 0.00 |" in page  # its first log, planks, table
     assert "episode 2, step 6: place_crafting_table done, now use_iron_pickaxe" in logged(config)
 
 
-class Listener(RandomPolicy):
-    """Chance, with a record of what it was told."""
+class Placing(RandomPolicy):
+    """Chance, but that it always puts a crafting table down."""
+
+    def act(self) -> np.ndarray:
+        actions = super().act()
+        actions[:, len(SPACE.keys)] = SPACE.words["place"].index("crafting_table")
+        return actions
+
+
+class Listener(Placing):
+    """With a record of what it was told."""
 
     def __init__(self) -> None:
         super().__init__(SPACE.spec, np.random.default_rng(0))
@@ -376,6 +467,36 @@ def test_simulators_that_never_work_end_the_run(tmp_path: Path, monkeypatch: pyt
     assert len(log.missing(50)) == 38
 
 
+class Stub:
+    """A simulator that is lost in its first episode and then plays one step of nothing."""
+
+    def __init__(self) -> None:
+        self.space, self.observation_space, self.lost = SPACE, spaces.Box(0, 255, (32, 32, 3), np.uint8), False
+
+    def ask_reset(self, seed: int) -> None:
+        self.lost, lost = True, self.lost
+        if not lost:
+            raise SimulatorLost("the network was down")
+
+    def answer_reset(self) -> Any:
+        return np.zeros((32, 32, 3), np.uint8), {"inventory": {}, "gui": None}
+
+    def ask_step(self, action: np.ndarray) -> None:
+        assert self.lost
+
+    def answer_step(self) -> Any:
+        return np.zeros((32, 32, 3), np.uint8), 0.0, True, False, {"inventory": {}, "gui": None}
+
+
+def test_many_simulators_may_be_lost_at_once(tmp_path: Path) -> None:
+    """More than ten, by one fault that passes."""
+    log, envs = EpisodeLog(tmp_path / "log.jsonl", {}), [Stub() for _ in range(12)]
+    logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "test")
+    play_diamond(envs, range(24), lambda _: Listener(), SCHEDULE, log, logger)  # type: ignore[arg-type]
+    logger.close()
+    assert [log.episodes[n].end for n in range(24)] == ["error"] * 12 + ["over"] * 12
+
+
 @pytest.fixture
 def trained(tmp_path: Path) -> Config:
     """Weights as training would leave them, but for the training."""
@@ -400,7 +521,9 @@ def trained(tmp_path: Path) -> Config:
     return config
 
 
-def test_a_trained_agent_plays_and_a_killed_run_goes_on(trained: Config, tmp_path: Path) -> None:
+def test_a_trained_agent_plays_and_a_killed_run_goes_on(
+    trained: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The command itself, killed in its second episode."""
     record_episode(tmp_path / "episode.npz", (64, 64), steps=60)
     path = trained.run_dir / "simulator" / f"{DIAMOND}-cloning.jsonl"
@@ -424,6 +547,12 @@ def test_a_trained_agent_plays_and_a_killed_run_goes_on(trained: Config, tmp_pat
     summary = json.loads(path.with_suffix(".json").read_text())
     assert (summary["played"], summary["ends"]) == (2, {"over": 0, "time": 2})  # 50 of the 60 recorded steps
     assert summary["made"]["command"].startswith("embody evaluate --env minerl:")
+    assert summary["about"]["context"] == trained.imagination.context
+    with serving(tmp_path, tmp_path / "episode.npz") as server:
+        arguments[arguments.index("--server") + 1] = server.address
+        with pytest.raises(SystemExit):
+            main([*arguments, "--imagination.context", str(trained.imagination.context + 1)])
+    assert "holds episodes of another evaluation (context differs)" in capsys.readouterr().err
 
 
 def test_what_cannot_be_played_is_one_line(
@@ -437,6 +566,7 @@ def test_what_cannot_be_played_is_one_line(
             (f"--env minerl:{DIAMOND} {one}", "has the actions of minerl044 (14 factors), minecraft those of another"),
             (f"minigrid --env minerl:{DIAMOND} {one}", "minigrid plays minigrid, not Minecraft"),
             (f"--env minerl:MineRLOdd-v0 {one}", "has actions that embody does not know"),
+            (f"--env minerl:MineRLObtainDiamondVectorObf-v0 {one}", "(VectorObf: a vector of 64 numbers"),
             (f"--env malmo:{DIAMOND} {one}", "expected minerl:NAME"),
             (f"--env minerl:{DIAMOND} --full {one}", "--full has no meaning in a simulator"),
             (f"--env minerl:{DIAMOND} {one} --server localhost", "expected host:port"),

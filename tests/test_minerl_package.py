@@ -66,7 +66,7 @@ def test_steps_of_minerls_own_fake(real: Server) -> None:
     """MineRL checks and translates every action to the game's commands."""
     with closing(connect(real, "MineRLNavigate-v0")) as env:
         frame, info = env.reset(seed=2**41 + 7)
-        assert frame.std() > 0 and info == {"inventory": {}}
+        assert frame.std() > 0 and info == {"inventory": {}, "gui": None}
         random = np.random.default_rng(0)
         for place, size in enumerate(env.space.spec.sizes):
             for value in range(size):

@@ -47,7 +47,7 @@ def test_a_recorded_episode_arrives_as_it_is(tmp_path: Path) -> None:
         assert env.space == space and env.simulator == "minerl 0.0.fake"
         frame, info = env.reset(seed=3)
         np.testing.assert_array_equal(frame, episode["pov"][0])
-        assert info["inventory"] == {"dirt": 3}
+        assert info == {"inventory": {"dirt": 3}, "gui": None}
         actions = random.integers(0, space.spec.sizes, (8, len(space.spec.sizes)))
         for t, action in enumerate(actions, 1):
             assert env.action_space.contains(action)
@@ -164,8 +164,16 @@ def test_a_wrong_action_is_refused(
 
 
 def test_spaces_that_embody_does_not_know(small: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"MineRLOdd-v0 has actions that embody does not know: ESC is missing \(vpt\)"):
+    with pytest.raises(
+        ValueError, match=r"MineRLOdd-v0 has actions that embody does not know: 'ESC' is missing \(vpt\)"
+    ):
         connect(small, "MineRLOdd-v0")
+    with pytest.raises(ValueError, match="MineRLUnbounded-v0 has actions that embody does not know"):
+        connect(small, "MineRLUnbounded-v0")  # an infinite range is none of JSON's
+    with pytest.raises(
+        ValueError, match=r"takes obfuscated actions \(VectorObf: .* not supported: use MineRLTreechop-v0"
+    ):
+        connect(small, "MineRLTreechopVectorObf-v0")
     refusal = None
     try:
         connect(small, "MineRLOdd-v0")
@@ -181,7 +189,7 @@ def test_spaces_that_embody_does_not_know(small: Server, monkeypatch: pytest.Mon
         "minerl044", minerl_space(DIAMOND).keys, {**minerl_space(DIAMOND).words, "craft": ("none", "bed")}
     )
     monkeypatch.setattr("embody.envs.simulator.client.minerl_space", lambda _: fewer)
-    with pytest.raises(ValueError, match="craft is one of crafting_table, none, planks"):
+    with pytest.raises(ValueError, match=r"craft is {'kind': 'enum', 'values': \['crafting_table'"):
         connect(small)
 
 
@@ -192,14 +200,16 @@ def test_spaces_that_embody_does_not_know(small: Server, monkeypatch: pytest.Mon
     ("fault", "says"),
     [
         ("die", "the other side has hung up|reset by peer"),
-        ("hang", "no answer within 1 seconds"),
+        ("hang", "the simulator failed: it has not answered for 1.8 seconds"),  # of the 2 that this side waits
         ("raise", "the simulator failed: RuntimeError: the JVM is gone"),
+        ("break", "the simulator failed: RuntimeError: the JVM is gone"),
+        ("nan", "the simulator failed: ValueError: a reward of nan"),
     ],
 )
 def test_a_lost_simulator_costs_one_episode(tmp_path: Path, fault: str, says: str) -> None:
     episode = record_episode(tmp_path / "episode.npz", (64, 64))
-    with serving(tmp_path, tmp_path / "episode.npz", "--patience", "2", fault=fault, step=2) as server:
-        env = connect(server, step_seconds=1.0, reset_seconds=1.0)
+    with serving(tmp_path, tmp_path / "episode.npz", fault=fault, step=2) as server:
+        env = connect(server, step_seconds=2.0, reset_seconds=5.0)
         env.reset(seed=0)
         for _ in range(2):
             env.step(env.space.nothing)
@@ -212,10 +222,62 @@ def test_a_lost_simulator_costs_one_episode(tmp_path: Path, fault: str, says: st
         for _ in range(8):
             *_, terminated, _, _ = env.step(env.space.nothing)
         assert terminated
-        assert server.starts == (1 if fault == "raise" else 2)
-        assert ({"closed": True} in server.calls) == (fault == "raise")  # and a new one is made
-        if fault == "hang":
-            assert "the simulator has not answered for 2 seconds: giving up" in server.said
+        survives = fault in ("raise", "break", "nan")
+        assert server.starts == (1 if survives else 2)
+        assert ({"closed": True} in server.calls) == survives  # and a new one is made
+        said = {"hang": "the simulator hangs: it has not answered for 1.8 seconds: giving up"}
+        said["break"] = "the simulator does not close: RuntimeError: nothing left to close"
+        assert fault not in said or said[fault] in server.said
+
+
+def test_a_silent_client_gives_way_to_one_that_waits(tmp_path: Path) -> None:
+    episode = record_episode(tmp_path / "episode.npz", (64, 64))
+    with serving(tmp_path, tmp_path / "episode.npz", "--silence", "1") as server:
+        silent = socket.create_connection(("127.0.0.1", server.port))  # not even HELLO
+        env = connect(server)
+        env.reset(seed=0)
+        time.sleep(1.5)  # nobody else is there: it may think as long as it likes
+        np.testing.assert_array_equal(env.step(env.space.nothing)[0], episode["pov"][1])
+        began = time.monotonic()
+        other = connect(server)
+        assert 0.5 < time.monotonic() - began < 4
+        with pytest.raises(SimulatorLost):
+            env.step(env.space.nothing)
+        other.close()
+        env.reset(seed=1)
+        assert server.said.count("client gone: silent for 1 seconds, and another client waits") == 2
+        server.kill()  # between two episodes
+        while server.starts == 1:
+            time.sleep(0.02)
+        env.reset(seed=2)  # costs nothing
+        silent.close()
+        env.close()
+
+
+def test_a_simulator_that_cannot_be_made_is_said_at_once(small: Server) -> None:
+    """A start that fails is waited for only where it has worked before."""
+    began = time.monotonic()
+    with answering(message(protocol.FAILED, {"reason": "no Java"})) as address:
+        with pytest.raises(SimulatorGone, match=r"no simulator at .* \(the simulator failed: no Java\)"):
+            connect(address)
+    with pytest.raises(SimulatorGone, match="no simulator at nowhere.invalid:5555"):
+        connect("nowhere.invalid:5555")
+    assert time.monotonic() - began < 10
+    with pytest.raises(ValueError, match="refuses: CartPole-v0 is no environment of MineRL's"):
+        connect(small, "CartPole-v0")
+    with pytest.raises(ValueError, match="refuses: HELLO names step_seconds and reset_seconds, above 0 and up to 3600"):
+        connect(small, reset_seconds=1e6)
+
+
+def test_a_restarted_server_must_have_the_same_simulator() -> None:
+    with answering(
+        message(protocol.WELCOME, WELCOME), again=message(protocol.WELCOME, WELCOME | {"simulator": "b"})
+    ) as a:
+        env = connect(a)
+        with pytest.raises(SimulatorLost):
+            env.step(env.space.nothing)
+        with pytest.raises(ValueError, match="the server has another simulator now, b instead of a test"):
+            env.reset(seed=0)
 
 
 def test_a_server_that_never_was_is_said_at_once_in_one_line() -> None:
@@ -233,7 +295,9 @@ def test_a_server_that_never_was_is_said_at_once_in_one_line() -> None:
 # --- the protocol ---------------------------------------------------------------------------------------------------
 
 
-def header(length: int, magic: bytes = b"EMBY", version: int = 1, kind: int = protocol.OBSERVATION) -> bytes:
+def header(
+    length: int, magic: bytes = b"EMBY", version: int = protocol.VERSION, kind: int = protocol.OBSERVATION
+) -> bytes:
     return struct.pack("!4sHHI", magic, version, kind, length)
 
 
@@ -248,7 +312,7 @@ def whole(text: str, raw: bytes = b"") -> bytes:
 
 NONSENSE = [
     (b"GET / HTTP/1.1\r\n\r\n", "this is not embody's protocol: it begins with b'GET '"),
-    (header(10, version=2) + bytes(10), "protocol version 2, this side speaks 1"),
+    (header(10, version=1) + bytes(10), "protocol version 1, this side speaks 2"),
     (header(10, kind=9), "unknown kind of message 9"),
     (header(4 * 2**20 + 1), "a message of 4194305 bytes, the limit is 4194304"),
     (header(0), "a message of 0 bytes"),
@@ -256,6 +320,9 @@ NONSENSE = [
     (whole("{"), "a damaged message"),
     (whole("[1, 2]"), "a damaged message"),
     (whole('{"values": {"reward": NaN}, "arrays": []}'), "a damaged message"),
+    (whole('{"values": {"reward": 1e999}, "arrays": []}'), "a damaged message"),
+    (whole('{"values": {}, "arrays": [[["frame"], "uint8", [1]]]}', b"x"), "a damaged message"),
+    (whole('{"values": {}, "arrays": [["a", "uint8", [1]], ["a", "uint8", [1]]]}', b"xx"), "a damaged message"),
     (whole('{"values": {}, "arrays": [["frame", "object", [1]]]}', b"x"), "a damaged message"),
     (whole('{"values": {}, "arrays": [["frame", "uint8", [-1]]]}', b"x"), "a damaged message"),
     (whole('{"values": {}, "arrays": [["frame", "uint8", [1000, 1000, 1000]]]}', b"x"), "a damaged message"),
@@ -278,7 +345,7 @@ def test_nonsense_is_refused_and_the_next_client_served(small: Server, sent: byt
 def test_a_client_must_begin_at_the_beginning(small: Server) -> None:
     with socket.create_connection(("127.0.0.1", small.port)) as connection:
         for kind in (protocol.RESET, protocol.STEP, protocol.OBSERVATION):
-            protocol.send(connection, kind, {"seed": 0}, {})
+            protocol.send(connection, protocol.encode(kind, {"seed": 0}, {}))
             assert protocol.receive(connection, 5.0)[:2] == (protocol.REFUSED, {"reason": "say HELLO first"})
 
 
@@ -296,16 +363,17 @@ WELCOME = {
 
 
 @contextmanager
-def answering(*answers: bytes) -> Iterator[str]:
-    """The address of a server that welcomes its client and then answers so, whatever is said."""
+def answering(*answers: bytes, again: bytes = b"") -> Iterator[str]:
+    """The address of a server that answers so, whatever is said, and a second client with `again`."""
 
     def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            for answer in answers:
-                protocol.receive(connection, 5.0)
-                connection.sendall(answer)
-            protocol.drain(connection)
+        for each in (answers, (again,)) if again else (answers,):
+            connection, _ = listener.accept()
+            with connection:
+                for answer in each:
+                    protocol.receive(connection, 5.0)
+                    connection.sendall(answer)
+                protocol.drain(connection)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, daemon=True)
@@ -315,10 +383,7 @@ def answering(*answers: bytes) -> Iterator[str]:
 
 
 def message(kind: int, values: dict[str, Any], **arrays: np.ndarray) -> bytes:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        protocol.send(ours, kind, values, arrays)
-        return theirs.recv(2**20)
+    return protocol.encode(kind, values, arrays)
 
 
 @pytest.mark.parametrize(("sent", "says"), NONSENSE)
@@ -343,6 +408,13 @@ FRAME = np.zeros((64, 64, 3), np.uint8)
         (message(protocol.OBSERVATION, {"inventory": {}}, frame=FRAME[:32]), "the frame is not uint8 of"),
         (message(protocol.OBSERVATION, {"inventory": {}}, frame=FRAME.astype(np.float32)), "the frame is not uint8"),
         (message(protocol.OBSERVATION, {"inventory": {"log": 0.5}}, frame=FRAME), "inventory is not a table of counts"),
+        (message(protocol.OBSERVATION, {"inventory": {"log": -1}}, frame=FRAME), "inventory is not a table of counts"),
+        (
+            message(protocol.OBSERVATION, {"inventory": {"log": 2**64}}, frame=FRAME),
+            "inventory is not a table of counts",
+        ),
+        (message(protocol.OBSERVATION, {"inventory": {}}, frame=FRAME), "does not say whether a GUI is open"),
+        (message(protocol.OBSERVATION, {"inventory": {}, "gui": 0}, frame=FRAME), "does not say whether a GUI is open"),
         (message(protocol.OBSERVATION, {}, frame=FRAME), "inventory is not a table of counts"),
         (message(protocol.WELCOME, WELCOME), "an answer of kind 2, expected 5"),
     ],
@@ -354,10 +426,62 @@ def test_an_answer_that_is_none(answer: bytes, says: str) -> None:
             env.reset(seed=0)
 
 
+@pytest.mark.parametrize("reward", ["1", None, 10**400, []])
+def test_a_reward_that_is_none(reward: Any) -> None:
+    step = {"inventory": {}, "gui": False, "reward": reward, "done": False}
+    first = message(protocol.OBSERVATION, {"inventory": {}, "gui": True}, frame=FRAME)
+    with answering(
+        message(protocol.WELCOME, WELCOME), first, message(protocol.OBSERVATION, step, frame=FRAME)
+    ) as address:
+        env = connect(address)
+        assert env.reset(seed=0)[1] == {"inventory": {}, "gui": True}
+        with pytest.raises(SimulatorLost, match="the server's answer has no reward or end"):
+            env.step(env.space.nothing)
+
+
 def test_a_server_of_another_environment() -> None:
     with answering(message(protocol.WELCOME, WELCOME | {"max_steps": 9})) as address:
-        with pytest.raises(ValueError, match="the server has MineRLObtainDiamond-v0 of 9 steps"):
+        with pytest.raises(ValueError, match="the server has max_steps 9, asked for was 100"):
             connect(address)
+
+
+def variants(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """(where, the whole) with each leaf and each container replaced by odd ones, and each member left out."""
+    for odd in (5, -1, 2.5, 10**30, True, "x", "a\nb", [], [1], [[1]], {}, {"place": 5}, {"values": [[1]]}, None):
+        yield path, odd
+    members = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    for key, member in members:
+        for where, changed in [*variants(member, (*path, key)), ((*path, key), KeyError)]:
+            copy = value.copy()
+            copy[key] = changed
+            if changed is KeyError:
+                del copy[key]
+            yield where, copy
+
+
+def test_every_malformed_welcome_is_one_line_that_names_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = [WELCOME]
+
+    def receive(*_: Any) -> Any:
+        return protocol.WELCOME, *protocol._decode(protocol.encode(protocol.WELCOME, sent[0], {})[12:])
+
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: socket.socket())
+    monkeypatch.setattr(protocol, "send", lambda *_: None)
+    monkeypatch.setattr(protocol, "receive", receive)
+    connect("127.0.0.1:1").close()
+    refused, taken = 0, []
+    for where, sent[0] in variants(WELCOME):
+        try:
+            connect("127.0.0.1:1").close()
+            taken.append(where)
+        except ValueError as error:
+            assert type(error) is ValueError and len(str(error)) < 500 and "\n" not in str(error)
+            names = (
+                where[1] if where[:1] == ("actions",) and len(where) > 1 else where[0] if where else "damaged message"
+            )
+            assert names in str(error) or where == ()
+            refused += 1
+    assert refused > 1000 and taken == [("simulator",), ("frame", 0), ("frame", 1)]  # other names and sizes may be
 
 
 def test_a_slow_sender_does_not_outlast_the_limit() -> None:
@@ -385,16 +509,16 @@ def test_messages_make_the_round_trip() -> None:
     ours, theirs = socket.socketpair()
     arrays = {"frame": np.arange(24, dtype=np.uint8).reshape(2, 4, 3)[:, ::-1], "camera": np.float32([0.1, -180])}
     with ours, theirs:
-        protocol.send(ours, protocol.STEP, {"place": "none", "jump": 1}, arrays)
+        protocol.send(ours, protocol.encode(protocol.STEP, {"place": "none", "jump": 1}, arrays))
         kind, values, came = protocol.receive(theirs, 1.0)
         assert (kind, values) == (protocol.STEP, {"place": "none", "jump": 1})
         for name, array in arrays.items():
             np.testing.assert_array_equal(came[name], array)
             assert came[name].dtype == array.dtype and came[name].flags.writeable
         with pytest.raises(protocol.ProtocolError, match="the limit is"):
-            protocol.send(ours, protocol.OBSERVATION, {}, {"frame": np.zeros((1200, 1200, 3), np.uint8)})
+            protocol.encode(protocol.OBSERVATION, {}, {"frame": np.zeros((1200, 1200, 3), np.uint8)})
         with pytest.raises(ValueError):
-            protocol.send(ours, protocol.OBSERVATION, {"reward": float("nan")}, {})
+            protocol.encode(protocol.OBSERVATION, {"reward": float("nan")}, {})
 
 
 @pytest.mark.parametrize("name", ["server.py", "protocol.py"])
@@ -407,6 +531,20 @@ def test_the_server_is_for_old_pythons(name: str) -> None:
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add(f"{'.' * node.level}{node.module}")
-    library = {"argparse", "json", "os", "socket", "struct", "sys", "threading", "time", "typing", "pkg_resources"}
+    library = {
+        "argparse",
+        "contextlib",
+        "json",
+        "math",
+        "os",
+        "select",
+        "socket",
+        "struct",
+        "sys",
+        "threading",
+        "time",
+        "typing",
+        "pkg_resources",
+    }
     assert imported <= library | {"numpy", "gym", "minerl", "protocol"}
     assert "pickle" not in (SERVER.parent / name).read_text().replace("nothing is pickled", "")

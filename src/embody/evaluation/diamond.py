@@ -17,7 +17,7 @@ from embody.evaluation.results import percent
 from embody.logger_manager import drop_half_line
 from embody.minecraft import ITEMS
 
-__all__ = ["DiamondEpisode", "EpisodeLog", "diamond_summary", "diamond_table", "write_diamond_page"]
+__all__ = ["DiamondEpisode", "EpisodeLog", "diamond_summary", "diamond_table", "episodes_table", "write_diamond_page"]
 
 _RATE = 20  # steps a second, of the simulator
 
@@ -57,7 +57,8 @@ class EpisodeLog:
             for values in rest:
                 episode = _episode(values)
                 self.episodes[episode.episode] = episode  # one that was lost and played again counts once
-            different = next((key for key in about if found["about"].get(key) != about[key]), None)
+            before = found["about"]
+            different = next((key for key in {**about, **before} if about.get(key) != before.get(key)), None)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged ({error}): delete it and evaluate anew") from error
         if different is not None:
@@ -85,6 +86,8 @@ def _episode(values: Mapping[str, Any]) -> DiamondEpisode:
     items = values["items"]
     if not isinstance(items, dict) or not set(items) <= set(ITEMS):
         raise ValueError("items")
+    if not all(type(step) is int and 0 < step <= values["steps"] for step in items.values()):
+        raise ValueError("when items were obtained")
     plain = from_dict(DiamondEpisode, {**values, "items": {}})
     return dataclasses.replace(plain, items=items)
 
@@ -132,14 +135,34 @@ def diamond_table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_diamond_page(path: Path, summary: Mapping[str, Any]) -> None:
-    """The table as a Markdown page, with what it takes to make it again."""
+def episodes_table(episodes: Iterable[DiamondEpisode]) -> str:
+    """Each episode in Markdown: how it ended, and after how many minutes it first had each item."""
+
+    def row(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    lines = [row(["episode", "seed", "end", "minutes", *(item.replace("_", " ") for item in ITEMS)])]
+    lines.append(row(["---"] * (4 + len(ITEMS))))
+    for episode in sorted(episodes, key=lambda episode: episode.episode):
+        times = [_minutes(episode.items[item]) if item in episode.items else "-" for item in ITEMS]
+        lines.append(row([str(episode.episode), str(episode.seed), episode.end, _minutes(episode.steps), *times]))
+    return "\n".join(lines) + "\n"
+
+
+def _minutes(steps: int) -> str:
+    return f"{steps / _RATE / 60:.2f}"
+
+
+def write_diamond_page(path: Path, summary: Mapping[str, Any], episodes: Iterable[DiamondEpisode]) -> None:
+    """Both tables as a Markdown page, with what it takes to make it again."""
     made = summary["made"]
     about = ", ".join(f"{key} {value}" for key, value in summary["about"].items() if key != "schedule")
     page = [
         f"# The way to the diamond: `{made['command']}`",
         f"Made on {made['date']}. {about}.",
         diamond_table(summary),
+        "After how many minutes each episode first had each item:",
+        episodes_table(episode for episode in episodes if episode.episode < summary["asked"]),
     ]
     with aside(path) as temporary:
         temporary.write_text("\n\n".join(page), encoding="utf-8")

@@ -3,31 +3,57 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from embody.config import TaskSchedule
+from embody.data.achievements import SHUFFLING
 from embody.minecraft import MINERL_REWARDS, TASKS, item_counts
 
 __all__ = ["Gains", "Scheduler", "Switch", "check_schedule"]
 
 _DIAMOND = MINERL_REWARDS["diamond"][1]  # more than all the other rewards of an episode together
+_STANDING = ("crafting_table", "furnace")  # whose tasks are to craft them, not to have them again
 
 
 class Gains:
-    """What was obtained and put down since an episode began, from the inventories that it showed."""
+    """What was obtained and put down since an episode began, from the inventories that it showed.
+
+    The rules are those by which recordings are labelled (`data.achievements`), a step at a time: an item is obtained
+    when there are more of it than in any of the 5 seconds before, which does not count what only moves in and out of a
+    GUI. A crafting table or furnace that is picked up after it was placed is not obtained, and charcoal is no coal.
+    """
 
     def __init__(self, inventory: Mapping[str, int]) -> None:
-        self._carried = item_counts(inventory)
+        counts = list(item_counts(inventory).values())
+        self._recent = np.tile(np.array(counts, np.int64), (SHUFFLING, 1))  # [100, items], the newest at `_newest`
+        self._newest = 0
+        self._standing: Counter[str] = Counter()  # placed and not picked up again
         self.obtained: Counter[str] = Counter()
         self.placed: Counter[str] = Counter()
 
-    def update(self, inventory: Mapping[str, int], reward: float) -> None:
-        """What a step brought. MineRL 0.4.4's inventory has no diamonds: there its reward tells of the first one."""
+    def update(
+        self, inventory: Mapping[str, int], reward: float, action: Mapping[str, Any], gui: bool | None = None
+    ) -> None:
+        """What a step brought: `action` in the simulator's words, and whether a GUI is open after it, if that is known.
+
+        MineRL 0.4.4's inventory has no diamonds: there its reward tells of the first one.
+        """
         counts = item_counts(inventory)
-        for item, count in counts.items():
-            change = count - self._carried[item]
-            self.obtained[item] += max(0, change)
-            self.placed[item] += max(0, -change)
-        self._carried = counts
+        more = np.array(list(counts.values()), np.int64)
+        falls, rises = self._recent[self._newest] - more, more - self._recent.max(axis=0)
+        self._newest = (self._newest + 1) % SHUFFLING
+        self._recent[self._newest] = more
+        using = action.get("use") == 1 and not gui
+        for item, fall, rise in zip(counts, falls.tolist(), rises.tolist(), strict=True):
+            if fall == 1 and (using or action.get("place") == item):
+                self.placed[item] += 1
+                self._standing[item] += item in _STANDING
+            elif rise > 0 and self._standing[item]:
+                self._standing[item] -= 1
+            elif rise > 0 and not (item == "coal" and action.get("nearbySmelt") == "coal"):
+                self.obtained[item] += rise
         if reward >= _DIAMOND and not self.obtained["diamond"]:
             self.obtained["diamond"] = 1
 

@@ -28,7 +28,7 @@ __all__ = ["Simulated", "TaskPolicy", "connect", "evaluate_in_simulator", "play_
 
 Simulated = Literal["imagination", "cloning", "random"]
 
-_HOPELESS = 10  # errors in a row: the simulator is broken
+_HOPELESS = 10  # times in a row that every simulator was lost: they are broken
 
 
 class TaskPolicy(Policy, Protocol):
@@ -49,23 +49,25 @@ def evaluate_in_simulator(
     path = config.run_dir / "simulator" / f"{environment}-{policy}.jsonl"
     with contextlib.ExitStack() as stack:
         envs = [stack.enter_context(contextlib.closing(env)) for env in connect(config, environment, servers)]
-        player, weights = _player(config, policy)
+        player, plays = _player(config, policy)
         about = {
             "environment": environment,
             "simulator": envs[0].simulator,
             "policy": policy,
-            "weights": weights,
+            **plays,
             "schedule": to_dict(config.schedule),
             "seed": config.seed,
             "worlds": config.collect.seed,
         }
         log = EpisodeLog(path, about)
         seeds = evaluation_seeds(config, environment, config.evaluation.episodes)
-        play_diamond(envs, seeds, player, config.schedule, log, logger)
-    made = {"command": command, "date": time.strftime("%Y-%m-%d")}
-    summary = {**diamond_summary(log.episodes.values(), len(seeds)), "about": about, "made": made}
-    write_results(path.with_suffix(".json"), summary)
-    write_diamond_page(path.with_suffix(".md"), summary)
+        try:
+            play_diamond(envs, seeds, player, config.schedule, log, logger)
+        finally:  # stopped or not, there is a table of what was played
+            made = {"command": command, "date": time.strftime("%Y-%m-%d")}
+            summary = {**diamond_summary(log.episodes.values(), len(seeds)), "about": about, "made": made}
+            write_results(path.with_suffix(".json"), summary)
+            write_diamond_page(path.with_suffix(".md"), summary, log.episodes.values())
     logger.info(diamond_table(summary))
     return summary
 
@@ -104,20 +106,21 @@ def connect(config: Config, environment: str, servers: Sequence[str]) -> list[Mi
     return envs
 
 
-def _player(config: Config, policy: Simulated) -> tuple[Callable[[int], TaskPolicy], str]:
-    """What plays the episodes from a number on, and the hash of its weights."""
+def _player(config: Config, policy: Simulated) -> tuple[Callable[[int], TaskPolicy], dict[str, Any]]:
+    """What plays the episodes from a number on, and what makes two of them the same."""
     if policy == "random":
-        return lambda first: RandomPolicy(config.env.actions, np.random.default_rng([config.seed, first])), ""
+        return lambda first: RandomPolicy(config.env.actions, np.random.default_rng([config.seed, first])), {}
     tokenizer, _ = load_tokenizer(config.weights("tokenizer"))
     model, about = load_world_and_agent(config.weights("agent" if policy == "cloning" else policy))
-    hashes = digest([tensors_hash(part.state_dict()) for part in (tokenizer, model)])
+    parts = tokenizer, model.dynamics, model.agent
+    weights = digest([[tensors_hash(part.state_dict()), to_dict(part.config)] for part in parts])
     context, vocabulary = config.imagination.context, about["vocabulary"]
 
     def player(first: int) -> TaskPolicy:
         seed = config.seed * 1_000_000 + first
         return Player(tokenizer, model.dynamics, model.agent, vocabulary, context=context, seed=seed)
 
-    return player, hashes
+    return player, {"weights": weights, "context": context}
 
 
 # --- playing --------------------------------------------------------------------------------------------------------
@@ -151,12 +154,16 @@ class _Row:
         self.frame, info = self.env.answer_reset()
         self.gains = Gains(info["inventory"])
 
+    def ask(self, action: NDArray[np.int64]) -> None:
+        self.action = self.env.space.dictionary(action)
+        self.env.ask_step(action)
+
     def advance(self) -> None:
         """The step that was asked for has been made."""
         self.frame, reward, terminated, truncated, info = self.env.answer_step()
         self.steps += 1
         self.reward += reward
-        self.gains.update(info["inventory"], reward)
+        self.gains.update(info["inventory"], reward, self.action, info["gui"])
         for item in ITEMS:
             if self.gains.obtained[item] and item not in self.items:
                 self.items[item] = self.steps
@@ -192,11 +199,13 @@ def play_diamond(
             for episode in _play_rows(rows, policy(group[0]), logger):
                 log.add(episode)
                 bar.advance(1, note=f"episode {episode.episode}: {_in_words(episode)}")
-                lost = lost + 1 if episode.end == "error" else 0
                 if episode.end == "error":
                     logger.warning(f"episode {episode.episode} is lost: {episode.error}")
+            lost = lost + 1 if all(log.episodes[n].end == "error" for n in group) else 0
             if lost >= _HOPELESS:
-                raise OSError(f"the last {lost} episodes were all lost: look at the simulator, then evaluate again")
+                raise OSError(
+                    f"the last {lost * len(envs)} episodes were all lost: look at the simulator, then evaluate again"
+                )
 
 
 def _play_rows(rows: Sequence[_Row], policy: TaskPolicy, logger: LoggerManager) -> Iterable[DiamondEpisode]:
@@ -212,7 +221,7 @@ def _play_rows(rows: Sequence[_Row], policy: TaskPolicy, logger: LoggerManager) 
     while active:
         actions = policy.act()
         for row, action in zip(rows, actions, strict=True):
-            row.attempt(lambda row=row, action=action: row.env.ask_step(action))  # type: ignore[misc]
+            row.attempt(lambda row=row, action=action: row.ask(action))  # type: ignore[misc]
         before = [row.label for row in rows]
         for row in active:
             told = len(row.switches)

@@ -1,9 +1,9 @@
 """A MineRL that plays a recorded episode back, whatever is done, but refuses every action that the real one would.
 
 Spaces are written out here as MineRL's documentation has them, not taken from embody. Environment variables:
-FAKE_EPISODE, an .npz of `pov` [T, H, W, 3], `reward` [T - 1], `items`, `inventory` [T, items]; FAKE_LOG, a file that
-every seed and action is added to; FAKE_FAULT, "die", "hang" or "raise" at FAKE_STEP of the first episode, once:
-FAKE_FAULT_DONE is then made. Python 3.6.
+FAKE_EPISODE, an .npz of `pov` [T, H, W, 3], `reward` [T - 1], `items`, `inventory` [T, items], and `gui` [T] of MineRL
+1.0's; FAKE_LOG, a file that every seed and action is added to; FAKE_FAULT, "die", "hang", "raise", "break" (which then
+cannot be closed) or "nan" (a reward) at FAKE_STEP of the first episode, once: FAKE_FAULT_DONE is then made. Python 3.6.
 """
 
 import json
@@ -89,7 +89,7 @@ class Env:
     def __init__(self, spec: Spec) -> None:
         self.action_space = Dict(spec.actions)
         self.observation_space = Dict({"pov": Box(0, 255, spec.size + (3,), np.uint8)})
-        self.limit = spec.limit
+        self.limit, self.broken = spec.limit, False
         with np.load(os.environ["FAKE_EPISODE"]) as file:
             self.episode = dict(file)
 
@@ -103,31 +103,39 @@ class Env:
     def step(self, action: dict) -> tuple:
         assert self.action_space.contains(action), f"the simulator does not take this action: {action!r}"
         log({key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in action.items()})
-        if os.environ.get("FAKE_STEP") == str(self.step_number):
-            fail_once()
+        fault = fault_once() if os.environ.get("FAKE_STEP") == str(self.step_number) else ""
+        self.broken = fault == "break"
+        if fault in ("raise", "break"):
+            raise RuntimeError("the JVM is gone")
         self.step_number += 1
         done = self.step_number >= min(self.limit, len(self.episode["reward"]))
-        return self.observation(), self.episode["reward"][self.step_number - 1], done, {}
+        reward = float("nan") if fault == "nan" else self.episode["reward"][self.step_number - 1]
+        return self.observation(), reward, done, {}
 
     def observation(self) -> dict:
         counts = self.episode["inventory"][self.step_number]
         inventory = {str(item): np.array(counts[n]) for n, item in enumerate(self.episode["items"])}
-        return {"pov": self.episode["pov"][self.step_number], "inventory": inventory}
+        observation = {"pov": self.episode["pov"][self.step_number], "inventory": inventory}
+        if "gui" in self.episode:
+            observation["isGuiOpen"] = self.episode["gui"][self.step_number]
+        return observation
 
     def close(self) -> None:
         log({"closed": True})
+        if self.broken:
+            raise RuntimeError("nothing left to close")
 
 
-def fail_once() -> None:
+def fault_once() -> str:
     if os.path.exists(os.environ["FAKE_FAULT_DONE"]):
-        return
+        return ""
     open(os.environ["FAKE_FAULT_DONE"], "w").close()
     fault = os.environ["FAKE_FAULT"]
     if fault == "die":
         os._exit(9)
     if fault == "hang":
         time.sleep(3600)
-    raise RuntimeError("the JVM is gone")
+    return fault
 
 
 def log(line: dict) -> None:
@@ -140,5 +148,7 @@ for name, actions, size, steps in (
     ("MineRLTreechop-v0", {**keys(*MOVES), **CAMERA}, (64, 64), 8000),
     ("MineRLHumanSurvival-v0", {**keys(*HUMAN), **CAMERA}, (360, 640), 18000),
     ("MineRLOdd-v0", {**keys(*MOVES), **CAMERA, "fly": Discrete(3)}, (64, 64), 8000),
+    ("MineRLUnbounded-v0", {"camera": Box(-np.inf, np.inf, (2,), np.float32)}, (64, 64), 8000),
 ):
     gym.registry[name] = gym.Registered(Spec(actions, size, steps))
+gym.registry["CartPole-v0"] = gym.Registered(None)

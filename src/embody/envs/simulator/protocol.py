@@ -10,56 +10,64 @@ Small values are JSON; frames and camera turns are arrays, uint8 or float32 (lit
 is at most 4 MiB, which is checked before it is read.
 
     embody                                    server
-    HELLO {environment, max_steps}      ->    WELCOME {environment, max_steps, simulator, actions, frame}
-    RESET {seed}                        ->    OBSERVATION {inventory}, arrays frame
-    STEP {keys and words}, camera       ->    OBSERVATION {reward, done, inventory}, arrays frame
+    HELLO {environment, max_steps,      ->    WELCOME {environment, max_steps, simulator, actions, frame}
+           step_seconds, reset_seconds}
+    RESET {seed}                        ->    OBSERVATION {inventory, gui}, arrays frame
+    STEP {keys and words}, camera       ->    OBSERVATION {reward, done, inventory, gui}, arrays frame
     any of them                         ->    REFUSED {reason}: it was wrong; nothing happened
     any of them                         ->    FAILED {reason}: the simulator broke; the server hangs up
+
+HELLO says how long the client waits for a STEP, and for anything else. `gui` is whether a GUI is open, null where the
+simulator does not say.
 """
 
 import json
+import math
 import socket
 import struct
 import time
 
 import numpy as np
 
-MAGIC, VERSION = b"EMBY", 1
+MAGIC, VERSION = b"EMBY", 2
 LIMIT = 4 * 2**20  # bytes of a body; a frame of 640x360 has 0.7 million
 HELLO, WELCOME, RESET, STEP, OBSERVATION, REFUSED, FAILED = KINDS = range(1, 8)
 DTYPES = {"uint8": "|u1", "float32": "<f4"}
 _HEADER, _LENGTH = struct.Struct("!4sHHI"), struct.Struct("!I")
-_SECONDS = 60.0  # for the rest of a message that has begun
+SECONDS = 60.0  # for a message that has begun
 
 
 class ProtocolError(Exception):
     """What came is no message of this version of the protocol; one line says why."""
 
 
-def send(connection: socket.socket, kind: int, values: dict, arrays: dict, seconds: float = _SECONDS) -> None:
-    """One message; `arrays` are uint8 or float32. A `TimeoutError` if the other side does not take it in time."""
+def encode(kind: int, values: dict, arrays: dict) -> bytes:
+    """One message; `arrays` are uint8 or float32. A `ValueError` for NaN, a `ProtocolError` for too much."""
     listed = [[name, array.dtype.name, list(array.shape)] for name, array in arrays.items()]
     text = json.dumps({"values": values, "arrays": listed}, allow_nan=False).encode()
     raw = [np.ascontiguousarray(array, DTYPES[array.dtype.name]).tobytes() for array in arrays.values()]
     body = b"".join([_LENGTH.pack(len(text)), text] + raw)
     if len(body) > LIMIT:
         raise ProtocolError(f"a message of {len(body)} bytes, the limit is {LIMIT}")
+    return _HEADER.pack(MAGIC, VERSION, kind, len(body)) + body
+
+
+def send(connection: socket.socket, message: bytes, seconds: float = SECONDS) -> None:
+    """Send what `encode` made. A `TimeoutError` if the other side does not take it in time."""
     connection.settimeout(seconds)
     try:
-        connection.sendall(_HEADER.pack(MAGIC, VERSION, kind, len(body)) + body)
+        connection.sendall(message)
     except socket.timeout:
         raise TimeoutError(f"the other side takes no message within {seconds:g} seconds") from None
 
 
-def receive(connection: socket.socket, seconds: "float | None") -> tuple:
-    """The next message's (kind, values, arrays), waiting `seconds` for all of it; None waits forever for its start.
+def receive(connection: socket.socket, seconds: float) -> tuple:
+    """The next message's (kind, values, arrays), waiting `seconds` for all of it.
 
     `ProtocolError`, `TimeoutError`, or a `ConnectionError` if the other side has hung up.
     """
-    start = _read(connection, 1, seconds)
-    deadline = time.monotonic() + (_SECONDS if seconds is None else seconds)
-    header = start + _read(connection, _HEADER.size - 1, deadline - time.monotonic())
-    magic, version, kind, length = _HEADER.unpack(header)
+    deadline = time.monotonic() + seconds
+    magic, version, kind, length = _HEADER.unpack(_read(connection, _HEADER.size, deadline))
     if magic != MAGIC:
         raise ProtocolError(f"this is not embody's protocol: it begins with {magic!r}")
     if version != VERSION:
@@ -68,7 +76,7 @@ def receive(connection: socket.socket, seconds: "float | None") -> tuple:
         raise ProtocolError(f"unknown kind of message {kind}")
     if not _LENGTH.size <= length <= LIMIT:
         raise ProtocolError(f"a message of {length} bytes, the limit is {LIMIT}")
-    values, arrays = _decode(_read(connection, length, deadline - time.monotonic()))
+    values, arrays = _decode(_read(connection, length, deadline))
     return kind, values, arrays
 
 
@@ -85,12 +93,11 @@ def drain(connection: socket.socket) -> None:
         pass
 
 
-def _read(connection: socket.socket, count: int, seconds: "float | None") -> bytes:
-    deadline = None if seconds is None else time.monotonic() + seconds
+def _read(connection: socket.socket, count: int, deadline: float) -> bytes:
     data = bytearray()
     while len(data) < count:
-        left = None if deadline is None else deadline - time.monotonic()
-        if left is not None and left <= 0:
+        left = deadline - time.monotonic()
+        if left <= 0:
             raise TimeoutError("no answer in time")
         connection.settimeout(left)
         try:
@@ -109,12 +116,14 @@ def _decode(body: bytes) -> tuple:
     if place > len(body):
         raise ProtocolError("the JSON part is longer than its message")
     try:
-        head = json.loads(body[_LENGTH.size : place].decode("utf-8"), parse_constant=_no_constant)
+        head = json.loads(body[_LENGTH.size : place].decode("utf-8"), parse_float=_finite, parse_constant=_finite)
         values, listed = head["values"], head["arrays"]
         if not isinstance(values, dict):
             raise TypeError("values")
         arrays = {}
         for name, dtype, shape in listed:
+            if type(name) is not str or name in arrays or type(shape) is not list:
+                raise ValueError("arrays")
             if not all(type(side) is int and 0 <= side <= LIMIT for side in shape) or len(shape) > 3:
                 raise ValueError("shape")
             count = 1
@@ -132,5 +141,8 @@ def _decode(body: bytes) -> tuple:
     return values, arrays
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+def _finite(text: str) -> float:
+    number = float(text)  # 1e999 is infinite, too
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number")
+    return number
