@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_config
-from tiny_models import DYNAMICS, make_actions, make_dynamics, seeded
 
 from embody import ablation
 from embody.ablation import Row, cascade, frames_per_second
 from embody.config import Config, to_dict
 from embody.main import main
 from embody.presets import minigrid
+from tests.conftest import tiny_config
+from tests.tiny_models import DYNAMICS, make_actions, make_dynamics, seeded
 
 COMMAND = ["ablate", "--name", "tiny", "--steps", "2", "--seeds"]
 

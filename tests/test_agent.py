@@ -11,7 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from tiny_models import (
+from torch import Tensor
+
+from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, lambda_returns
+from embody.agent.losses import ahead
+from embody.batch import Batch
+from embody.config import Config, ImaginationConfig
+from embody.dynamics import Dynamics, Prediction, ShortcutLoss
+from embody.nn.distributions import FactoredCategorical
+from embody.presets import minecraft
+from embody.training.agent import AgentStage
+from tests.tiny_models import (
     ACTIONS,
     AGENT,
     CONFIG,
@@ -24,16 +34,6 @@ from tiny_models import (
     open_heads,
     seeded,
 )
-from torch import Tensor
-
-from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, lambda_returns
-from embody.agent.losses import ahead
-from embody.batch import Batch
-from embody.config import Config, ImaginationConfig
-from embody.dynamics import Dynamics, Prediction, ShortcutLoss
-from embody.nn.distributions import FactoredCategorical
-from embody.presets import minecraft
-from embody.training.agent import AgentStage
 
 SHARED = dataclasses.replace(AGENT, own_weights=False)
 SHARP = dataclasses.replace(AGENT.trunk, time_query_gain=2.0)

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TASK, tiny_config
 
 from embody.config import Config, from_dict, to_dict
 from embody.data import DatasetWriter
 from embody.distributed.checkpoint import load_tensors, save_tensors
 from embody.main import main
 from embody.training.tokenizer import TokenizerStage
+from tests.conftest import TASK, tiny_config
 
 Refusal = Callable[..., str]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TASK, tiny_config
 
 from embody.collection.encode import encode_dataset
 from embody.config import Config
 from embody.data import Dataset, LatentWriter, Shard, open_dataset, open_latents
 from embody.distributed.checkpoint import tensors_hash
 from embody.model import Tokenizer, load_tokenizer
+from tests.conftest import TASK, tiny_config
 
 
 def trained(root: Path) -> tuple[Tokenizer, str]:

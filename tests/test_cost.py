@@ -11,19 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import (
-    AGENT,
-    CONFIG,
-    DYNAMICS,
-    TOKENIZER,
-    TRUNK,
-    make_agent,
-    make_batch,
-    make_dataset,
-    make_dynamics,
-    make_lpips_weights,
-    seeded,
-)
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -65,6 +52,19 @@ from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
 from embody.tokenizer.lpips import LpipsNet
 from embody.training.imagination import ImaginationStage
 from embody.training.loop import _optimizers
+from tests.tiny_models import (
+    AGENT,
+    CONFIG,
+    DYNAMICS,
+    TOKENIZER,
+    TRUNK,
+    make_agent,
+    make_batch,
+    make_dataset,
+    make_dynamics,
+    make_lpips_weights,
+    seeded,
+)
 
 EXACTLY = 1e-9
 OWN, SHARED = AGENT, dataclasses.replace(AGENT, own_weights=False)

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from simulators import record_episode, serving
-from tiny_models import CONFIG, VOCABULARY, make_agent, make_dynamics, make_tokenizer
 from torch.testing import assert_close
 
 from embody.config import (
@@ -51,6 +49,8 @@ from embody.main import _base_config, _parse, main
 from embody.minecraft import ITEMS, TASKS, item_counts, minerl_space
 from embody.presets import minecraft
 from embody.trainer import Trainer
+from tests.simulators import record_episode, serving
+from tests.tiny_models import CONFIG, VOCABULARY, make_agent, make_dynamics, make_tokenizer
 
 DIAMOND = "MineRLObtainDiamond-v0"
 SPACE = minerl_space(DIAMOND)

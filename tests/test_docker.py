@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from simulators import find_python
+
+from tests.simulators import find_python
 
 ROOT = Path(__file__).parents[1]
 FILES = ("Dockerfile", "docker/minerl/Dockerfile")

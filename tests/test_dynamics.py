@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import ACTIONS, DYNAMICS, make_actions, make_batch, make_dynamics, seeded
 from torch import Tensor
 
 from embody.batch import Batch
 from embody.config import DynamicsConfig
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.dynamics.shortcut import Levels, bootstrap_velocity, draw_levels, hold_contexts, noise_to, ramp_weight
+from tests.tiny_models import ACTIONS, DYNAMICS, make_actions, make_batch, make_dynamics, seeded
 
 K_MAX = DYNAMICS.k_max
 

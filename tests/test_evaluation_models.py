@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from tiny_models import CONFIG, DYNAMICS, make_dataset
 from torch import Tensor
 
 from embody.config import DynamicsConfig
@@ -15,6 +14,7 @@ from embody.data import Dataset, LatentWriter
 from embody.dynamics import Dynamics, Prediction
 from embody.evaluation.models import action_shuffle_ratios
 from embody.nn.transformer import Memory
+from tests.tiny_models import CONFIG, DYNAMICS, make_dataset
 
 
 @dataclass

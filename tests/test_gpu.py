@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 from test_cost import kept
-from tiny_models import DYNAMICS, make_batch, open_layers, seeded
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
@@ -16,6 +15,7 @@ from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream
 from embody.model import for_inference
 from embody.nn.attention import attend
+from tests.tiny_models import DYNAMICS, make_batch, open_layers, seeded
 
 pytestmark = [
     pytest.mark.gpu,

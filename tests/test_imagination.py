@@ -15,7 +15,19 @@ from gymnasium.utils.env_checker import (
     check_step_determinism,
 )
 from numpy.typing import NDArray
-from tiny_models import (
+from torch import Tensor, nn
+
+from embody.agent import Agent, PmpoLoss, lambda_returns
+from embody.batch import Batch
+from embody.collection.encode import encode_dataset
+from embody.config import StageConfig
+from embody.data import Dataset, batches, open_latents
+from embody.dynamics import Dynamics
+from embody.imagination import Dream, DreamEnv, DreamStep, Player
+from embody.model import WorldAndAgent
+from embody.training import imagination
+from embody.training.imagination import ImaginationStage, dream_trajectories
+from tests.tiny_models import (
     ACTIONS,
     AGENT,
     CONFIG,
@@ -30,18 +42,6 @@ from tiny_models import (
     make_tokenizer,
     seeded,
 )
-from torch import Tensor, nn
-
-from embody.agent import Agent, PmpoLoss, lambda_returns
-from embody.batch import Batch
-from embody.collection.encode import encode_dataset
-from embody.config import StageConfig
-from embody.data import Dataset, batches, open_latents
-from embody.dynamics import Dynamics
-from embody.imagination import Dream, DreamEnv, DreamStep, Player
-from embody.model import WorldAndAgent
-from embody.training import imagination
-from embody.training.imagination import ImaginationStage, dream_trajectories
 
 CONTEXT, STEPS = 3, 4
 WINDOW = DYNAMICS.context

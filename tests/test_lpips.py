@@ -18,7 +18,6 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from tiny_models import make_lpips_weights, seeded
 from torch import Tensor
 
 from embody.config import Config
@@ -31,6 +30,7 @@ from embody.tokenizer.lpips import LPIPS_NETS, LpipsNet
 from embody.trainer import Trainer
 from embody.training import lpips_weights
 from embody.training.lpips_weights import read_arrays
+from tests.tiny_models import make_lpips_weights, seeded
 
 Array = NDArray[np.float64]
 

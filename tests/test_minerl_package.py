@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from simulators import SERVER, Server, find_python
 
 from embody.envs.simulator import MineRLEnv
 from embody.minecraft import minerl_space
+from tests.simulators import SERVER, Server, find_python
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[1]

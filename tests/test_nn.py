@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import ACTIONS, ONE_TIME_LAYER, TRUNK, make_actions, make_dynamics, open_layers, seeded
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
@@ -21,6 +20,7 @@ from embody.nn.running_rms import RunningRms
 from embody.nn.transformer import Block, Transformer, run_second_stream
 from embody.presets import minecraft, minigrid
 from embody.training.muon import Muon, orthogonalise
+from tests.tiny_models import ACTIONS, ONE_TIME_LAYER, TRUNK, make_actions, make_dynamics, open_layers, seeded
 
 CAUSAL_5 = torch.ones(5, 5, dtype=torch.bool).tril()
 

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import tiny_config
 
 from embody.main import _base_config, _parse
+from tests.conftest import tiny_config
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -11,17 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch._inductor.config as inductor
-from tiny_models import (
-    AGENT,
-    DYNAMICS,
-    TOKENIZER,
-    make_agent,
-    make_batch,
-    make_dynamics,
-    make_frames,
-    make_tokenizer,
-    seeded,
-)
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,6 +24,17 @@ from embody.nn.compiled import CudaGraphs
 from embody.nn.rope import rotary_angles, rotate
 from embody.nn.transformer import Block, Memory
 from embody.tokenizer import Tokenizer
+from tests.tiny_models import (
+    AGENT,
+    DYNAMICS,
+    TOKENIZER,
+    make_agent,
+    make_batch,
+    make_dynamics,
+    make_frames,
+    make_tokenizer,
+    seeded,
+)
 
 CONTEXT = 3
 WINDOW = DYNAMICS.context

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simulators import SERVER, Server, record_episode, serving
 
 from embody.envs.simulator import MineRLEnv, SimulatorLost, area_average, protocol
 from embody.envs.simulator.client import SimulatorGone
 from embody.minecraft import VPT, ActionSpace, camera_bins, minerl_space
+from tests.simulators import SERVER, Server, record_episode, serving
 
 RECORDED = Path(__file__).parents[1] / ".." / "shared" / "data" / "vpt_actions"
 DIAMOND, SURVIVAL = "MineRLObtainDiamond-v0", "MineRLHumanSurvival-v0"

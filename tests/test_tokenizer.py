@@ -7,16 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import (
-    ONE_TIME_LAYER,
-    TOKENIZER,
-    make_dynamics,
-    make_frames,
-    make_lpips_weights,
-    make_tokenizer,
-    open_layers,
-    seeded,
-)
 from torch import Tensor
 
 from embody.config import Config, TokenizerConfig
@@ -30,6 +20,16 @@ from embody.tokenizer.loss import random_crop
 from embody.trainer import Trainer
 from embody.training.loop import train
 from embody.training.tokenizer import DecoderStage, TokenizerStage
+from tests.tiny_models import (
+    ONE_TIME_LAYER,
+    TOKENIZER,
+    make_dynamics,
+    make_frames,
+    make_lpips_weights,
+    make_tokenizer,
+    open_layers,
+    seeded,
+)
 
 CONTEXT = TOKENIZER.context
 PATCHES = 6

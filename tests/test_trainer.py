@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TASK, tiny_config
 
 from embody.agent import AgentLoss
 from embody.config import Config, to_dict
@@ -22,6 +21,7 @@ from embody.logger_manager import read_metrics
 from embody.model import load_dynamics, load_tokenizer
 from embody.trainer import Trainer
 from embody.training.agent import AgentStage
+from tests.conftest import TASK, tiny_config
 
 STAGES = ("tokenizer", "dynamics", "agent", "imagination")
 RATES = ("mean", "low", "high")

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TASK, tiny_config
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -32,6 +31,7 @@ from embody.training.imagination import ImaginationStage
 from embody.training.loop import Stage, _optimizers, learning_rate, train
 from embody.training.precision import fastest_precision, matrix_rate
 from embody.training.tokenizer import TokenizerStage
+from tests.conftest import TASK, tiny_config
 
 STAGES = ("tokenizer", "dynamics", "agent", "imagination")
 

@@ -11,7 +11,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from tiny_models import TOKENIZER
 
 from embody.collection.encode import encode_dataset
 from embody.config import ActionSpec, StageConfig
@@ -30,6 +29,7 @@ from embody.data import (
 )
 from embody.data.video import OpenVideos, draw_pointer, identity
 from embody.tokenizer import Tokenizer
+from tests.tiny_models import TOKENIZER
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 REAL = ("minestudio/build_pillar_0.mp4", "minerl_navigate/1f493ca1-5451-47ef-b9d2-5b0c229790bc.mp4")
