@@ -52,7 +52,7 @@ class ActionSpec:
 class EnvConfig:
     """The real environment and the tasks in it."""
 
-    family: Literal["minigrid", "minecraft"] = "minigrid"  # minecraft: a simulator plays it (docs/simulator.md)
+    family: Literal["minigrid", "crafter", "minecraft"] = "minigrid"  # minecraft: a simulator plays it (simulator.md)
     tasks: tuple[str, ...] = ()
     max_steps: tuple[int, ...] = ()  # a limit per task; reaching it truncates, which no frame shows
     height: int = 48
@@ -85,6 +85,7 @@ class CollectConfig:
     validation_episodes: int = 64
     noise_levels: tuple[float, ...] = (0.0, 0.25, 0.5)  # how often a random action replaces the expert's
     random_fraction: float = 0.1  # share of episodes played at random (noise 1)
+    unlabelled_fraction: float = 0.0  # share of episodes, of whatever quality, that are left plain videos
     workers: int = 2
     seed: int = 0  # of the environments, those of the evaluation included: runs of other seeds share data and tests
 
