@@ -3,6 +3,7 @@
 Shapes: H = W = 64 pixels, P = 22 achievements; Crafter's arrays are [x, y], its frames [y, x].
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-__all__ = ["ACHIEVEMENTS", "ACTION_NAMES", "LABELS", "TASKS", "VOCABULARY", "CrafterPixels"]
+__all__ = ["ACHIEVEMENTS", "ACTION_NAMES", "AFTER", "LABELS", "TASKS", "VOCABULARY", "CrafterPixels"]
 
 TASKS = ("crafter",)
 
@@ -34,6 +35,25 @@ ACHIEVEMENTS: tuple[str, ...] = (
 )  # fmt: skip
 LABELS = tuple(name.replace("_", " ") for name in ACHIEVEMENTS)
 DIAMOND = ACHIEVEMENTS.index("collect_diamond")
+
+# What an achievement takes to have achieved before, by Crafter's rules; what is used up is not in it.
+AFTER: Mapping[str, tuple[str, ...]] = {
+    "collect_stone": ("make_wood_pickaxe",),
+    "collect_coal": ("make_wood_pickaxe",),
+    "collect_iron": ("make_stone_pickaxe",),
+    "collect_diamond": ("make_iron_pickaxe",),
+    "eat_plant": ("place_plant",),
+    "make_wood_pickaxe": ("place_table",),
+    "make_wood_sword": ("place_table",),
+    "make_stone_pickaxe": ("place_table", "collect_stone"),
+    "make_stone_sword": ("place_table", "collect_stone"),
+    "make_iron_pickaxe": ("place_furnace", "collect_coal", "collect_iron"),
+    "make_iron_sword": ("place_furnace", "collect_coal", "collect_iron"),
+    "place_furnace": ("place_table", "collect_stone"),
+    "place_plant": ("collect_sapling",),
+    "place_stone": ("collect_stone",),
+    "place_table": ("collect_wood",),
+}
 
 # Every word of the labels; datasets keep it, so new words go to the end.
 VOCABULARY: tuple[str, ...] = (
@@ -72,7 +92,8 @@ class CrafterPixels(gymnasium.Env[np.ndarray, Any]):
         self.game = self._make_game(seed=own, size=self._size, length=None)
         frame = self.game.reset()
         self._step, self._counts = 0, self._count()
-        return frame, {"mission": "", "events": np.zeros(len(ACHIEVEMENTS), bool), "success": False}
+        info = {"inventory": self.game._player.inventory.copy()}
+        return frame, info | {"mission": "", "events": np.zeros(len(ACHIEVEMENTS), bool), "success": False}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Frame, reward, terminated, truncated, info after one action."""

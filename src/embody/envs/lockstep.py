@@ -79,6 +79,7 @@ class LockstepEnvs:
         self._over = np.ones(len(seeds), bool)
         self._achievements = len(FAMILIES[config.family].achievements)
         self.labels: list[str] = []  # missions, set by reset; empty ones where whoever plays says what for
+        self.infos: list[dict[str, Any]] = []  # of each environment's last step or reset
         self.events: NDArray[np.bool_] = np.zeros((len(seeds), self._achievements), bool)  # [N, P], of the last step
 
     def reset(self) -> np.ndarray:
@@ -88,6 +89,7 @@ class LockstepEnvs:
         self._over = np.zeros(len(first), bool)
         self.labels = [info["mission"] for _, info in first]
         self.events = np.zeros_like(self.events)
+        self.infos = [info for _, info in first]
         return self._frames.copy()
 
     def step(
@@ -108,7 +110,7 @@ class LockstepEnvs:
         self.events = np.zeros_like(self.events)
         for i in np.flatnonzero(active & ~self._over):
             self._frames[i], rewards[i], terminated[i], truncated[i], info = self._envs[i].step(actions[i])
-            success[i] = info["success"]
+            success[i], self.infos[i] = info["success"], info
             if self._achievements:
                 self.events[i] = info["events"]
         self._over |= terminated | truncated
