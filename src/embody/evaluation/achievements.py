@@ -92,8 +92,16 @@ class Unlocked:
     @classmethod
     def from_json(cls, parts: Sequence[Mapping[str, Any]]) -> "Unlocked":
         """`to_json` of several batches, one after the other."""
-        kinds = {"first_step": np.int64, "length": np.int64, "died": np.bool_, "reward": np.float32}
-        return cls(**{name: np.concatenate([np.array(p[name], kind) for p in parts]) for name, kind in kinds.items()})
+
+        def joined(name: str, kind: type) -> NDArray[Any]:
+            return np.concatenate([np.array(part[name], kind) for part in parts])
+
+        return cls(
+            joined("first_step", np.int64),
+            joined("length", np.int64),
+            joined("died", np.bool_),
+            joined("reward", np.float32),
+        )
 
 
 def play_achievements(
