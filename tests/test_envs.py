@@ -7,16 +7,8 @@ import numpy as np
 import pytest
 
 from embody.config import ActionSpec, EnvConfig
-from embody.envs import (
-    TASKS,
-    VOCABULARY,
-    ExpertLost,
-    LockstepEnvs,
-    environment_seeds,
-    evaluation_seeds,
-    make_env,
-    make_expert,
-)
+from embody.envs import ExpertLost, LockstepEnvs, environment_seeds, evaluation_seeds, make_env, make_expert
+from embody.envs.minigrid import TASKS, VOCABULARY
 from embody.presets import minigrid
 
 CONFIG = EnvConfig(tasks=TASKS, max_steps=(40,) * len(TASKS))

@@ -18,7 +18,7 @@ _POSITIVE: Range = (math.ulp(0.0), math.inf)
 BOUNDS: Mapping[str, Mapping[str, Range]] = {
     "EnvConfig": dict.fromkeys(("height", "width", "fps", "max_steps"), _MANY),
     "CollectConfig": dict.fromkeys(("train_episodes", "validation_episodes", "workers"), _MANY)
-    | dict.fromkeys(("noise_levels", "random_fraction"), _SHARE)
+    | dict.fromkeys(("noise_levels", "random_fraction", "unlabelled_fraction"), _SHARE)
     | {"seed": _NOT_NEGATIVE},
     "TransformerConfig": dict.fromkeys(("width", "depth", "heads", "kv_heads", "mlp_width"), _MANY)
     | dict.fromkeys(("rope_base", "time_rope"), _POSITIVE)

@@ -18,6 +18,7 @@ from embody.bounds import check_bounds
 T = TypeVar("T")
 
 __all__ = [
+    "AchievementSchedule",
     "ActionSpec",
     "AgentConfig",
     "CollectConfig",
@@ -52,7 +53,7 @@ class ActionSpec:
 class EnvConfig:
     """The real environment and the tasks in it."""
 
-    family: Literal["minigrid", "minecraft"] = "minigrid"  # minecraft: a simulator plays it (docs/simulator.md)
+    family: Literal["minigrid", "crafter", "minecraft"] = "minigrid"  # minecraft: a simulator plays it (simulator.md)
     tasks: tuple[str, ...] = ()
     max_steps: tuple[int, ...] = ()  # a limit per task; reaching it truncates, which no frame shows
     height: int = 48
@@ -85,6 +86,7 @@ class CollectConfig:
     validation_episodes: int = 64
     noise_levels: tuple[float, ...] = (0.0, 0.25, 0.5)  # how often a random action replaces the expert's
     random_fraction: float = 0.1  # share of episodes played at random (noise 1)
+    unlabelled_fraction: float = 0.0  # share of episodes, of whatever quality, that are left plain videos
     workers: int = 2
     seed: int = 0  # of the environments, those of the evaluation included: runs of other seeds share data and tests
 
@@ -313,6 +315,25 @@ class TaskSchedule:
 
 
 @dataclass(frozen=True)
+class AchievementSchedule:
+    """What the agent is asked for in one episode of Crafter: what it is short of, else what it has not achieved yet.
+
+    Of those it is asked for the first in `order` for which it has achieved all that comes before
+    (`embody.envs.crafter.AFTER`), and after `patience` steps without it for the next one, round and round.
+    """
+
+    order: tuple[str, ...] = (
+        *("collect_sapling", "place_plant", "collect_wood", "place_table", "make_wood_pickaxe", "make_wood_sword"),
+        *("collect_drink", "collect_stone", "place_stone", "make_stone_pickaxe", "make_stone_sword", "eat_cow"),
+        *("collect_coal", "place_furnace", "collect_iron", "make_iron_pickaxe", "collect_diamond", "make_iron_sword"),
+        *("wake_up", "defeat_zombie", "defeat_skeleton", "eat_plant"),
+    )
+    patience: int = 100  # steps
+    every: int = 10  # steps from one look of the scheduler to the next: under a new label all of the past is read anew
+    low: int = 3  # food, drink or energy, of 9, at which it is asked to eat, drink or sleep
+
+
+@dataclass(frozen=True)
 class Config:
     """One run, whole."""
 
@@ -342,6 +363,7 @@ class Config:
     train_imagination: StageConfig = StageConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     schedule: TaskSchedule = TaskSchedule()  # of Minecraft's evaluation in the simulator
+    achievements: AchievementSchedule = AchievementSchedule()  # of Crafter's evaluation
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -18,7 +18,17 @@ from embody.config import (
     TransformerConfig,
 )
 
-__all__ = ["PRESETS", "GameConfig", "Tasks", "TrainConfig", "minecraft", "minecraft_small", "minigrid", "preset"]
+__all__ = [
+    "PRESETS",
+    "GameConfig",
+    "Tasks",
+    "TrainConfig",
+    "crafter_small",
+    "minecraft",
+    "minecraft_small",
+    "minigrid",
+    "preset",
+]
 
 
 def minigrid() -> Config:
@@ -194,8 +204,27 @@ def minecraft_small() -> Config:
     )
 
 
+def crafter_small() -> Config:
+    """Crafter, 22 achievements up to the diamond, on one GPU or a CPU: the sizes of `minecraft_small`."""
+    base, actions = minecraft_small(), ActionSpec((17,))
+    return replace(
+        base,
+        name="crafter_small",
+        preset="crafter_small",
+        env=EnvConfig(
+            family="crafter", tasks=("crafter",), max_steps=(1000,), height=64, width=64, fps=5, actions=actions
+        ),
+        data=DataConfig(),
+        collect=CollectConfig(train_episodes=700),
+        tokenizer=replace(base.tokenizer, patch=7, padded=(70, 70)),  # Crafter's cells: 9x9 of 7x7 pixels in 63x63
+        dynamics=replace(base.dynamics, actions=actions),
+        agent=replace(base.agent, actions=actions, clone_null=True),
+    )
+
+
 PRESETS: Mapping[str, Callable[[], Config]] = {
     "minigrid": minigrid,
+    "crafter_small": crafter_small,
     "minecraft_small": minecraft_small,
     "minecraft": minecraft,
 }

@@ -13,12 +13,14 @@ from embody.collection.play import Split, play_episodes
 from embody.collection.workers import worker_pool
 from embody.config import Config
 from embody.data import DatasetWriter, Episode, Meta, aside, is_complete
-from embody.envs import VOCABULARY, make_env
+from embody.envs import FAMILIES, make_env
 
 __all__ = ["Progress", "collect"]
 
-SHARD = 64  # episodes
+SHARD = 64  # episodes at most
+SHARD_BYTES = 2**27  # of pixels: a few shards wait in memory
 RECORD = "collection.json"  # how a dataset was made, in its folder
+_LATER = {"unlabelled_fraction": 0.0}  # settings that came later: not in the record where they are as they were before
 
 Progress = Callable[[str, int, int], None]  # task, episodes done, episodes in all
 
@@ -57,10 +59,13 @@ def _collect_task(config: Config, task: str, pool: ProcessPoolExecutor | None, p
     if is_complete(root):
         progress(task, total, total)
         return
-    env = config.env
-    writer = DatasetWriter(root, Meta((task,), env.actions, env.height, env.width, env.fps, VOCABULARY))
+    env, family = config.env, FAMILIES[config.env.family]
+    tasks = family.achievements or (task,)
+    meta = Meta(tasks, env.actions, env.height, env.width, env.fps, family.vocabulary, family.labels)
+    writer = DatasetWriter(root, meta)
     with aside(root / RECORD) as path:
-        path.write_text(json.dumps(_record(config, task), indent=2) + "\n", encoding="utf-8")
+        record = {name: value for name, value in _record(config, task).items() if value != _LATER.get(name)}
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     missing = [job for job in jobs if job.index >= writer.shards(job.split)]
     done = total - sum(job.count for job in missing)
     progress(task, done, total)
@@ -77,10 +82,12 @@ def _shards(config: Config, task: str) -> list[Job]:
         ("train", config.collect.train_episodes),
         ("validation", config.collect.validation_episodes),
     )
+    limit = config.env.max_steps[config.env.tasks.index(task)]
+    size = max(1, min(SHARD, SHARD_BYTES // ((limit + 1) * config.env.height * config.env.width * 3)))
     return [
-        Job(task, split, first // SHARD, first, min(SHARD, episodes - first))
+        Job(task, split, first // size, first, min(size, episodes - first))
         for split, episodes in splits
-        for first in range(0, episodes, SHARD)
+        for first in range(0, episodes, size)
     ]
 
 
@@ -97,7 +104,7 @@ def _check_folder(config: Config, task: str) -> None:
     root = Path(config.data_dir) / task
     if not (root / RECORD).exists():
         return
-    found, wanted = json.loads((root / RECORD).read_text(encoding="utf-8")), _record(config, task)
+    found, wanted = _LATER | json.loads((root / RECORD).read_text(encoding="utf-8")), _record(config, task)
     for name, value in wanted.items():
         if found.get(name) != value:
             raise ValueError(

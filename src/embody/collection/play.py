@@ -2,13 +2,14 @@
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from embody.config import Config
-from embody.data.episodes import Episode
-from embody.envs import Expert, ExpertLost, MiniGridPixels, environment_seeds, make_env, make_expert
+from embody.data.episodes import EVERY_TASK, Episode
+from embody.envs import FAMILIES, Expert, ExpertLost, PixelEnv, environment_seeds, make_env, make_expert
 
 __all__ = ["play_episodes"]
 
@@ -21,7 +22,7 @@ def play_episodes(config: Config, task: str, split: Split, first: int, count: in
     return [_play(config, env, expert, task, split, index) for index in range(first, first + count)]
 
 
-def _play(config: Config, env: MiniGridPixels, expert: Expert, task: str, split: Split, index: int) -> Episode:
+def _play(config: Config, env: PixelEnv, expert: Expert, task: str, split: Split, index: int) -> Episode:
     split_number = ("train", "validation").index(split)
     rng = np.random.default_rng((config.collect.seed, zlib.crc32(task.encode()), split_number, index))
     noise = _draw_noise(config, rng)
@@ -29,27 +30,43 @@ def _play(config: Config, env: MiniGridPixels, expert: Expert, task: str, split:
 
     frame, info = env.reset(seed=seed)
     choose = _player(env, expert, noise, rng)
-    frames, actions, rewards = [frame], [0], [0.0]
+    frames, actions, rewards, infos = [frame], [0], [0.0], [info]
     terminated = truncated = False
     while not (terminated or truncated):
         actions.append(choose(actions[-1] if len(actions) > 1 else None))
         frame, reward, terminated, truncated, info = env.step(actions[-1])
         frames.append(frame)
         rewards.append(reward)
+        infos.append({name: info[name] for name in ("success", "events") if name in info})
     is_terminal = np.zeros(len(frames), bool)
     is_terminal[-1] = terminated
-    return Episode(
+    has_events = bool(FAMILIES[config.env.family].achievements)
+    episode = Episode(
         frames=np.stack(frames),
         actions=np.array(actions, np.int64)[:, None],
         rewards=np.array(rewards, np.float32),
         is_terminal=is_terminal,
-        task=task,
-        label=info["mission"],
+        task=EVERY_TASK if has_events else task,
+        label=infos[0]["mission"],
         source="random" if noise == 1 else "expert",
         noise=noise,
         seed=seed,
-        success=info["success"],
+        success=any(info["success"] for info in infos),
+        events=np.stack([info["events"] for info in infos]) if has_events else None,
     )
+    return _unlabelled(episode) if _is_unlabelled(config, task, split_number, index) else episode
+
+
+def _is_unlabelled(config: Config, task: str, split_number: int, index: int) -> bool:
+    """Drawn apart from how the episode is played: the share changes no episode's content or quality."""
+    draw = np.random.default_rng((config.collect.seed, zlib.crc32(task.encode()), split_number, index, 1)).random()
+    return bool(draw < config.collect.unlabelled_fraction)
+
+
+def _unlabelled(episode: Episode) -> Episode:
+    """The episode as a plain video: of what was done, and what came of it, nothing is known."""
+    zeros = {name: np.zeros_like(getattr(episode, name)) for name in ("actions", "rewards", "is_terminal")}
+    return replace(episode, **zeros, events=None, labelled=False)
 
 
 def _draw_noise(config: Config, rng: np.random.Generator) -> float:
@@ -59,7 +76,7 @@ def _draw_noise(config: Config, rng: np.random.Generator) -> float:
     return float(rng.choice(config.collect.noise_levels))
 
 
-def _player(env: MiniGridPixels, expert: Expert, noise: float, rng: np.random.Generator) -> Callable[[int | None], int]:
+def _player(env: PixelEnv, expert: Expert, noise: float, rng: np.random.Generator) -> Callable[[int | None], int]:
     """The episode's policy: previous action to next. An expert that is lost leaves the rest to chance.
 
     Such an episode is kept: leaving it out would make the demonstrations look better than they are.

@@ -20,7 +20,8 @@ class Episode:
 
     A time limit is no terminal: such an episode just ends. A recording of many tasks has `events`, and `EVERY_TASK` as
     its task: for each of the dataset's K tasks it is an episode whose rewards are that task's events, 0 or 1, and its
-    own `rewards` are not read. Wrong shapes, dtypes or flags are a `ValueError`.
+    own `rewards` are not read. A plain video of that task is drawn as often as such a recording, and has no events.
+    Wrong shapes, dtypes or flags are a `ValueError`.
     """
 
     frames: NDArray[np.uint8] | Video  # [T, H, W, 3], or where they are
@@ -66,7 +67,7 @@ class Episode:
                 raise ValueError(f"{where}: {name} has {len(array)} steps, frames {steps}")
             if array.shape != shape:
                 raise ValueError(f"{where}: {name} must be {list(shape)}, got {list(array.shape)}")
-        if (self.events is not None) != (self.task == EVERY_TASK):
+        if self.labelled and (self.events is not None) != (self.task == EVERY_TASK):
             raise ValueError(f"{where}: task {EVERY_TASK!r} and events go together, the one needs the other")
         if self.events is not None and self.events[0].any():
             raise ValueError(f"{where}: nothing is achieved at slot 0, events must be false there")

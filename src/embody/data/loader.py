@@ -327,9 +327,12 @@ def _entries(readers: Sequence[_Reader], rows: Sequence[tuple[int, EpisodeRow]])
     entries = [_Entry(source, row, row.task) for source, row in rows if row.task != EVERY_TASK]
     for source, reader in enumerate(readers):
         own = [row for place, row in rows if place == source and row.task == EVERY_TASK]
-        for task, name in enumerate(reader.dataset.meta.tasks):
-            if any(len(reader.events_of(row.id, task)) for row in own):
-                entries += [_Entry(source, row, name, task) for row in own]
+        names = reader.dataset.meta.tasks
+        occurring = [task for task in range(len(names)) if any(len(reader.events_of(row.id, task)) for row in own)]
+        for task in occurring:
+            entries += [_Entry(source, row, names[task], task if row.labelled else None) for row in own]
+        if not occurring:
+            entries += [_Entry(source, row, EVERY_TASK) for row in own if not row.labelled]
     return entries
 
 

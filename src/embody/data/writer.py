@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embody.data.aside import aside, write_json
-from embody.data.episodes import Episode
+from embody.data.episodes import EVERY_TASK, Episode
 from embody.data.format import EPISODE_SCHEMA, EXTENDED, OWN, PLAIN, SCHEMAS, Meta, Shard, is_complete, read_meta
 from embody.data.steps import recorded, steps_table
 from embody.data.video import Video, VideoIndex, identity, index_video
@@ -151,7 +151,7 @@ class DatasetWriter:
                     f"{where}: events of {episode.events.shape[1]} tasks, the dataset has {len(self.meta.tasks)} with"
                     f" {len(self.meta.labels)} labels: give meta.labels, and a column of events each"
                 )
-        elif episode.task not in self.meta.tasks:
+        elif episode.task not in self.meta.tasks and not (self.meta.labels and episode.task == EVERY_TASK):
             raise ValueError(f"{where}: task {episode.task!r} is none of {', '.join(self.meta.tasks)}")
         if isinstance(episode.frames, Video):
             pass

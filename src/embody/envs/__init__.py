@@ -1,17 +1,16 @@
-"""Real environments: MiniGrid as pixels, its experts, and the seeds that keep the splits apart."""
+"""Real environments: MiniGrid and Crafter as pixels, their experts, and the seeds that keep the splits apart."""
 
-from embody.envs.minigrid import ACTION_NAMES, TASKS, VOCABULARY, LockstepEnvs, MiniGridPixels, make_env
+from embody.envs.lockstep import FAMILIES, Family, LockstepEnvs, PixelEnv, make_env
 from embody.envs.planner import Expert, ExpertLost, make_expert
 from embody.envs.seeds import environment_seeds, evaluation_seeds
 
 __all__ = [
-    "ACTION_NAMES",
-    "TASKS",
-    "VOCABULARY",
+    "FAMILIES",
     "Expert",
     "ExpertLost",
+    "Family",
     "LockstepEnvs",
-    "MiniGridPixels",
+    "PixelEnv",
     "environment_seeds",
     "evaluation_seeds",
     "make_env",

@@ -1,19 +1,16 @@
-"""MiniGrid seen in full, as 48x48 pixels: single environments, and many played side by side.
+"""MiniGrid seen in full, as 48x48 pixels.
 
-Shapes: N environments, A action factors (1 here), H = W = 48 pixels.
+Shapes: H = W = 48 pixels.
 """
 
 import os
-from collections.abc import Sequence
 from typing import Any, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from embody.config import EnvConfig
-
-__all__ = ["ACTION_NAMES", "TASKS", "VOCABULARY", "LockstepEnvs", "MiniGridPixels", "make_env"]
+__all__ = ["ACTION_NAMES", "TASKS", "VOCABULARY", "MiniGridPixels"]
 
 TASKS = (
     "BabyAI-GoToLocalS5N2-v0",
@@ -91,22 +88,6 @@ class MiniGridPixels(gymnasium.Env[np.ndarray, Any]):
         return canvas.reshape(rows * TILE, columns * TILE, 3).copy()
 
 
-def make_env(config: EnvConfig, task: str) -> MiniGridPixels:
-    """The environment of `task` with its step limit; `ValueError` for an unknown task lists the known ones."""
-    if config.family != "minigrid":
-        raise ValueError(
-            f"env.family {config.family} has no environment here yet: nothing can be collected, and"
-            " `embody evaluate --env minerl:NAME` plays it elsewhere (docs/simulator.md)"
-        )
-    if task not in TASKS:
-        raise ValueError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
-    if task not in config.tasks:
-        raise ValueError(f"task {task!r} is not in env.tasks, which has {', '.join(config.tasks)}")
-    if config.actions.sizes != (ACTIONS,):
-        raise ValueError(f"env.actions: MiniGrid has one factor of {ACTIONS} choices, got {config.actions.sizes}")
-    return MiniGridPixels(task, config.max_steps[config.tasks.index(task)], config.height, config.width)
-
-
 def _load_minigrid() -> None:
     """Import minigrid, which registers its environments, without the greeting and the prints."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -116,44 +97,3 @@ def _load_minigrid() -> None:
     except ImportError as error:
         raise ValueError("minigrid is not installed: pip install embody[minigrid]") from error
     vars(roomgrid_level)["print"] = lambda *_: None  # BabyAI levels print every rejected draw
-
-
-class LockstepEnvs:
-    """N environments of one task side by side; each plays one episode and is then left alone (no autoreset)."""
-
-    def __init__(self, config: EnvConfig, task: str, seeds: Sequence[int]) -> None:
-        self._envs = [make_env(config, task) for _ in seeds]
-        self._seeds = list(seeds)
-        self._actions = len(config.actions.sizes)
-        self._frames = np.zeros((len(seeds), config.height, config.width, 3), np.uint8)
-        self._over = np.ones(len(seeds), bool)
-        self.labels: list[str] = []  # missions, set by reset
-
-    def reset(self) -> np.ndarray:
-        """First frames, uint8 [N, H, W, 3]; sets `labels`."""
-        first = [env.reset(seed=seed) for env, seed in zip(self._envs, self._seeds, strict=True)]
-        self._frames = np.stack([frame for frame, _ in first])
-        self._over = np.zeros(len(first), bool)
-        self.labels = [info["mission"] for _, info in first]
-        return self._frames.copy()
-
-    def step(
-        self, actions: np.ndarray, active: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Play int64 `actions` [N, A] where bool `active` [N] and the episode is not over.
-
-        Returns frames uint8 [N, H, W, 3], rewards float32 [N], terminated, truncated and success bool [N]: those of
-        this step, so the last four are 0 where nothing was played; frames repeat there.
-        """
-        n = len(self._envs)
-        if actions.shape != (n, self._actions) or active.shape != (n,):
-            raise ValueError(
-                f"lockstep: actions {actions.shape} and active {active.shape}, expected {(n, self._actions)} and {(n,)}"
-            )
-        rewards = np.zeros(n, np.float32)
-        terminated, truncated, success = (np.zeros(n, bool) for _ in range(3))
-        for i in np.flatnonzero(active & ~self._over):
-            self._frames[i], rewards[i], terminated[i], truncated[i], info = self._envs[i].step(actions[i])
-            success[i] = info["success"]
-        self._over |= terminated | truncated
-        return self._frames.copy(), rewards, terminated, truncated, success

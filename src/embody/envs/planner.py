@@ -1,4 +1,4 @@
-"""Experts for the MiniGrid tasks: minigrid's own bot for BabyAI, a breadth-first planner for DoorKey and Fetch.
+"""Experts by task. Of MiniGrid: minigrid's own bot for BabyAI, a breadth-first planner for DoorKey and Fetch.
 
 Every expert looks at the true state each time it is asked, so that it recovers from actions it did not suggest.
 """
@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from embody.envs.minigrid import MiniGridPixels
+from embody.envs import crafter
+from embody.envs.crafter_expert import CrafterExpert
 
 __all__ = ["Expert", "ExpertLost", "make_expert"]
 
@@ -26,30 +27,32 @@ class ExpertLost(Exception):
 class Expert(Protocol):
     """Suggests actions for one episode at a time."""
 
-    def reset(self, env: MiniGridPixels) -> None:
+    def reset(self, env: Any) -> None:
         """Take up the episode that `env` has just begun."""
         ...
 
     def action(self, previous: int | None) -> int:
-        """The next action, 0..6. `previous` is what was really played last, None at first. May raise `ExpertLost`."""
+        """The next action. `previous` is what was really played last, None at first. May raise `ExpertLost`."""
         ...
 
 
 def make_expert(task: str) -> Expert:
-    """The expert of a task of `embody.envs.TASKS`."""
+    """The expert of a task of `embody.envs.FAMILIES`."""
+    if task in crafter.TASKS:
+        return CrafterExpert()
     if task.startswith("BabyAI-"):
         return BotExpert()
     planners = {"MiniGrid-DoorKey": unlock_and_leave, "MiniGrid-Fetch": fetch}
     for family, planner in planners.items():
         if task.startswith(family):
             return PlannerExpert(planner)
-    raise ValueError(f"no expert plays {task}: only {', '.join(('BabyAI', *planners))} have one")
+    raise ValueError(f"no expert plays {task}: only {', '.join(('BabyAI', *planners, *crafter.TASKS))} have one")
 
 
 class BotExpert:
     """minigrid's `BabyAIBot`, told that it sees the whole room (as the agent does), rebuilt when it loses its plan."""
 
-    def reset(self, env: MiniGridPixels) -> None:
+    def reset(self, env: Any) -> None:
         self._game = env.game
         self._build()
 
@@ -93,7 +96,7 @@ class PlannerExpert:
     def __init__(self, planner: Callable[[Any], int | None]) -> None:
         self._planner = planner
 
-    def reset(self, env: MiniGridPixels) -> None:
+    def reset(self, env: Any) -> None:
         self._game = env.game
 
     def action(self, previous: int | None) -> int:

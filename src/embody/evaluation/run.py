@@ -10,7 +10,7 @@ import numpy as np
 from embody.config import Config
 from embody.data import Dataset
 from embody.dynamics import Dynamics
-from embody.envs import ACTION_NAMES, evaluation_seeds
+from embody.envs import FAMILIES, evaluation_seeds
 from embody.evaluation.cells import CellReader
 from embody.evaluation.metrics import Counts
 from embody.evaluation.models import (
@@ -171,8 +171,8 @@ def _keep_dreams(config: Config, dreams: Dreams) -> None:
         stop = given + int(rollouts.valid[row].sum())
         strips = {"real": real_row[:stop], "imagined": imagined_row[:stop]}
         captions = ("",) * stop
-        if config.env.family == "minigrid":
-            captions = action_captions(dreams.actions[row, :stop], ACTION_NAMES)
+        if config.env.family in FAMILIES:
+            captions = action_captions(dreams.actions[row, :stop], FAMILIES[config.env.family].action_names)
         films.append(Film("held-out episode", strips, captions, given))
     pictures = config.run_dir / "pictures"
     write_films(pictures / "dreams.npz", films)
@@ -184,4 +184,6 @@ def _keep_dreams(config: Config, dreams: Dreams) -> None:
 def _episode_film(recording: Recording) -> Film:
     outcome = "success" if recording.success else "no success"
     title = f"{recording.label} ({outcome})"
-    return Film(title, {"real": recording.frames}, action_captions(recording.actions, ACTION_NAMES))
+    return Film(
+        title, {"real": recording.frames}, action_captions(recording.actions, FAMILIES["minigrid"].action_names)
+    )

@@ -1,0 +1,378 @@
+"""A scripted player of Crafter that sees the whole world: skills, and the order of its goals.
+
+It looks at the true state at every step and remembers little, so that it goes on from actions it did not suggest. What
+things cost and need is read from Crafter's own data.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from embody.envs.crafter import ACTION_NAMES
+from embody.envs.crafter_planning import Sight, Walls, route, wall_in
+
+__all__ = ["CrafterExpert"]
+
+ACTION = {name.replace(" ", "_"): number for number, name in enumerate(ACTION_NAMES[0])}
+MOVES = ("move_left", "move_right", "move_up", "move_down")  # in the order of Sight.directions
+TOOLS = ("wood_pickaxe", "wood_sword", "stone_pickaxe", "stone_sword")
+HOSTILE = ("Zombie", "Skeleton")
+WOOD, STONES = 9, 6  # carried from the trees; carried always: a fence, a bridge, a door
+GROWING = 18  # a plant grows only while the player is nearer than this
+
+
+class CrafterExpert:
+    """Plays for the 22 achievements, the diamond first among the late ones, and for its life."""
+
+    def reset(self, env: Any) -> None:
+        """Take up the episode that `env`, a `CrafterPixels`, has just begun."""
+        import crafter
+
+        self._game, self._rules = env.game, crafter.constants
+        self._need: str | None = None  # what is being filled up: drink, food or energy
+        self._plan: list[tuple[str, int]] = []  # of walls, and
+        self._next: tuple[int, int, int] | None = None  # where its next step finds the player, and its stones
+        self._fenced: int | None = None  # the cell of the sapling that was planted for food
+        self._stuck = 0
+
+    def action(self, previous: int | None) -> int:
+        """The next action, 0..16."""
+        self.sight = Sight(self._game, self._rules)
+        if self.sight.player.sleeping:
+            return ACTION["sleep"]
+        name = self._fight() or self._needs() or self._goals() or "noop"
+        return ACTION[name]
+
+    # --- what is so -------------------------------------------------------------------------------------------------
+
+    def _done(self, achievement: str) -> bool:
+        return self.sight.player.achievements[achievement] > 0
+
+    def _has(self, item: str) -> int:
+        return self.sight.inventory[item]
+
+    def _uses(self, thing: str) -> dict[str, int]:
+        rules = self._rules.make if thing in self._rules.make else self._rules.place
+        return rules[thing]["uses"]
+
+    def _near(self, thing: str) -> bool:
+        return thing in self._game._world.nearby(self.sight.player.pos, 1)[0]
+
+    def _threats(self, within: int) -> list[int]:
+        s = self.sight
+        return [cell for cell in s.kinds(*HOSTILE) if s.distance(cell, s.here) <= within]
+
+    # --- skills: each gives the name of an action, or None where it can do nothing ----------------------------------
+
+    def _turn(self, direction: int) -> str:
+        """Face that way; where it is free, step there."""
+        return MOVES[self.sight.directions.index(direction)]
+
+    def _walk(self, way: list[int], then: str = "do") -> str | None:
+        """One step along a way, through what can be dug, fought or bridged; `then` at its last cell."""
+        s = self.sight
+        if not way:
+            return None
+        direction = way[0] - s.here
+        if s.facing != direction:
+            return self._turn(direction)
+        if len(way) == 1:
+            return then
+        if s.free(way[0]):
+            return self._turn(direction)
+        return "place_stone" if s.material(way[0]) == "water" and way[0] not in s.things else "do"
+
+    def _use(self, targets: Iterable[int], then: str = "do", limit: float = 400) -> str | None:
+        """Go to the nearest of these cells, and do that to it."""
+        found = set(targets)
+        return self._walk(route(self.sight, found, limit), then) if found else None
+
+    def _stand(self, targets: Iterable[int], limit: float = 400) -> str | None:
+        """Go onto the nearest of these cells."""
+        s, found = self.sight, set(targets)
+        way = route(s, found, limit) if found else []
+        if len(way) == 1 and s.free(way[0]):
+            return self._turn(way[0] - s.here)
+        return self._walk(way)
+
+    def _collect(self, material: str, limit: float = 400) -> str | None:
+        return self._use(self.sight.cells(material), limit=limit) if self.sight.can_collect(material) else None
+
+    def _sapling(self) -> str | None:
+        """Grass gives one now and then; one walks over it, so whatever grass is faced will do."""
+        s = self.sight
+        faced = s.here + s.facing
+        if s.material(faced) == "grass" and faced not in s.things:
+            return "do"
+        return self._stand(s.cells("grass"))
+
+    def _place(self, thing: str) -> str | None:
+        """Put it in front, after a turn or a step to where it can stand."""
+        s, where = self.sight, self._rules.place[thing]["where"]
+
+        def fits(cell: int) -> bool:
+            return s.material(cell) in where and cell not in s.things
+
+        if fits(s.here + s.facing) and s.material(s.here + s.facing) != "lava":
+            return f"place_{thing}"
+        for direction in s.directions:
+            if fits(s.here + direction) and s.material(s.here + direction) == "water":
+                return self._turn(direction)
+        steps = [d for d in s.directions if s.free(s.here + d) and s.costs[s.here + d] == 1]
+        for direction in sorted(steps, key=lambda d: not fits(s.here + 2 * d)):
+            return self._turn(direction)
+        return self._collect("stone", 4) or self._collect("tree", 4)
+
+    def _bench(self, furnace: bool) -> str | None:
+        """Have a table, and a furnace if asked for, at hand; None once it is so."""
+        s = self.sight
+        if not self._near("table"):
+            tables = set(s.cells("table"))
+            around = {t + dx * s.width + dy for t in tables for dx in (-1, 0, 1) for dy in (-1, 0, 1)} - tables
+            way = route(s, around, 60) if tables else []
+            wood = self._uses("table")["wood"]
+            if way and (len(way) < 10 or self._has("wood") < wood):
+                return self._stand({way[-1]})
+            if self._has("wood") < wood:
+                return self._collect("tree")
+            return self._place("table")
+        if furnace and not self._near("furnace"):
+            if self._has("stone") < self._uses("furnace")["stone"]:
+                return self._collect("stone")
+            return self._place("furnace")
+        return None
+
+    def _make(self, tool: str) -> str | None:
+        """Fetch what it takes, and make it at a table."""
+        furnace = "furnace" in self._rules.make[tool]["nearby"]
+        for item, source in (("wood", "tree"), ("stone", "stone"), ("coal", "coal"), ("iron", "iron")):
+            needed = self._uses(tool).get(item, 0)
+            if item == "wood" and not self._near("table") and not self.sight.cells("table"):
+                needed += self._uses("table")["wood"]
+            if self._has(item) < needed:
+                return self._collect(source)
+        return self._bench(furnace) or f"make_{tool}"
+
+    # --- walls: a plan is followed as long as nothing comes between -------------------------------------------------
+
+    def _follow(self) -> str | None:
+        """The next action of the plan; None if there is none, or the player is not where it should be."""
+        s = self.sight
+        if not self._plan or self._next != (s.here, s.facing, self._has("stone")):
+            self._plan = []
+            return None
+        what, direction = self._plan.pop(0)
+        stones = self._has("stone") + {"dig": 1, "stone": -1}.get(what, 0)
+        moved = what == "move" and s.free(s.here + direction)
+        self._next = (s.here + direction * moved, direction, stones)
+        return {"dig": "do", "stone": "place_stone", "plant": "place_plant"}.get(what) or self._turn(direction)
+
+    def _start(self, plan: list[tuple[str, int]]) -> str | None:
+        self._plan, self._next = plan, (self.sight.here, self.sight.facing, self._has("stone"))
+        return self._follow()
+
+    def _room(self, state: Walls, most: int) -> set[int]:
+        """The cells that can be walked to, or the first more than `most` of them."""
+        room, queue = {state.here}, [state.here]
+        while queue and len(room) <= most:
+            cell = queue.pop()
+            for direction in self.sight.directions:
+                beyond = cell + direction
+                if beyond not in room and (state.passable(self.sight, beyond) or beyond in self.sight.things):
+                    room.add(beyond)
+                    queue.append(beyond)
+        return room
+
+    def _is_shelter(self, state: Walls, most: int = 2) -> bool:
+        room = self._room(state, most)
+        lava = any(self.sight.material(cell + d) == "lava" for cell in room for d in self.sight.directions)
+        return len(room) <= most and not lava
+
+    def _shelter(self) -> str | None:
+        """Sleep, or rest, where nothing can come: in two cells inside a mountain, the entrance closed."""
+        s = self.sight
+        if self._is_shelter(Walls(s.here, s.facing), 6) and not self._threats(2):
+            return "sleep" if self._has("energy") < self._rules.items["energy"]["max"] else "noop"
+        if not s.can_collect("stone"):
+            return None
+        action = self._follow()
+        if action:
+            return action
+        near = {s.here + dx * s.width + dy for dx in (-2, -1, 0, 1, 2) for dy in (-2, -1, 0, 1, 2)}
+        solid = sum(s.solid(s.here + d) for d in s.directions)
+        if solid >= 3 or (solid == 2 and self._has("stone") > 1):
+            plan = wall_in(s, lambda state: int(not self._is_shelter(state)), near)
+            if plan:
+                return self._start(plan)
+        deep = [
+            cell
+            for cell in s.cells("stone", "path")
+            if all(s.solid(cell + dx * s.width + dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy)
+        ]
+        return self._stand(deep, 60)
+
+    def _plant(self) -> str | None:
+        """Plant a sapling with stones, or whatever is there, on its four sides: cows and zombies trample it."""
+        s = self.sight
+        action = self._follow()
+        if action:
+            return action
+        if not self._has("sapling"):
+            return self._sapling()
+        grass = set(s.cells("grass"))
+
+        def walls(cell: int) -> int:
+            return sum(s.solid(cell + d) for d in s.directions)
+
+        good = {c for c in grass if walls(c) >= 2} - {s.here}
+        site = route(s, good or grass, 40) or route(s, grass)
+        if not site:
+            return None
+        cell = site[-1]
+        if 4 - walls(cell) > self._has("stone"):
+            return self._collect("stone")
+        if len(site) > 2:
+            return self._walk(site)
+        sides = {cell + d for d in s.directions}
+
+        def missing(state: Walls) -> int:
+            return sum(state.passable(s, side) for side in sides) + (not state.sapling)
+
+        plan = wall_in(s, missing, sides, cell)
+        if not plan:
+            return None
+        self._fenced = cell
+        return self._start(plan)
+
+    def _harvest(self) -> str | None:
+        """Eat the plant if it is ripe, through its fence."""
+        s = self.sight
+        plant = s.things.get(self._fenced) if self._fenced else None
+        if plant is None or not getattr(plant, "ripe", False):
+            return None
+        return self._use({self._fenced}) if self._fenced else None
+
+    # --- the order of things ----------------------------------------------------------------------------------------
+
+    def _fight(self) -> str | None:
+        """Whatever stands next to the player is dealt with first."""
+        s = self.sight
+        beside = [cell - s.here for cell in self._threats(1)]
+        if not beside:
+            return None
+        return "do" if s.facing in beside else self._turn(beside[0])
+
+    def _needs(self) -> str | None:
+        """Drink, eat, sleep and heal before it is too late; nap as soon as a nap counts."""
+        s = self.sight
+        if self._may_nap():
+            return "sleep"
+        if s.player.health <= 3 and self._has("food") and self._has("drink"):
+            action = self._shelter()
+            if action:
+                return action
+        low = [item for item in ("drink", "food", "energy") if self._has(item) <= (2 if item == "energy" else 3)]
+        if self._need is None and low:
+            self._need = min(low, key=self._has)
+        if self._need is not None:
+            enough = {"drink": 8, "food": 6, "energy": 9}[self._need]
+            skills = {"drink": self._drink, "food": self._eat, "energy": self._shelter}
+            action = skills[self._need]() if self._has(self._need) < enough else None
+            if action:
+                return action
+            self._need = None
+        faced = s.here + s.facing
+        return "do" if s.material(faced) == "water" and self._has("drink") < 8 else None
+
+    def _may_nap(self) -> bool:
+        """By day nothing comes near for the dozen steps that one point of energy takes."""
+        tired = self._has("energy") < self._rules.items["energy"]["max"]
+        return tired and not self._done("wake_up") and self.sight.daylight > 0.7 and not self._threats(9)
+
+    def _drink(self) -> str | None:
+        return self._collect("water")
+
+    def _eat(self) -> str | None:
+        return self._harvest() or self._use(self.sight.kinds("Cow"))
+
+    def _goals(self) -> str | None:
+        return self._early() or self._late() or self._wait()
+
+    def _early(self) -> str | None:
+        """Up to stone tools: no way is long."""
+        if not self._done("collect_sapling") and self.sight.cells("grass"):
+            return self._sapling()
+        if not self._done("make_wood_pickaxe") and not self.sight.cells("table"):
+            table, pickaxe = self._uses("table"), self._uses("wood_pickaxe")
+            if self._has("wood") < table["wood"] + 2 * pickaxe["wood"]:
+                return self._collect("tree")
+        for achievement, skill, limit in (("eat_cow", "Cow", 8), ("collect_drink", "water", 8)):
+            if not self._done(achievement):
+                cells = self.sight.kinds(skill) if skill == "Cow" else self.sight.cells(skill)
+                action = self._use(cells, limit=limit)
+                if action:
+                    return action
+        for tool in TOOLS:
+            if not self._done(f"make_{tool}"):
+                action = self._stock(tool) or self._make(tool)
+                if action:
+                    return action
+        return None
+
+    def _stock(self, tool: str) -> str | None:
+        """Wood for all that follows, before the trees are left."""
+        wooden = tool.startswith("wood") or self._has("stone") or self._done("make_stone_pickaxe")
+        return self._collect("tree", 12) if not wooden and self._has("wood") < WOOD else None
+
+    def _late(self) -> str | None:
+        """Stones, a plant with a fence, iron tools, the diamond, fights."""
+        s = self.sight
+        if not self._done("eat_plant"):
+            action = self._harvest()
+            if action:
+                return action
+        if self._has("stone") < STONES:
+            action = self._collect("stone")
+            if action:
+                return action
+        if not self._done("place_stone"):
+            return self._place("stone")
+        if not self._done("eat_plant") and (self._fenced is None or not self._growing()):
+            action = self._plant()
+            if action:
+                return action
+        for tool in ("iron_pickaxe", "iron_sword"):
+            if not self._done(f"make_{tool}"):
+                if tool == "iron_sword" and not self._done("collect_diamond"):
+                    action = self._collect("diamond")
+                    if action:
+                        return action
+                action = self._make(tool)
+                if action:
+                    return action
+        if not self._done("collect_diamond"):
+            action = self._collect("diamond")
+            if action:
+                return action
+        for achievement, kind in (("eat_cow", "Cow"), ("defeat_zombie", "Zombie"), ("defeat_skeleton", "Skeleton")):
+            if not self._done(achievement):
+                action = self._use(s.kinds(kind), limit=150)
+                if action:
+                    return action
+        if not self._done("collect_drink"):
+            return self._drink()
+        return None
+
+    def _growing(self) -> bool:
+        """Whether the sapling still stands, or is about to be put."""
+        return bool(self._plan) or type(self.sight.things.get(self._fenced or 0)).__name__ == "Plant"
+
+    def _wait(self) -> str | None:
+        """Nothing is left but to wait, near the plant, or to take what there is."""
+        s = self.sight
+        if not self._done("eat_plant") and self._fenced and s.distance(self._fenced, s.here) > GROWING - 6:
+            return self._use({self._fenced})
+        if s.daylight < 0.5 or not self._done("eat_plant"):
+            action = self._shelter()
+            if action:
+                return action
+        return self._collect("diamond") or self._collect("iron") or self._collect("coal") or self._collect("tree")
