@@ -12,19 +12,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sight", "Walls", "route", "wall_in"]
+__all__ = ["HOSTILE", "NIGHT", "Sight", "Walls", "route", "wall_in"]
 
 WALKABLE = ("grass", "sand", "path")
+HOSTILE = ("Zombie", "Skeleton")
+NIGHT = 0.55  # daylight below which it is night, 0..1
 BY_LAVA = 3.0  # what a cell beside lava costs more: a random step from there is the last one
 FIGHT = 5.0  # what a creature in the way costs
+NEAR_FOE, REACH = 3.0, 3  # what a cell within reach of a zombie or skeleton costs more
+IN_THE_DARK = 8.0  # grass by night, where zombies come from
 BRIDGE = 3.0  # a stone put into water, mined, walked on
 
 
 class Sight:
     """The world as it is now, read from a `crafter.Env`."""
 
-    def __init__(self, game: Any, rules: Any) -> None:
-        """`rules`: `crafter.constants`."""
+    def __init__(self, game: Any, rules: Any, plant: int = 0) -> None:
+        """`rules`: `crafter.constants`. `plant`: the cell of a plant whose fence is neither dug nor walked through."""
         world, player = game._world, game._player
         self.player, self.rules, self.daylight = player, rules, float(world.daylight)
         self.width = world.area[1] + 2
@@ -37,6 +41,8 @@ class Sight:
         self.facing = int(player.facing[0]) * self.width + int(player.facing[1])
         self.things = {self.cell(thing.pos): thing for thing in world.objects if thing is not player}
         self.inventory: dict[str, int] = player.inventory
+        grows = type(self.things.get(plant)).__name__ == "Plant" and not self.things[plant].ripe
+        self.fence = frozenset(plant + direction for direction in self.directions) if grows else frozenset()
 
     def cell(self, position: Any) -> int:
         return (int(position[0]) + 1) * self.width + int(position[1]) + 1
@@ -52,7 +58,8 @@ class Sight:
     def cells(self, *materials: str) -> list[int]:
         """All cells of these materials on which nothing stands."""
         found = np.isin(self.ground.ravel(), [self._ids[name] for name in materials])
-        return [cell for cell in np.flatnonzero(found).tolist() if cell not in self.things]
+        cells = np.flatnonzero(found).tolist()
+        return [cell for cell in cells if cell not in self.things and cell not in self.fence]
 
     def kinds(self, *kinds: str) -> list[int]:
         """The cells of all creatures and plants of these kinds."""
@@ -81,6 +88,8 @@ class Sight:
                 table[self._ids[name]] = 2
         if self.inventory["stone"] > 1 and self.can_collect("stone"):
             table[self._ids["water"]] = BRIDGE
+        if self.daylight < NIGHT:
+            table[self._ids["grass"]] += IN_THE_DARK
         costs = table[self.ground]
         lava = self.ground == self._ids["lava"]
         beside = np.zeros_like(lava)
@@ -89,7 +98,18 @@ class Sight:
         flat: list[float] = (costs + BY_LAVA * beside).ravel().tolist()
         for cell, thing in self.things.items():
             flat[cell] = inf if type(thing).__name__ == "Plant" else flat[cell] + FIGHT
+        for cell in self.fence:
+            flat[cell] = flat[cell] if self.free(cell) else inf
+        for foe in self.kinds(*HOSTILE):
+            for offset in self._around:
+                if 0 <= foe + offset < len(flat):
+                    flat[foe + offset] += NEAR_FOE
         return flat
+
+    @property
+    def _around(self) -> list[int]:
+        span = range(-REACH, REACH + 1)
+        return [dx * self.width + dy for dx in span for dy in span if abs(dx) + abs(dy) <= REACH]
 
 
 def route(sight: Sight, targets: Container[int], limit: float = inf, costs: list[float] | None = None) -> list[int]:
