@@ -5,6 +5,7 @@ things cost and need is read from Crafter's own data.
 """
 
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 from embody.envs.crafter import ACTION_NAMES
@@ -125,10 +126,11 @@ class CrafterExpert:
         for direction in s.directions:
             if fits(s.here + direction) and s.material(s.here + direction) == "water":
                 return self._turn(direction)
-        steps = [d for d in s.directions if s.free(s.here + d) and s.costs[s.here + d] == 1]
-        for direction in sorted(steps, key=lambda d: not fits(s.here + 2 * d)):
-            return self._turn(direction)
-        return self._collect("stone", 4) or self._collect("tree", 4)
+        steps = [d for d in s.directions if s.free(s.here + d) and s.costs[s.here + d] < inf]
+        for direction in steps:
+            if fits(s.here + 2 * direction):
+                return self._turn(direction)
+        return self._collect("stone", 4) or self._collect("tree", 4) or (self._turn(steps[0]) if steps else None)
 
     def _bench(self, furnace: bool) -> str | None:
         """Have a table, and a furnace if asked for, at hand; None once it is so."""
@@ -216,7 +218,8 @@ class CrafterExpert:
             for cell in s.cells("stone", "path")
             if all(s.solid(cell + dx * s.width + dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy)
         ]
-        return self._stand(deep, within)
+        growing = [cell for cell in deep if s.fence and s.distance(cell, self._site) < GROWING - 2]
+        return self._stand(growing, min(within, 40)) or self._stand(deep, within)
 
     def _plant(self) -> str | None:
         """Plant a sapling with stones, or whatever is there, on its four sides: cows and zombies trample it."""
@@ -373,7 +376,11 @@ class CrafterExpert:
             action = self._harvest()
             if action:
                 return action
-        if self._has("stone") < STONES:
+        if self._planted() and not self._growing() and not self._done("eat_plant"):
+            action = self._plant()
+            if action:
+                return action
+        if self._has("stone") < STONES and not self._plan:
             action = self._collect("stone")
             if action:
                 return action
@@ -410,7 +417,9 @@ class CrafterExpert:
         s = self.sight
         growing = self._planted()
         if growing and s.distance(self._site, s.here) > GROWING - 4:
-            return self._use({self._site}, limit=400)
+            action = self._use(s.fence, limit=400)
+            if action:
+                return action
         if self._is_night or growing:
             action = self._shelter(12 if growing else 200)
             if action:
