@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 from embody.envs.crafter import ACTION_NAMES
-from embody.envs.crafter_planning import HOSTILE, NIGHT, Sight, Walls, route, wall_in
+from embody.envs.crafter_planning import HOSTILE, Sight, Walls, route, wall_in
 
 __all__ = ["CrafterExpert"]
 
@@ -18,7 +18,7 @@ MOVES = ("move_left", "move_right", "move_up", "move_down")  # in the order of S
 TOOLS = ("wood_pickaxe", "wood_sword", "stone_pickaxe", "stone_sword")
 WOOD, STONES = 9, 6  # carried from the trees; carried always: a fence, a bridge, a door
 GROWING = 18  # a plant grows only while the player is nearer than this
-DAY, DUSK, NIGHTFALL = 300, 110, 175  # steps
+DUSK, NIGHTFALL = 110, 175  # steps of the day between which the stomach is filled for the night
 
 
 class CrafterExpert:
@@ -57,10 +57,6 @@ class CrafterExpert:
     def _near(self, thing: str) -> bool:
         return thing in self._game._world.nearby(self.sight.player.pos, 1)[0]
 
-    @property
-    def _is_night(self) -> bool:
-        return self.sight.daylight < NIGHT
-
     def _threats(self, within: int) -> list[int]:
         s = self.sight
         return [cell for cell in s.kinds(*HOSTILE) if s.distance(cell, s.here) <= within]
@@ -88,7 +84,7 @@ class CrafterExpert:
     @property
     def _far(self) -> float:
         """How much a way may cost: by night no field is crossed."""
-        return 60 if self._is_night else 400
+        return 60 if self.sight.is_night else 400
 
     def _use(self, targets: Iterable[int], then: str = "do", limit: float | None = None) -> str | None:
         """Go to the nearest of these cells, and do that to it."""
@@ -210,7 +206,7 @@ class CrafterExpert:
         near = {s.here + dx * s.width + dy for dx in (-2, -1, 0, 1, 2) for dy in (-2, -1, 0, 1, 2)}
         solid = sum(s.solid(s.here + d) for d in s.directions)
         if solid >= 3 or (solid == 2 and self._has("stone") > 1):
-            plan = wall_in(s, lambda state: int(not self._is_shelter(state)), near)
+            plan = wall_in(s, lambda state: int(not self._is_shelter(state)), near, most=2_000)
             if plan:
                 return self._start(plan)
         deep = [
@@ -270,8 +266,10 @@ class CrafterExpert:
     def _harvest(self) -> str | None:
         """Eat the plant if it is ripe, through its fence."""
         s = self.sight
-        ripe = self._planted() and s.things[self._site].ripe
-        return self._use({self._site}) if ripe else None
+        if not self._planted() or not s.things[self._site].ripe:
+            return None
+        safe = all(s.distance(cell, self._site) > 4 for cell in s.kinds(*HOSTILE))
+        return self._use({self._site}) if safe or s.distance(s.here, self._site) == 1 else None
 
     # --- the order of things ----------------------------------------------------------------------------------------
 
@@ -307,7 +305,7 @@ class CrafterExpert:
         if self._may_nap():
             return "sleep"
         starving = not self._has("food") or not self._has("drink")
-        least = {"drink": 2, "food": 1, "energy": 6} if self._is_night else {"drink": 3, "food": 3, "energy": 2}
+        least = {"drink": 2, "food": 1, "energy": 6} if self.sight.is_night else {"drink": 3, "food": 3, "energy": 2}
         if not starving:
             least["health"] = 4
         enough = {"drink": 8, "food": 6, "energy": 9, "health": 6}
@@ -321,7 +319,7 @@ class CrafterExpert:
                 self._need = item
                 return action
         self._need = None
-        if DUSK < self._game._step % DAY < NIGHTFALL:
+        if DUSK < s.hour < NIGHTFALL:
             action = self._has("food") < 7 and self._use(s.kinds("Cow"), limit=25)
             action = action or (self._has("drink") < 7 and self._collect("water", 25))
             if action:
@@ -420,7 +418,7 @@ class CrafterExpert:
             action = self._use(s.fence, limit=400)
             if action:
                 return action
-        if self._is_night or growing:
+        if self.sight.is_night or growing:
             action = self._shelter(12 if growing else 200)
             if action:
                 return action

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HOSTILE", "NIGHT", "Sight", "Walls", "route", "wall_in"]
+__all__ = ["HOSTILE", "Sight", "Walls", "route", "wall_in"]
 
 WALKABLE = ("grass", "sand", "path")
 HOSTILE = ("Zombie", "Skeleton")
+DAY = 300  # steps
 NIGHT = 0.55  # daylight below which it is night, 0..1
 BY_LAVA = 3.0  # what a cell beside lava costs more: a random step from there is the last one
 FIGHT = 5.0  # what a creature in the way costs
@@ -30,7 +31,9 @@ class Sight:
     def __init__(self, game: Any, rules: Any, plant: int = 0) -> None:
         """`rules`: `crafter.constants`. `plant`: the cell of a plant whose fence is neither dug nor walked through."""
         world, player = game._world, game._player
-        self.player, self.rules, self.daylight = player, rules, float(world.daylight)
+        self.player, self.rules = player, rules
+        self.hour, self.daylight = game._step % DAY, float(world.daylight)
+        self.is_night = self.daylight < NIGHT
         self.width = world.area[1] + 2
         self.directions = (-self.width, self.width, -1, 1)  # left, right, up, down, as the actions are ordered
         self.names: list[str | None] = [world._mat_names[i] for i in range(len(world._mat_names))]
@@ -88,7 +91,7 @@ class Sight:
                 table[self._ids[name]] = 2
         if self.inventory["stone"] > 1 and self.can_collect("stone"):
             table[self._ids["water"]] = BRIDGE
-        if self.daylight < NIGHT:
+        if self.is_night:
             table[self._ids["grass"]] += IN_THE_DARK
         costs = table[self.ground]
         lava = self.ground == self._ids["lava"]
@@ -140,7 +143,7 @@ def route(sight: Sight, targets: Container[int], limit: float = inf, costs: list
 
 # --- walls ----------------------------------------------------------------------------------------------------------
 
-LONGEST = 6_000  # states that are looked at
+HASTE = 2  # how much more a missing action counts than one done: a little longer, found many times sooner
 
 
 class Walls(NamedTuple):
@@ -159,17 +162,18 @@ class Walls(NamedTuple):
 
 
 def wall_in(
-    sight: Sight, missing: Callable[[Walls], int], sites: Container[int], plant: int = 0
+    sight: Sight, missing: Callable[[Walls], int], sites: Container[int], plant: int = 0, most: int = 20_000
 ) -> list[tuple[str, int]]:
-    """The shortest series of (what, direction) until nothing is `missing`; empty if there is none of a few actions.
+    """A short series of (what, direction) until nothing is `missing`; empty if there is none of a few actions.
 
     What: "move", which only turns where the way is blocked; "dig" or "stone" at the faced cell; "plant" a sapling at
-    the cell `plant`. Stones are put at `sites` alone. `missing` is a lower bound on the actions still to come.
+    the cell `plant`. Stones are put at `sites` alone. `missing` is a lower bound on the actions still to come,
+    `most` how many states are looked at.
     """
     begin = Walls(sight.here, sight.facing)
     came: dict[Walls, tuple[Walls, tuple[str, int]]] = {begin: (begin, ("", 0))}
-    queue = [(missing(begin), 0, 0, begin)]
-    while queue and len(came) < LONGEST:
+    queue = [(HASTE * missing(begin), 0, 0, begin)]
+    while queue and len(came) < most:
         expected, _, steps, state = heappop(queue)
         if expected == steps:
             actions = []
@@ -180,7 +184,7 @@ def wall_in(
         for action, after in _moves(sight, state, sites, plant):
             if after not in came:
                 came[after] = (state, action)
-                heappush(queue, (steps + 1 + missing(after), len(came), steps + 1, after))
+                heappush(queue, (steps + 1 + HASTE * missing(after), len(came), steps + 1, after))
     return []
 
 
