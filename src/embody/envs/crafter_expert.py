@@ -5,19 +5,20 @@ things cost and need is read from Crafter's own data.
 """
 
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 from embody.envs.crafter import ACTION_NAMES
-from embody.envs.crafter_planning import Sight, Walls, route, wall_in
+from embody.envs.crafter_planning import HOSTILE, Sight, Walls, route, wall_in
 
 __all__ = ["CrafterExpert"]
 
 ACTION = {name.replace(" ", "_"): number for number, name in enumerate(ACTION_NAMES[0])}
 MOVES = ("move_left", "move_right", "move_up", "move_down")  # in the order of Sight.directions
 TOOLS = ("wood_pickaxe", "wood_sword", "stone_pickaxe", "stone_sword")
-HOSTILE = ("Zombie", "Skeleton")
 WOOD, STONES = 9, 6  # carried from the trees; carried always: a fence, a bridge, a door
 GROWING = 18  # a plant grows only while the player is nearer than this
+DUSK, NIGHTFALL = 110, 175  # steps of the day between which the stomach is filled for the night
 
 
 class CrafterExpert:
@@ -31,12 +32,11 @@ class CrafterExpert:
         self._need: str | None = None  # what is being filled up: drink, food or energy
         self._plan: list[tuple[str, int]] = []  # of walls, and
         self._next: tuple[int, int, int] | None = None  # where its next step finds the player, and its stones
-        self._fenced: int | None = None  # the cell of the sapling that was planted for food
-        self._stuck = 0
+        self._site = 0  # the cell of the sapling that was planted to be eaten
 
     def action(self, previous: int | None) -> int:
         """The next action, 0..16."""
-        self.sight = Sight(self._game, self._rules)
+        self.sight = Sight(self._game, self._rules, self._site)
         if self.sight.player.sleeping:
             return ACTION["sleep"]
         name = self._fight() or self._needs() or self._goals() or "noop"
@@ -81,20 +81,25 @@ class CrafterExpert:
             return self._turn(direction)
         return "place_stone" if s.material(way[0]) == "water" and way[0] not in s.things else "do"
 
-    def _use(self, targets: Iterable[int], then: str = "do", limit: float = 400) -> str | None:
+    @property
+    def _far(self) -> float:
+        """How much a way may cost: by night no field is crossed."""
+        return 60 if self.sight.is_night else 400
+
+    def _use(self, targets: Iterable[int], then: str = "do", limit: float | None = None) -> str | None:
         """Go to the nearest of these cells, and do that to it."""
         found = set(targets)
-        return self._walk(route(self.sight, found, limit), then) if found else None
+        return self._walk(route(self.sight, found, limit or self._far), then) if found else None
 
-    def _stand(self, targets: Iterable[int], limit: float = 400) -> str | None:
+    def _stand(self, targets: Iterable[int], limit: float | None = None) -> str | None:
         """Go onto the nearest of these cells."""
         s, found = self.sight, set(targets)
-        way = route(s, found, limit) if found else []
+        way = route(s, found, limit or self._far) if found else []
         if len(way) == 1 and s.free(way[0]):
             return self._turn(way[0] - s.here)
         return self._walk(way)
 
-    def _collect(self, material: str, limit: float = 400) -> str | None:
+    def _collect(self, material: str, limit: float | None = None) -> str | None:
         return self._use(self.sight.cells(material), limit=limit) if self.sight.can_collect(material) else None
 
     def _sapling(self) -> str | None:
@@ -117,10 +122,11 @@ class CrafterExpert:
         for direction in s.directions:
             if fits(s.here + direction) and s.material(s.here + direction) == "water":
                 return self._turn(direction)
-        steps = [d for d in s.directions if s.free(s.here + d) and s.costs[s.here + d] == 1]
-        for direction in sorted(steps, key=lambda d: not fits(s.here + 2 * d)):
-            return self._turn(direction)
-        return self._collect("stone", 4) or self._collect("tree", 4)
+        steps = [d for d in s.directions if s.free(s.here + d) and s.costs[s.here + d] < inf]
+        for direction in steps:
+            if fits(s.here + 2 * direction):
+                return self._turn(direction)
+        return self._collect("stone", 4) or self._collect("tree", 4) or (self._turn(steps[0]) if steps else None)
 
     def _bench(self, furnace: bool) -> str | None:
         """Have a table, and a furnace if asked for, at hand; None once it is so."""
@@ -183,14 +189,14 @@ class CrafterExpert:
         return room
 
     def _is_shelter(self, state: Walls, most: int = 2) -> bool:
-        room = self._room(state, most)
-        lava = any(self.sight.material(cell + d) == "lava" for cell in room for d in self.sight.directions)
-        return len(room) <= most and not lava
+        s, room = self.sight, self._room(state, most)
+        lava = any(s.material(cell + d) == "lava" for cell in room for d in s.directions)
+        return len(room) <= most and not lava and room.isdisjoint(s.kinds(*HOSTILE))
 
-    def _shelter(self) -> str | None:
+    def _shelter(self, within: float = 200) -> str | None:
         """Sleep, or rest, where nothing can come: in two cells inside a mountain, the entrance closed."""
         s = self.sight
-        if self._is_shelter(Walls(s.here, s.facing), 6) and not self._threats(2):
+        if self._is_shelter(Walls(s.here, s.facing), 6):
             return "sleep" if self._has("energy") < self._rules.items["energy"]["max"] else "noop"
         if not s.can_collect("stone"):
             return None
@@ -200,7 +206,7 @@ class CrafterExpert:
         near = {s.here + dx * s.width + dy for dx in (-2, -1, 0, 1, 2) for dy in (-2, -1, 0, 1, 2)}
         solid = sum(s.solid(s.here + d) for d in s.directions)
         if solid >= 3 or (solid == 2 and self._has("stone") > 1):
-            plan = wall_in(s, lambda state: int(not self._is_shelter(state)), near)
+            plan = wall_in(s, lambda state: int(not self._is_shelter(state)), near, most=2_000)
             if plan:
                 return self._start(plan)
         deep = [
@@ -208,7 +214,8 @@ class CrafterExpert:
             for cell in s.cells("stone", "path")
             if all(s.solid(cell + dx * s.width + dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy)
         ]
-        return self._stand(deep, 60)
+        growing = [cell for cell in deep if s.fence and s.distance(cell, self._site) < GROWING - 2]
+        return self._stand(growing, min(within, 40)) or self._stand(deep, within)
 
     def _plant(self) -> str | None:
         """Plant a sapling with stones, or whatever is there, on its four sides: cows and zombies trample it."""
@@ -216,70 +223,107 @@ class CrafterExpert:
         action = self._follow()
         if action:
             return action
-        if not self._has("sapling"):
+        if not self._has("sapling") and not self._planted():
             return self._sapling()
         grass = set(s.cells("grass"))
 
         def walls(cell: int) -> int:
             return sum(s.solid(cell + d) for d in s.directions)
 
-        good = {c for c in grass if walls(c) >= 2} - {s.here}
-        site = route(s, good or grass, 40) or route(s, grass)
-        if not site:
-            return None
-        cell = site[-1]
+        if self._planted():
+            cell = self._site
+            site = route(s, {cell + d for d in s.directions if s.free(cell + d)} - {s.here}) or [cell]
+        else:
+            good = {c for c in grass if walls(c) >= 2} - {s.here}
+            site = route(s, good or grass, 40) or route(s, grass)
+            if not site:
+                return None
+            cell = site[-1]
         if 4 - walls(cell) > self._has("stone"):
             return self._collect("stone")
-        if len(site) > 2:
+        if s.distance(cell, s.here) > 2:
             return self._walk(site)
         sides = {cell + d for d in s.directions}
 
         def missing(state: Walls) -> int:
-            return sum(state.passable(s, side) for side in sides) + (not state.sapling)
+            open_sides = sum(state.passable(s, side) for side in sides)
+            return open_sides + (not state.sapling and cell not in s.things)
 
         plan = wall_in(s, missing, sides, cell)
         if not plan:
             return None
-        self._fenced = cell
+        self._site = cell
         return self._start(plan)
+
+    def _planted(self) -> bool:
+        return type(self.sight.things.get(self._site)).__name__ == "Plant"
+
+    def _growing(self) -> bool:
+        """Whether the sapling stands, with nothing able to come near."""
+        s = self.sight
+        return self._planted() and not any(s.free(self._site + d) for d in s.directions)
 
     def _harvest(self) -> str | None:
         """Eat the plant if it is ripe, through its fence."""
         s = self.sight
-        plant = s.things.get(self._fenced) if self._fenced else None
-        if plant is None or not getattr(plant, "ripe", False):
+        if not self._planted() or not s.things[self._site].ripe:
             return None
-        return self._use({self._fenced}) if self._fenced else None
+        safe = all(s.distance(cell, self._site) > 4 for cell in s.kinds(*HOSTILE))
+        return self._use({self._site}) if safe or s.distance(s.here, self._site) == 1 else None
 
     # --- the order of things ----------------------------------------------------------------------------------------
 
     def _fight(self) -> str | None:
-        """Whatever stands next to the player is dealt with first."""
+        """Whatever stands next to the player is dealt with first; archers are hunted, or a stone stops their arrows."""
         s = self.sight
         beside = [cell - s.here for cell in self._threats(1)]
-        if not beside:
-            return None
-        return "do" if s.facing in beside else self._turn(beside[0])
+        if beside:
+            return "do" if s.facing in beside else self._turn(beside[0])
+        for archer, direction in self._archers():
+            if not self._done("defeat_skeleton") and self._has("health") > 5:
+                return self._use({archer})
+            if self._has("stone"):
+                return "place_stone" if s.facing == direction else self._turn(direction)
+        return None
+
+    def _archers(self) -> list[tuple[int, int]]:
+        """Skeletons at most five cells away with nothing between, and in which direction."""
+        s, found = self.sight, []
+        archers = set(s.kinds("Skeleton"))
+        for direction in s.directions if archers else ():
+            for n in range(1, 6):
+                cell = s.here + n * direction
+                if cell in archers:
+                    found.append((cell, direction))
+                elif not s.free(cell):
+                    break
+        return found
 
     def _needs(self) -> str | None:
         """Drink, eat, sleep and heal before it is too late; nap as soon as a nap counts."""
         s = self.sight
         if self._may_nap():
             return "sleep"
-        if s.player.health <= 3 and self._has("food") and self._has("drink"):
-            action = self._shelter()
-            if action:
-                return action
-        low = [item for item in ("drink", "food", "energy") if self._has(item) <= (2 if item == "energy" else 3)]
-        if self._need is None and low:
-            self._need = min(low, key=self._has)
-        if self._need is not None:
-            enough = {"drink": 8, "food": 6, "energy": 9}[self._need]
-            skills = {"drink": self._drink, "food": self._eat, "energy": self._shelter}
-            action = skills[self._need]() if self._has(self._need) < enough else None
-            if action:
-                return action
+        starving = not self._has("food") or not self._has("drink")
+        least = {"drink": 2, "food": 1, "energy": 6} if self.sight.is_night else {"drink": 3, "food": 3, "energy": 2}
+        if not starving:
+            least["health"] = 4
+        enough = {"drink": 8, "food": 6, "energy": 9, "health": 6}
+        skills = {"drink": self._drink, "food": self._eat, "energy": self._shelter, "health": self._shelter}
+        if self._need == "health" and starving:
             self._need = None
+        low = [item for item in least if self._has(item) <= least[item]]
+        for item in ([self._need] if self._need else []) + sorted(low, key=self._has):
+            action = skills[item]() if self._has(item) < enough[item] else None
+            if action:
+                self._need = item
+                return action
+        self._need = None
+        if DUSK < s.hour < NIGHTFALL:
+            action = self._has("food") < 7 and self._use(s.kinds("Cow"), limit=25)
+            action = action or (self._has("drink") < 7 and self._collect("water", 25))
+            if action:
+                return action
         faced = s.here + s.facing
         return "do" if s.material(faced) == "water" and self._has("drink") < 8 else None
 
@@ -289,10 +333,10 @@ class CrafterExpert:
         return tired and not self._done("wake_up") and self.sight.daylight > 0.7 and not self._threats(9)
 
     def _drink(self) -> str | None:
-        return self._collect("water")
+        return self._collect("water", 400)
 
     def _eat(self) -> str | None:
-        return self._harvest() or self._use(self.sight.kinds("Cow"))
+        return self._harvest() or self._use(self.sight.kinds("Cow"), limit=400)
 
     def _goals(self) -> str | None:
         return self._early() or self._late() or self._wait()
@@ -330,13 +374,17 @@ class CrafterExpert:
             action = self._harvest()
             if action:
                 return action
-        if self._has("stone") < STONES:
+        if self._planted() and not self._growing() and not self._done("eat_plant"):
+            action = self._plant()
+            if action:
+                return action
+        if self._has("stone") < STONES and not self._plan:
             action = self._collect("stone")
             if action:
                 return action
         if not self._done("place_stone"):
             return self._place("stone")
-        if not self._done("eat_plant") and (self._fenced is None or not self._growing()):
+        if not self._done("eat_plant") and not self._growing():
             action = self._plant()
             if action:
                 return action
@@ -362,17 +410,21 @@ class CrafterExpert:
             return self._drink()
         return None
 
-    def _growing(self) -> bool:
-        """Whether the sapling still stands, or is about to be put."""
-        return bool(self._plan) or type(self.sight.things.get(self._fenced or 0)).__name__ == "Plant"
-
     def _wait(self) -> str | None:
         """Nothing is left but to wait, near the plant, or to take what there is."""
         s = self.sight
-        if not self._done("eat_plant") and self._fenced and s.distance(self._fenced, s.here) > GROWING - 6:
-            return self._use({self._fenced})
-        if s.daylight < 0.5 or not self._done("eat_plant"):
-            action = self._shelter()
+        growing = self._planted()
+        if growing and s.distance(self._site, s.here) > GROWING - 4:
+            action = self._use(s.fence, limit=400)
             if action:
                 return action
-        return self._collect("diamond") or self._collect("iron") or self._collect("coal") or self._collect("tree")
+        if self.sight.is_night or growing:
+            action = self._shelter(12 if growing else 200)
+            if action:
+                return action
+        for material in ("diamond", "iron", "coal", "stone", "tree", "water"):
+            if self._has({"tree": "wood", "water": "drink"}.get(material, material)) < 9:
+                action = self._collect(material, 20 if growing else None)
+                if action:
+                    return action
+        return None

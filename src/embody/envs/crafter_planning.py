@@ -12,21 +12,28 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Sight", "Walls", "route", "wall_in"]
+__all__ = ["HOSTILE", "Sight", "Walls", "route", "wall_in"]
 
 WALKABLE = ("grass", "sand", "path")
+HOSTILE = ("Zombie", "Skeleton")
+DAY = 300  # steps
+NIGHT = 0.55  # daylight below which it is night, 0..1
 BY_LAVA = 3.0  # what a cell beside lava costs more: a random step from there is the last one
 FIGHT = 5.0  # what a creature in the way costs
+NEAR_FOE, REACH = 3.0, 3  # what a cell within reach of a zombie or skeleton costs more
+IN_THE_DARK = 8.0  # grass by night, where zombies come from
 BRIDGE = 3.0  # a stone put into water, mined, walked on
 
 
 class Sight:
     """The world as it is now, read from a `crafter.Env`."""
 
-    def __init__(self, game: Any, rules: Any) -> None:
-        """`rules`: `crafter.constants`."""
+    def __init__(self, game: Any, rules: Any, plant: int = 0) -> None:
+        """`rules`: `crafter.constants`. `plant`: the cell of a plant whose fence is neither dug nor walked through."""
         world, player = game._world, game._player
-        self.player, self.rules, self.daylight = player, rules, float(world.daylight)
+        self.player, self.rules = player, rules
+        self.hour, self.daylight = game._step % DAY, float(world.daylight)
+        self.is_night = self.daylight < NIGHT
         self.width = world.area[1] + 2
         self.directions = (-self.width, self.width, -1, 1)  # left, right, up, down, as the actions are ordered
         self.names: list[str | None] = [world._mat_names[i] for i in range(len(world._mat_names))]
@@ -37,6 +44,8 @@ class Sight:
         self.facing = int(player.facing[0]) * self.width + int(player.facing[1])
         self.things = {self.cell(thing.pos): thing for thing in world.objects if thing is not player}
         self.inventory: dict[str, int] = player.inventory
+        grows = type(self.things.get(plant)).__name__ == "Plant" and not self.things[plant].ripe
+        self.fence = frozenset(plant + direction for direction in self.directions) if grows else frozenset()
 
     def cell(self, position: Any) -> int:
         return (int(position[0]) + 1) * self.width + int(position[1]) + 1
@@ -52,7 +61,8 @@ class Sight:
     def cells(self, *materials: str) -> list[int]:
         """All cells of these materials on which nothing stands."""
         found = np.isin(self.ground.ravel(), [self._ids[name] for name in materials])
-        return [cell for cell in np.flatnonzero(found).tolist() if cell not in self.things]
+        cells = np.flatnonzero(found).tolist()
+        return [cell for cell in cells if cell not in self.things and cell not in self.fence]
 
     def kinds(self, *kinds: str) -> list[int]:
         """The cells of all creatures and plants of these kinds."""
@@ -81,6 +91,8 @@ class Sight:
                 table[self._ids[name]] = 2
         if self.inventory["stone"] > 1 and self.can_collect("stone"):
             table[self._ids["water"]] = BRIDGE
+        if self.is_night:
+            table[self._ids["grass"]] += IN_THE_DARK
         costs = table[self.ground]
         lava = self.ground == self._ids["lava"]
         beside = np.zeros_like(lava)
@@ -89,7 +101,18 @@ class Sight:
         flat: list[float] = (costs + BY_LAVA * beside).ravel().tolist()
         for cell, thing in self.things.items():
             flat[cell] = inf if type(thing).__name__ == "Plant" else flat[cell] + FIGHT
+        for cell in self.fence:
+            flat[cell] = flat[cell] if self.free(cell) else inf
+        for foe in self.kinds(*HOSTILE):
+            for offset in self._around:
+                if 0 <= foe + offset < len(flat):
+                    flat[foe + offset] += NEAR_FOE
         return flat
+
+    @property
+    def _around(self) -> list[int]:
+        span = range(-REACH, REACH + 1)
+        return [dx * self.width + dy for dx in span for dy in span if abs(dx) + abs(dy) <= REACH]
 
 
 def route(sight: Sight, targets: Container[int], limit: float = inf, costs: list[float] | None = None) -> list[int]:
@@ -120,7 +143,7 @@ def route(sight: Sight, targets: Container[int], limit: float = inf, costs: list
 
 # --- walls ----------------------------------------------------------------------------------------------------------
 
-LONGEST = 6_000  # states that are looked at
+HASTE = 2  # how much more a missing action counts than one done: a little longer, found many times sooner
 
 
 class Walls(NamedTuple):
@@ -139,17 +162,18 @@ class Walls(NamedTuple):
 
 
 def wall_in(
-    sight: Sight, missing: Callable[[Walls], int], sites: Container[int], plant: int = 0
+    sight: Sight, missing: Callable[[Walls], int], sites: Container[int], plant: int = 0, most: int = 20_000
 ) -> list[tuple[str, int]]:
-    """The shortest series of (what, direction) until nothing is `missing`; empty if there is none of a few actions.
+    """A short series of (what, direction) until nothing is `missing`; empty if there is none of a few actions.
 
     What: "move", which only turns where the way is blocked; "dig" or "stone" at the faced cell; "plant" a sapling at
-    the cell `plant`. Stones are put at `sites` alone. `missing` is a lower bound on the actions still to come.
+    the cell `plant`. Stones are put at `sites` alone. `missing` is a lower bound on the actions still to come,
+    `most` how many states are looked at.
     """
     begin = Walls(sight.here, sight.facing)
     came: dict[Walls, tuple[Walls, tuple[str, int]]] = {begin: (begin, ("", 0))}
-    queue = [(missing(begin), 0, 0, begin)]
-    while queue and len(came) < LONGEST:
+    queue = [(HASTE * missing(begin), 0, 0, begin)]
+    while queue and len(came) < most:
         expected, _, steps, state = heappop(queue)
         if expected == steps:
             actions = []
@@ -160,7 +184,7 @@ def wall_in(
         for action, after in _moves(sight, state, sites, plant):
             if after not in came:
                 came[after] = (state, action)
-                heappush(queue, (steps + 1 + missing(after), len(came), steps + 1, after))
+                heappush(queue, (steps + 1 + HASTE * missing(after), len(came), steps + 1, after))
     return []
 
 

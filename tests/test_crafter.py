@@ -1,0 +1,361 @@
+"""Crafter: the environment against the package's own, planning on hand-made maps, the expert, and recordings."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_collect import GOTO, assert_same
+from test_collect import small as small_minigrid
+
+from embody.collection import collect, play_episodes
+from embody.config import ActionSpec, Config, StageConfig
+from embody.data import EVERY_TASK, batches, open_dataset
+from embody.data.episodes import label_words
+from embody.envs import FAMILIES, LockstepEnvs, environment_seeds, make_env, make_expert
+from embody.envs.crafter import ACHIEVEMENTS, ACTION_NAMES, LABELS, VOCABULARY, CrafterPixels
+from embody.envs.crafter_expert import ACTION, CrafterExpert
+from embody.envs.crafter_planning import Sight, Walls, route, wall_in
+from embody.presets import crafter_small
+
+crafter = pytest.importorskip("crafter", reason="crafter is not installed")
+
+
+def begin(seed: int = 0, max_steps: int = 1000) -> CrafterPixels:
+    env = CrafterPixels(max_steps, 64, 64)
+    env.reset(seed=seed)
+    return env
+
+
+@pytest.fixture
+def cheap_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second a world is too much: grass with a little of everything, as the seed draws it."""
+
+    def generate(world: Any, player: Any) -> None:
+        kinds = [world._mat_ids[name] for name in ("grass", "tree", "water", "stone", "sand")]
+        world._mat_map[:] = world.random.choice(kinds, world.area, p=[0.7, 0.1, 0.1, 0.05, 0.05])
+        world[tuple(player.pos)] = "grass"
+        for pos in zip(*np.nonzero(world.random.uniform(size=world.area) > 0.99), strict=True):
+            if world[pos] == ("grass", None):
+                world.add(crafter.objects.Cow(world, pos))
+
+    monkeypatch.setattr(crafter.worldgen, "generate_world", generate)
+
+
+@pytest.fixture
+def field(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A field of grass without creatures, the player in its middle, looking down."""
+
+    def generate(world: Any, player: Any) -> None:
+        world._mat_map[:] = world._mat_ids["grass"]
+
+    monkeypatch.setattr(crafter.worldgen, "generate_world", generate)
+    monkeypatch.setattr(crafter.Env, "_balance_chunk", lambda *_: None)  # nor does any come
+
+
+# --- the environment ------------------------------------------------------------------------------------------------
+
+
+def in_order(plain: Any) -> None:
+    """Creatures leave in the order of their birth, as ours do: `crafter.Env` draws from a set, by address."""
+    balance, place = plain._balance_object, plain._world._obj_map
+    plain._balance_object = lambda chunk, objs, *rest: balance(
+        chunk, sorted(objs, key=lambda obj: place[tuple(obj.pos)]), *rest
+    )
+
+
+@pytest.mark.parametrize("size", [(64, 64), (72, 99)])
+def test_frames_and_rewards_are_crafters_own(size: tuple[int, int]) -> None:
+    height, width = size
+    for seed in range(2):
+        env, plain = CrafterPixels(1000, height, width), crafter.Env(size=(width, height), seed=seed, length=None)
+        frame, _ = env.reset(seed=seed)
+        np.testing.assert_array_equal(frame, plain.reset())
+        assert frame.shape == (height, width, 3) and frame.dtype == np.uint8
+        env.game._step = plain._step = 100 + 80 * seed  # the second falls asleep in the dark
+        env.game._player.inventory["energy"] = plain._player.inventory["energy"] = 5
+        in_order(plain)
+        actions = np.random.default_rng(seed)
+        for step in range(90):
+            action = 6 if seed and step > 20 else int(actions.integers(17))
+            frame, reward, terminated, _, info = env.step(action)
+            expected, value, over, other = plain.step(action)
+            np.testing.assert_array_equal(frame, expected)
+            assert (reward, terminated) == (value, bool(over)) and info["inventory"] == other["inventory"]
+            if over:
+                break
+
+
+def test_gymnasium_finds_no_fault(cheap_worlds: None) -> None:
+    from gymnasium.utils.env_checker import check_env
+
+    check_env(CrafterPixels(20, 64, 64), skip_render_check=True)
+
+
+def test_an_episode_follows_from_its_seed_alone(cheap_worlds: None) -> None:
+    env = begin(seed=4)
+    first = [env.step(action)[0] for action in range(17)]
+    env.reset(seed=9)  # resets are not counted
+    env.reset(seed=4)
+    for action in range(17):
+        np.testing.assert_array_equal(env.step(action)[0], first[action])
+    assert environment_seeds(2**20 - 1, "crafter", "evaluation").stop < 2**63
+    env.reset(seed=2**63 - 1)
+
+
+def test_which_creature_leaves_does_not_depend_on_the_order_of_a_set(field: None) -> None:
+    left = []
+    for backwards in (False, True):
+        env = begin()
+        world = env.game._world
+        for x in range(1, 9):
+            world.add(crafter.objects.Cow(world, (x, 1)))
+        cows = [thing for thing in world.objects if thing is not env.game._player]
+        world.random.seed(1)
+        for _ in range(200):  # a cow leaves in a tenth of them
+            herd = [cow for cow in cows if not cow.removed]
+            env.game._balance_object(
+                (0, 12, 0, 12), herd[::-1] if backwards else herd, crafter.objects.Cow, "grass", 5, 5, 0.0, 0.1,
+                None, lambda *_: (0, 2),
+            )  # fmt: skip
+        left.append([tuple(cow.pos) for cow in cows if not cow.removed])
+    assert left[0] == left[1] and len(left[0]) == 2
+
+
+def test_events_rewards_limit_and_death(field: None) -> None:
+    env = begin(max_steps=3)
+    world = env.game._world
+    x, y = env.game._player.pos
+    world[x, y + 1] = "water"
+    drink = [name == "collect_drink" for name in ACHIEVEMENTS]
+    _, reward, terminated, truncated, info = env.step(np.array([5]))
+    assert (reward, terminated, truncated, info["success"]) == (1.0, False, False, False)
+    np.testing.assert_array_equal(info["events"], drink)
+    _, reward, _, truncated, info = env.step(5)  # again an event, but unlocked already
+    assert (reward, truncated) == (0.0, False)
+    np.testing.assert_array_equal(info["events"], drink)
+    _, _, terminated, truncated, info = env.step(0)
+    assert (terminated, truncated, info["events"].any()) == (False, True, False)
+
+    env = begin(max_steps=1)
+    world, player = env.game._world, env.game._player
+    world[player.pos[0], player.pos[1] + 1] = "diamond"
+    player.inventory["iron_pickaxe"] = 1
+    env.game._player.health = 0
+    _, _, terminated, truncated, info = env.step(5)
+    assert (terminated, truncated, info["success"]) == (True, False, True)
+
+
+def test_names_are_crafters_own_and_every_word_is_known() -> None:
+    names = crafter.constants.actions, sorted(crafter.constants.achievements)
+    assert [name.replace(" ", "_") for name in ACTION_NAMES[0]] == names[0] and list(ACHIEVEMENTS) == names[1]
+    assert {word for label in LABELS for word in label_words(label)} == set(VOCABULARY[2:])
+    assert LABELS[ACHIEVEMENTS.index("collect_diamond")] == "collect diamond"
+
+
+def test_lockstep_tells_the_events_of_each_step(cheap_worlds: None) -> None:
+    config = crafter_small().env
+    envs = LockstepEnvs(config, "crafter", [0, 1])
+    envs.reset()
+    assert envs.labels == ["", ""] and envs.events.shape == (2, 22)
+    singles = [begin(seed) for seed in (0, 1)]
+    rng, seen = np.random.default_rng(0), 0
+    for step in range(60):
+        actions = rng.choice([1, 2, 3, 4, 5], (2, 1))
+        envs.step(actions, np.array([True, step < 30]))
+        for i, env in enumerate(singles):
+            expected = env.step(actions[i])[4]["events"] if i == 0 or step < 30 else np.zeros(22, bool)
+            np.testing.assert_array_equal(envs.events[i], expected)
+        seen += envs.events.sum()
+    assert seen > 0
+    assert LockstepEnvs(small_minigrid(Path()).env, GOTO, [3]).events.shape == (1, 0)
+
+
+def test_bad_input_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = crafter_small().env
+    with pytest.raises(ValueError, match="unknown task 'Chess': choose from crafter"):
+        make_env(config, "Chess")
+    with pytest.raises(ValueError, match=r"env.actions: crafter has sizes \(17,\), got \(7,\)"):
+        make_env(dataclasses.replace(config, actions=ActionSpec((7,))), "crafter")
+    with pytest.raises(ValueError, match="9x9 cells, a frame of 8x64"):
+        make_env(dataclasses.replace(config, height=8), "crafter")
+    monkeypatch.setattr(crafter.constants, "actions", ["noop"])
+    from embody.envs.crafter import _load_crafter
+
+    _load_crafter.cache_clear()
+    with pytest.raises(ValueError, match="pip install crafter==1.8.3"):
+        begin()
+
+
+# --- planning -------------------------------------------------------------------------------------------------------
+
+
+def look(env: CrafterPixels) -> Sight:
+    return Sight(env.game, crafter.constants)
+
+
+def test_a_way_goes_round_what_it_cannot_dig(field: None) -> None:
+    env = begin()
+    world = env.game._world
+    x, y = (int(v) for v in env.game._player.pos)
+    world[x + 4, y] = "tree"
+    world._mat_map[x + 2, y - 3 : y + 6] = world._mat_ids["stone"]  # a wall: 3 cells up, 5 down
+    sight = look(env)
+    tree = sight.cell((x + 4, y))
+    assert len(route(sight, {tree})) == 4 + 2 * 4 and route(sight, {tree}, limit=11) == []
+    env.game._player.inventory["wood_pickaxe"] = 1
+    assert route(look(env), {tree}) == [sight.cell((x + i, y)) for i in (1, 2, 3, 4)]
+    world._mat_map[x + 1, y - 1 : y + 2] = world._mat_ids["lava"]
+    assert not set(route(look(env), {tree})) & set(look(env).cells("lava"))
+
+
+def test_a_plant_is_walled_in_on_open_grass(field: None) -> None:
+    env = begin()
+    world = env.game._world
+    env.game._player.inventory |= {"stone": 4, "sapling": 1}
+    sight = look(env)
+    plant = sight.here + 2 * sight.width + 1
+    sides = {plant + direction for direction in sight.directions}
+
+    def missing(state: Walls) -> int:
+        return sum(state.passable(sight, side) for side in sides) + (not state.sapling)
+
+    plan = wall_in(sight, missing, sides, plant)
+    names = {"stone": ACTION["place_stone"], "plant": ACTION["place_plant"]}
+    for what, direction in plan:
+        env.step(names[what] if what in names else 1 + sight.directions.index(direction))
+    after = look(env)
+    assert type(after.things[plant]).__name__ == "Plant" and all(after.material(side) == "stone" for side in sides)
+    assert env.game._player.inventory["stone"] == 0 and 5 < len(plan) < 25
+    world._mat_map[:] = world._mat_ids["sand"]
+    assert wall_in(look(env), missing, sides, plant) == []  # nothing grows there
+
+
+def test_the_expert_shuts_itself_in_and_sleeps(field: None) -> None:
+    env = begin()
+    world, player = env.game._world, env.game._player
+    world._mat_map[36:46, 20:44] = world._mat_ids["stone"]
+    player.inventory |= {"wood_pickaxe": 1, "energy": 1, "stone": 1}
+    env.game._step = 200  # night
+    expert = CrafterExpert()
+    expert.reset(env)
+    for _ in range(60):
+        env.step(expert.action(None))
+        if player.sleeping:
+            break
+    sight, room = look(env), set()
+    queue = [sight.here]
+    while queue and len(room) < 9:
+        room.add(cell := queue.pop())
+        queue += [cell + d for d in sight.directions if sight.free(cell + d) and cell + d not in room]
+    assert player.sleeping and len(room) <= 2
+
+
+def test_the_expert_wins_most_achievements() -> None:
+    counts = []
+    for seed in (1003, 1006, 1022):
+        env, expert = begin(seed), make_expert("crafter")
+        expert.reset(env)
+        unlocked, over = np.zeros(22, bool), False
+        while not over:
+            _, _, terminated, truncated, info = env.step(expert.action(None))
+            unlocked |= info["events"]
+            over = terminated or truncated
+        assert unlocked[ACHIEVEMENTS.index("collect_diamond")]
+        counts.append(unlocked.sum())
+    assert min(counts) >= 20
+
+
+# --- recordings -----------------------------------------------------------------------------------------------------
+
+
+def small(root: Path, **fields: Any) -> Config:
+    config = crafter_small()
+    settings = {"train_episodes": 12, "validation_episodes": 2, "workers": 1, "unlabelled_fraction": 0.5, **fields}
+    return dataclasses.replace(
+        config,
+        data_dir=str(root),
+        env=dataclasses.replace(config.env, max_steps=(40,)),
+        collect=dataclasses.replace(config.collect, **settings),
+    )
+
+
+@pytest.fixture
+def recorded(cheap_worlds: None, tmp_path: Path) -> Path:
+    collect(small(tmp_path / "recorded"))
+    return tmp_path / "recorded"
+
+
+def test_the_dataset_is_what_is_played(cheap_worlds: None, recorded: Path) -> None:
+    dataset = open_dataset(recorded / "crafter")
+    assert dataset.version == 2 and not dataset.is_video
+    assert dataset.meta.tasks == ACHIEVEMENTS and dataset.meta.labels == LABELS and dataset.meta.fps == 5
+    whole = play_episodes(small(recorded, unlabelled_fraction=0.0), "crafter", "train", 0, 12)
+    assert all(episode.events is not None and episode.task == EVERY_TASK for episode in whole)
+    labelled = [row.labelled for row in dataset.episodes("train")]
+    assert 2 <= sum(labelled) <= 10
+    for i, episode in enumerate(whole):
+        found = dataset.episode(i)
+        if labelled[i]:
+            assert_same(found, episode)
+            continue
+        # The same episode, but for what nobody knows of a video.
+        np.testing.assert_array_equal(found.frames, episode.frames)
+        assert (found.noise, found.seed, found.events) == (episode.noise, episode.seed, None)
+        assert not found.actions.any() and not found.rewards.any() and not found.is_terminal.any()
+    env = begin(whole[0].seed, 40)
+    for t in range(1, whole[0].length):
+        frame, reward, *_, info = env.step(whole[0].actions[t])
+        np.testing.assert_array_equal(frame, whole[0].frames[t])
+        np.testing.assert_array_equal(info["events"], whole[0].events[t])
+        assert np.float32(reward) == whole[0].rewards[t]
+
+
+def test_clips_come_from_all_episodes_and_are_relabelled(recorded: Path) -> None:
+    dataset = open_dataset(recorded / "crafter")
+    stage = StageConfig(batch=32, length=8)
+    seen = np.zeros(2)
+    for batch, _ in zip(batches([dataset], "train", stage, source="frames", seed=0, words=4), range(12), strict=False):
+        labelled = batch.labelled.numpy()
+        seen += (~labelled).sum(), labelled.sum()
+        assert not batch.actions[~labelled].any() and not batch.task[~labelled].any()
+        assert (batch.task[labelled][:, 0] > 1).all() and set(np.unique(batch.rewards)) <= {0.0, 1.0}
+    rows = dataset.episodes("train")
+    share = sum(row.length for row in rows if not row.labelled) / sum(row.length for row in rows)
+    assert abs(seen[0] / seen.sum() - share) < 0.12  # 4.7 deviations of 384 rows
+    only = next(batches([dataset], "train", stage, source="frames", seed=0, labelled_only=True))
+    assert only.labelled.all()
+
+
+def test_videos_alone_can_be_read(cheap_worlds: None, tmp_path: Path) -> None:
+    config = small(tmp_path, unlabelled_fraction=1.0, train_episodes=2)
+    collect(config)
+    dataset = open_dataset(tmp_path / "crafter")
+    batch = next(batches([dataset], "train", StageConfig(batch=4, length=8), source="frames", seed=0))
+    assert not batch.labelled.any() and batch.frames.any()
+
+
+def test_the_share_of_videos_is_part_of_the_recipe(tmp_path: Path, recorded: Path) -> None:
+    with pytest.raises(ValueError, match=r"unlabelled_fraction 0.5, now 0.0 is asked for"):
+        collect(small(recorded, unlabelled_fraction=0.0))
+    config = small_minigrid(tmp_path, train_episodes=2, validation_episodes=1)
+    collect(config)
+    record = json.loads((tmp_path / GOTO / "collection.json").read_text())
+    assert "unlabelled_fraction" not in record  # as it was before there was such a setting
+    collect(config)
+    other = dataclasses.replace(config.collect, unlabelled_fraction=0.5)
+    with pytest.raises(ValueError, match=r"unlabelled_fraction 0.0, now 0.5 is asked for"):
+        collect(dataclasses.replace(config, collect=other))
+
+
+def test_shards_hold_so_much_as_fits_in_memory() -> None:
+    from embody.collection.collect import SHARD_BYTES, _shards
+
+    config = crafter_small()
+    jobs = _shards(config, "crafter")
+    assert max(job.count for job in jobs) * 1001 * 64 * 64 * 3 <= SHARD_BYTES
+    assert sum(job.count for job in jobs if job.split == "train") == config.collect.train_episodes
+    assert max(job.count for job in _shards(small_minigrid(Path()), GOTO)) == 64
+    assert FAMILIES["crafter"].tasks == config.env.tasks
