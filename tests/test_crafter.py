@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_collect import GOTO, assert_same
-from test_collect import small as small_minigrid
 
 from embody.collection import collect, play_episodes
 from embody.config import ActionSpec, Config, StageConfig
@@ -19,6 +17,8 @@ from embody.envs.crafter import ACHIEVEMENTS, ACTION_NAMES, LABELS, VOCABULARY, 
 from embody.envs.crafter_expert import ACTION, CrafterExpert
 from embody.envs.crafter_planning import Sight, Walls, route, wall_in
 from embody.presets import crafter_small
+from tests.test_collect import GOTO, assert_same
+from tests.test_collect import small as small_minigrid
 
 crafter = pytest.importorskip("crafter", reason="crafter is not installed")
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from test_cost import kept
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
@@ -15,6 +14,7 @@ from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream
 from embody.model import for_inference
 from embody.nn.attention import attend
+from tests.test_cost import kept
 from tests.tiny_models import DYNAMICS, make_batch, open_layers, seeded
 
 pytestmark = [

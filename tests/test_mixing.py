@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_loader import STAGE, VOCABULARY, make, take
 
 from embody.agent import AgentLoss
 from embody.batch import Batch
@@ -28,6 +27,7 @@ from embody.data import (
 from embody.dynamics import ShortcutLoss
 from embody.presets import minecraft, minigrid
 from embody.training.rewards import check_ranges, reward_statistics
+from tests.test_loader import STAGE, VOCABULARY, make, take
 from tests.tiny_models import AGENT, make_agent, make_batch, make_dynamics, seeded
 
 LABELS = ("open", "open the door", "door")
