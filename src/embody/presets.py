@@ -205,20 +205,76 @@ def minecraft_small() -> Config:
 
 
 def crafter_small() -> Config:
-    """Crafter, 22 achievements up to the diamond, on one GPU or a CPU: the sizes of `minecraft_small`."""
-    base, actions = minecraft_small(), ActionSpec((17,))
-    return replace(
-        base,
+    """Crafter, 22 achievements up to the diamond, on two CPU cores: a tokenizer of 2M parameters, a dynamics of 4M."""
+    actions = ActionSpec((17,))
+    shape = TransformerConfig(width=192, depth=2, heads=4, kv_heads=2, mlp_width=480)
+    trunk = TransformerConfig(
+        width=224,
+        depth=6,
+        heads=4,
+        kv_heads=2,
+        pattern="STS",
+        mlp_width=560,
+        time_rope=(3.14, 20.0),
+        time_query_gain=2.5,
+    )
+    lengths = StageConfig(batch=16, length=8, long_length=32, lr=1e-3, muon_lr=4e-3)
+    return Config(
         name="crafter_small",
         preset="crafter_small",
         env=EnvConfig(
             family="crafter", tasks=("crafter",), max_steps=(1000,), height=64, width=64, fps=5, actions=actions
         ),
-        data=DataConfig(),
-        collect=CollectConfig(train_episodes=700),
-        tokenizer=replace(base.tokenizer, patch=7, padded=(70, 70)),  # Crafter's cells: 9x9 of 7x7 pixels in 63x63
-        dynamics=replace(base.dynamics, actions=actions),
-        agent=replace(base.agent, actions=actions, clone_null=True),
+        collect=CollectConfig(train_episodes=700, noise_levels=(0.0, 0.1, 0.3), unlabelled_fraction=0.2),
+        # Crafter shows 9x9 cells of 7x7 pixels: a patch, a latent and a token of the dynamics is 2x2 of them.
+        tokenizer=TokenizerConfig(
+            height=64,
+            width=64,
+            patch=14,
+            padded=(70, 70),
+            latents=25,
+            channels=32,
+            encoder=replace(shape, pattern="TS"),
+            decoder=replace(shape, pattern="S"),
+            context=2,
+            mask_max=0.3,
+            lpips="none",
+        ),
+        dynamics=DynamicsConfig(
+            tokens=25,
+            channels=32,
+            registers=4,
+            context=32,
+            k_sample=4,
+            trunk=trunk,
+            actions=actions,
+            contexts="alternate",
+            tau_power=2.0,
+            ramp=False,
+            image_fraction=0.02,
+            unlabelled_fraction=0.02,
+            bootstrap_fraction=0.2,
+            bootstrap_start=0.6,
+        ),
+        agent=AgentConfig(
+            trunk=trunk,
+            actions=actions,
+            hidden=256,
+            distances=4,
+            words=4,
+            heads_input="context",
+            uniform_share=0.25,
+            world_lr_scale=0.3,
+            value_range=(0.0, 20.0),
+        ),
+        imagination=ImaginationConfig(context=16, horizon=15, gamma=0.97),
+        train_tokenizer=StageConfig(epochs=0.5, batch=32, length=2, lr=2e-3, muon_lr=8e-3),
+        train_dynamics=replace(lengths, epochs=2.0),
+        train_agent=replace(lengths, epochs=1.0),
+        train_imagination=StageConfig(
+            epochs=0.2, batch=64, lr=5e-4, weight_decay=0.0, clip=0.5, checkpoint_every=20, log_every=2
+        ),
+        evaluation=EvaluationConfig(episodes=200, batch=50, context=16, horizon=32),
     )
 
 
