@@ -1,9 +1,9 @@
 """What a GPU makes of the paper's model, with random weights: `python -m benchmarks.gpu`, about 8 minutes at most.
 
 Interactive frames a second, answers a second, the share of the matrix rate that training steps reach, imagined frames a
-second, and peak memory, for the preset `minecraft` and for `small`, the model that the other benchmarks compare (there
-is no preset `crafter` yet, whose place it takes). Rows that no longer fit into the time are named and left out. Results
-go to `benchmarks/results/` as JSON, a table to the terminal. `--tiny` runs all of it on tiny models, without a GPU too.
+second, and peak memory, for the presets `minecraft` and `crafter`. Rows that no longer fit into the time are named and
+left out. Results go to `benchmarks/results/` as JSON, a table to the terminal. `--tiny` runs all of it on tiny models,
+without a GPU too.
 """
 
 import argparse
@@ -22,10 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import describe
-from benchmarks.ours import answer_flops, config_of
+from benchmarks.ours import answer_flops
 from benchmarks.roofline import matrix_rate
 from benchmarks.run import ROOT, commit, save
-from benchmarks.workloads import FULL, TINY, WORKLOADS
 from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import (
@@ -39,7 +38,7 @@ from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream, Player
 from embody.model import Agent, WorldAndAgent, for_inference
 from embody.nn.transformer import Block
-from embody.presets import minecraft
+from embody.presets import crafter, minecraft
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
 
@@ -62,7 +61,7 @@ class Sizes:
     matrix: tuple[int, ...] = (4096, 8192, 16384)
 
 
-BIG = {"minecraft": Sizes(), "small": Sizes(dynamics=(64, 64), tokenizer=(64, 8), dreams=256)}
+BIG = {"minecraft": Sizes(), "crafter": Sizes(dynamics=(64, 32), tokenizer=(256, 2), dreams=256)}
 SMALL = Sizes(frames=3, dynamics=(2, 4), tokenizer=(1, 2), dreams=2, steps=1, matrix=(64,))
 
 
@@ -298,22 +297,25 @@ def main(words: Sequence[str] | None = None) -> Path:
 
 
 def _configs(tiny: bool) -> dict[str, Config]:
-    """The presets, `minecraft` in tiny layers if need be."""
-    small, big = config_of(WORKLOADS["W4"], TINY if tiny else FULL), minecraft()
-    if not tiny:
-        return {"minecraft": big, "small": small}
-    t, d = big.tokenizer, big.dynamics
+    """The presets, in tiny layers if need be."""
+    presets = {"minecraft": minecraft(), "crafter": crafter()}
+    return {name: _tiny(config) for name, config in presets.items()} if tiny else presets
+
+
+def _tiny(config: Config) -> Config:
+    """A preset's frames, actions and tokens in as few layers as there can be, with large patches."""
+    t, d = config.tokenizer, config.dynamics
+    patches = {"minecraft": (64, (384, 640))}.get(config.name, (t.patch, t.padded))
     half = replace(t.encoder, width=32, depth=2, heads=2, kv_heads=2, mlp_width=32, pattern="ST")
     trunk = replace(d.trunk, width=32, depth=2, heads=2, kv_heads=1, mlp_width=32, pattern="ST")
-    big = replace(
-        big,
-        tokenizer=replace(t, encoder=half, decoder=half, patch=64, padded=(384, 640), context=2),
+    return replace(
+        config,
+        tokenizer=replace(t, encoder=half, decoder=half, patch=patches[0], padded=patches[1], context=2),
         dynamics=replace(d, trunk=trunk, context=4),
-        agent=replace(big.agent, trunk=trunk, hidden=16),
-        imagination=replace(big.imagination, context=3, horizon=2),
-        evaluation=replace(big.evaluation, context=3),
+        agent=replace(config.agent, trunk=trunk, hidden=16),
+        imagination=replace(config.imagination, context=3, horizon=2),
+        evaluation=replace(config.evaluation, context=3),
     )
-    return {"minecraft": big, "small": small}
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream, Player
 from embody.model import Agent, WorldAndAgent, for_inference
 from embody.nn.transformer import Block
-from embody.presets import minigrid
+from embody.presets import PRESETS
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
 
@@ -104,7 +104,8 @@ def build(workload: Workload, precision: Precision, shapes: Shapes, compiled: bo
         "imagination": _imagination,
         "acting": _acting,
     }
-    config = minigrid() if workload.name == "W5-minigrid" else config_of(workload, shapes)
+    preset = PRESETS.get(workload.name.removeprefix("W5-"))
+    config = preset() if preset else config_of(workload, shapes)
     return make[workload.kind](workload, replace(config, compile=compiled), precision, shapes)
 
 

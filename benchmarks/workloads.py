@@ -96,6 +96,7 @@ _ALL = (
     Workload("W4", "imagination and update", "imagination", 16),
     Workload("W5", "acting at 64x64", "acting", 16, sides=OURS),
     Workload("W5-minigrid", "acting, preset minigrid", "acting", 10, sides=OURS),
+    Workload("W5-crafter", "acting, preset crafter", "acting", 16, sides=OURS),
 )
 WORKLOADS = {workload.name: workload for workload in _ALL}
 

@@ -272,7 +272,7 @@ def test_the_gpu_benchmark_runs_tiny_anywhere(tmp_path: Path, capsys: pytest.Cap
     results = json.loads(gpu.main(["--tiny", "--results", str(tmp_path)]).read_text())
     names = ["interactive", "acting", "dynamics step", "tokenizer step", "imagination"]
     assert [(row["preset"], row["name"]) for row in results["rows"]] == [
-        (preset, name) for preset in ("minecraft", "small") for name in names
+        (preset, name) for preset in ("minecraft", "crafter") for name in names
     ]
     assert all(row["frames_per_second"] > 0 and row["flops"] > 0 for row in results["rows"])
     table = capsys.readouterr().out
@@ -281,7 +281,7 @@ def test_the_gpu_benchmark_runs_tiny_anywhere(tmp_path: Path, capsys: pytest.Cap
         assert ("p95" in row) == (row["name"] == "acting") and row.get("p95", row["best"]) >= row["best"]
 
 
-@pytest.mark.parametrize("preset", ["minecraft", "small"])
+@pytest.mark.parametrize("preset", ["minecraft", "crafter"])
 @pytest.mark.parametrize("name", gpu.ROWS)
 def test_rates_on_a_gpu_are_of_what_is_computed(preset: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Every piece of work takes two seconds, and its products are counted (recomputed ones are not in the formulas).
@@ -319,14 +319,14 @@ def test_rows_that_no_longer_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(gpu, "measured", slow)
     monkeypatch.setattr(gpu.time, "perf_counter", lambda: now[0])
-    found = gpu.rows({"minecraft": None, "small": None})  # type: ignore[dict-item]
+    found = gpu.rows({"minecraft": None, "crafter": None})  # type: ignore[dict-item]
     assert [row["name"] for row in found] == 2 * list(gpu.ROWS) and now[0] == 400
     left_out = [(row["preset"], row["name"], row["error"]) for row in found if "error" in row]
-    assert left_out == [("small", name, "left out: 80 s left, a row took 100 s") for name in gpu.ROWS[1:]]
+    assert left_out == [("crafter", name, "left out: 80 s left, a row took 100 s") for name in gpu.ROWS[1:]]
 
 
 def test_what_does_not_fit_is_said_and_the_rest_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = gpu._configs(True)["small"]
+    config = gpu._configs(True)["crafter"]
     bench = gpu.Bench(config, gpu.SMALL, torch.device("cpu"), compiled=False)
 
     def too_much() -> dict[str, float]:
