@@ -13,13 +13,16 @@ from embody.data.aside import aside
 
 __all__ = [
     "POLICIES",
+    "Results",
     "TARGETS",
     "Target",
     "decibels",
     "duration",
     "interval",
     "lookup",
+    "markdown",
     "percent",
+    "probability",
     "read_results",
     "results_table",
     "short_task",
@@ -123,6 +126,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
+def probability(p: float) -> str:
+    """A p of a test: `0.034`, `<0.001`."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _plain_number(value: float) -> str:
     return f"{value:.2f}"
 
@@ -204,7 +212,8 @@ def write_results_page(path: Path, results: Results) -> None:
         temporary.write_text("\n\n".join(page), encoding="utf-8")
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -216,7 +225,7 @@ def _headlines(results: Results) -> str:
         if value is not None:
             verdict = {True: "yes", False: "**no**", None: ""}[target.reached(results)]
             rows.append([target.title, target.show(value), target.text(results), verdict])
-    return _markdown(["measure", "value", "target", "reached"], rows) if rows else ""
+    return markdown(["measure", "value", "target", "reached"], rows) if rows else ""
 
 
 def tasks_of(results: Results) -> list[str]:
@@ -244,13 +253,13 @@ def _success(results: Results) -> str:
             cells = [interval(found.get("tasks", {}).get(task)) for task in tasks]
             rows.append([title, interval(found), *cells, str(found.get("episodes", ""))])
     header = ["success (95% interval)", "mean", *map(short_task, tasks), "episodes"]
-    return _markdown(header, rows) if rows else ""
+    return markdown(header, rows) if rows else ""
 
 
 def _by_noise(results: Results) -> str:
     levels = lookup(results, "success.demonstrations.by_noise") or {}
     rows = [[percent(float(noise)), interval(value), str(value["episodes"])] for noise, value in levels.items()]
-    return _markdown(["random actions in the demonstrations", "success", "episodes"], rows) if rows else ""
+    return markdown(["random actions in the demonstrations", "success", "episodes"], rows) if rows else ""
 
 
 HORIZON: Mapping[str, tuple[str, Callable[[Any], str]]] = {
@@ -271,4 +280,4 @@ def _horizon(results: Results) -> str:
     for key, values in columns.items():
         title, show = HORIZON[key]
         rows.append([title, *("-" if h > len(values) or values[h - 1] is None else show(values[h - 1]) for h in shown)])
-    return _markdown(["horizon (frames)", *map(str, shown)], rows) if rows else ""
+    return markdown(["horizon (frames)", *map(str, shown)], rows) if rows else ""
