@@ -110,7 +110,7 @@ def seeds_markdown(table: Mapping[str, Any], baseline: str = BASELINE) -> str:
     if compared:
         parts += [
             f"Paired with {POLICIES.get(baseline, baseline)}, episode by episode: difference, 95% bootstrap interval; p"
-            " if episodes, and p if training seeds, are what chance could have exchanged. Not corrected for their number.",
+            " if episodes, and p if training seeds, are what chance could have exchanged. Not corrected for how many.",
             markdown(["", *(POLICIES.get(policy, policy) for policy in compared)], differences),
         ]
     return "\n\n".join(parts) + "\n"
