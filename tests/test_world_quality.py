@@ -313,6 +313,11 @@ def test_dreams_go_on_past_the_window(tmp_path: Path) -> None:
 def test_the_value_is_that_of_the_contexts_last_slot(tmp_path: Path) -> None:
     """A value head that says 2 at once, rewards of 0 and certain continues: imagined is gamma^H 2."""
     dataset, agent = encoded(make_dataset(tmp_path, [40, 40], "validation")), make_agent()
+    models = make_tokenizer(), make_dynamics()
+    short, long = (dream_held_out(settings(12, h), *models, agent, [dataset], "abc").returns for h in (2, 6))
+    assert short is not None and long is not None and short.value.std() > 0.01
+    np.testing.assert_allclose(short.value, long.value, rtol=1e-4)  # known before anything is dreamt
+    assert np.abs(short.imagined - long.imagined).max() > 0.01
     heads = agent.heads
     with torch.no_grad():
         for head in (heads.value, heads.reward, heads.continues):
@@ -321,10 +326,10 @@ def test_the_value_is_that_of_the_contexts_last_slot(tmp_path: Path) -> None:
         heads.value[-1].bias[:] = heads.value_bins.encode(torch.tensor(2.0)).clamp(min=1e-9).log()
         heads.reward[-1].bias.view(3, -1)[:] = heads.reward_bins.encode(torch.tensor(0.0)).clamp(min=1e-9).log()
         heads.continues[-1].bias.fill_(50.0)
-    dreams = dream_held_out(settings(12, 4), make_tokenizer(), make_dynamics(), agent, [dataset], "abc")
+    dreams = dream_held_out(settings(12, 4), *models, agent, [dataset], "abc")
     assert dreams.returns is not None
     np.testing.assert_allclose(dreams.returns.value, 2, rtol=1e-3)
     expected = np.where(dreams.rollouts.valid[:, -1], 0.9**4 * 2, 0)
     np.testing.assert_allclose(dreams.returns.imagined, expected, atol=1e-3)
-    without = dream_held_out(settings(4, 4), make_tokenizer(), make_dynamics(), None, [dataset], "abc")
+    without = dream_held_out(settings(4, 4), *models, None, [dataset], "abc")
     assert without.returns is None and without.rollouts.rewards_predicted is None
