@@ -52,8 +52,36 @@ def some_results() -> dict[str, Any]:
                 "psnr_db": [30.0, 29.0, 28.0],
                 "copy_psnr_db": [None, 27.0, 26.0],
                 "changed_cell_accuracy": [0.9, 0.8, None],
+                "ssim": [0.95, 0.9, 0.85],
+                "copy_ssim": [0.9, 0.8, 0.7],
+                "lpips": [None, None, None],
+                "frechet": [0.001, None, 0.25],
+            },
+            "psnr_db": 29.0,
+            "copy_psnr_db": 27.0,
+            "ssim": 0.9,
+            "copy_ssim": 0.8,
+            "lpips": None,
+            "copy_lpips": None,
+            "frechet": 0.0123,
+            "copy_frechet": 1.5,
+            "rewards_within": {
+                "tolerance": 2,
+                "rewards": 20,
+                "predicted": 10,
+                "precision": 0.5,
+                "recall": 0.25,
+                "tasks": {DOOR: {"rewards": 5, "predicted": 0, "precision": None, "recall": 0.0}},
+            },
+            "returns": {
+                "contexts": 64,
+                "recorded_mean": 0.5,
+                "imagined": {"correlation": 0.75, "mean_error": -0.125, "mean_absolute_error": 0.25},
+                "value": {"correlation": None, "mean_error": 0.0625, "mean_absolute_error": 0.5},
             },
         },
+        "dynamics_before_agent": {"ssim": 0.91},
+        "against_cloning": {"imagination": {"value": 0.02, "low": -0.055, "high": 0.1, "p": 0.0004, "p_seeds": None}},
         "success": summary(policies, recorded),
         "wall_seconds": 1500.0,
         "stage_seconds": {"tokenizer": 400.0, "dynamics": 1100.0},
@@ -106,7 +134,7 @@ def test_every_target_key_can_be_found() -> None:
     results["success"]["shuffled"] = results["success"]["cloning"]
     results["dynamics"] |= {"reward_recall": 0.5, "reward_precision": 0.5, "action_shuffle_ratio": 1.0}
     results["dynamics"]["action_shuffle_ratio_noised"] = 1.0
-    results["dynamics_before_agent"] = {"gain_over_copy_db": 3.0, "changed_cell_accuracy_h10": 0.7}
+    results["dynamics_before_agent"] |= {"gain_over_copy_db": 3.0, "changed_cell_accuracy_h10": 0.7}
     assert [t.key for t in TARGETS if lookup(results, t.key) is None] == []
     assert all(t.show(lookup(results, t.key)) in results_table(results) for t in TARGETS)
 
@@ -118,6 +146,15 @@ def test_table_holds_the_numbers() -> None:
     assert "| random | 14.5% (10-20) | 0.0% (0-4) | 29.0% (21-39) | 200 |" in table
     assert "| 50.0% | 50.0% (24-76) | 10 |" in table
     assert "| PSNR, copy | - | 27.0 dB |" in table
+    assert "| imagination | +2.0 (-5.5 to +10.0) | <0.001 |" in table
+    assert "| SSIM (higher is better) | 0.9 | 0.8 | 0.91 |" in table
+    assert "| LPIPS (lower is better) | not measured: needs `embody weights lpips`" in table
+    assert "| LPIPS, imagined |" not in table and "| Frechet distance, imagined | 0.001 | - |" in table
+    assert "| DoorKey-6x6 | 0.0% (0-43) | 5 | - | 0 |" in table
+    assert "| all | 25.0% (11-47) | 20 | 50.0% (24-76) | 10 |" in table
+    assert "| returns of 64 contexts, recorded mean 0.500 | correlation |" in table
+    assert "| imagined under the recorded actions | 0.75 | -0.125 | 0.250 |" in table
+    assert "| value head | - | +0.062 | 0.500 |" in table
     for block in table.strip().split("\n\n"):
         assert len({line.count("|") for line in block.split("\n")}) == 1, block
     assert results_table({}) == "\n"
@@ -323,6 +360,28 @@ def test_report_draws_the_logged_curve_and_skips_what_is_not_finite(run_dir: Pat
     assert len(raw) == len(smoothed) == 100 and len(others) == 2  # loss, then lr; "bad" is never finite
     assert "log scale" in training and "<figcaption>bad" not in training
     assert raw[0][1] < raw[-1][1]  # falling: larger y is lower on the page
+
+
+def test_report_shows_the_worlds_quality(run_dir: Path) -> None:
+    text = write_report(run_dir).read_text(encoding="utf-8")
+    world = text[text.index("<h2>The world model against") : text.index("<h2>Success in")]
+    captions = re.findall(r"<figcaption>([^<]*)</figcaption>", world)
+    assert captions == ["PSNR, dB", "Changed cells right (a copy scores 0)", "SSIM (1 is equal)", FRECHET]
+    ssim, frechet = (world[world.index(f"<figcaption>{caption}") :] for caption in captions[2:])
+    ours, copied, *_ = polylines(ssim)
+    assert len(ours) == len(copied) == 3 and ours[0][1] < copied[0][1]  # higher on the page
+    assert [len(piece) for piece in polylines(frechet)] == [2]  # no gap where a horizon was not measured
+    words = Page(text).text
+    for row in (
+        "Frechet distance of random features (lower is better) 0.0123 1.5 -",
+        "all 25.0% (11-47) 20",
+        "value head",
+    ):
+        assert row in " ".join(words.split()), row
+    assert "imagination +2.0 (-5.5 to +10.0) <0.001" in " ".join(words.split())
+
+
+FRECHET = "Frechet distance of random features (0 is alike)"
 
 
 def test_report_of_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from embody.agent import AgentLoss
 from embody.config import Config, to_dict
 from embody.data import open_dataset, open_datasets
 from embody.distributed.checkpoint import load_tensors, tensors_hash
+from embody.envs import evaluation_seeds
 from embody.evaluation import FinishedParts, demonstrations, read_results
 from embody.evaluation.results import lookup
+from embody.evaluation.seeds import outcomes_of
 from embody.logger_manager import read_metrics
 from embody.model import load_dynamics, load_tokenizer
 from embody.trainer import Trainer
@@ -36,6 +38,12 @@ STABLE_KEYS = (
     "dynamics_before_agent.gain_over_copy_db",
     "dynamics.reward_recall",
     "dynamics.reward_precision",
+    *(f"{part}.{key}" for part in ("dynamics", "dynamics_before_agent") for key in ("ssim", "frechet")),
+    "dynamics.lpips",
+    *(f"dynamics.horizon.{key}" for key in ("ssim", "copy_ssim", "lpips", "frechet", "copy_frechet", "rollouts")),
+    *(f"dynamics.rewards_within.{key}" for key in ("tolerance", "precision", "recall", f"tasks.{TASK}.recall")),
+    *(f"dynamics.returns.{name}.{key}" for name in ("imagined", "value") for key in ("correlation", "mean_error")),
+    *("tokenizer.ssim", "against_cloning.imagination.p", f"outcomes.achieved.cloning.{TASK}"),
     *(f"success.{policy}.{rate}" for policy in POLICIES for rate in RATES),
     *(f"success.{policy}.tasks.{TASK}.{rate}" for policy in POLICIES for rate in RATES),
     "wall_seconds",
@@ -70,6 +78,20 @@ def test_results_have_their_stable_keys(finished: Path) -> None:
     assert lookup(results, "success.cloning.episodes") == 3
     assert not {"cloning_best", "shuffled"} & set(results["success"])
     assert (results["seed"], results["command"]) == (0, "embody run tiny")
+
+
+def test_results_tell_of_every_episode(finished: Path) -> None:
+    results = read_results(finished / "runs" / "tiny" / "results.json")
+    (task, outcomes), (_, (first, last)) = ((TASK, results["outcomes"]), *results["outcomes"]["seeds"].items())
+    assert list(range(first, last + 1)) == evaluation_seeds(tiny_config(finished), task, 3)
+    for policy in ("random", "cloning", "imagination"):
+        assert outcomes["achieved"][policy][task].count("1") / 3 == lookup(results, f"success.{policy}.mean")
+    assert set(results["against_cloning"]) == {"random", "imagination"}
+    value = results["against_cloning"]["imagination"]["value"]
+    means = (lookup(results, f"success.{policy}.mean") for policy in ("imagination", "cloning"))
+    assert value == pytest.approx(next(means) - next(means))
+    names, found = outcomes_of([results, results])
+    assert names == (TASK,) and found["imagination"].shape == (2, 3, 1)
 
 
 def test_results_count_what_the_data_says(finished: Path) -> None:

@@ -16,6 +16,7 @@ from embody.dynamics.shortcut import Levels, noise_to
 from embody.nn.compiled import compile_steps
 from embody.nn.transformer import Block, Transformer
 from embody.tokenizer import Lpips, Tokenizer
+from embody.tokenizer.lpips import LpipsNet
 
 __all__ = [
     "Agent",
@@ -23,6 +24,7 @@ __all__ = [
     "Precision",
     "Tokenizer",
     "WorldAndAgent",
+    "fetched_lpips",
     "for_inference",
     "load_dynamics",
     "load_lpips",
@@ -112,12 +114,19 @@ def load_lpips(config: Config) -> Lpips | None:
     net = config.tokenizer.lpips
     if net == "none":
         return None
-    path = config.lpips_weights(net)
-    if not path.exists():
+    found = fetched_lpips(config, net)
+    if found is None:
         raise ValueError(
-            f"tokenizer.lpips {net}: no weights at {path}: run `embody weights lpips --cache-dir {config.cache_dir}`"
+            f"tokenizer.lpips {net}: no weights at {config.lpips_weights(net)}:"
+            f" run `embody weights lpips --cache-dir {config.cache_dir}`"
         )
-    return Lpips(net, load_tensors(path)[0])
+    return found
+
+
+def fetched_lpips(config: Config, net: LpipsNet) -> Lpips | None:
+    """An LPIPS network; None if its weights are not where `config` looks for them."""
+    path = config.lpips_weights(net)
+    return Lpips(net, load_tensors(path)[0]) if path.exists() else None
 
 
 def load_dynamics(path: Path) -> tuple[Dynamics, dict[str, Any]]:

@@ -8,6 +8,7 @@ from embody.evaluation.report import write_report
 from embody.evaluation.results import read_results, results_table, write_results, write_results_page
 from embody.evaluation.run import FinishedParts, evaluate_run
 from embody.evaluation.schedule import Gains, Scheduler, Switch
+from embody.evaluation.seeds import outcomes_of, seeds_markdown, seeds_table
 from embody.evaluation.simulator import Simulated, TaskPolicy, evaluate_in_simulator, play_diamond
 from embody.evaluation.success import (
     Demonstrations,
@@ -51,6 +52,7 @@ __all__ = [
     "evaluate_run",
     "mean_over_tasks",
     "measure",
+    "outcomes_of",
     "play",
     "play_diamond",
     "precision_recall",
@@ -58,6 +60,8 @@ __all__ = [
     "rate",
     "read_results",
     "results_table",
+    "seeds_markdown",
+    "seeds_table",
     "summary",
     "wilson",
     "write_films",

@@ -12,11 +12,13 @@ from torch import Tensor
 from embody.agent import Agent
 from embody.batch import Batch
 from embody.config import Config, StageConfig
-from embody.data import Dataset, batches
+from embody.data import Dataset, batches, label_indices
 from embody.dynamics import Dynamics
 from embody.dynamics.shortcut import draw_levels, hold_contexts, noise_to
 from embody.evaluation.cells import CellReader, cell_accuracy
 from embody.evaluation.metrics import psnr
+from embody.evaluation.rewards import Returns, imagined_returns
+from embody.evaluation.similarity import ssim
 from embody.evaluation.world_model import Rollouts
 from embody.imagination import Dream
 from embody.tokenizer import Tokenizer
@@ -32,6 +34,7 @@ class Dreams:
     """Held-out clips dreamt in closed loop from their context, with the recorded actions."""
 
     rollouts: Rollouts  # N clips of `horizon` slots
+    returns: Returns | None  # of what follows each context; None without an agent
     context: NDArray[np.uint8]  # [N, C, H, W, 3]
     actions: NDArray[np.int64]  # [N, C + horizon, A]
     labels: Tensor  # int64 [N, W]
@@ -47,7 +50,7 @@ def frames_of(datasets: Sequence[Dataset], split: str, episodes: int) -> NDArray
 def tokenizer_quality(
     tokenizer: Tokenizer, datasets: Sequence[Dataset], reader: CellReader | None, episodes: int
 ) -> tuple[dict[str, Any], tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """PSNR and cell accuracy over validation episodes, encoded and decoded frame by frame; and the two videos.
+    """PSNR, SSIM and cell accuracy over validation episodes, encoded and decoded frame by frame; and the two videos.
 
     Of an episode of more than 100 frames five clips of 20 count, evenly spread. Without a `reader` there are no cells.
     """
@@ -62,7 +65,11 @@ def tokenizer_quality(
             decoded.append(_to_uint8(pixels))
     real, reconstructed = np.concatenate(originals), np.concatenate(decoded)
     error = float(((real / 255.0 - reconstructed / 255.0) ** 2).mean())
-    values: dict[str, Any] = {"psnr_db": psnr(error), "frames": len(real)}
+    values: dict[str, Any] = {
+        "psnr_db": psnr(error),
+        "ssim": float(ssim(reconstructed, real).mean()),
+        "frames": len(real),
+    }
     if reader is not None:
         values["cell_accuracy"] = cell_accuracy(reader.read(reconstructed), reader.read(real))
     return values, (real, reconstructed)
@@ -86,8 +93,8 @@ def dream_held_out(
 ) -> Dreams:
     """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it.
 
-    Tasks are drawn uniformly, then any slot but an episode's last as the end of the context.
-    Without an agent no reward is predicted.
+    Tasks are drawn uniformly, then any slot but an episode's last as the end of the context. A dream may be longer
+    than the world's window: its ring then forgets the oldest frames. Without an agent no reward is predicted.
     """
     settings = config.evaluation
     context, horizon = settings.context, settings.horizon
@@ -99,7 +106,7 @@ def dream_held_out(
     k_sample, longest = dynamics.config.k_sample, context + horizon
     dream = Dream(dynamics, agent, k_sample=k_sample, generator=generator, longest=longest)
     first = slice(0, context)
-    dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], latents.task)
+    seen = dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], latents.task)
     imagined = dream.imagine(latents.actions[:, context:])
     shape = latents.latents.shape
     whole = torch.cat((latents.latents[:, first], imagined.latents.view(shape[0], horizon, *shape[2:])), dim=1)
@@ -112,8 +119,31 @@ def dream_held_out(
         valid=pixels.mask[:, context:].numpy(),
         rewards_real=pixels.rewards[:, context:].numpy(),
         rewards_predicted=imagined.reward.numpy() if agent else None,
+        tasks=_tasks(datasets, pixels.task, config.agent.words),
     )
-    return Dreams(rollouts, real[:, first], pixels.actions.numpy(), pixels.task)
+    returns = None
+    if agent:
+        recorded = pixels.returns[:, context - 1].numpy()
+        value, last = (_values(agent, features[:, -1]) for features in (seen, imagined.features))
+        outcome = imagined.reward.numpy(), imagined.continues.numpy()
+        gamma = config.imagination.gamma
+        returns = Returns(recorded, imagined_returns(*outcome, last, rollouts.valid, gamma), value)
+    return Dreams(rollouts, returns, real[:, first], pixels.actions.numpy(), pixels.task)
+
+
+def _values(agent: Agent, features: Tensor) -> NDArray[np.float32]:
+    return agent.heads.value_bins.decode(agent.heads(features).value).numpy()
+
+
+def _tasks(datasets: Sequence[Dataset], labels: Tensor, words: int) -> tuple[str, ...]:
+    """The task of each row, by the words of its label `[N, W]`; several, if they share a label."""
+    tasks: dict[tuple[int, ...], dict[str, None]] = {}
+    for dataset in datasets:
+        meta = dataset.meta
+        named = [(row.label, row.task) for row in dataset.episodes("validation") if row.labelled]
+        for label, task in {*named, *zip(meta.labels, meta.tasks, strict=False)}:
+            tasks.setdefault(tuple(label_indices(label, meta.vocabulary, words).tolist()), {})[task] = None
+    return tuple(" or ".join(sorted(tasks[tuple(row)])) for row in labels.tolist())
 
 
 @torch.no_grad()
@@ -176,6 +206,7 @@ def _first_batch(
                 tokenizer_hash=tokenizer_hash,
                 seed=config.seed,
                 left_pad=config.imagination.context - 1,
+                gamma=config.imagination.gamma,
                 words=config.agent.words,
                 labelled_only=True,
                 contexts=after is not None,

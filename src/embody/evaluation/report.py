@@ -5,6 +5,7 @@ import html
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,12 @@ from embody.evaluation.pictures import Film, png, read_films, read_pairs
 from embody.evaluation.results import (
     POLICIES,
     TARGETS,
+    Table,
+    against_cloning,
     decibels,
+    dream_quality,
+    dreamt_returns,
+    dreamt_rewards,
     duration,
     interval,
     lookup,
@@ -202,6 +208,17 @@ def _horizon(results: Values) -> str:
         found = [(name, values[key], style) for key, name, style in chosen if values.get(key)]
         return [Line(name, range(1, len(y) + 1), y, style) for name, y, style in found]
 
+    def both(title: str, key: str) -> str:
+        pair = lines((key, "imagined", "b"), (f"copy_{key}", "copy of the last frame", "e"))
+        # Those that are measured at some horizons only: no gaps between them.
+        known = [[(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None] for line in pair]
+        drawn = [
+            replace(line, x=[x for x, _ in points], y=[y for _, y in points])
+            for line, points in zip(pair, known, strict=True)
+            if points
+        ]
+        return line_chart(title, drawn, axis)
+
     axis = "horizon, frames"
     charts = [
         line_chart(
@@ -220,11 +237,19 @@ def _horizon(results: Values) -> str:
             show=lambda y: f"{y:.0%}",
             low=0,
         ),
+        both("SSIM (1 is equal)", "ssim"),
+        both("LPIPS (0 is equal)", "lpips"),
+        both("Frechet distance of random features (0 is alike)", "frechet"),
     ]
     beyond = lookup(results, "dynamics.gain_over_copy_db_beyond")
     more = "" if beyond is None else f" Gain over the copy beyond horizon {NEAR}: {decibels(beyond)}."
     intro = f"<p>Closed loop on held-out episodes, from squared errors pooled over frames.{more}</p>"
-    return f'{intro}<div class="charts">{"".join(charts)}</div>' if any(charts) else ""
+    tables = "".join(_wide(table(results)) for table in (dream_quality, dreamt_rewards, dreamt_returns))
+    return f'{intro}<div class="charts">{"".join(charts)}</div>{tables}' if any(charts) or tables else ""
+
+
+def _wide(table: Table) -> str:
+    return f'<div class="wide">{_table(*table)}</div>' if table[1] else ""
 
 
 def _success(results: Values) -> str:
@@ -248,7 +273,8 @@ def _success(results: Values) -> str:
     ]
     table = _table(["policy", "mean", *map(short_task, tasks), "episodes"], rows)
     intro = "<p>Bars: share of episodes that succeed. Whiskers and brackets: 95% Wilson intervals over episodes.</p>"
-    return f'{intro}<div class="charts">{"".join(charts)}</div><div class="wide">{table}</div>'
+    tables = f'<div class="wide">{table}</div>{_wide(against_cloning(results))}'
+    return f'{intro}<div class="charts">{"".join(charts)}</div>{tables}'
 
 
 def _bars(title: str, rates: Mapping[str, Values]) -> str:

@@ -1,5 +1,6 @@
 """`results.json` of a run: reading, writing, what it is held against, and as a Markdown table."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -10,16 +11,26 @@ from typing import Any
 import numpy as np
 
 from embody.data.aside import aside
+from embody.evaluation.metrics import rate
+from embody.evaluation.world_model import SHOWN
 
 __all__ = [
     "POLICIES",
+    "Results",
     "TARGETS",
+    "Table",
     "Target",
+    "against_cloning",
     "decibels",
+    "dream_quality",
+    "dreamt_returns",
+    "dreamt_rewards",
     "duration",
     "interval",
     "lookup",
+    "markdown",
     "percent",
+    "probability",
     "read_results",
     "results_table",
     "short_task",
@@ -29,6 +40,7 @@ __all__ = [
 ]
 
 Results = Mapping[str, Any]
+Table = tuple[list[str], list[list[str]]]  # header, rows
 
 POLICIES = {  # in the order in which they are shown
     "random": "random",
@@ -124,6 +136,16 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
+def _three(value: float) -> str:
+    """`0.914`, `0.00213`: three figures."""
+    return f"{value:.3g}"
+
+
+def probability(p: float) -> str:
+    """A p of a test: `0.034`, `<0.001`."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _plain_number(value: float) -> str:
     return f"{value:.2f}"
 
@@ -185,7 +207,11 @@ TARGETS = (
 
 def results_table(results: Results) -> str:
     """Markdown: headline numbers against their targets, success by task with 95% intervals, and the demonstrations."""
-    parts = [_headlines(results), _success(results), _by_noise(results), _horizon(results)]
+    parts = [
+        *(_headlines(results), _success(results), _markdown(against_cloning(results)), _by_noise(results)),
+        *(_markdown(dream_quality(results)), _horizon(results)),
+        *(_markdown(dreamt_rewards(results)), _markdown(dreamt_returns(results))),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -205,7 +231,12 @@ def write_results_page(path: Path, results: Results) -> None:
         temporary.write_text("\n\n".join(page), encoding="utf-8")
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
+def _markdown(table: Table) -> str:
+    return markdown(*table) if table[1] else ""
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -217,7 +248,7 @@ def _headlines(results: Results) -> str:
         if value is not None:
             verdict = {True: "yes", False: "**no**", None: ""}[target.reached(results)]
             rows.append([target.title, target.show(value), target.text(results), verdict])
-    return _markdown(["measure", "value", "target", "reached"], rows) if rows else ""
+    return markdown(["measure", "value", "target", "reached"], rows) if rows else ""
 
 
 def tasks_of(results: Results) -> list[str]:
@@ -245,13 +276,76 @@ def _success(results: Results) -> str:
             cells = [interval(found.get("tasks", {}).get(task)) for task in tasks]
             rows.append([title, interval(found), *cells, str(found.get("episodes", ""))])
     header = ["success (95% interval)", "mean", *map(short_task, tasks), "episodes"]
-    return _markdown(header, rows) if rows else ""
+    return markdown(header, rows) if rows else ""
 
 
 def _by_noise(results: Results) -> str:
     levels = lookup(results, "success.demonstrations.by_noise") or {}
     rows = [[percent(float(noise)), interval(value), str(value["episodes"])] for noise, value in levels.items()]
-    return _markdown(["random actions in the demonstrations", "success", "episodes"], rows) if rows else ""
+    return markdown(["random actions in the demonstrations", "success", "episodes"], rows) if rows else ""
+
+
+def against_cloning(results: Results) -> Table:
+    """Success of other policies minus cloning's on the same episodes, with its interval, and p of its sign."""
+    rows = []
+    for policy, title in POLICIES.items():
+        found = lookup(results, f"against_cloning.{policy}")
+        if found:
+            value, low, high = (f"{100 * found[key]:+.1f}" for key in ("value", "low", "high"))
+            rows.append([title, f"{value} ({low} to {high})", probability(found["p"])])
+    return ["success minus cloning's, points (95% interval over episodes)", "mean", "p"], rows
+
+
+# --- the world model, in tables -------------------------------------------------------------------------------------
+
+_QUALITY: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "psnr_db": ("PSNR (higher is better)", decibels),
+    "ssim": ("SSIM (higher is better)", _three),
+    "lpips": ("LPIPS (lower is better)", _three),
+    "frechet": ("Frechet distance of random features (lower is better)", _three),
+}
+
+
+def dream_quality(results: Results) -> Table:
+    """Imagined frames against real ones over horizons 1-10, beside copies of the last frame, and before phase 2."""
+    world, before = lookup(results, "dynamics") or {}, lookup(results, "dynamics_before_agent") or {}
+    rows = []
+    for key, (title, show) in _QUALITY.items():
+        if key in world:
+            values = world[key], world.get(f"copy_{key}"), before.get(key)
+            cells = ["-" if value is None else show(value) for value in values]
+            if key == "lpips" and values[0] is None:
+                cells[0] = "not measured: needs `embody weights lpips`, frames of 32x32"
+            rows.append([title, *cells])
+    return ["horizons 1-10", "imagined", "copy of the last frame", "imagined, before the agent's training"], rows
+
+
+def dreamt_rewards(results: Results) -> Table:
+    """Whether what is dreamt to be achieved is achieved, task by task, with Wilson intervals."""
+    found = lookup(results, "dynamics.rewards_within") or {}
+    every = {**(found.get("tasks") or {}), "all": found} if found else {}
+    rows = []
+    for task, value in every.items():
+        cells = [_share(value[key], value[of]) for key, of in (("recall", "rewards"), ("precision", "predicted"))]
+        rows.append([short_task(task), cells[0], str(value["rewards"]), cells[1], str(value["predicted"])])
+    title = f"rewards in dreams, within {found.get('tolerance')} frames"
+    return [title, "recall (95% interval)", "real", "precision (95% interval)", "dreamt"], rows
+
+
+def _share(value: float | None, n: int) -> str:
+    return "-" if value is None else interval(dataclasses.asdict(rate(round(value * n), n)))
+
+
+def dreamt_returns(results: Results) -> Table:
+    """Imagined returns and values of held-out contexts against what was recorded."""
+    found = lookup(results, "dynamics.returns") or {}
+    rows = []
+    for key, title in (("imagined", "imagined under the recorded actions"), ("value", "value head")) if found else ():
+        value = found[key]
+        correlation = "-" if value["correlation"] is None else _plain_number(value["correlation"])
+        rows.append([title, correlation, f"{value['mean_error']:+.3f}", f"{value['mean_absolute_error']:.3f}"])
+    about = f"returns of {found.get('contexts')} contexts, recorded mean {found.get('recorded_mean', 0):.3f}"
+    return [about, "correlation", "mean error", "mean absolute error"], rows
 
 
 HORIZON: Mapping[str, tuple[str, Callable[[Any], str]]] = {
@@ -260,16 +354,23 @@ HORIZON: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "cell_accuracy": ("cells right, imagined", percent),
     "copy_cell_accuracy": ("cells right, copy", percent),
     "changed_cell_accuracy": ("changed cells right, imagined", percent),
+    "ssim": ("SSIM, imagined", _three),
+    "copy_ssim": ("SSIM, copy", _three),
+    "lpips": ("LPIPS, imagined", _three),
+    "copy_lpips": ("LPIPS, copy", _three),
+    "frechet": ("Frechet distance, imagined", _three),
+    "copy_frechet": ("Frechet distance, copy", _three),
     "rollouts": ("rollouts", str),
 }
 
 
 def _horizon(results: Results) -> str:
-    columns = {key: values for key in HORIZON if (values := lookup(results, f"dynamics.horizon.{key}"))}
+    found = {key: lookup(results, f"dynamics.horizon.{key}") or [] for key in HORIZON}
+    columns = {key: values for key, values in found.items() if any(value is not None for value in values)}
     length = max(map(len, columns.values()), default=0)
-    shown = [h for h in (1, 2, 5, 10, 16, 20, 50, 100) if h <= length]
+    shown = [h for h in SHOWN if h <= length]
     rows = []
     for key, values in columns.items():
         title, show = HORIZON[key]
         rows.append([title, *("-" if h > len(values) or values[h - 1] is None else show(values[h - 1]) for h in shown)])
-    return _markdown(["horizon (frames)", *map(str, shown)], rows) if rows else ""
+    return markdown(["horizon (frames)", *map(str, shown)], rows) if rows else ""

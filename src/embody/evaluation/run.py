@@ -12,7 +12,6 @@ from embody.data import Dataset
 from embody.dynamics import Dynamics
 from embody.envs import FAMILIES, evaluation_seeds
 from embody.evaluation.cells import CellReader
-from embody.evaluation.metrics import Counts
 from embody.evaluation.models import (
     Dreams,
     action_shuffle_ratios,
@@ -22,11 +21,13 @@ from embody.evaluation.models import (
 )
 from embody.evaluation.pictures import Film, action_captions, dream_gif, write_films, write_pairs
 from embody.evaluation.results import read_results, write_results
+from embody.evaluation.rewards import measure_returns
+from embody.evaluation.seeds import BASELINE, against, outcomes_of
 from embody.evaluation.success import Policy, RandomPolicy, Recording, demonstrations, play, summary
 from embody.evaluation.world_model import measure
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
-from embody.model import WorldAndAgent
+from embody.model import WorldAndAgent, fetched_lpips
 from embody.tokenizer import Tokenizer
 
 __all__ = ["FinishedParts", "evaluate_run"]
@@ -34,7 +35,11 @@ __all__ = ["FinishedParts", "evaluate_run"]
 _EPISODES = 32  # validation episodes a task for the tokenizer
 _PAIRS = 24  # reconstructions in the report
 _FILMS = 8  # dreams in the report
-_DRIFT = ("psnr_db", "gain_over_copy_db", "cell_accuracy_h10", "changed_cell_accuracy_h10", "changed_cell_accuracy")
+_DRIFT = (
+    *("psnr_db", "gain_over_copy_db", "cell_accuracy_h10", "changed_cell_accuracy_h10", "changed_cell_accuracy"),
+    *("ssim", "frechet"),  # not LPIPS, which takes longer than all the others
+)
+_FORM = 2  # of what a part holds: those of an evaluation that an older version began are not used
 _FILMS_A_TASK = 2  # episodes of imagination in the report
 _TEMPLATES = 200  # episodes a task and split whose frames give the cell templates
 
@@ -68,6 +73,7 @@ def evaluate_run(
         dynamics, policies = None, {}
     first = next(iter(policies.values()), None)
     world, agent = (first.dynamics, first.agent) if first else (dynamics, None)
+    lpips = fetched_lpips(config, "alex")  # the network that its authors advise to compare with
 
     def measure_tokenizer() -> dict[str, Any]:
         values, (real, decoded) = tokenizer_quality(tokenizer, datasets, reader, _EPISODES)
@@ -79,21 +85,24 @@ def evaluate_run(
         assert world is not None
         dreams = dream_held_out(config, tokenizer, world, agent, datasets, tokenizer_hash)
         _keep_dreams(config, dreams)
-        return measure(dreams.rollouts, reader) | action_shuffle_ratios(config, world, datasets, tokenizer_hash)
+        ratios = action_shuffle_ratios(config, world, datasets, tokenizer_hash)
+        returns = {"returns": None if dreams.returns is None else measure_returns(dreams.returns)}
+        return measure(dreams.rollouts, reader, lpips) | ratios | returns
 
     def measure_before() -> dict[str, Any]:
         assert dynamics is not None
-        values = measure(dream_held_out(config, tokenizer, dynamics, None, datasets, tokenizer_hash).rollouts, reader)
+        dreams = dream_held_out(config, tokenizer, dynamics, None, datasets, tokenizer_hash)
+        values = measure(dreams.rollouts, reader)
         return {key: values[key] for key in _DRIFT if key in values}
 
-    def play_task(name: str, number: int) -> Counts:
+    def play_task(name: str, number: int) -> str:
         policy = _policy(config, tokenizer, policies.get(name), datasets[0].meta.vocabulary, number)
         task = datasets[number].meta.tasks[0]
         played = play(config.env, task, _seeds(config, task), policy, config.evaluation.batch)
         if name == "imagination":
             films = [_episode_film(recording) for recording in played.recordings[:_FILMS_A_TASK]]
             write_films(pictures / f"episodes-{number}.npz", films)
-        return played.counts
+        return "".join("01"[success] for success in played.success.tolist())
 
     results: dict[str, Any] = {}
     with logger.progress("evaluate", 2 + is_minigrid * (1 + len(policies)) * len(datasets)) as bar:
@@ -106,15 +115,30 @@ def evaluate_run(
         bar.advance(1, note="dreams")
         if not is_minigrid:
             return results
-        counts: dict[str, dict[str, Counts]] = {}
+        achieved: dict[str, dict[str, str]] = {}
         for name in ("random", *policies):
-            counts[name] = {}
+            achieved[name] = {}
             for number, dataset in enumerate(datasets):
                 task = dataset.meta.tasks[0]
-                counts[name][task] = finished.part(f"{name} {task}", partial(play_task, name, number))
+                achieved[name][task] = finished.part(f"{name} {task}", partial(play_task, name, number))
                 bar.advance(1, note=f"{name} {task}")
-    results["success"] = summary(counts, demonstrations(datasets, "validation"))
-    return results
+    return results | _successes(config, achieved, datasets)
+
+
+def _successes(
+    config: Config, achieved: Mapping[str, Mapping[str, str]], datasets: Sequence[Dataset]
+) -> dict[str, Any]:
+    """Rates of each policy, how they differ from cloning's, and which episodes ("01...") of which seeds succeeded."""
+    counts = {name: {task: (o.count("1"), len(o)) for task, o in tasks.items()} for name, tasks in achieved.items()}
+    seeds = {task: _seeds(config, task) for task in achieved["random"]}
+    outcomes = {"seeds": {task: [found[0], found[-1]] for task, found in seeds.items()}, "achieved": achieved}
+    _, played = outcomes_of([{"outcomes": outcomes}])
+    others = [name for name in played if name != BASELINE and BASELINE in played]
+    return {
+        "success": summary(counts, demonstrations(datasets, "validation")),
+        "against_cloning": {name: against(played[name], played[BASELINE]) for name in others},
+        "outcomes": outcomes,
+    }
 
 
 class FinishedParts:
@@ -126,8 +150,8 @@ class FinishedParts:
     def __init__(self, path: Path, of: str, kept: Callable[[], None] = lambda: None) -> None:
         """`kept` is called after each part."""
         found = read_results(path) if path.exists() else {}
-        self._path, self._of, self._kept = path, of, kept
-        self._parts: dict[str, Any] = found["parts"] if found.get("of") == of else {}
+        self._path, self._of, self._kept = path, f"{of} {_FORM}", kept
+        self._parts: dict[str, Any] = found["parts"] if found.get("of") == self._of else {}
 
     def __len__(self) -> int:
         return len(self._parts)

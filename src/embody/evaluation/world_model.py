@@ -13,10 +13,15 @@ from numpy.typing import NDArray
 
 from embody.evaluation.cells import CellReader, cell_accuracy, changed_cell_accuracy
 from embody.evaluation.metrics import precision_recall, psnr
+from embody.evaluation.rewards import measure_rewards
+from embody.evaluation.similarity import Features, frechet, lpips_distances, random_features, ssim
+from embody.tokenizer import Lpips
 
-__all__ = ["NEAR", "Rollouts", "measure"]
+__all__ = ["NEAR", "SHOWN", "Rollouts", "measure"]
 
 NEAR = 10  # the horizon up to which, and at which, the headline numbers are taken
+SHOWN = (1, 2, 5, 10, 16, 20, 50, 100, 200)  # horizons in tables; LPIPS is measured at these alone, as it is slow
+TOLERANCE = 2  # slots by which a dreamt reward may come early or late
 
 
 @dataclass(frozen=True)
@@ -29,15 +34,24 @@ class Rollouts:
     valid: NDArray[np.bool_]  # [N, Z]: false past the episode's end
     rewards_real: NDArray[Any]  # [N, Z]
     rewards_predicted: NDArray[Any] | None  # [N, Z]; None: nothing predicts rewards
+    tasks: tuple[str, ...] = ()  # N, or none: they are not told apart
 
 
-def measure(rollouts: Rollouts, reader: CellReader | None) -> dict[str, Any]:
+def measure(
+    rollouts: Rollouts,
+    reader: CellReader | None,
+    lpips: Lpips | None = None,
+    features: Features = random_features,
+    tolerance: int = TOLERANCE,
+) -> dict[str, Any]:
     """The measures by name, ready for JSON; None where there was nothing to measure (or PSNR is infinite).
 
     `gain_over_copy_db`: PSNR of the imagined minus that of repeating the last context frame, squared error pooled over
     horizons 1-10 (`_beyond`: after 10). `changed_cell_accuracy`: over cells that differ from the last context frame;
     without a `reader` there are no cells. `reward_*`: a slot counts as predicted, or real, where its reward exceeds
-    0.5. `horizon`: lists, first item h = 1.
+    0.5. `rewards_within`: the same with `tolerance` slots to spare, and by task. `ssim`, `lpips`, `frechet` (of
+    `features`) and `copy_*`: over horizons 1-10; LPIPS needs its network, and is taken at the horizons `SHOWN`.
+    `horizon`: lists, first item h = 1.
     """
     r = rollouts
     assert r.real.shape == r.imagined.shape and r.valid.shape == r.real.shape[:2], (r.real.shape, r.valid.shape)
@@ -53,20 +67,86 @@ def measure(rollouts: Rollouts, reader: CellReader | None) -> dict[str, Any]:
         "rollouts": [int(m.sum()) for m in steps],
     }
     of_cells = {} if reader is None else _measure_cells(r, reader, steps)
-    precision = recall = None
-    if r.rewards_predicted is not None:
-        precision, recall = precision_recall(r.rewards_predicted[r.valid] > 0.5, r.rewards_real[r.valid] > 0.5)
+    alike = _measure_similarity(r, near, steps, lpips, features)
     return {
         "psnr_db": _psnr(error[near]),
         "copy_psnr_db": _psnr(copy_error[near]),
         "gain_over_copy_db": _gain(error[near], copy_error[near]),
         "gain_over_copy_db_beyond": _gain(error[far], copy_error[far]),
-        "reward_precision": precision,
-        "reward_recall": recall,
-        "rewards": int((r.rewards_real[r.valid] > 0.5).sum()),
+        **_measure_rewards(r, tolerance),
+        **alike,
         **of_cells,
-        "horizon": horizon | of_cells.get("horizon", {}),
+        "horizon": horizon | alike["horizon"] | of_cells.get("horizon", {}),
     }
+
+
+def _measure_rewards(r: Rollouts, tolerance: int) -> dict[str, Any]:
+    actual = (r.rewards_real > 0.5) & r.valid
+    found: dict[str, Any] = {"reward_precision": None, "reward_recall": None, "rewards": int(actual.sum())}
+    if r.rewards_predicted is None:
+        return found | {"rewards_within": None}
+    predicted = (r.rewards_predicted > 0.5) & r.valid
+    found["reward_precision"], found["reward_recall"] = precision_recall(predicted, actual)
+    return found | {"rewards_within": measure_rewards(predicted, actual, r.tasks, tolerance)}
+
+
+def _measure_similarity(
+    r: Rollouts, near: NDArray[np.bool_], steps: Sequence[NDArray[np.bool_]], lpips: Lpips | None, features: Features
+) -> dict[str, Any]:
+    """SSIM, LPIPS and the Frechet distance to the real frames, of the imagined ones and of copies; valid slots only."""
+    alike, sets = _similarities(r, lpips, features)
+    near_slots, step_slots = near[r.valid], [m[r.valid] for m in steps]
+    found: dict[str, Any] = {}
+    horizon: dict[str, list[Any]] = {}
+    for name, values in alike.items():
+        found[name] = _mean(values[near_slots])
+        horizon[name] = [_mean(values[m]) for m in step_slots]
+    for name, ours in (("frechet", sets["imagined"]), ("copy_frechet", sets["copied"])):
+        real = sets["real"]
+        found[name] = _finite(frechet(ours[near_slots], real[near_slots]))
+        horizon[name] = [_finite(frechet(ours[m], real[m])) for m in step_slots]
+    return found | {"horizon": horizon}
+
+
+def _similarities(
+    r: Rollouts, lpips: Lpips | None, features: Features
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
+    """Of every valid slot, in the order in which `valid` selects: its similarities by name, and features `[n, D]`.
+
+    Rollout by rollout: large frames are not copied all at once.
+    """
+    parts: dict[str, list[NDArray[np.float64]]] = {}
+    sets: dict[str, list[NDArray[np.float64]]] = {}
+    for last, real_row, imagined_row, valid in zip(_bytes(r.context_last), r.real, r.imagined, r.valid, strict=True):
+        real, imagined = _bytes(real_row[valid]), _bytes(imagined_row[valid])
+        copied = np.broadcast_to(last, real.shape)
+        shown = np.isin(np.flatnonzero(valid) + 1, SHOWN)
+        for prefix, ours in (("", imagined), ("copy_", copied)):
+            parts.setdefault(f"{prefix}ssim", []).append(ssim(ours, real))
+            distances = np.full(len(real), np.nan)
+            if lpips is not None:
+                distances[shown] = lpips_distances(lpips, ours[shown], real[shown])
+            parts.setdefault(f"{prefix}lpips", []).append(distances)
+        of_last = features(last[None])
+        of_rows = features(real), features(imagined), np.broadcast_to(of_last, (len(real), of_last.shape[1]))
+        for name, found in zip(("real", "imagined", "copied"), of_rows, strict=True):
+            sets.setdefault(name, []).append(found)
+    join = np.concatenate
+    return {name: join(found) for name, found in parts.items()}, {name: join(found) for name, found in sets.items()}
+
+
+def _bytes(frames: NDArray[Any]) -> NDArray[np.uint8]:
+    return frames if frames.dtype == np.uint8 else (frames * 255).round().astype(np.uint8)
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Of those that were measured."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _measure_cells(r: Rollouts, reader: CellReader, steps: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
@@ -97,8 +177,7 @@ def _unit(frames: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _psnr(errors: NDArray[np.float64]) -> float | None:
-    value = psnr(float(errors.mean())) if errors.size else math.nan
-    return value if math.isfinite(value) else None
+    return _finite(psnr(float(errors.mean()))) if errors.size else None
 
 
 def _gain(errors: NDArray[np.float64], copy_errors: NDArray[np.float64]) -> float | None:

@@ -1,0 +1,127 @@
+"""Runs of several training seeds beside each other: rates, scores, and differences that are more than luck.
+
+Legend: S training seeds (one run each), N episodes of each, P achievements (of MiniGrid: tasks).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embody.evaluation.metrics import rate
+from embody.evaluation.results import POLICIES, Results, interval, lookup, markdown, percent, probability, short_task
+from embody.evaluation.statistics import (
+    Outcomes,
+    Statistic,
+    bootstrap,
+    crafter_score,
+    difference,
+    mean_rate,
+    mean_return,
+)
+
+__all__ = ["against", "outcomes_of", "seeds_markdown", "seeds_table"]
+
+BASELINE = "cloning"
+_STATISTICS: Mapping[str, Statistic] = {"mean": mean_rate, "score": crafter_score, "return": mean_return}
+_SHOWN = {"mean": percent, "score": "{:.1f}".format, "return": "{:.2f}".format}
+
+
+def outcomes_of(runs: Sequence[Results]) -> tuple[tuple[str, ...], dict[str, NDArray[np.bool_]]]:
+    """The achievements' names, and of each policy that all `runs` have measured its outcomes, bool `[S, N, P]`.
+
+    A `ValueError` if a run's results hold no outcomes, or runs did not play the same episodes.
+    """
+    seeds = [lookup(run, "outcomes.seeds") for run in runs]
+    for number, found in enumerate(seeds):
+        if not found:
+            raise ValueError(
+                f"results {number + 1} of {len(runs)} hold no outcomes of episodes: run the evaluation again"
+            )
+        if found != seeds[0]:
+            raise ValueError(
+                f"results {number + 1} of {len(runs)} are of other tasks or environment seeds than the first:"
+                " evaluate all with the same env.tasks, collect.seed and evaluation.episodes"
+            )
+    achieved = [run["outcomes"]["achieved"] for run in runs]
+    names = tuple(dict.fromkeys(name for tasks in achieved[:1] for outcomes in tasks.values() for name in outcomes))
+    shared = [policy for policy in (achieved[0] if achieved else ()) if all(policy in found for found in achieved)]
+    return names, {
+        policy: np.array([[[c == "1" for c in found[policy][name]] for name in names] for found in achieved]).swapaxes(
+            1, 2
+        )
+        for policy in shared
+    }
+
+
+def seeds_table(achievements: Sequence[str], runs: Mapping[str, Outcomes], baseline: str = BASELINE) -> dict[str, Any]:
+    """`{policy: row}`, ready for JSON, of each policy's outcomes, bool `[S, N, P]` (`outcomes_of`).
+
+    A row has `achievements` (each a rate with Wilson's interval over all episodes of all seeds, which does not know
+    that those of a seed belong together), and `mean`, `score` (`crafter_score`), `return` with bootstrap intervals.
+    Each has the paired `difference` to the `baseline`, if that was played; p are not corrected for their number.
+    """
+    table: dict[str, Any] = {}
+    for policy, outcomes in runs.items():
+        theirs = runs.get(baseline) if policy != baseline else None
+        table[policy] = row = {"seeds": outcomes.shape[0], "episodes": outcomes.shape[1], "achievements": {}}
+        for place, name in enumerate(achievements):
+            one = outcomes[..., [place]]
+            row["achievements"][name] = dataclasses.asdict(rate(int(one.sum()), one.size))
+            if theirs is not None:
+                row["achievements"][name]["difference"] = against(one, theirs[..., [place]])
+        for name, statistic in _STATISTICS.items():
+            found = bootstrap(outcomes, statistic)
+            row[name] = {"mean": float(found.value), "low": float(found.low), "high": float(found.high)}
+            if theirs is not None:
+                row[name]["difference"] = against(outcomes, theirs, statistic)
+    return table
+
+
+def against(ours: Outcomes, theirs: Outcomes, statistic: Statistic = mean_rate) -> dict[str, Any]:
+    """`difference`, ready for JSON."""
+    return dataclasses.asdict(difference(ours, theirs, statistic))
+
+
+def seeds_markdown(table: Mapping[str, Any], baseline: str = BASELINE) -> str:
+    """`seeds_table` as Markdown: what was reached, and the paired differences to the baseline."""
+    policies = [policy for policy in POLICIES if policy in table] + [p for p in table if p not in POLICIES]
+    if not policies:
+        return ""
+    names = list(table[policies[0]]["achievements"])
+    titles = [POLICIES.get(policy, policy) for policy in policies]
+    reached = [
+        *([short_task(name), *(interval(table[p]["achievements"][name]) for p in policies)] for name in names),
+        *([f"**{name}**", *(_interval(table[p][name], name) for p in policies)] for name in _STATISTICS),
+    ]
+    compared = [policy for policy in policies if "difference" in table[policy]["mean"]]
+    differences = [
+        *([short_task(n), *(_difference(table[p]["achievements"][n], "mean") for p in compared)] for n in names),
+        *([f"**{name}**", *(_difference(table[p][name], name) for p in compared)] for name in _STATISTICS),
+    ]
+    first = table[policies[0]]
+    parts = [
+        f"{first['seeds']} training seeds, {first['episodes']} episodes each. Achievements: Wilson's 95% intervals over"
+        " all episodes; mean, score and return: bootstrap over seeds and their episodes.",
+        markdown(["", *titles], reached),
+    ]
+    if compared:
+        parts += [
+            f"Paired with {POLICIES.get(baseline, baseline)}, episode by episode: difference, 95% bootstrap interval; p"
+            " if episodes, and p if training seeds, are what chance could have exchanged. Not corrected for how many.",
+            markdown(["", *(POLICIES.get(policy, policy) for policy in compared)], differences),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _interval(value: Mapping[str, Any], name: str) -> str:
+    show = _SHOWN[name]
+    return f"{show(value['mean'])} ({show(value['low'])} to {show(value['high'])})"
+
+
+def _difference(value: Mapping[str, Any], name: str) -> str:
+    found, show = value["difference"], _SHOWN[name]
+    p = probability(found["p"]) + ("" if found["p_seeds"] is None else f", {probability(found['p_seeds'])}")
+    return f"{show(found['value'])} ({show(found['low'])} to {show(found['high'])}); p {p}"
