@@ -215,7 +215,8 @@ def crafter_small() -> Config:
             family="crafter", tasks=("crafter",), max_steps=(1000,), height=64, width=64, fps=5, actions=actions
         ),
         data=DataConfig(),
-        collect=CollectConfig(train_episodes=700),
+        # Half a million steps; docs/crafter.md has what each level of noise achieves.
+        collect=CollectConfig(train_episodes=1000, noise_levels=(0.0, 0.1, 0.3), random_fraction=0.05),
         tokenizer=replace(base.tokenizer, patch=7, padded=(70, 70)),  # Crafter's cells: 9x9 of 7x7 pixels in 63x63
         dynamics=replace(base.dynamics, actions=actions),
         agent=replace(base.agent, actions=actions, clone_null=True),
