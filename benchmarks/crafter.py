@@ -41,7 +41,7 @@ def unlocked(config: Config, index: int) -> tuple[NDArray[np.bool_], int, bool, 
     episode = play_episodes(config, "crafter", "train", FIRST + index, 1)[0]
     assert episode.events is not None
     dead = bool(episode.is_terminal[-1])
-    return episode.events.any(axis=0), episode.length - 1, dead, time.process_time() - began
+    return np.logical_or.reduce(episode.events), episode.length - 1, dead, time.process_time() - began
 
 
 def main() -> None:
