@@ -226,7 +226,10 @@ def crafter_small() -> Config:
         env=EnvConfig(
             family="crafter", tasks=("crafter",), max_steps=(1000,), height=64, width=64, fps=5, actions=actions
         ),
-        collect=CollectConfig(train_episodes=700, noise_levels=(0.0, 0.1, 0.3), unlabelled_fraction=0.2),
+        # Half a million steps; docs/crafter.md has what each level of noise achieves.
+        collect=CollectConfig(
+            train_episodes=1000, noise_levels=(0.0, 0.1, 0.3), random_fraction=0.05, unlabelled_fraction=0.2
+        ),
         # Crafter shows 9x9 cells of 7x7 pixels: a patch, a latent and a token of the dynamics is 2x2 of them.
         tokenizer=TokenizerConfig(
             height=64,
