@@ -331,6 +331,7 @@ class Row:
     task: str
     noise: float
     success: bool
+    labelled: bool = True
 
 
 class Table:
@@ -345,7 +346,7 @@ class Table:
 def test_demonstrations_and_summary_by_hand() -> None:
     tables: list[Any] = [
         Table([Row("a", 0.0, True), Row("a", 0.0, True), Row("a", 0.5, False), Row("a", 0.5, True)]),
-        Table([Row("b", 0.0, True), Row("b", 0.5, False)]),
+        Table([Row("b", 0.0, True), Row("b", 0.5, False), Row("b", 0.0, True, labelled=False)]),
     ]
     found = demonstrations(tables, "train")
     assert found == Demonstrations(

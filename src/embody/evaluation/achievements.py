@@ -4,7 +4,6 @@ N environments, P achievements, T slots, A action factors, H W pixels.
 """
 
 import itertools
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embody.config import AchievementSchedule, EnvConfig
-from embody.data import Dataset
 from embody.envs import LockstepEnvs
 from embody.envs.crafter import ACHIEVEMENTS, AFTER, LABELS
 from embody.evaluation.success import Policy, Recording
 
-__all__ = ["AchievementScheduler", "Unlocked", "demonstrated", "play_achievements"]
+__all__ = ["AchievementPolicy", "AchievementScheduler", "Unlocked", "play_achievements"]
 
 NEVER = -1
 _NEEDS = {"drink": "collect_drink", "food": "eat_cow", "energy": "wake_up"}
@@ -162,20 +160,3 @@ def _recordings(
         pictures = np.stack([slot[i] for slot in seen[: steps + 1]])
         title = f"{unlocked} of {len(ACHIEVEMENTS)} achievements"
         yield Recording(config.tasks[0], title, unlocked == len(ACHIEVEMENTS), pictures, actions)
-
-
-def demonstrated(datasets: Sequence[Dataset], split: str) -> dict[float, NDArray[np.bool_]]:
-    """Of the recorded episodes of `split`, by their share of random actions: what each achieved, bool `[N, P]`.
-
-    Those that are left plain videos do not count: nobody knows what happened in them.
-    """
-    found: dict[float, list[NDArray[np.bool_]]] = defaultdict(list)
-    for dataset in datasets:
-        steps = dataset.steps
-        for row in dataset.episodes(split):
-            if row.labelled:
-                begin, end = np.searchsorted(steps.event_rows, dataset.offsets[row.id : row.id + 2])
-                achieved = np.zeros(len(dataset.meta.tasks), bool)
-                achieved[steps.event_tasks[begin:end]] = True
-                found[row.noise].append(achieved)
-    return {noise: np.stack(found[noise]) for noise in sorted(found)}

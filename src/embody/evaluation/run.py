@@ -10,8 +10,10 @@ import numpy as np
 from embody.config import Config
 from embody.data import Dataset
 from embody.dynamics import Dynamics
-from embody.envs import FAMILIES, evaluation_seeds
+from embody.envs import FAMILIES
+from embody.evaluation.achievements import AchievementPolicy
 from embody.evaluation.cells import CellReader
+from embody.evaluation.games import games_of
 from embody.evaluation.models import (
     Dreams,
     action_shuffle_ratios,
@@ -22,8 +24,7 @@ from embody.evaluation.models import (
 from embody.evaluation.pictures import Film, action_captions, dream_gif, write_films, write_pairs
 from embody.evaluation.results import read_results, write_results
 from embody.evaluation.rewards import measure_returns
-from embody.evaluation.seeds import BASELINE, against, outcomes_of
-from embody.evaluation.success import Policy, RandomPolicy, Recording, demonstrations, play, summary
+from embody.evaluation.success import RandomPolicy
 from embody.evaluation.world_model import measure
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
@@ -57,14 +58,13 @@ def evaluate_run(
     """Measure on held-out episodes and seeds, and leave pictures in the run; returns the results by stable keys.
 
     The world that is measured is that of the first policy, or `dynamics` if there is none; with both, `dynamics` too:
-    the drift of phase 2. `finished` keeps each part. Cells and success are MiniGrid's: Minecraft is played in a
-    simulator (`evaluate_in_simulator`). Plain videos are not dreamt, as nobody knows their actions.
+    the drift of phase 2. `finished` keeps each part. Cells are MiniGrid's; Minecraft is played in a simulator
+    (`evaluate_in_simulator`). Plain videos are not dreamt, as nobody knows their actions.
     """
     pictures = config.run_dir / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     reader = None
-    is_minigrid = config.env.family == "minigrid"
-    if is_minigrid:
+    if config.env.family == "minigrid":
         reader = CellReader.from_frames(
             np.concatenate([frames_of(datasets, split, _TEMPLATES) for split in ("train", "validation")])
         )
@@ -95,17 +95,10 @@ def evaluate_run(
         values = measure(dreams.rollouts, reader)
         return {key: values[key] for key in _DRIFT if key in values}
 
-    def play_task(name: str, number: int) -> str:
-        policy = _policy(config, tokenizer, policies.get(name), datasets[0].meta.vocabulary, number)
-        task = datasets[number].meta.tasks[0]
-        played = play(config.env, task, _seeds(config, task), policy, config.evaluation.batch)
-        if name == "imagination":
-            films = [_episode_film(recording) for recording in played.recordings[:_FILMS_A_TASK]]
-            write_films(pictures / f"episodes-{number}.npz", films)
-        return "".join("01"[success] for success in played.success.tolist())
-
+    games = games_of(config, datasets)
+    players = {name: partial(_player, config, tokenizer, model, datasets) for name, model in _all(policies).items()}
     results: dict[str, Any] = {}
-    with logger.progress("evaluate", 2 + is_minigrid * (1 + len(policies)) * len(datasets)) as bar:
+    with logger.progress("evaluate", 2 + len(players) * (len(games.names) if games else 0)) as bar:
         results["tokenizer"] = finished.part("tokenizer", measure_tokenizer)
         bar.advance(1, note="tokenizer")
         if world is not None:
@@ -113,32 +106,17 @@ def evaluate_run(
         if first is not None and dynamics is not None:
             results["dynamics_before_agent"] = finished.part("dynamics before the agent", measure_before)
         bar.advance(1, note="dreams")
-        if not is_minigrid:
+        if games is None:
             return results
-        achieved: dict[str, dict[str, str]] = {}
-        for name in ("random", *policies):
-            achieved[name] = {}
-            for number, dataset in enumerate(datasets):
-                task = dataset.meta.tasks[0]
-                achieved[name][task] = finished.part(f"{name} {task}", partial(play_task, name, number))
-                bar.advance(1, note=f"{name} {task}")
-    return results | _successes(config, achieved, datasets)
-
-
-def _successes(
-    config: Config, achieved: Mapping[str, Mapping[str, str]], datasets: Sequence[Dataset]
-) -> dict[str, Any]:
-    """Rates of each policy, how they differ from cloning's, and which episodes ("01...") of which seeds succeeded."""
-    counts = {name: {task: (o.count("1"), len(o)) for task, o in tasks.items()} for name, tasks in achieved.items()}
-    seeds = {task: _seeds(config, task) for task in achieved["random"]}
-    outcomes = {"seeds": {task: [found[0], found[-1]] for task, found in seeds.items()}, "achieved": achieved}
-    _, played = outcomes_of([{"outcomes": outcomes}])
-    others = [name for name in played if name != BASELINE and BASELINE in played]
-    return {
-        "success": summary(counts, demonstrations(datasets, "validation")),
-        "against_cloning": {name: against(played[name], played[BASELINE]) for name in others},
-        "outcomes": outcomes,
-    }
+        found: dict[str, list[Any]] = {}
+        for name, player in players.items():
+            films = pictures if name == "imagination" else None
+            found[name] = []
+            for number, game in enumerate(games.names):
+                play = partial(games.play, number, player, films)
+                found[name].append(finished.part(f"{name} {game}", play))
+                bar.advance(1, note=f"{name} {game}")
+    return results | games.results(found)
 
 
 class FinishedParts:
@@ -169,18 +147,17 @@ class FinishedParts:
         self._path.unlink(missing_ok=True)
 
 
-def _seeds(config: Config, task: str) -> list[int]:
-    settings = config.evaluation
-    return evaluation_seeds(config, task, settings.full_episodes if settings.full else settings.episodes)
+def _all(policies: Mapping[str, WorldAndAgent]) -> dict[str, WorldAndAgent | None]:
+    return {"random": None, **policies}
 
 
-def _policy(
-    config: Config, tokenizer: Tokenizer, model: WorldAndAgent | None, vocabulary: Sequence[str], number: int
-) -> Policy:
+def _player(
+    config: Config, tokenizer: Tokenizer, model: WorldAndAgent | None, datasets: Sequence[Dataset], number: int
+) -> AchievementPolicy:
     seed = config.seed * 1000 + number
     if model is None:
         return RandomPolicy(config.env.actions, np.random.default_rng(seed))
-    context = config.imagination.context
+    context, vocabulary = config.imagination.context, datasets[0].meta.vocabulary
     return Player(tokenizer, model.dynamics, model.agent, vocabulary, context=context, seed=seed)
 
 
@@ -203,11 +180,3 @@ def _keep_dreams(config: Config, dreams: Dreams) -> None:
     stop = given + int(rollouts.valid[longest].sum(axis=1).min())
     # The last context frames are enough to see where the dream begins.
     dream_gif(pictures / "dream.gif", real[:, given - 3 : stop], imagined[:, given - 3 : stop], given=3)
-
-
-def _episode_film(recording: Recording) -> Film:
-    outcome = "success" if recording.success else "no success"
-    title = f"{recording.label} ({outcome})"
-    return Film(
-        title, {"real": recording.frames}, action_captions(recording.actions, FAMILIES["minigrid"].action_names)
-    )

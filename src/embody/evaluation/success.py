@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embody.config import ActionSpec, EnvConfig
-from embody.data.format import Dataset
+from embody.data import EVERY_TASK, Dataset, EpisodeRow
 from embody.envs import LockstepEnvs
 from embody.evaluation.metrics import Counts, mean_over_tasks, rate
 
@@ -170,15 +170,28 @@ class Demonstrations:
 
 
 def demonstrations(datasets: Iterable[Dataset], split: str) -> Demonstrations:
-    """How often the recorded episodes of `split` succeed: overall, and by the share of random actions in them."""
+    """How often the recorded episodes of `split` succeed: overall, and by the share of random actions in them.
+
+    A recording with events counts for each of its dataset's tasks. Plain videos do not: nobody knows what happened.
+    """
     tasks: dict[str, Counts] = defaultdict(lambda: (0, 0))
     by_noise: dict[float, dict[str, Counts]] = defaultdict(lambda: defaultdict(lambda: (0, 0)))
     for dataset in datasets:
         for row in dataset.episodes(split):
-            for counts in (tasks, by_noise[row.noise]):
-                k, n = counts[row.task]
-                counts[row.task] = (k + row.success, n + 1)
+            for task, success in _outcomes(dataset, row) if row.labelled else ():
+                for counts in (tasks, by_noise[row.noise]):
+                    k, n = counts[task]
+                    counts[task] = (k + success, n + 1)
     return Demonstrations(dict(tasks), {noise: dict(by_noise[noise]) for noise in sorted(by_noise)})
+
+
+def _outcomes(dataset: Dataset, row: EpisodeRow) -> Iterable[tuple[str, bool]]:
+    if row.task != EVERY_TASK:
+        return [(row.task, row.success)]
+    steps = dataset.steps
+    happened = slice(*np.searchsorted(steps.event_rows, dataset.offsets[row.id : row.id + 2]))
+    found = set(steps.event_tasks[happened].tolist())
+    return [(task, place in found) for place, task in enumerate(dataset.meta.tasks)]
 
 
 # --- summary --------------------------------------------------------------------------------------------------------
