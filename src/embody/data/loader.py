@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from embody.batch import Batch
-from embody.config import Config, StageConfig
+from embody.config import ActionSpec, Config, StageConfig
 from embody.data.episodes import EVERY_TASK, EpisodeRow, label_indices
 from embody.data.format import Dataset, open_dataset
 from embody.data.latents import Latents, open_latents
@@ -31,6 +31,7 @@ __all__ = [
     "batches",
     "discounted_returns",
     "open_datasets",
+    "recorded_actions",
     "rows_and_length",
     "stage_steps",
     "steps_per_epoch",
@@ -81,19 +82,30 @@ def open_datasets(config: Config) -> list[Dataset]:
         raise ValueError("env.tasks is empty: name at least one task, or data.sources")
     datasets = [open_dataset(Path(config.data_dir) / source, (env.height, env.width)) for source in sources]
     for dataset in datasets:
-        meta = dataset.meta
-        for name, found, wanted in (
-            ("actions", meta.actions.sizes if _is_labelled(dataset) else env.actions.sizes, env.actions.sizes),
-            ("frame size", dataset.size, (env.height, env.width)),
-        ):
-            if found != wanted:
-                raise ValueError(f"dataset {dataset.root}: {name} {found}, the config says {wanted}; collect it anew")
+        meta, wanted = dataset.meta, (env.height, env.width)
+        if dataset.size != wanted:
+            raise ValueError(
+                f"dataset {dataset.root}: frame size {dataset.size}, the config says {wanted}; collect it anew"
+            )
         if len(meta.vocabulary) > config.agent.vocabulary:
             raise ValueError(
                 f"dataset {dataset.root} has {len(meta.vocabulary)} words: raise agent.vocabulary,"
                 f" now {config.agent.vocabulary}"
             )
     return datasets
+
+
+def recorded_actions(datasets: Sequence[Dataset]) -> ActionSpec | None:
+    """The actions of all datasets that have any; None if all are plain videos. A `ValueError` if they differ."""
+    labelled = [dataset for dataset in datasets if _is_labelled(dataset)]
+    for dataset in labelled[1:]:
+        for name in ("actions", "vocabulary"):
+            if getattr(dataset.meta, name) != getattr(labelled[0].meta, name):
+                raise ValueError(
+                    f"datasets {labelled[0].root} and {dataset.root} differ in {name}: train on one of them, with"
+                    " plain videos beside if you like"
+                )
+    return labelled[0].meta.actions if labelled else None
 
 
 def discounted_returns(rewards: NDArray[np.float32], offsets: NDArray[np.int64], gamma: float) -> NDArray[np.float32]:
@@ -369,12 +381,14 @@ def _check(
         raise ValueError(f"long_length {stage.long_length} is shorter than length {stage.length}: set it to 0 or more")
     for dataset in datasets[1:]:
         if dataset.size != datasets[0].size:
-            raise ValueError(f"datasets {datasets[0].root} and {dataset.root} differ in frame size: collect both anew")
-    labelled = [dataset for dataset in datasets if _is_labelled(dataset)]
-    for dataset in labelled[1:]:
-        for name in ("actions", "vocabulary"):
-            if getattr(dataset.meta, name) != getattr(labelled[0].meta, name):
-                raise ValueError(f"datasets {labelled[0].root} and {dataset.root} differ in {name}: collect both anew")
+            raise ValueError(f"datasets {datasets[0].root} and {dataset.root} differ in frame size: collect one anew")
+        if dataset.meta.fps != datasets[0].meta.fps:
+            rates = f"{datasets[0].meta.fps} and {dataset.meta.fps} frames a second"
+            raise ValueError(
+                f"datasets {datasets[0].root} and {dataset.root} have {rates}: bring videos to one rate before they are"
+                f" imported (ffmpeg -i IN -vf fps={min(datasets[0].meta.fps, dataset.meta.fps)} OUT)"
+            )
+    recorded_actions(datasets)
 
 
 def _in_thread(loaded: _Batches, start: int) -> Iterator[Batch]:
