@@ -130,10 +130,16 @@ def test_every_phase_of_the_small_preset_trains(tmp_path: Path) -> None:
     assert before.any() and not torch.equal(policy, before)
 
 
-def test_minecraft_is_evaluated_without_cells_and_without_a_game(tmp_path: Path) -> None:
-    config = in_folder(minecraft_small(), tmp_path)
+def thin(config: Config) -> Config:
+    """With a small tokenizer and a small world, of few passes a frame."""
     trunk = replace(config.dynamics.trunk, width=32, depth=2, pattern="ST")
-    config = replace(config, dynamics=replace(config.dynamics, trunk=trunk), agent=replace(config.agent, trunk=trunk))
+    dynamics = replace(config.dynamics, trunk=trunk, k_max=4, k_sample=2)
+    tokenizer = replace(config.tokenizer, encoder=trunk, decoder=trunk)
+    return replace(config, tokenizer=tokenizer, dynamics=dynamics, agent=replace(config.agent, trunk=trunk))
+
+
+def test_minecraft_is_evaluated_without_cells_and_without_a_game(tmp_path: Path) -> None:
+    config = thin(in_folder(minecraft_small(), tmp_path))
     record(tmp_path)
     trainer = Trainer(config=config)
     trainer.train_tokenizer()
@@ -143,7 +149,13 @@ def test_minecraft_is_evaluated_without_cells_and_without_a_game(tmp_path: Path)
     assert "success" not in results  # the game is played in a simulator
     assert results["tokenizer"]["frames"] == 100 and "cell_accuracy" not in results["tokenizer"]  # five clips of 20
     assert len(results["dynamics"]["horizon"]["psnr_db"]) == 2 and "changed_cell_accuracy" not in results["dynamics"]
-    assert "Originals and reconstructions" in trainer.report().read_text()
+    page, report = (config.run_dir / "results.md").read_text(), trainer.report().read_text()
+    assert "Originals and reconstructions" in report and "no target" in report and "of the default preset" not in report
+    assert "| Tokenizer, PSNR |" in page and "at least" not in page and "**no**" not in page  # MiniGrid's are no target
+    table = trainer.ablate(1, 1).read_text()
+    kept = json.loads((config.run_dir / "ablation.json").read_text())["results"]
+    assert len(kept) == 10 and all(row["0"]["changed_cell_accuracy_h10"] is None for row in kept.values())
+    assert all(row["0"]["psnr_db"] > 0 for row in kept.values()) and "| + ramp weight |" in table
 
 
 def test_plain_videos_alone_are_enough_for_the_world(
@@ -170,6 +182,9 @@ def test_plain_videos_alone_are_enough_for_the_world(
     with pytest.raises(SystemExit):
         main(["train", "agent", "minecraft_small"])
     assert "\n" not in capsys.readouterr().err.strip()
+    with pytest.raises(SystemExit):
+        main(["ablate", "minecraft_small"])
+    assert "ablate: the datasets are plain videos" in capsys.readouterr().err
 
 
 def write_minerl(root: Path, environment: str) -> None:
@@ -228,9 +243,7 @@ def test_actions_that_were_set_are_not_replaced(tmp_path: Path) -> None:
 
 def test_a_pipeline_brings_its_actions_along(tmp_path: Path) -> None:
     write_minerl(tmp_path / "raw", TREECHOP)
-    config = in_folder(minecraft_small(), tmp_path)
-    trunk = replace(config.dynamics.trunk, width=32, depth=2, pattern="ST")
-    config = replace(config, dynamics=replace(config.dynamics, trunk=trunk), agent=replace(config.agent, trunk=trunk))
+    config = thin(in_folder(minecraft_small(), tmp_path))
     trainer = Trainer(config=config)
     pipeline = minerl.data.make(TREECHOP, data_dir=tmp_path / "raw", num_workers=1)
     train_tokenizer(trainer, pipeline)

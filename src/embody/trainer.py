@@ -223,6 +223,7 @@ class Trainer:
             "wall_seconds": sum(seconds.values()),
             "stage_seconds": seconds,
             "peak_memory_gib": self._read("memory.json")["peak_gib"],
+            "family": self.config.env.family,
             "seed": self.config.seed,
             "command": command,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
