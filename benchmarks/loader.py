@@ -203,7 +203,7 @@ def measure_steps(folder: Path, videos: Sequence[Video], size: tuple[int, int], 
     dataset_of(folder / "data" / "vpt", videos, size)
     folders: dict[str, Any] = {f"{name}_dir": str(folder / name) for name in ("data", "models", "runs", "logs")}
     config = replace(minecraft_small(), **folders, workers=2)
-    every = 1 if tiny else 16  # steps a measurement, of which every fourth is long
+    every = 1 if tiny else 4  # steps a measurement, of which the fourth is long
     brief: dict[str, Any] = {"steps": 5 * every, "log_every": every}
     if tiny:
         brief |= {"steps": 2, "batch": 1, "length": 2, "long_length": 0}

@@ -193,12 +193,12 @@ class Trainer:
 
         What is not trained is left out, and said so. An evaluation that was stopped goes on.
         """
+        tokenizer, tokenizer_hash = self._tokenizer()
         datasets = self._datasets(data)
         config = self.config
         names = {"cloning": "agent", "imagination": "imagination"}
         if config.evaluation.full:
             names |= {"cloning_best": "cloning_best", "shuffled": "shuffled"}
-        tokenizer, tokenizer_hash = self._tokenizer()
         for name in ("dynamics", *names.values()):
             if not config.weights(name).exists():
                 self.logger.warning(f"not measured: {name} is not trained (`embody train {name}`)")
@@ -255,9 +255,9 @@ class Trainer:
 
     def ablate(self, steps: int, seeds: int, command: str = "") -> Path:
         """The paper's cascade on this run's latents; `ablation.json` and `cascade.md` in the run, nothing else."""
+        tokenizer, tokenizer_hash = self._tokenizer()
         datasets = self._datasets(None)
         config = self.config
-        tokenizer, tokenizer_hash = self._tokenizer()
         machine = f"{_processor()}, {torch.get_num_threads()} cores, {config.precision}"
         made = {"command": command, "machine": machine, "date": time.strftime("%Y-%m-%d")}
         # Its curves are not the run's.
@@ -306,12 +306,12 @@ class Trainer:
     def _act_by(self, actions: ActionSpec | None) -> None:
         """Take over the actions of recordings, where the preset's have not been changed; else they must be equal.
 
-        Minecraft's presets have VPT's, and MineRL 0.4.4 others for each kind of environment.
+        Minecraft's presets have VPT's, MineRL 0.4.4 others for each kind of environment, and one's own data any.
         """
         own = self.config.env.actions
         if actions is None or actions == own:
             return
-        if self.config.env.family != "minecraft" or own != preset(self.config.preset).env.actions:
+        if own != preset(self.config.preset).env.actions:
             raise ValueError(
                 f"the datasets have actions {actions.sizes}, the run {own.sizes}: use another --name, or other datasets"
             )
