@@ -1,18 +1,21 @@
-"""How fast episodes are read: `python -m benchmarks.loader`, a few minutes.
+"""How fast episodes are read: `python -m benchmarks.loader`, some ten minutes.
 
 Frames a second decoded one after the other and random clips of 16 and 64 frames, from video files as recorded and as
-`reencode` makes them; then clips of latents beside a plain copy of the same clips out of the memory map, and how long
-a training step waits for two loading processes. Files of one's own: `--videos`. Prints a table, writes JSON.
+`reencode` makes them; then clips of latents beside a plain copy of the same clips out of the memory map; then how long
+steps of `minecraft_small` wait for two loading processes: its tokenizer from these videos, its dynamics from latents.
+Files of one's own: `--videos`. Prints a table, writes JSON.
 """
 
 import argparse
 import datetime
 import itertools
 import shlex
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -40,6 +43,10 @@ from embody.data import (
     open_latents,
     reencode,
 )
+from embody.logger_manager import read_metrics
+from embody.main import keep_freed_memory
+from embody.presets import minecraft_small
+from embody.trainer import Trainer
 
 __all__ = ["main", "markdown"]
 
@@ -152,8 +159,8 @@ def measure_videos(name: str, videos: Sequence[Video], folder: Path, seconds: fl
 # --- latents ----------------------------------------------------------------------------------------------------------
 
 
-def measure_latents(folder: Path, slots: int, step: float, seconds: float) -> dict[str, float]:
-    """Clips a second of the memory map alone, of the loader, of two processes; and what of a step is waited."""
+def measure_latents(folder: Path, slots: int, seconds: float) -> dict[str, float]:
+    """Clips a second of the memory map alone, of the loader, and of two processes."""
     dataset = dataset_of(folder / "latents", slots, (2, 2))
     writer = LatentWriter(dataset, "none", TOKENS, CHANNELS)
     for shard in writer.pending():
@@ -182,18 +189,45 @@ def measure_latents(folder: Path, slots: int, step: float, seconds: float) -> di
     alone, processes = loaded(0), loaded(2)
     rounds = [(rate(copy, seconds / 3), rate(lambda: clips(alone), seconds / 3)) for _ in range(5)]
     copied, read = (sorted(rates)[2] for rates in zip(*rounds, strict=True))
-    found = {"memory_map": copied, "loader": read, "two_processes": rate(lambda: clips(processes), seconds)}
-    waited, whole = 0.0, time.perf_counter()
-    for _ in range(max(3, round(seconds / step))):
-        time.sleep(step)  # the device computes
-        start = time.perf_counter()
-        clips(processes)
-        waited += time.perf_counter() - start
-    return {**found, "step": step, "waited": waited / (time.perf_counter() - whole)}
+    return {"memory_map": copied, "loader": read, "two_processes": rate(lambda: clips(processes), seconds)}
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def measure_steps(folder: Path, videos: Sequence[Video], size: tuple[int, int], tiny: bool) -> list[dict[str, Any]]:
+    """`minecraft_small` on these videos, fed by two processes: seconds a step, and the share that is waited for them.
+
+    As the training itself measures both, after the first steps, in which the processes start.
+    """
+    dataset_of(folder / "data" / "vpt", videos, size)
+    folders: dict[str, Any] = {f"{name}_dir": str(folder / name) for name in ("data", "models", "runs", "logs")}
+    config = replace(minecraft_small(), **folders, workers=2)
+    every = 1 if tiny else 4  # steps a measurement, of which the fourth is long
+    brief: dict[str, Any] = {"steps": 5 * every, "log_every": every}
+    if tiny:
+        brief |= {"steps": 2, "batch": 1, "length": 2, "long_length": 0}
+        config = replace(config, precision="float32")  # not measured
+    for name in ("train_tokenizer", "train_dynamics"):
+        config = replace(config, **{name: replace(getattr(config, name), **brief)})
+    trainer = Trainer(config=config)
+    trainer.train_tokenizer()
+    trainer.encode()
+    trainer.train_dynamics()
+    rows = []
+    for stage in ("tokenizer", "dynamics"):
+        metrics = read_metrics(config.run_dir / "metrics.jsonl")
+        lines = [line for line in metrics if line.get("stage") == stage and "data_wait" in line][1:]
+        batch = getattr(config, f"train_{stage}").batch * getattr(config, f"train_{stage}").length
+        step = statistics.median(batch / line["frames_per_second"] for line in lines)
+        waited = statistics.median(line["data_wait"] for line in lines)
+        about = {"stage": stage, "reads": "video" if stage == "tokenizer" else "latents", "size": size}
+        rows.append({**about, "frames": batch, "seconds": step, "waited": waited})
+    return rows
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Two tables."""
+    """Videos, latents, training."""
     head = ["files", "bytes a frame", "plain read", "torchcodec", *(f"clips of {n} /s" for n in CLIPS)]
     lines = [head, ["---"] * len(head)]
     for row in results["videos"]:
@@ -208,21 +242,28 @@ def markdown(results: Mapping[str, Any]) -> str:
     latents = (
         f"Latents, clips of 64 x {TOKENS} x {CHANNELS} a second: {found['memory_map']:,.0f} copied from the memory map,"
         f" {found['loader']:,.0f} by the loader ({found['loader'] / found['memory_map']:.0%}; goal 80%),"
-        f" {found['two_processes']:,.0f} by two processes. Of steps of {found['step']:g} s for {ROWS} rows,"
-        f" {found['waited']:.1%} is waiting for them (goal 5%)."
+        f" {found['two_processes']:,.0f} by two processes."
     )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{latents}"
+    head = ["minecraft_small, two loading processes", "frames a step", "step", "of it waiting for them (goal 5%)"]
+    steps = [head, ["---"] * len(head)]
+    for row in results["steps"]:
+        source = f"{row['reads']} of {row['size'][0]}x{row['size'][1]}" if row["reads"] == "video" else "latents"
+        about = f"{row['stage']}, from {source}"
+        steps.append([about, str(row["frames"]), f"{row['seconds']:.2f} s", f"{row['waited']:.1%}"])
+    tables = ["\n".join(f"| {' | '.join(line)} |" for line in table) for table in (lines, steps)]
+    return "\n\n".join([tables[0], latents, tables[1]])
 
 
 def main(words: Sequence[str] | None = None) -> Path:
     """Measure; where the results went."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loader", description=__doc__)
     parser.add_argument("--videos", type=Path, nargs="*", default=[], help="files of one size; made up by default")
-    parser.add_argument("--step", type=float, default=0.25, help="seconds of the training step that is fed")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each measurement")
     parser.add_argument("--tiny", action="store_true", help="next to nothing of all: only whether it runs")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(words)
+    keep_freed_memory()  # as every command does
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     seconds, frames, slots = (0.05, 70, 80) if options.tiny else (options.seconds, 1200, 12_000)
     with tempfile.TemporaryDirectory() as name:
@@ -230,20 +271,27 @@ def main(words: Sequence[str] | None = None) -> Path:
         if options.videos:
             own = [Video(path, 0, index_video(path).frames) for path in options.videos]
             videos = measure_videos("given", own, folder, seconds)
+            size = videos[0]["size"]
         else:
             videos = []
             for height, width in SHAPES:
-                path = make_video(folder / f"{height}.mp4", height, width, frames)
-                videos += measure_videos(f"made {height}", [Video(path, 0, frames)], folder, seconds)
-        latents = measure_latents(folder, slots, 0.01 if options.tiny else options.step, seconds)
+                own, size = (
+                    [Video(make_video(folder / f"{height}.mp4", height, width, frames), 0, frames)],
+                    (height, width),
+                )
+                videos += measure_videos(f"made {height}", own, folder, seconds)
+        latents = measure_latents(folder, slots, seconds)
+        torch.set_num_threads(threads)
+        steps = measure_steps(folder, own, size, options.tiny)
     results = {
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "command": shlex.join(["python", "-m", "benchmarks.loader", *(sys.argv[1:] if words is None else words)]),
         "machine": describe(),
-        "settings": {"torch": torch.__version__, "av": av.__version__, "threads": 1},
+        "settings": {"torch": torch.__version__, "av": av.__version__, "threads": 1, "training_threads": threads},
         "videos": videos,
         "latents": latents,
+        "steps": steps,
     }
     print(markdown(results))
     return save(results, options.results, "loader")

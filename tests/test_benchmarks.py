@@ -395,6 +395,11 @@ def test_loading_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ]
     assert all(row[name] > 0 for row in results["videos"] for name in ("plain", "clips_of_16", "clips_of_64"))
     found = results["latents"]
-    assert min(found["memory_map"], found["loader"], found["two_processes"]) > 0 and 0 <= found["waited"] < 1
+    assert min(found["memory_map"], found["loader"], found["two_processes"]) > 0
+    assert [(row["stage"], row["reads"]) for row in results["steps"]] == [
+        ("tokenizer", "video"),
+        ("dynamics", "latents"),
+    ]
+    assert all(row["seconds"] > 0 and 0 <= row["waited"] < 1 for row in results["steps"])
     table = capsys.readouterr().out
     assert table.count("of the plain read") == 8 and "goal 80%" in table

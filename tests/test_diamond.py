@@ -500,6 +500,12 @@ def test_many_simulators_may_be_lost_at_once(tmp_path: Path) -> None:
 @pytest.fixture
 def trained(tmp_path: Path) -> Config:
     """Weights as training would leave them, but for the training."""
+    config = small_config(tmp_path)
+    save_weights(config)
+    return config
+
+
+def save_weights(config: Config) -> None:
     from embody.agent import Agent
     from embody.distributed.checkpoint import save_tensors
     from embody.dynamics import Dynamics
@@ -507,7 +513,6 @@ def trained(tmp_path: Path) -> Config:
     from embody.tokenizer import Tokenizer
     from embody.trainer import _training
 
-    config = small_config(tmp_path)
     vocabulary = ["<pad>", "<unknown>", "mine", "log", "craft", "planks", "crafting", "table", "diamond"]
     common = {"seed": 0, "vocabulary": vocabulary}
     tokenizer, world = Tokenizer(config.tokenizer), WorldAndAgent(Dynamics(config.dynamics), Agent(config.agent))
@@ -518,7 +523,6 @@ def trained(tmp_path: Path) -> Config:
     ):
         training = _training(getattr(config, f"train_{name}"))
         save_tensors(config.weights(name), model.state_dict(), {**about, **common, "training": training})
-    return config
 
 
 def test_a_trained_agent_plays_and_a_killed_run_goes_on(
@@ -555,6 +559,33 @@ def test_a_trained_agent_plays_and_a_killed_run_goes_on(
     assert "holds episodes of another evaluation (context differs)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("named", ["", "minecraft_small"])
+def test_chance_plays_in_any_space_of_actions(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documented command: the presets' actions are VPT's, the simulator's MineRL 0.4.4's."""
+    monkeypatch.chdir(tmp_path)
+    record_episode(tmp_path / "episode.npz", (64, 64))
+    with serving(tmp_path, tmp_path / "episode.npz") as server:
+        command = f"{named} --env minerl:{DIAMOND} --name NAME --policy random --evaluation.episodes 2"
+        main(["evaluate", *command.split(), "--server", server.address, "--precision", "float32"])
+        played = [call for call in server.calls if "attack" in str(call)]
+    assert len(played) == 2 * 8
+    summary = json.loads(Path(f"runs/NAME/simulator/{DIAMOND}-random.json").read_text())
+    assert summary["played"] == 2 and summary["items"]["diamond"]["obtained"] == 2
+    kept = json.loads(Path("runs/NAME/config.json").read_text())
+    assert kept["env"]["actions"]["sizes"] == list(minecraft().env.actions.sizes)  # to be trained on VPT's recordings
+
+
+def test_a_policy_plays_in_its_own_space_of_actions(trained: Config, tmp_path: Path) -> None:
+    record_episode(tmp_path / "episode.npz", (64, 64))
+    other = trained.acting_by(minecraft().env.actions)
+    save_weights(other)
+    with (
+        serving(tmp_path, tmp_path / "episode.npz") as server,
+        pytest.raises(ValueError, match=r"has the actions of minerl044 \(14 factors\), small those of another space"),
+    ):
+        evaluate(other, server.address, policy="cloning")
+
+
 def test_what_cannot_be_played_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -563,7 +594,6 @@ def test_what_cannot_be_played_is_one_line(
     with serving(tmp_path, tmp_path / "episode.npz") as server:
         one = f"--server {server.address} --policy random --precision float32"
         for command, says in (
-            (f"--env minerl:{DIAMOND} {one}", "has the actions of minerl044 (14 factors), minecraft those of another"),
             (f"minigrid --env minerl:{DIAMOND} {one}", "minigrid plays minigrid, not Minecraft"),
             (f"--env minerl:MineRLOdd-v0 {one}", "has actions that embody does not know"),
             (f"--env minerl:MineRLObtainDiamondVectorObf-v0 {one}", "(VectorObf: a vector of 64 numbers"),

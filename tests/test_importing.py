@@ -19,6 +19,17 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from recordings import (
+    NAVIGATE,
+    OBTAIN,
+    TREECHOP,
+    contractor_lines,
+    minerl_arrays,
+    real,
+    vpt_line,
+    write_lines,
+    write_trajectory,
+)
 
 from embody.collection.importing import REPORT, import_recordings, read_report
 from embody.collection.pipeline import Pipeline, dataset_of_pipeline
@@ -30,17 +41,6 @@ from embody.data.vpt import read_segment
 from embody.logger_manager import LoggerManager
 from embody.main import main
 from embody.minecraft import TASKS, VPT
-from tests.recordings import (
-    NAVIGATE,
-    OBTAIN,
-    TREECHOP,
-    contractor_lines,
-    minerl_arrays,
-    real,
-    vpt_line,
-    write_lines,
-    write_trajectory,
-)
 
 SRC = Path(__file__).parents[1] / "src"
 
@@ -326,6 +326,28 @@ def test_strict_ends_with_an_error(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "videos is finished: 2 episodes, 1 broken recordings left out" in capsys.readouterr().out
 
 
+def test_a_finished_import_says_how_to_take_in_what_was_repaired(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "raw" / "a.mp4", 10)
+    write_video(tmp_path / "raw" / "b.mp4", 10)
+    for number in range(11):
+        (tmp_path / "raw" / f"c{number:02d}.mp4").write_bytes(b"nothing")
+    command = ("import", "videos", tmp_path / "raw", *options(tmp_path))
+    run(*command)
+    write_video(tmp_path / "raw" / "c00.mp4", 10)
+    capsys.readouterr()
+    run(*command)
+    said = " ".join(capsys.readouterr().out.split())
+    root = tmp_path / "data" / "videos"
+    assert said.count("skipped c") == 10  # of 11
+    assert f"skipped 1 more: see {root / REPORT}" in said
+    assert f"once repaired, they are imported by another --name, or after deleting {root}" in said
+    shutil.rmtree(root)
+    run(*command)
+    assert "videos is finished: 3 episodes, 10 broken" in " ".join(capsys.readouterr().out.split())
+
+
 def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     with pytest.raises(ValueError, match="no video in"):
@@ -345,7 +367,7 @@ def test_whatever_breaks_a_recording_costs_that_one_alone(tmp_path: Path) -> Non
     dataset = import_recordings(VptSource(tmp_path / "raw"), tmp_path / "out")
     assert [row.source for row in dataset.episodes()] == ["good"]
     (broken,) = read_report(tmp_path / "out")
-    assert broken.file == "bad" and broken.what.startswith("OverflowError")
+    assert (broken.file, broken.where) == ("bad", "bad.jsonl, line 1") and "int too large" in broken.what
 
 
 def test_an_import_of_nothing_goes_on_when_the_files_are_repaired(tmp_path: Path) -> None:

@@ -9,16 +9,19 @@ import av
 import numpy as np
 import pytest
 import torch
+from recordings import OBTAIN, TREECHOP, minerl_arrays, write_trajectory
 from torch import nn
 
 from embody.batch import Batch
-from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig
+from embody.collection.importing import import_recordings
+from embody.collection.recordings import MinerlSource
+from embody.config import ActionSpec, AgentConfig, Config, DynamicsConfig, TokenizerConfig
 from embody.cost.parameters import dynamics_parameters, tokenizer_parameters
-from embody.data import DatasetWriter, Episode, Meta, Video
+from embody.data import DatasetWriter, Episode, Meta, Video, minerl
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.logger_manager import read_metrics
-from embody.main import main
-from embody.minecraft import VOCABULARY, VPT
+from embody.main import main, train_agent, train_dynamics, train_tokenizer
+from embody.minecraft import VOCABULARY, VPT, minerl_space
 from embody.model import load_dynamics
 from embody.presets import minecraft, minecraft_small
 from embody.tokenizer import Tokenizer, TokenizerLoss
@@ -27,13 +30,13 @@ from embody.trainer import Trainer
 FRAMES = 102  # of a video: more than are encoded whole
 
 
-def make_video(path: Path, seed: int) -> Path:
-    """128x72 at 20 frames a second: a square wanders over a coloured ground."""
+def make_video(path: Path, seed: int, fps: int = 20) -> Path:
+    """128x72: a square wanders over a coloured ground."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     ground, square = rng.integers(0, 256, (2, 3))
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=20)
+        stream = container.add_stream("libx264", rate=fps)
         stream.width, stream.height, stream.pix_fmt = 128, 72, "yuv420p"
         for number in range(FRAMES):
             image = np.full((72, 128, 3), ground, np.uint8)
@@ -127,10 +130,16 @@ def test_every_phase_of_the_small_preset_trains(tmp_path: Path) -> None:
     assert before.any() and not torch.equal(policy, before)
 
 
-def test_minecraft_is_evaluated_without_cells_and_without_a_game(tmp_path: Path) -> None:
-    config = in_folder(minecraft_small(), tmp_path)
+def thin(config: Config) -> Config:
+    """With a small tokenizer and a small world, of few passes a frame."""
     trunk = replace(config.dynamics.trunk, width=32, depth=2, pattern="ST")
-    config = replace(config, dynamics=replace(config.dynamics, trunk=trunk), agent=replace(config.agent, trunk=trunk))
+    dynamics = replace(config.dynamics, trunk=trunk, k_max=4, k_sample=2)
+    tokenizer = replace(config.tokenizer, encoder=trunk, decoder=trunk)
+    return replace(config, tokenizer=tokenizer, dynamics=dynamics, agent=replace(config.agent, trunk=trunk))
+
+
+def test_minecraft_is_evaluated_without_cells_and_without_a_game(tmp_path: Path) -> None:
+    config = thin(in_folder(minecraft_small(), tmp_path))
     record(tmp_path)
     trainer = Trainer(config=config)
     trainer.train_tokenizer()
@@ -140,7 +149,13 @@ def test_minecraft_is_evaluated_without_cells_and_without_a_game(tmp_path: Path)
     assert "success" not in results  # the game is played in a simulator
     assert results["tokenizer"]["frames"] == 100 and "cell_accuracy" not in results["tokenizer"]  # five clips of 20
     assert len(results["dynamics"]["horizon"]["psnr_db"]) == 2 and "changed_cell_accuracy" not in results["dynamics"]
-    assert "Originals and reconstructions" in trainer.report().read_text()
+    page, report = (config.run_dir / "results.md").read_text(), trainer.report().read_text()
+    assert "Originals and reconstructions" in report and "no target" in report and "of the default preset" not in report
+    assert "| Tokenizer, PSNR |" in page and "at least" not in page and "**no**" not in page  # MiniGrid's are no target
+    table = trainer.ablate(1, 1).read_text()
+    kept = json.loads((config.run_dir / "ablation.json").read_text())["results"]
+    assert len(kept) == 10 and all(row["0"]["changed_cell_accuracy_h10"] is None for row in kept.values())
+    assert all(row["0"]["psnr_db"] > 0 for row in kept.values()) and "| + ramp weight |" in table
 
 
 def test_plain_videos_alone_are_enough_for_the_world(
@@ -167,6 +182,96 @@ def test_plain_videos_alone_are_enough_for_the_world(
     with pytest.raises(SystemExit):
         main(["train", "agent", "minecraft_small"])
     assert "\n" not in capsys.readouterr().err.strip()
+    with pytest.raises(SystemExit):
+        main(["ablate", "minecraft_small"])
+    assert "ablate: the datasets are plain videos" in capsys.readouterr().err
+
+
+def write_minerl(root: Path, environment: str) -> None:
+    """Two sessions of a player."""
+    for seed in range(2):
+        arrays = minerl_arrays(environment, FRAMES - 1, seed)
+        arrays["reward"][50] = 1
+        if "Obtain" in environment:
+            arrays["observation$inventory$log"][51:] = 1
+        video = make_video(root / f"{seed}.mp4", seed)
+        write_trajectory(root, environment, f"player{seed}-1_0-{FRAMES}", arrays, video, frames=FRAMES)
+
+
+def test_minerl_recordings_train_the_presets_over_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their actions are not VPT's: the run takes them over, keeps them, and refuses others from then on."""
+    monkeypatch.chdir(tmp_path)
+    write_minerl(tmp_path / "raw", OBTAIN)
+    main(["import", "minerl", "raw", "--workers", "1"])
+    brief = ["--precision", "float32", "--imagination.context", "3", "--evaluation.context", "3"]
+    for stage in ("tokenizer", "dynamics", "agent"):
+        brief += [f"--train-{stage}.{name}" for name in ("steps=2", "batch=2", "length=4", "long-length=0")]
+    main(["train", "tokenizer", "minecraft_small", "--data.sources", OBTAIN, *brief])
+    main(["encode", "minecraft_small"])
+    main(["train", "dynamics", "minecraft_small"])
+    main(["train", "agent", "minecraft_small"])
+    spec = minerl_space(OBTAIN).spec
+    stored = json.loads(Path("runs/minecraft_small/config.json").read_text())
+    for part in ("env", "dynamics", "agent"):
+        assert stored[part]["actions"]["sizes"] == list(spec.sizes)
+    dynamics = load_dynamics(Path("models/minecraft_small/dynamics.safetensors"))[0]
+    assert dynamics.action.table.weight.shape == (sum(spec.sizes) + 1, 256)
+    lines = [line for line in read_metrics(Path("runs/minecraft_small/metrics.jsonl")) if "loss" in line]
+    assert {line["stage"] for line in lines} == {"tokenizer", "dynamics", "agent"}
+    record(tmp_path)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["train", "tokenizer", "minecraft_small", "--data.sources", "vpt"])
+    error = capsys.readouterr().err
+    assert "the datasets have actions" in error and error.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main(["train", "tokenizer", "minecraft_small", "--name", "both", "--data.sources", OBTAIN, "vpt"])
+    assert "differ in actions: train on one of them, with plain videos beside" in capsys.readouterr().err
+    assert not Path("runs/both/config.json").exists()
+
+
+def test_actions_that_were_set_are_not_replaced(tmp_path: Path) -> None:
+    write_minerl(tmp_path / "raw", TREECHOP)
+    dataset = import_recordings(MinerlSource(tmp_path / "raw", TREECHOP), tmp_path / "data" / TREECHOP)
+    config = in_folder(minecraft_small(), tmp_path).acting_by(ActionSpec((2, 121)))
+    with pytest.raises(ValueError, match=r"datasets have actions \(2.*, the run \(2, 121\)"):
+        Trainer(config=config).train_tokenizer(dataset)
+    assert minecraft_small().acting_by(VPT.spec) == minecraft_small()
+
+
+def test_a_pipeline_brings_its_actions_along(tmp_path: Path) -> None:
+    write_minerl(tmp_path / "raw", TREECHOP)
+    config = thin(in_folder(minecraft_small(), tmp_path))
+    trainer = Trainer(config=config)
+    pipeline = minerl.data.make(TREECHOP, data_dir=tmp_path / "raw", num_workers=1)
+    train_tokenizer(trainer, pipeline)
+    train_dynamics(trainer, pipeline)
+    assert trainer.config.dynamics.actions == minerl_space(TREECHOP).spec
+    again = Trainer(config=config)  # of the preset, as a script would make it
+    train_agent(again, pipeline)
+    assert (again.config.weights("agent")).exists()
+
+
+def test_rates_are_not_mixed_and_another_one_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record(tmp_path)
+    for seed in range(2):
+        make_video(tmp_path / "films" / f"{seed}.mp4", seed, fps=30)
+    main(["import", "videos", "films", "--workers", "1"])
+    brief = [f"--train-tokenizer.{name}" for name in ("steps=1", "batch=1", "length=2", "long-length=0")]
+    begin = ["train", "tokenizer", "minecraft_small", "--precision", "float32", *brief]
+    main([*begin, "--name", "quick", "--data.sources", "videos"])
+    assert "videos has 30 frames a second, the run 20" in " ".join(capsys.readouterr().out.split())
+    main([*begin, "--name", "said", "--data.sources", "videos", "--env.fps", "30"])
+    assert "frames a second" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*begin, "--name", "mixed", "--data.sources", "vpt", "videos"])
+    error = capsys.readouterr().err
+    assert "20 and 30 frames a second: bring videos to one rate" in error and "fps=20" in error
 
 
 def test_steps_are_what_weights_depend_on_where_they_are_asked_for(tmp_path: Path) -> None:

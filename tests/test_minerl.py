@@ -1,11 +1,13 @@
 """MineRL 0.4.4: its files, and the interface of its package, on real videos."""
 
 import gc
+import io
 import itertools
 import json
 import multiprocessing
 import threading
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from recordings import ITEMS, NAVIGATE, OBTAIN, TREECHOP, minerl_arrays, real, write_trajectory
 
 from embody.data import minerl
 from embody.data.minerl import find_trajectories, read_trajectory
 from embody.minecraft import TASKS, camera_bins, minerl_space
-from tests.recordings import ITEMS, NAVIGATE, OBTAIN, TREECHOP, minerl_arrays, real, write_trajectory
 
 
 def every_frame(path: Path) -> NDArray[np.uint8]:
@@ -171,17 +173,37 @@ def test_broken_arrays_are_named(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
 
+def packed_by(archive: bytes, method: int) -> bytes:
+    """The zip file with every member said to be packed by another method."""
+    changed = bytearray(archive)
+    for magic, at in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        place = archive.find(magic)
+        while place >= 0:
+            changed[place + at : place + at + 2] = method.to_bytes(2, "little")
+            place = archive.find(magic, place + 4)
+    return bytes(changed)
+
+
+def of_shape(shape: str) -> bytes:
+    """An archive whose one array says that it has this shape."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("reward.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    return buffer.getvalue()
+
+
 def test_broken_files_are_named(tmp_path: Path) -> None:
     folder = write_trajectory(tmp_path, NAVIGATE, "a", minerl_arrays(NAVIGATE, 20), Path(__file__), frames=20)
     with pytest.raises(ValueError, match="21 observations, but its video has 20 frames"):
         read_trajectory(folder, NAVIGATE)
-    for text in ("{", "[]", '{"success": true}', '{"success": 1, "true_video_frame_count": 30}'):
+    for text in ("[" * 100_000, "{", "[]", '{"success": true}', '{"success": 1, "true_video_frame_count": 30}'):
         (folder / "metadata.json").write_text(text)
         with pytest.raises(ValueError, match=r"metadata\.json"):
             read_trajectory(folder, NAVIGATE)
     (folder / "metadata.json").write_text('{"success": true, "true_video_frame_count": 30}')
     whole = (folder / "rendered.npz").read_bytes()
-    for content in (b"", whole[:-300], whole[:100]):
+    for content in (b"", whole[:-300], whole[:100], packed_by(whole, 99), of_shape("(9" + 30 * "0" + ",)")):
         (folder / "rendered.npz").write_bytes(content)
         with pytest.raises(ValueError, match=r"rendered\.npz"):
             read_trajectory(folder, NAVIGATE)
@@ -280,6 +302,15 @@ def test_batches_follow_episodes_and_never_leave_them(root: Path) -> None:
             seen |= set(places)
     assert seen == {(name, t) for name, angles in steps.items() for t in range(len(angles)) if len(angles) >= 32}
     assert [len(batch[2]) for batch in batches][0] == 2
+
+
+def test_nothing_at_a_time_is_refused_at_once(root: Path) -> None:
+    data = minerl.data.make(NAVIGATE, data_dir=root, num_workers=1)
+    for sizes, said in (((0, 4), "batch_size must be at least 1, got 0"), ((2, -1), "seq_len must be at least 1")):
+        with pytest.raises(ValueError, match=said):
+            data.batch_iter(*sizes)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        minerl.BufferedBatchIter(data).buffered_batch_iter(0, num_epochs=1)
 
 
 def test_the_seed_is_honoured(root: Path) -> None:

@@ -81,7 +81,7 @@ def at(steps: int, *places: tuple[int, int]) -> np.ndarray:
 
 def write(root: Path, *episodes: Episode, tasks: tuple[str, ...] = ("x", "y", "z"), actions: int = 7) -> Dataset:
     labels = LABELS if len(tasks) == 3 else ()
-    writer = DatasetWriter(root, Meta(tasks, ActionSpec((actions,)), 8, 6, 20, VOCABULARY, labels))
+    writer = DatasetWriter(root, Meta(tasks, ActionSpec((actions,)), 8, 6, 5, VOCABULARY, labels))
     writer.write_shard("train", 0, episodes)
     writer.finish()
     return open_dataset(root)

@@ -129,6 +129,13 @@ def test_targets_tell_reached_from_short() -> None:
     assert verdicts["wall_seconds"] is True
 
 
+def test_targets_are_minigrids() -> None:
+    others = some_results() | {"family": "minecraft"}
+    assert {target.reached(others) for target in TARGETS} == {None} and not any(t.text(others) for t in TARGETS)
+    named = some_results() | {"family": "minigrid"}
+    assert [t.text(named) for t in TARGETS] == [t.text(some_results()) for t in TARGETS]  # old results name none
+
+
 def test_every_target_key_can_be_found() -> None:
     results = some_results()
     results["success"]["shuffled"] = results["success"]["cloning"]

@@ -1,16 +1,18 @@
 """The example of the project's first request, as it was written, with `code` on the path."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+from recordings import NAVIGATE, minerl_arrays, real, write_trajectory
+
 from embody.collection import collect
 from embody.data import open_dataset
 from embody.model import load_tokenizer
 from embody.presets import Tasks, minigrid
-from tests.recordings import NAVIGATE, minerl_arrays, real, write_trajectory
 
 ROOT = Path(__file__).parents[1]
 PATH = f"{ROOT / 'code'}{os.pathsep}{ROOT / 'src'}"
@@ -107,6 +109,8 @@ def test_the_seed_example_on_minerl_recordings(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path / "runs" / "minigrid" / "data" / NAVIGATE)
     assert about["data"] == [dataset.fingerprint]
     assert (dataset.meta.height, len(dataset.episodes()), dataset.actions.shape[1]) == (48, 4, 10)
+    kept = json.loads((tmp_path / "runs" / "minigrid" / "config.json").read_text())
+    assert kept["dynamics"]["actions"]["sizes"] == list(dataset.meta.actions.sizes)  # what the next phases act by
 
 
 def test_code_hides_no_module_of_python() -> None:

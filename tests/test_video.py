@@ -209,6 +209,46 @@ def test_a_real_recording_cut_off(tmp_path: Path) -> None:
         index_video(tmp_path / "half.mp4")
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "webm"])
+def test_a_matroska_file_cut_off(tmp_path: Path, suffix: str) -> None:
+    """It lists no frames: what is missing shows in the duration that it declares, of sound as well."""
+    path = tmp_path / f"whole.{suffix}"
+    with av.open(str(path), "w") as container:
+        codecs = ("libx264", "aac") if suffix == "mkv" else ("libvpx", "libopus")
+        stream, sound = container.add_stream(codecs[0], rate=20), container.add_stream(codecs[1], rate=48_000)
+        stream.width = stream.height = 64
+        for number in range(80):
+            image = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+            samples = av.AudioFrame.from_ndarray(np.zeros((2, 2880), np.float32), "fltp", "stereo")  # longer: 4.8 s
+            samples.sample_rate, samples.pts = 48_000, 2880 * number
+            container.mux(sound.encode(samples))
+        container.mux(stream.encode(None))
+        container.mux(sound.encode(None))
+    assert index_video(path).frames == 80
+    content = path.read_bytes()
+    for share in (0.3, 0.8):
+        cut = tmp_path / f"cut.{suffix}"
+        cut.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ValueError, match=rf"cut\.{suffix} is cut off: only \d+ frames are there"):
+            index_video(cut)
+
+
+def test_damage_inside_a_frame_shows_when_it_is_read(tmp_path: Path) -> None:
+    """As docs/data.md has it; re-encoding reads all frames."""
+    content = bytearray(real(REAL[1]).read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 2000] = bytes(2000)
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(content)
+    index = index_video(path)
+    whole = Video(path, 0, index.frames)
+    with pytest.raises(ValueError, match=r"damaged\.mp4 cannot be read"):
+        OpenVideos().read(whole, index, identity(path), 64, 64)
+    with pytest.raises(ValueError, match=r"damaged\.mp4 cannot be read"):
+        reencode(whole, tmp_path / "anew.mp4")
+    assert not (tmp_path / "anew.mp4").exists()
+
+
 # --- re-encoding ------------------------------------------------------------------------------------------------------
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from recordings import contractor_actions, contractor_lines, real, vpt_line, write_lines
 
 from embody.data.vpt import find_segments, read_segment
 from embody.minecraft import TASKS, VPT, camera_bins
-from tests.recordings import contractor_actions, contractor_lines, real, vpt_line, write_lines
 
 
 def read(tmp_path: Path, lines: list[dict[str, Any]], name: str = "7.0/somebody"):  # noqa: ANN201
@@ -82,6 +82,25 @@ def test_recorders_of_some_versions_scale_the_mouse_in_guis(tmp_path: Path, vers
     np.testing.assert_allclose(segment.camera[1:, 1], [1.5, 1.5 * scale])
 
 
+@pytest.mark.parametrize("place", ["6.9", "6.9/deeper", "5.7/6.9", "elsewhere/../6.9"])
+def test_the_recorders_version_may_be_a_folder_above_all_recordings(tmp_path: Path, place: str) -> None:
+    lines = [vpt_line(dx=10, isGuiOpen=True), vpt_line()]
+    (tmp_path / "elsewhere").mkdir()
+    path = write_lines(tmp_path / place / "a.jsonl", lines)
+    assert read_segment(path, "a").camera[1, 1] == pytest.approx(3.0)
+    assert read_segment(path, "5.8/a").camera[1, 1] == pytest.approx(0.75)  # what an index says comes first
+
+
+def test_the_version_of_a_linked_or_relative_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines(tmp_path / "6.9" / "a.jsonl", [vpt_line(dx=10, isGuiOpen=True), vpt_line()])
+    (tmp_path / "link").symlink_to(tmp_path / "6.9")
+    ((name, stem),) = find_segments(tmp_path / "link")
+    assert read_segment(stem.with_suffix(".jsonl"), name).camera[1, 1] == pytest.approx(3.0)
+    monkeypatch.chdir(tmp_path / "6.9")
+    ((name, stem),) = find_segments(Path())
+    assert read_segment(stem.with_suffix(".jsonl"), name).camera[1, 1] == pytest.approx(3.0)
+
+
 def test_other_keys_do_nothing_and_fields_may_lack(tmp_path: Path) -> None:
     line = vpt_line(("forward",))
     line["keyboard"]["keys"] += ["key.keyboard.f3", "key.keyboard.t"]
@@ -146,6 +165,12 @@ def test_inventories_tell_where_there_are_no_counters(tmp_path: Path) -> None:
     ]
 
 
+def test_a_count_too_large_is_named(tmp_path: Path) -> None:
+    stack = {"type": "oak_log", "quantity": 10**30}
+    with pytest.raises(ValueError, match=r"jsonl: stats or inventory of another form"):
+        read(tmp_path, [vpt_line(stats={}, inventory=[stack])])
+
+
 def test_segments_of_a_folder_and_of_an_index(tmp_path: Path) -> None:
     for name in ("6.7/b.mp4", "6.7/b.jsonl", "6.7/a.mp4", "6.7/c.jsonl", "flat.mp4", "flat.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -161,11 +186,18 @@ def test_segments_of_a_folder_and_of_an_index(tmp_path: Path) -> None:
         "6.7/none": tmp_path / "6.7/none",
         **dict.fromkeys(("../x", "/etc/passwd", "6.7/../../y")),
     }
-    for text in ("{}", "[]", '{"relpaths": []}', "{"):
+    inside = tmp_path / "inside" / "index.json"
+    inside.parent.mkdir()
+    inside.write_text(json.dumps({"basedir": "../6.7", "relpaths": ["b.mp4", "../flat.mp4"]}))
+    # The basedir is its author's own; what it lists must be in there.
+    assert dict(find_segments(inside)) == {"b": tmp_path / "inside/../6.7/b", "../flat": None}
+    for text in ("{}", "[]", '{"relpaths": []}', "{", DEEP):
         index.write_text(text)
         with pytest.raises(ValueError, match=r"index\.json"):
             find_segments(index)
 
+
+DEEP = "[" * 100_000
 
 BROKEN = {
     "no line": ([], "holds no line"),
@@ -178,6 +210,8 @@ BROKEN = {
     "wrong slot": ([json.dumps(vpt_line(hotbar=40))], "line 2: hotbar must be 0 to 8, got 40"),
     "odd stats": ([json.dumps(vpt_line(stats={"minecraft.mine_block:minecraft.oak_log": "x"}))], "stats or inventory"),
     "odd text": (["\x00"], "line 2: bad JSON"),
+    "deep": ([DEEP], "line 2: bad JSON"),
+    "a large turn": ([json.dumps(vpt_line(dx=10**400))], "line 2: int too large"),
 }
 
 

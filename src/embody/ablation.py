@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from embody.config import Config, DynamicsConfig, StageConfig, digest, to_dict
-from embody.data import Dataset, aside, rows_and_length, write_json
+from embody.data import Dataset, aside, recorded_actions, rows_and_length, write_json
 from embody.dynamics import Dynamics
 from embody.evaluation import CellReader, measure
 from embody.evaluation.models import dream_held_out, frames_of
@@ -102,10 +102,12 @@ def ablate(
     """Train and measure each row for `seeds` seeds from the config's on, `steps` steps each; returns `cascade.md`.
 
     `ablation.json` keeps what is finished; called again, only the rest is done. `made` is said in the table: command,
-    machine, date. A `ValueError` if the file was made with other settings.
+    machine, date. A `ValueError` if the file was made with other settings, or no dataset has actions.
     """
     if steps < 1 or seeds < 1:
         raise ValueError(f"ablate: steps {steps} and seeds {seeds} must be at least 1")
+    if recorded_actions(datasets) is None:
+        raise ValueError("ablate: the datasets are plain videos, and no row can dream without actions: add recordings")
     rows, table = cascade(config), config.run_dir / "cascade.md"
     kept = _Kept(config.run_dir / "ablation.json", _settings(config, rows, tokenizer_hash, datasets, steps))
     reader = None
@@ -114,9 +116,10 @@ def ablate(
             served = [row for row in rows if row.training == training]
             if all(kept.has(row, seed) for row in served):
                 continue
-            reader = reader or CellReader.from_frames(
-                np.concatenate([frames_of(datasets, split, _TEMPLATES) for split in ("train", "validation")])
-            )
+            if config.env.family == "minigrid" and reader is None:  # others have no cells
+                reader = CellReader.from_frames(
+                    np.concatenate([frames_of(datasets, split, _TEMPLATES) for split in ("train", "validation")])
+                )
             trained, seconds = _train(config, served[0], seed, steps, datasets, tokenizer_hash, logger)
             for row in served:
                 dynamics = _with_weights_of(trained, row)
@@ -222,12 +225,12 @@ def _measure(
     tokenizer: Tokenizer,
     tokenizer_hash: str,
     datasets: Sequence[Dataset],
-    reader: CellReader,
+    reader: CellReader | None,
 ) -> dict[str, float | None]:
     dreams = dream_held_out(_evaluation(config), tokenizer, dynamics, None, datasets, tokenizer_hash)
     found = measure(dreams.rollouts, reader)
     at_horizon = {name: found["horizon"][name][NEAR - 1] for name in ("psnr_db", "copy_psnr_db", "rollouts")}
-    pooled = {name: found[name] for name in ("gain_over_copy_db", "changed_cell_accuracy_h10")}
+    pooled = {name: found.get(name) for name in ("gain_over_copy_db", "changed_cell_accuracy_h10")}
     return at_horizon | pooled | {"frames_per_second": frames_per_second(dynamics)}
 
 

@@ -17,6 +17,8 @@ from embody.bounds import check_bounds
 
 T = TypeVar("T")
 
+_ACTING = ("env", "dynamics", "agent")  # parts of a config that have the actions
+
 __all__ = [
     "AchievementSchedule",
     "ActionSpec",
@@ -411,6 +413,11 @@ class Config:
                 f"imagination.finetune agent reads {whole} frames at once (imagination.context + horizon):"
                 f" dynamics.context is {d.context}"
             )
+
+    def acting_by(self, actions: ActionSpec) -> "Config":
+        """The same with other actions, of the environment and of both models."""
+        parts = {name: dataclasses.replace(getattr(self, name), actions=actions) for name in _ACTING}
+        return dataclasses.replace(self, **parts)
 
     @property
     def run_dir(self) -> Path:

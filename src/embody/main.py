@@ -319,7 +319,12 @@ def _import(
     skipped = read_report(root)
     for broken in skipped[:_SHOWN]:
         logger.warning(f"skipped {broken.file}: {broken.where}: {broken.what}")
-    logger.info(f"{root} is finished: {len(dataset.episodes())} episodes, {len(skipped)} broken recordings left out")
+    if len(skipped) > _SHOWN:
+        logger.warning(f"skipped {len(skipped) - _SHOWN} more: see {root / REPORT}")
+    repaired = f"; once repaired, they are imported by another --name, or after deleting {root}" if skipped else ""
+    logger.info(
+        f"{root} is finished: {len(dataset.episodes())} episodes, {len(skipped)} broken recordings left out{repaired}"
+    )
     if skipped and strict:
         raise ValueError(f"{len(skipped)} recordings are broken: see {root / REPORT}")
 

@@ -22,8 +22,8 @@ from embody.ablation import ablate
 from embody.collection import collect
 from embody.collection.encode import encode_dataset
 from embody.collection.pipeline import Pipeline, dataset_of_pipeline
-from embody.config import Config, ImaginationConfig, StageConfig, digest, to_dict
-from embody.data import Dataset, EpisodeRow, is_complete, open_datasets, write_json
+from embody.config import ActionSpec, Config, ImaginationConfig, StageConfig, digest, to_dict
+from embody.data import Dataset, EpisodeRow, is_complete, open_datasets, recorded_actions, write_json
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.dynamics import Dynamics
 from embody.evaluation import (
@@ -38,7 +38,7 @@ from embody.evaluation import (
 )
 from embody.logger_manager import LoggerManager, ProgressBar
 from embody.model import WorldAndAgent, load_dynamics, load_lpips, load_tokenizer, load_world_and_agent
-from embody.presets import minigrid
+from embody.presets import minigrid, preset
 from embody.tokenizer import Tokenizer
 from embody.training.agent import AgentStage
 from embody.training.dynamics import DynamicsStage
@@ -126,8 +126,9 @@ class Trainer:
         """The datasets' latents, once."""
         self._must_fit("tokenizer")
         tokenizer, tokenizer_hash = self._tokenizer()
+        datasets = self._datasets(data)
         with self._timed("encode") as record:
-            for dataset in self._datasets(data):
+            for dataset in datasets:
                 with self.logger.progress(f"encode {dataset.meta.tasks[0]}", len(dataset.shards)) as bar:
 
                     def progress(*_: int, bar: ProgressBar = bar) -> None:
@@ -156,9 +157,10 @@ class Trainer:
         `cloning_best` clones the expert's own episodes only; `cloning_plain` has no world model: a dynamics that was
         never trained lends its layers, which the agent's losses alone then train, on the same latents.
         """
+        datasets = self._datasets(data)
         self._must_fit("tokenizer")
         config = _without_world(self.config) if variant == "cloning_plain" else self.config
-        datasets, (_, tokenizer_hash) = self._datasets(data), self._tokenizer()
+        _, tokenizer_hash = self._tokenizer()
         if variant == "cloning_plain":
             torch.manual_seed(config.seed + 1)
             dynamics, upstream = Dynamics(config.dynamics), None
@@ -180,10 +182,11 @@ class Trainer:
     def train_imagination(self, data: Data | None = None, *, shuffled: bool = False) -> WorldAndAgent:
         """Phase 3; `shuffled` is the control in which imagined rewards are shuffled."""
         name = "shuffled" if shuffled else "imagination"
+        datasets = self._datasets(data)
         self._must_fit("tokenizer", "dynamics", "agent")
         imagination = dataclasses.replace(self.config.imagination, shuffle_rewards=shuffled)
         config = dataclasses.replace(self.config, imagination=imagination)
-        datasets, (_, tokenizer_hash) = self._datasets(data), self._tokenizer()
+        _, tokenizer_hash = self._tokenizer()
         model, upstream = load_world_and_agent(config.weights("agent"))
         models = {"dynamics": model.dynamics.config, "agent": model.agent.config}
         about = self._about(datasets, [tokenizer_hash, upstream], models, config.train_imagination, imagination, name)
@@ -201,11 +204,12 @@ class Trainer:
 
         What is not trained is left out, and said so. An evaluation that was stopped goes on.
         """
+        tokenizer, tokenizer_hash = self._tokenizer()
+        datasets = self._datasets(data)
         config = self.config
         names = {"cloning": "agent", "imagination": "imagination"}
         if config.evaluation.full:
             names |= {name: name for name in ("cloning_best", "cloning_plain", "shuffled")}
-        tokenizer, tokenizer_hash = self._tokenizer()
         for name in ("dynamics", *names.values()):
             if not config.weights(name).exists():
                 self.logger.warning(f"not measured: {name} is not trained (`embody train {name}`)")
@@ -216,9 +220,9 @@ class Trainer:
             if config.weights(name).exists()
         }
         self._must_fit("tokenizer", "dynamics", *names.values(), if_there=True)
-        datasets = self._datasets(data)
         hashes = [tensors_hash(model.state_dict()) for model in (world, *policies.values()) if model is not None]
-        settings = [to_dict(part) for part in (config.evaluation, config.env, config.collect, config.imagination)]
+        parts = (config.evaluation, config.env, config.collect, config.imagination, config.achievements)
+        settings = [to_dict(part) for part in parts]
         data_used = [dataset.fingerprint for dataset in datasets]
         measured = digest([settings, config.seed, list(policies), tokenizer_hash, hashes, data_used])
         path = config.run_dir / "evaluation.json"
@@ -231,6 +235,7 @@ class Trainer:
             "wall_seconds": sum(seconds.values()),
             "stage_seconds": seconds,
             "peak_memory_gib": self._read("memory.json")["peak_gib"],
+            "family": self.config.env.family,
             "seed": self.config.seed,
             "command": command,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -262,13 +267,13 @@ class Trainer:
 
     def ablate(self, steps: int, seeds: int, command: str = "") -> Path:
         """The paper's cascade on this run's latents; `ablation.json` and `cascade.md` in the run, nothing else."""
-        config = self.config
         tokenizer, tokenizer_hash = self._tokenizer()
+        datasets = self._datasets(None)
+        config = self.config
         machine = f"{_processor()}, {torch.get_num_threads()} cores, {config.precision}"
         made = {"command": command, "machine": machine, "date": time.strftime("%Y-%m-%d")}
         # Its curves are not the run's.
         logger = LoggerManager(config.run_dir / "ablation", Path(config.logs_dir), f"{config.name}-ablation")
-        datasets = self._datasets(None)
         path = ablate(config, tokenizer, tokenizer_hash, datasets, logger, steps=steps, seeds=seeds, made=made)
         logger.info(path.read_text())
         logger.close()
@@ -296,12 +301,37 @@ class Trainer:
     # --- shared by the phases ---------------------------------------------------------------------------------------
 
     def _datasets(self, data: Data | None) -> list[Dataset]:
+        """What a phase reads; the run's actions become theirs."""
         if data is None:
-            return open_datasets(self.config)
-        if isinstance(data, Pipeline):
+            datasets = open_datasets(self.config)
+        elif isinstance(data, Pipeline):
             env, root = self.config.env, self.config.run_dir / "data" / data.environment
-            return [dataset_of_pipeline(data, root, env.height, env.width, self.logger)]
-        return [data] if isinstance(data, Dataset) else list(data)
+            datasets = [dataset_of_pipeline(data, root, env.height, env.width, self.logger)]
+        else:
+            datasets = [data] if isinstance(data, Dataset) else list(data)
+        self._act_by(recorded_actions(datasets))
+        for dataset in datasets:
+            if dataset.meta.fps != self.config.env.fps:
+                self.logger.warning(
+                    f"dataset {dataset.root} has {dataset.meta.fps} frames a second, the run {self.config.env.fps}:"
+                    " what is learned of time will be the dataset's (--env.fps says so)"
+                )
+        return datasets
+
+    def _act_by(self, actions: ActionSpec | None) -> None:
+        """Take over the actions of recordings, where the preset's have not been changed; else they must be equal.
+
+        Minecraft's presets have VPT's, MineRL 0.4.4 others for each kind of environment, and one's own data any.
+        """
+        own = self.config.env.actions
+        if actions is None or actions == own:
+            return
+        if own != preset(self.config.preset).env.actions:
+            raise ValueError(
+                f"the datasets have actions {actions.sizes}, the run {own.sizes}: use another --name, or other datasets"
+            )
+        self.config = self.config.acting_by(actions)
+        self.logger.info(f"actions are those of the recordings: {len(actions.sizes)} factors {actions.sizes}")
 
     def _tokenizer(self) -> tuple[Tokenizer, str]:
         tokenizer, _ = load_tokenizer(self.config.weights("tokenizer"))

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from embody.batch import Batch
-from embody.config import Config, StageConfig
+from embody.config import ActionSpec, Config, StageConfig
 from embody.data.episodes import EVERY_TASK, EpisodeRow, label_indices
 from embody.data.format import Dataset, open_dataset
 from embody.data.latents import Latents, open_latents
@@ -31,6 +31,7 @@ __all__ = [
     "batches",
     "discounted_returns",
     "open_datasets",
+    "recorded_actions",
     "rows_and_length",
     "stage_steps",
     "steps_per_epoch",
@@ -81,19 +82,30 @@ def open_datasets(config: Config) -> list[Dataset]:
         raise ValueError("env.tasks is empty: name at least one task, or data.sources")
     datasets = [open_dataset(Path(config.data_dir) / source, (env.height, env.width)) for source in sources]
     for dataset in datasets:
-        meta = dataset.meta
-        for name, found, wanted in (
-            ("actions", meta.actions.sizes if _is_labelled(dataset) else env.actions.sizes, env.actions.sizes),
-            ("frame size", dataset.size, (env.height, env.width)),
-        ):
-            if found != wanted:
-                raise ValueError(f"dataset {dataset.root}: {name} {found}, the config says {wanted}; collect it anew")
+        meta, wanted = dataset.meta, (env.height, env.width)
+        if dataset.size != wanted:
+            raise ValueError(
+                f"dataset {dataset.root}: frame size {dataset.size}, the config says {wanted}; collect it anew"
+            )
         if len(meta.vocabulary) > config.agent.vocabulary:
             raise ValueError(
                 f"dataset {dataset.root} has {len(meta.vocabulary)} words: raise agent.vocabulary,"
                 f" now {config.agent.vocabulary}"
             )
     return datasets
+
+
+def recorded_actions(datasets: Sequence[Dataset]) -> ActionSpec | None:
+    """The actions of all datasets that have any; None if all are plain videos. A `ValueError` if they differ."""
+    labelled = [dataset for dataset in datasets if _is_labelled(dataset)]
+    for dataset in labelled[1:]:
+        for name in ("actions", "vocabulary"):
+            if getattr(dataset.meta, name) != getattr(labelled[0].meta, name):
+                raise ValueError(
+                    f"datasets {labelled[0].root} and {dataset.root} differ in {name}: train on one of them, with"
+                    " plain videos beside if you like"
+                )
+    return labelled[0].meta.actions if labelled else None
 
 
 def discounted_returns(rewards: NDArray[np.float32], offsets: NDArray[np.int64], gamma: float) -> NDArray[np.float32]:
@@ -112,6 +124,7 @@ class _Reader:
     def __init__(self, dataset: Dataset, latents: Latents | None, gamma: float, words: int, factors: int) -> None:
         self.dataset, self.latents, self.gamma, self.factors = dataset, latents, gamma, factors
         self.returns = discounted_returns(dataset.rewards, dataset.offsets, gamma)
+        self.places = list(itertools.pairwise(dataset.offsets.tolist()))  # of each episode's slots in the flat arrays
         self.labelled = [row.labelled for row in dataset.episodes()]
         vocabulary = dataset.meta.vocabulary
         self.task = [label_indices(row.label, vocabulary, words) for row in dataset.episodes()]
@@ -133,20 +146,18 @@ class _Reader:
             return "latents", (self.latents.tokens, self.latents.channels), np.float16
         return "frames", (3, *self.dataset.size), np.uint8
 
-    def clip(self, episode: int, task: int | None, start: int, shown: NDArray) -> Fields:
-        """Slots `start` and on; those outside of the episode repeat its first or last real slot.
+    def clip(self, episode: int, task: int | None, start: int, length: int) -> Fields:
+        """Slots `start` to `start + length`; those outside of the episode repeat its first or last real slot.
 
-        What they show is written into `shown` `[T, ...]`, which says how many they are. With a `task`, which the
-        episode has events of, rewards and label are that task's.
+        With a `task`, which the episode has events of, rewards and label are that task's.
         """
-        length = len(shown)
-        dataset = self.dataset
-        begin, end = (int(offset) for offset in dataset.offsets[episode : episode + 2])
+        dataset, (begin, end) = self.dataset, self.places[episode]
         slots = np.arange(start, start + length)
-        inside = np.minimum(np.maximum(slots, 0), end - begin - 1)
-        first, last = int(inside[0]), int(inside[-1])
-        is_whole = last - first + 1 == length  # nothing is padded: slices are faster than lists of places
-        rows = slice(begin + first, begin + last + 1) if is_whole else begin + inside
+        if start >= 0 and start + length <= end - begin:  # nothing is padded: slices are faster than lists of places
+            inside, rows = slots, slice(begin + start, begin + start + length)
+        else:
+            inside = np.minimum(np.maximum(slots, 0), end - begin - 1)
+            rows = begin + inside
         labelled = self.labelled[episode]
         if task is None:
             rewards, returns, label = dataset.rewards[rows], self.returns[rows], self.task[episode]
@@ -166,16 +177,26 @@ class _Reader:
             "labelled": np.array(labelled),
             "is_null": is_null,
         }
-        if last < start + length - 1:  # padded on the right: nothing happens there
+        if start + length > end - begin:  # padded on the right: nothing happens there
             for name in ("actions", "rewards", "returns", "is_terminal", "is_null"):
                 fields[name][slots > inside] = 0  # `rows` is a list then, and these are copies
+        return fields
+
+    def show(self, episode: int, start: int, shown: NDArray) -> None:
+        """Write what the slots from `start` on show into `shown` `[T, ...]`, which says how many they are."""
+        begin, end = self.places[episode]
+        first, last = min(max(start, 0), end - begin - 1), min(max(start + len(shown), 1), end - begin)
         found: NDArray
         if self.latents is not None:
-            found = self.latents.slice(episode, first, last + 1)
+            found = self.latents.slice(episode, first, last)
         else:
-            found = dataset.frames(episode, first, last + 1).transpose(0, 3, 1, 2)
-        shown[...] = found if is_whole else found[inside - first]
-        return fields
+            found = self.dataset.frames(episode, first, last).transpose(0, 3, 1, 2)
+        if len(found) == len(shown):
+            shown[...] = found
+        else:
+            before = first - start  # slots that repeat the first one
+            shown[:before], shown[before : before + len(found)] = found[0], found
+            shown[before + len(found) :] = found[-1]
 
     def _relabelled(
         self, events: NDArray[np.int64], slots: NDArray[np.int64]
@@ -232,11 +253,11 @@ class _Clips:
             events=events,
         )
 
-    def clip(self, position: int, shown: NDArray) -> Fields:
-        """Its fields but for what it shows, which is written into `shown` `[T, ...]`."""
-        place, start = self.sampler.clip(position, len(shown))
+    def draw(self, position: int, length: int) -> tuple[_Reader, int, int | None, int]:
+        """Its reader, episode, task and first slot."""
+        place, start = self.sampler.clip(position, length)
         reader, episode, task = self.entries[place]
-        return self.readers[reader].clip(episode, task, start, shown)
+        return self.readers[reader], episode, task, start
 
 
 class _Batches(TorchDataset[Batch]):
@@ -249,11 +270,15 @@ class _Batches(TorchDataset[Batch]):
         rows, length = rows_and_length(self.stage, step)
         uniform = uniform_rows(rows, self.uniform_share)
         clips = [self.everything if row < uniform else self.relevant for row in range(rows)]
+        # One thing for all rows, then the next: what is shown, copied last, empties the caches of everything else.
+        drawn = [clips[row].draw(step * self.stage.batch + row, length) for row in range(rows)]
+        fields = [reader.clip(episode, task, start, length) for reader, episode, task, start in drawn]
+        arrays = {name: np.stack([clip[name] for clip in fields]) for name in fields[0]}
         name, shape, kind = self.everything.readers[0].shown
-        shown = np.empty((rows, length, *shape), kind)  # written once: large batches are as fast as memory is
-        fields = [clips[row].clip(step * self.stage.batch + row, shown[row]) for row in range(rows)]
-        stacked = {name: np.stack([clip[name] for clip in fields]) for name in fields[0]}
-        return Batch(**{name: torch.from_numpy(array) for name, array in {**stacked, name: shown}.items()})
+        arrays[name] = np.empty((rows, length, *shape), kind)  # written once: large batches are as fast as memory is
+        for shown, (reader, episode, _, start) in zip(arrays[name], drawn, strict=True):
+            reader.show(episode, start, shown)
+        return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
 def batches(
@@ -372,12 +397,14 @@ def _check(
         raise ValueError(f"long_length {stage.long_length} is shorter than length {stage.length}: set it to 0 or more")
     for dataset in datasets[1:]:
         if dataset.size != datasets[0].size:
-            raise ValueError(f"datasets {datasets[0].root} and {dataset.root} differ in frame size: collect both anew")
-    labelled = [dataset for dataset in datasets if _is_labelled(dataset)]
-    for dataset in labelled[1:]:
-        for name in ("actions", "vocabulary"):
-            if getattr(dataset.meta, name) != getattr(labelled[0].meta, name):
-                raise ValueError(f"datasets {labelled[0].root} and {dataset.root} differ in {name}: collect both anew")
+            raise ValueError(f"datasets {datasets[0].root} and {dataset.root} differ in frame size: collect one anew")
+        if dataset.meta.fps != datasets[0].meta.fps:
+            rates = f"{datasets[0].meta.fps} and {dataset.meta.fps} frames a second"
+            raise ValueError(
+                f"datasets {datasets[0].root} and {dataset.root} have {rates}: bring videos to one rate before they are"
+                f" imported (ffmpeg -i IN -vf fps={min(datasets[0].meta.fps, dataset.meta.fps)} OUT)"
+            )
+    recorded_actions(datasets)
 
 
 def _in_thread(loaded: _Batches, start: int) -> Iterator[Batch]:

@@ -28,6 +28,7 @@ __all__ = ["OpenVideos", "Video", "VideoIndex", "identity", "index_video", "reen
 
 _OPEN_FILES = 32  # a process; a decoder of 360x640 holds a few MiB
 _HEAD = 2**16  # bytes at each end that tell whether a file has changed
+_SHORT = 0.5  # seconds by which the parts of a whole file may end before its declared duration
 _GOP = 8  # frames between key frames of re-encoded files
 _CRF = 18  # quality of re-encoded files: hardly to be told from the source
 
@@ -110,11 +111,21 @@ def index_video(path: Path) -> VideoIndex:
         container, stream = _open(path)
         with container:
             listed = len(stream.index_entries) if "mp4" in container.format.name else 0
-            packets = [packet for packet in container.demux(stream) if packet.size]
-            cut = len(packets) < listed or any(packet.is_corrupt for packet in packets)
-            if cut:
-                raise ValueError(f"video {path} is cut off: {len(packets)} of {listed} frames are there; leave it out")
-            shown = [(packet.pts, packet.is_keyframe) for packet in packets if not packet.is_discard]
+            found, is_cut, end = 0, False, 0.0
+            shown: list[tuple[int | None, bool]] = []
+            for packet in container.demux():
+                if packet.size and packet.pts is not None:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                if packet.size and packet.stream_index == stream.index:
+                    found += 1
+                    is_cut |= packet.is_corrupt
+                    if not packet.is_discard:
+                        shown.append((packet.pts, packet.is_keyframe))
+            # Matroska lists no frames, but declares how long its longest stream is.
+            declared = (container.duration or 0) / av.time_base if "matroska" in container.format.name else 0.0
+            if is_cut or found < listed or end < declared - _SHORT:
+                count = f"{found} of {listed}" if listed else f"only {found}"
+                raise ValueError(f"video {path} is cut off: {count} frames are there; leave it out")
     if not shown:
         raise ValueError(f"video {path} has no frame: leave it out")
     times = [pts for pts, _ in shown if pts is not None]

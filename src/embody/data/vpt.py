@@ -61,9 +61,9 @@ class Segment:
 def find_segments(source: Path) -> list[tuple[str, Path | None]]:
     """Names of segments and their paths without suffix, sorted: of an index (`basedir`, `relpaths`), or of a folder.
 
-    An index's files lie in `basedir` if that is a folder (it is an address in the published ones), or beside the index,
-    under the path given or, as flat downloads have them, under its last part. The path is None where it leaves the
-    folder. A `ValueError` if there is none, or the index is none.
+    An index's files lie in `basedir` if that is a folder, wherever (it is an address in the published ones), or beside
+    the index, under the path given or, as flat downloads have them, under its last part. The path is None where it
+    leaves that folder. A `ValueError` if there is none, or the index is none.
     """
     if source.is_dir():
         stems = {path.with_suffix("") for suffix in ("mp4", "jsonl") for path in source.rglob(f"*.{suffix}")}
@@ -74,7 +74,7 @@ def find_segments(source: Path) -> list[tuple[str, Path | None]]:
     try:
         index = json.loads(source.read_text(encoding="utf-8"))
         basedir, relpaths = str(index.get("basedir", "")), [str(path) for path in index["relpaths"]]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise ValueError(f"{source}: no index of recordings, which holds basedir and relpaths ({error})") from error
     if not relpaths:
         raise ValueError(f"{source}: its relpaths are empty")
@@ -94,11 +94,13 @@ def _inside(folder: Path, name: str) -> Path | None:
 
 
 def read_segment(path: Path, name: str) -> Segment:
-    """The segment in the file `path`; a part of `name` like `6.9` is the recorder's version.
+    """The segment in the file `path`. A part of `name` like `6.9`, else of the path, is the recorder's version: the
+    nearest to the file.
 
     A `ValueError` of one line says what is broken where.
     """
-    version = next((part for part in name.split("/") if re.fullmatch(r"\d+\.\d+", part)), "")
+    parts = [*Path(name).parts[::-1], *path.absolute().parts[::-1], *path.resolve().parts[::-1]]
+    version = next((part for part in parts if re.fullmatch(r"\d+\.\d+", part)), "")
     return _segment(_lines(path), path, _GUI_SCALE.get(version, 1.0))
 
 
@@ -113,7 +115,7 @@ def _lines(path: Path) -> list[Line]:
                 lines.append(line)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}, line {len(lines) + 1}: bad JSON ({error})") from error
     if not lines:
         raise ValueError(f"{path}: holds no line")
@@ -152,7 +154,7 @@ def _segment(lines: Sequence[Line], path: Path, gui_scale: float) -> Segment:
                 pointer[i] = _finite(mouse["x"]) / _RECORDED_HEIGHT, _finite(mouse["y"]) / _RECORDED_HEIGHT
         except KeyError as error:
             raise ValueError(f"{path}, line {i + 1}: lacks {error}") from error
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path}, line {i + 1}: {error}") from error
     done = {key: pressed[:-1, place] for place, key in enumerate(VPT.keys)} | {"camera": turns[:-1]}
     first = np.zeros((1, len(VPT.keys) + 1), np.int64)  # slot 0: no action led there
@@ -194,5 +196,5 @@ def _events(lines: Sequence[Line], path: Path, gui: NDArray[np.bool_], using: ND
                 if item in counts:
                     counts[item][i] += int(stack["quantity"])
         return events_of_inventory(counts, gui, using)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path}: stats or inventory of another form than VPT's ({error})") from error

@@ -128,7 +128,8 @@ def _headlines(results: Values) -> str:
             f'<div class="tile {state}"><small>{_text(target.title)}</small><b>{target.show(value)}</b>'
             f"<small>{goal}</small></div>"
         )
-    intro = "<p>Targets are those of the default preset. Held-out episodes and seeds only.</p>"
+    of = "Targets are those of the default preset. " if any(t.text(results) for t in TARGETS) else ""
+    intro = f"<p>{of}Held-out episodes and seeds only.</p>"
     return f'{intro}<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 
 

@@ -93,7 +93,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Target:
-    """A headline number and what the default preset is asked to reach."""
+    """A headline number and what the default preset is asked to reach; runs of other families have no bounds."""
 
     title: str
     key: str
@@ -104,7 +104,7 @@ class Target:
 
     def reached(self, results: Results) -> bool | None:
         """Whether the value meets its bound; None if either is missing."""
-        value, bound = lookup(results, self.key), self.bound(results)
+        value, bound = lookup(results, self.key), self._bound_of(results)
         if value is None or bound is None:
             return None
         meets = {"at least": value >= bound, "above": value > bound, "at most": value <= bound}
@@ -112,8 +112,11 @@ class Target:
 
     def text(self, results: Results) -> str:
         """The target in words, empty if there is none."""
-        bound = self.bound(results)
+        bound = self._bound_of(results)
         return "" if bound is None else f"{self.relation} {self.show(bound)}{self.reason and f' ({self.reason})'}"
+
+    def _bound_of(self, results: Results) -> float | None:
+        return self.bound(results) if lookup(results, "family") in (None, "minigrid") else None
 
 
 def _fixed(bound: float) -> Callable[[Results], float | None]:

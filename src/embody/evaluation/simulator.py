@@ -49,7 +49,7 @@ def evaluate_in_simulator(
     path = config.run_dir / "simulator" / f"{environment}-{policy}.jsonl"
     with contextlib.ExitStack() as stack:
         envs = [stack.enter_context(contextlib.closing(env)) for env in connect(config, environment, servers)]
-        player, plays = _player(config, policy)
+        player, plays = _player(config, policy, envs[0])
         about = {
             "environment": environment,
             "simulator": envs[0].simulator,
@@ -73,10 +73,7 @@ def evaluate_in_simulator(
 
 
 def connect(config: Config, environment: str, servers: Sequence[str]) -> list[MineRLEnv]:
-    """A simulator behind each of `servers` (`host:port`), in which a policy of `config` can play; else a `ValueError`.
-
-    Nothing is played yet.
-    """
+    """A simulator behind each of `servers` (`host:port`), all alike; else a `ValueError`. Nothing is played yet."""
     env = config.env
     if env.family != "minecraft":
         raise ValueError(f"{config.name} plays {env.family}, not Minecraft: name a preset or a run of Minecraft's")
@@ -88,13 +85,6 @@ def connect(config: Config, environment: str, servers: Sequence[str]) -> list[Mi
     try:
         for server in servers:
             envs.append(MineRLEnv(server, environment, height=env.height, width=env.width, max_steps=steps))
-            space = envs[-1].space
-            if space.spec != env.actions:
-                known = "vpt's" if env.actions == VPT.spec else f"{len(env.actions.sizes)} factors {env.actions.sizes}"
-                raise ValueError(
-                    f"{environment} has the actions of {space.name} ({len(space.spec.sizes)} factors), {config.name}"
-                    f" those of another space ({known}): it cannot play there"
-                )
             if envs[-1].simulator != envs[0].simulator:
                 raise ValueError(
                     f"{server} has {envs[-1].simulator}, {servers[0]} {envs[0].simulator}: make them equal"
@@ -106,10 +96,20 @@ def connect(config: Config, environment: str, servers: Sequence[str]) -> list[Mi
     return envs
 
 
-def _player(config: Config, policy: Simulated) -> tuple[Callable[[int], TaskPolicy], dict[str, Any]]:
-    """What plays the episodes from a number on, and what makes two of them the same."""
+def _player(config: Config, policy: Simulated, env: MineRLEnv) -> tuple[Callable[[int], TaskPolicy], dict[str, Any]]:
+    """What plays the episodes from a number on, and what makes two of them the same.
+
+    Chance plays in any space of actions; a `ValueError` if the policy was trained in another one than that of `env`.
+    """
+    space, own = env.space, config.env.actions
     if policy == "random":
-        return lambda first: RandomPolicy(config.env.actions, np.random.default_rng([config.seed, first])), {}
+        return lambda first: RandomPolicy(space.spec, np.random.default_rng([config.seed, first])), {}
+    if space.spec != own:
+        known = "vpt's" if own == VPT.spec else f"{len(own.sizes)} factors {own.sizes}"
+        raise ValueError(
+            f"{env.environment} has the actions of {space.name} ({len(space.spec.sizes)} factors), {config.name}"
+            f" those of another space ({known}): it cannot play there"
+        )
     tokenizer, _ = load_tokenizer(config.weights("tokenizer"))
     model, about = load_world_and_agent(config.weights("agent" if policy == "cloning" else policy))
     parts = tokenizer, model.dynamics, model.agent

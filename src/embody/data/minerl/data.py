@@ -105,6 +105,12 @@ class DataPipeline:
         warning. The order depends on `seed` and the epoch alone; `preload_buffer_size` trajectories are decoded ahead.
         -1 epochs are endless.
         """
+        _check_sizes(batch_size=batch_size, seq_len=seq_len)
+        return self._epochs(batch_size, seq_len, num_epochs, preload_buffer_size, seed)
+
+    def _epochs(
+        self, batch_size: int, seq_len: int, num_epochs: int, preload_buffer_size: int, seed: int | None
+    ) -> Iterator[Item]:
         epoch = 0
         random = np.random.default_rng(seed)
         with ThreadPoolExecutor(self.number_of_workers, thread_name_prefix="minerl") as threads:
@@ -129,6 +135,10 @@ class BufferedBatchIter:
         """`(obs, action, reward, next_obs, done)` of `[B, ...]`: every step once an epoch, the last batch smaller."""
         if (num_epochs is None) == (num_batches is None):
             raise ValueError("give one of num_epochs and num_batches")
+        _check_sizes(batch_size=batch_size)
+        return self._batches(batch_size, num_epochs, num_batches)
+
+    def _batches(self, batch_size: int, num_epochs: int | None, num_batches: int | None) -> Iterator[Item]:
         epochs = batches = 0
         while epochs != num_epochs:
             for items in self._epoch(batch_size):
@@ -217,6 +227,12 @@ def _stack(items: Sequence[Any]) -> Any:
     if isinstance(first, tuple):
         return tuple(_stack(column) for column in zip(*items, strict=True))
     return np.stack(items)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
 
 
 # --- batches --------------------------------------------------------------------------------------------------------

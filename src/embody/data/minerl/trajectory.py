@@ -24,7 +24,11 @@ CORRUPTED = ("tempting_capers_shapeshifter-14",)  # MineRL's own list
 POV = (64, 64)  # pixels of all of its videos
 
 _VERSIONS = (3, 4)
-_WRONG = (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+# What damaged bytes lead to; a zip may name a way of packing that nobody knows, JSON be nested without end.
+_WRONG = (
+    *(ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(OverflowError, RecursionError, NotImplementedError),
+)
 
 
 @dataclass(frozen=True)
