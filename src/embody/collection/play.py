@@ -23,8 +23,7 @@ def play_episodes(config: Config, task: str, split: Split, first: int, count: in
 
 
 def _play(config: Config, env: PixelEnv, expert: Expert, task: str, split: Split, index: int) -> Episode:
-    split_number = ("train", "validation").index(split)
-    rng = np.random.default_rng((config.collect.seed, zlib.crc32(task.encode()), split_number, index))
+    rng = _rng(config, task, split, index)
     noise = _draw_noise(config, rng)
     seed = environment_seeds(config.collect.seed, task, split)[index]
 
@@ -54,13 +53,17 @@ def _play(config: Config, env: PixelEnv, expert: Expert, task: str, split: Split
         success=any(info["success"] for info in infos),
         events=np.stack([info["events"] for info in infos]) if has_events else None,
     )
-    return _unlabelled(episode) if _is_unlabelled(config, task, split_number, index) else episode
+    return _unlabelled(episode) if _is_unlabelled(config, task, split, index) else episode
 
 
-def _is_unlabelled(config: Config, task: str, split_number: int, index: int) -> bool:
+def _rng(config: Config, task: str, split: Split, *place: int) -> np.random.Generator:
+    split_number = ("train", "validation").index(split)
+    return np.random.default_rng((config.collect.seed, zlib.crc32(task.encode()), split_number, *place))
+
+
+def _is_unlabelled(config: Config, task: str, split: Split, index: int) -> bool:
     """Drawn apart from how the episode is played: the share changes no episode's content or quality."""
-    draw = np.random.default_rng((config.collect.seed, zlib.crc32(task.encode()), split_number, index, 1)).random()
-    return bool(draw < config.collect.unlabelled_fraction)
+    return bool(_rng(config, task, split, index, 1).random() < config.collect.unlabelled_fraction)
 
 
 def _unlabelled(episode: Episode) -> Episode:
