@@ -19,17 +19,6 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from recordings import (
-    NAVIGATE,
-    OBTAIN,
-    TREECHOP,
-    contractor_lines,
-    minerl_arrays,
-    real,
-    vpt_line,
-    write_lines,
-    write_trajectory,
-)
 
 from embody.collection.importing import REPORT, import_recordings, read_report
 from embody.collection.pipeline import Pipeline, dataset_of_pipeline
@@ -41,6 +30,17 @@ from embody.data.vpt import read_segment
 from embody.logger_manager import LoggerManager
 from embody.main import main
 from embody.minecraft import TASKS, VPT
+from tests.recordings import (
+    NAVIGATE,
+    OBTAIN,
+    TREECHOP,
+    contractor_lines,
+    minerl_arrays,
+    real,
+    vpt_line,
+    write_lines,
+    write_trajectory,
+)
 
 SRC = Path(__file__).parents[1] / "src"
 

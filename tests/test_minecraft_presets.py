@@ -9,7 +9,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from recordings import OBTAIN, TREECHOP, minerl_arrays, write_trajectory
 from torch import nn
 
 from embody.batch import Batch
@@ -26,6 +25,7 @@ from embody.model import load_dynamics
 from embody.presets import minecraft, minecraft_small
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.trainer import Trainer
+from tests.recordings import OBTAIN, TREECHOP, minerl_arrays, write_trajectory
 
 FRAMES = 102  # of a video: more than are encoded whole
 

@@ -15,11 +15,11 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from recordings import ITEMS, NAVIGATE, OBTAIN, TREECHOP, minerl_arrays, real, write_trajectory
 
 from embody.data import minerl
 from embody.data.minerl import find_trajectories, read_trajectory
 from embody.minecraft import TASKS, camera_bins, minerl_space
+from tests.recordings import ITEMS, NAVIGATE, OBTAIN, TREECHOP, minerl_arrays, real, write_trajectory
 
 
 def every_frame(path: Path) -> NDArray[np.uint8]:

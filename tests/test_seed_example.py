@@ -7,12 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from recordings import NAVIGATE, minerl_arrays, real, write_trajectory
-
 from embody.collection import collect
 from embody.data import open_dataset
 from embody.model import load_tokenizer
 from embody.presets import Tasks, minigrid
+from tests.recordings import NAVIGATE, minerl_arrays, real, write_trajectory
 
 ROOT = Path(__file__).parents[1]
 PATH = f"{ROOT / 'code'}{os.pathsep}{ROOT / 'src'}"

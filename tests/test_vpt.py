@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recordings import contractor_actions, contractor_lines, real, vpt_line, write_lines
 
 from embody.data.vpt import find_segments, read_segment
 from embody.minecraft import TASKS, VPT, camera_bins
+from tests.recordings import contractor_actions, contractor_lines, real, vpt_line, write_lines
 
 
 def read(tmp_path: Path, lines: list[dict[str, Any]], name: str = "7.0/somebody"):  # noqa: ANN201

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import (
+
+from embody.agent.losses import lambda_returns
+from embody.collection.encode import encode_dataset
+from embody.config import Config
+from embody.data import EVERY_TASK, Dataset, DatasetWriter, Episode, Meta, discounted_returns, open_dataset
+from embody.evaluation import Rollouts, measure
+from embody.evaluation.models import action_shuffle_ratios, dream_held_out
+from embody.evaluation.rewards import Returns, imagined_returns, matched, measure_returns, measure_rewards
+from embody.evaluation.similarity import frechet, lpips_distances, random_features, ssim
+from embody.tokenizer import Lpips
+from tests.tiny_models import (
     ACTIONS,
     CONFIG,
     DYNAMICS,
@@ -20,16 +30,6 @@ from tiny_models import (
     make_lpips_weights,
     make_tokenizer,
 )
-
-from embody.agent.losses import lambda_returns
-from embody.collection.encode import encode_dataset
-from embody.config import Config
-from embody.data import EVERY_TASK, Dataset, DatasetWriter, Episode, Meta, discounted_returns, open_dataset
-from embody.evaluation import Rollouts, measure
-from embody.evaluation.models import action_shuffle_ratios, dream_held_out
-from embody.evaluation.rewards import Returns, imagined_returns, matched, measure_returns, measure_rewards
-from embody.evaluation.similarity import frechet, lpips_distances, random_features, ssim
-from embody.tokenizer import Lpips
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
