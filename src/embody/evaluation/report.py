@@ -26,10 +26,10 @@ from embody.evaluation.results import (
     dreamt_returns,
     dreamt_rewards,
     duration,
-    interval,
     lookup,
     read_results,
     short_task,
+    success_table,
     tasks_of,
 )
 from embody.evaluation.world_model import NEAR
@@ -266,15 +266,8 @@ def _success(results: Values) -> str:
     if levels:
         bars = [Bar(f"{float(n):.0%} random", v["mean"], v["low"], v["high"], "d") for n, v in levels.items()]
         charts.append(bar_chart("Demonstrations, by share of random actions", bars))
-    rows = [
-        [title, interval(found[policy]), *(interval(found[policy]["tasks"].get(t)) for t in tasks)]
-        + [str(found[policy].get("episodes", ""))]
-        for policy, title in POLICIES.items()
-        if policy in found
-    ]
-    table = _table(["policy", "mean", *map(short_task, tasks), "episodes"], rows)
     intro = "<p>Bars: share of episodes that succeed. Whiskers and brackets: 95% Wilson intervals over episodes.</p>"
-    tables = f'<div class="wide">{table}</div>{_wide(against_cloning(results))}'
+    tables = _wide(success_table(results)) + _wide(against_cloning(results))
     return f'{intro}<div class="charts">{"".join(charts)}</div>{tables}'
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "read_results",
     "results_table",
     "short_task",
+    "success_table",
     "tasks_of",
     "write_results",
     "write_results_page",
@@ -41,6 +42,8 @@ __all__ = [
 
 Results = Mapping[str, Any]
 Table = tuple[list[str], list[list[str]]]  # header, rows
+
+_MANY = 6  # tasks that fit side by side
 
 POLICIES = {  # in the order in which they are shown
     "random": "random",
@@ -211,7 +214,12 @@ TARGETS = (
 def results_table(results: Results) -> str:
     """Markdown: headline numbers against their targets, success by task with 95% intervals, and the demonstrations."""
     parts = [
-        *(_headlines(results), _success(results), _markdown(against_cloning(results)), _by_noise(results)),
+        *(
+            _headlines(results),
+            _markdown(success_table(results)),
+            _markdown(against_cloning(results)),
+            _by_noise(results),
+        ),
         *(_markdown(dream_quality(results)), _horizon(results)),
         *(_markdown(dreamt_rewards(results)), _markdown(dreamt_returns(results))),
     ]
@@ -270,16 +278,46 @@ def interval(value: Mapping[str, Any] | None) -> str:
     return f"{percent(value['mean'])} ({100 * value['low']:.0f}-{100 * value['high']:.0f})" if value else "-"
 
 
-def _success(results: Results) -> str:
+def success_table(results: Results) -> Table:
+    """A row a policy; where tasks are many, a row a task, below those of what an episode comes to in all."""
     tasks = tasks_of(results)
-    rows = []
-    for policy, title in POLICIES.items():
-        found = lookup(results, f"success.{policy}")
-        if found:
-            cells = [interval(found.get("tasks", {}).get(task)) for task in tasks]
-            rows.append([title, interval(found), *cells, str(found.get("episodes", ""))])
-    header = ["success (95% interval)", "mean", *map(short_task, tasks), "episodes"]
-    return markdown(header, rows) if rows else ""
+    found = {policy: value for policy in POLICIES if (value := lookup(results, f"success.{policy}"))}
+    if not found:
+        return [], []
+    rows = [
+        [
+            POLICIES[policy],
+            interval(value),
+            *(interval(value.get("tasks", {}).get(task)) for task in tasks),
+            str(value.get("episodes", "")),
+        ]
+        for policy, value in found.items()
+    ]
+    table = [["success (95% interval)", "mean", *map(short_task, tasks), "episodes"], *rows]
+    if len(tasks) > _MANY:
+        header, mean, *others = (list(line) for line in zip(*table, strict=True))
+        table = [header, mean, *_of_episodes(found), *others]
+    return table[0], table[1:]
+
+
+def _of_episodes(found: Mapping[str, Any]) -> list[list[str]]:
+    """What an episode comes to in all, a column a policy."""
+    shown: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+        "score": ("Crafter score (95% interval over episodes)", lambda v: _between(v, ".1f")),
+        "return": ("achievements an episode", lambda v: _between(v, ".2f")),
+        "length": ("steps an episode", "{:.0f}".format),
+        "died": ("died", percent),
+        "reward": ("Crafter's reward", "{:.1f}".format),
+    }
+    return [
+        [title, *(show(value[key]) if key in value else "-" for value in found.values())]
+        for key, (title, show) in shown.items()
+        if any(key in value for value in found.values())
+    ]
+
+
+def _between(value: Mapping[str, float], form: str) -> str:
+    return f"{value['mean']:{form}} ({value['low']:{form}}-{value['high']:{form}})"
 
 
 def _by_noise(results: Results) -> str:
