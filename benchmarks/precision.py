@@ -7,7 +7,6 @@ against the float32 dream, over horizons 1 to 10. Prints a table and writes JSON
 import argparse
 import datetime
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,20 +39,21 @@ def main(words: Sequence[str] | None = None) -> Path:
     dynamics, _ = load_dynamics(config.weights("dynamics"))
     encoded_by = tensors_hash(tokenizer.state_dict())
     datasets = [open_dataset(config.dataset_dir(task)) for task in config.env.tasks]
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float | None]] = {}
     exact: NDArray[np.uint8] | None = None
     for precision in PRECISIONS:
         world = for_inference(dynamics, precision=precision)
         r = dream_held_out(config, tokenizer, world, None, datasets, encoded_by).rollouts
         exact = r.imagined if exact is None else exact
+        differs = _error(r.imagined, exact, r.valid)
         found[precision] = {
             "psnr_db": psnr(_error(r.imagined, r.real, r.valid)),
-            "psnr_to_float32_db": psnr(_error(r.imagined, exact, r.valid)),
+            "psnr_to_float32_db": psnr(differs) if differs else None,
         }
     results = {"date": datetime.date.today().isoformat(), "commit": commit(), "machine": describe(), "found": found}
     print("| weights | PSNR, horizons 1-10 | to the float32 dream |\n| --- | --- | --- |")
     for name, values in found.items():
-        shown = ["equal" if math.isinf(value) else f"{value:.2f} dB" for value in values.values()]
+        shown = ["equal" if value is None else f"{value:.2f} dB" for value in values.values()]
         print(f"| {name} | {' | '.join(shown)} |")
     return save(results, options.results, "precision")
 

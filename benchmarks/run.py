@@ -148,7 +148,7 @@ def save(results: Mapping[str, Any], folder: Path, kind: str = "") -> Path:
         number += 1
         path = folder / f"{stem}-{number}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
     return path
 
 

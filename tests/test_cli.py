@@ -15,6 +15,7 @@ import pytest
 from embody.config import Config, from_dict, to_dict
 from embody.data import DatasetWriter
 from embody.distributed.checkpoint import load_tensors, save_tensors
+from embody.evaluation import write_results
 from embody.main import main
 from embody.training.tokenizer import TokenizerStage
 from tests.conftest import TASK, tiny_config
@@ -415,3 +416,20 @@ def test_collecting_is_interrupted_and_goes_on(tmp_path: Path, monkeypatch: pyte
     main(["collect", "--name", "tiny"])
     for name in ("frames/train-00000.h5", "steps/train-00000.parquet", "steps/validation-00000.parquet", "meta.json"):
         assert (tmp_path / "data" / TASK / name).read_bytes() == (recorded / "data" / TASK / name).read_bytes(), name
+
+
+def test_compare_puts_runs_of_several_seeds_in_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], refused: Refusal
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, imagined in enumerate(("1110", "1101", "1011")):
+        outcomes = {"seeds": {"a": [0, 3]}, "achieved": {"cloning": {"a": "1000"}, "imagination": {"a": imagined}}}
+        write_results(tmp_path / "runs" / f"s{seed}" / "results.json", {"seed": seed, "outcomes": outcomes})
+    main(["compare", "s0", "s1", "s2", "--out", "table.md"])
+    table = (tmp_path / "table.md").read_text()
+    assert "3 training seeds, 4 episodes each" in table and "| a | 25.0% (9-53) | 75.0% (47-91) |" in table
+    assert table.strip() in capfd.readouterr().out
+    assert "runs/s3/results.json does not exist: run `embody evaluate --name s3` first" in refused(
+        "compare", "s0", "s3"
+    )
+    assert "training seeds [0, 0]: each must have its own" in refused("compare", "s0", "s0")

@@ -21,9 +21,9 @@ from embody.collection.importing import REPORT, import_recordings, read_report
 from embody.collection.pipeline import Pipeline
 from embody.collection.recordings import MinerlSource, Source, VideoSource, VptSource
 from embody.config import Config, from_dict
-from embody.data import Dataset
+from embody.data import Dataset, aside
 from embody.data.minerl import environment_in
-from embody.evaluation import Simulated
+from embody.evaluation import Simulated, compare_runs
 from embody.logger_manager import LoggerManager
 from embody.presets import preset
 from embody.trainer import Trainer
@@ -159,6 +159,25 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
         """Write the run's report, one HTML file."""
         return lambda: Trainer(config=config).report()
 
+    def compare(
+        names: tyro.conf.Positional[tuple[str, ...]], runs_dir: str = base.runs_dir, out: Path | None = None
+    ) -> Callable[[], object]:
+        """Runs of several training seeds in one table: rates with intervals, and differences to cloning.
+
+        Args:
+            names: of the runs; all must have played the same episodes.
+            out: a Markdown file, which the table is written to as well.
+        """
+
+        def start() -> None:
+            table = compare_runs([Path(runs_dir) / name / "results.json" for name in names])
+            print(table)
+            if out:
+                with aside(out) as temporary:
+                    temporary.write_text(f"{table}\n", encoding="utf-8")
+
+        return start
+
     def ablate(
         preset: Preset = base.preset, config: Settings = base, steps: int = 350, seeds: int = 2
     ) -> Callable[[], object]:
@@ -240,7 +259,7 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
 
         return start
 
-    functions = (collect, import_, train, encode, evaluate, report, ablate, run, plan, weights)
+    functions = (collect, import_, train, encode, evaluate, report, compare, ablate, run, plan, weights)
     return {function.__name__.rstrip("_"): _of_preset(base.preset, function) for function in functions}
 
 
@@ -261,7 +280,7 @@ def _of_preset(preset: str, function: Callable[..., T]) -> Callable[..., T]:
 
 def _base_config(arguments: Sequence[str]) -> Config:
     """The preset that the arguments name, or the config of the run that they name if it exists already."""
-    if arguments[:1] == ["import"]:  # of no run
+    if arguments[:1] in (["import"], ["compare"]):  # of no run
         return preset("minecraft")
     words = []
     for argument in arguments:

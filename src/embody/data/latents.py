@@ -1,5 +1,6 @@
 """Latents of a dataset on disk: flat fp16 shards in the dataset's step order, read by memory map."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,7 +77,12 @@ class Latents:
         if not (folder / "meta.json").exists():
             raise ValueError(f"no latents of tokenizer {tokenizer_hash} in {dataset.root}: run `embody encode` first")
         self.tokens, self.channels = _read_shape(dataset, folder)
-        self._maps = {shard.name: self._open(folder, shard) for shard in dataset.shards}
+        maps = [self._open(folder, shard) for shard in dataset.shards]
+        # Of each episode: all latents of its shard, and where its own stand among them.
+        self._places: list[tuple[NDArray[np.float16], int, int]] = []
+        for latents, shard in zip(maps, dataset.shards, strict=True):
+            stops = dataset.offsets[(dataset.offsets >= shard.start) & (dataset.offsets <= shard.stop)] - shard.start
+            self._places += [(latents, begin, end) for begin, end in itertools.pairwise(stops.tolist())]
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_latents, (self.dataset, self.tokenizer_hash)
@@ -95,8 +101,9 @@ class Latents:
 
     def slice(self, episode_id: int, start: int, stop: int) -> NDArray[np.float16]:
         """Latents of slots `start` to `stop` of an episode, float16 `[n, L, Z]`; a view of the file."""
-        rows, shard = self.dataset.rows(episode_id, start, stop), self.dataset.shard_of(episode_id)
-        return self._maps[shard.name][rows.start - shard.start : rows.stop - shard.start]
+        latents, begin, end = self._places[episode_id]
+        assert 0 <= start < stop <= end - begin, f"slots {start}:{stop} of episode {episode_id} of {end - begin}"
+        return latents[begin + start : begin + stop]
 
 
 def open_latents(dataset: Dataset, tokenizer_hash: str) -> Latents:

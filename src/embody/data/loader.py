@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Source = Literal["frames", "latents"]
-Fields = dict[str, NDArray]  # the small fields of a Batch, without its rows
+Fields = dict[str, NDArray]  # the small fields of a Batch
 
 
 def rows_and_length(stage: StageConfig, step: int) -> tuple[int, int]:
@@ -146,40 +146,44 @@ class _Reader:
             return "latents", (self.latents.tokens, self.latents.channels), np.float16
         return "frames", (3, *self.dataset.size), np.uint8
 
-    def clip(self, episode: int, task: int | None, start: int, length: int) -> Fields:
-        """Slots `start` to `start + length`; those outside of the episode repeat its first or last real slot.
+    def clips(self, drawn: Sequence["_Drawn"], length: int) -> Fields:
+        """Slots `start` to `start + length` of each; those outside of the episode repeat its first or last real slot.
 
         With a `task`, which the episode has events of, rewards and label are that task's.
         """
-        dataset, (begin, end) = self.dataset, self.places[episode]
-        slots = np.arange(start, start + length)
-        if start >= 0 and start + length <= end - begin:  # nothing is padded: slices are faster than lists of places
-            inside, rows = slots, slice(begin + start, begin + start + length)
-        else:
-            inside = np.minimum(np.maximum(slots, 0), end - begin - 1)
-            rows = begin + inside
-        labelled = self.labelled[episode]
-        if task is None:
-            rewards, returns, label = dataset.rewards[rows], self.returns[rows], self.task[episode]
-        else:
-            rewards, returns = self._relabelled(self.events_of(episode, task), inside)
-            label = self.label[task]
-        actions = dataset.actions[rows] if labelled else np.zeros((length, self.factors), np.int64)
-        is_null = np.zeros(length, bool) if dataset.steps.is_null is None else dataset.steps.is_null[rows]
+        dataset, steps = self.dataset, self.dataset.steps
+        begin_B1, end_B1 = np.array([self.places[clip.episode] for clip in drawn]).T[:, :, None]
+        slots_BT = np.array([clip.start for clip in drawn])[:, None] + np.arange(length)
+        inside_BT = np.minimum(np.maximum(slots_BT, 0), end_B1 - begin_B1 - 1)
+        rows_BT = begin_B1 + inside_BT
+        labelled_B = np.array([self.labelled[clip.episode] for clip in drawn])
+        label_BW = np.stack([self.task[clip.episode] if clip.task is None else self.label[clip.task] for clip in drawn])
+        actions_BTA = (
+            dataset.actions[rows_BT]
+            if labelled_B.any()  # plain videos have no factors
+            else np.zeros((*rows_BT.shape, self.factors), np.int64)
+        )
+        rewards_BT, returns_BT = dataset.rewards[rows_BT], self.returns[rows_BT]
+        for place, clip in enumerate(drawn):
+            if clip.task is not None:
+                events = self.events_of(clip.episode, clip.task)
+                rewards_BT[place], returns_BT[place] = self._relabelled(events, inside_BT[place])
         fields = {
-            "actions": actions,
-            "rewards": rewards,
-            "returns": returns,
-            "is_first": slots <= 0,
-            "is_terminal": dataset.is_terminal[rows],
-            "mask": slots == inside,
-            "task": label if labelled else np.zeros_like(label),
-            "labelled": np.array(labelled),
-            "is_null": is_null,
+            "actions": actions_BTA,
+            "rewards": rewards_BT,
+            "returns": returns_BT,
+            "is_first": slots_BT <= 0,
+            "is_terminal": dataset.is_terminal[rows_BT],
+            "mask": slots_BT == inside_BT,
+            "task": label_BW * labelled_B[:, None],
+            "labelled": labelled_B,
+            "is_null": np.zeros(rows_BT.shape, bool) if steps.is_null is None else steps.is_null[rows_BT],
         }
-        if start + length > end - begin:  # padded on the right: nothing happens there
+        after_BT = slots_BT > inside_BT
+        if after_BT.any():  # padded on the right: nothing happens there
             for name in ("actions", "rewards", "returns", "is_terminal", "is_null"):
-                fields[name][slots > inside] = 0  # `rows` is a list then, and these are copies
+                fields[name][after_BT] = 0
+        fields["actions"][~labelled_B] = 0
         return fields
 
     def show(self, episode: int, start: int, shown: NDArray) -> None:
@@ -215,6 +219,15 @@ class _Entry:
     row: EpisodeRow
     name: str  # of the task
     task: int | None = None  # its number, where the episode has events
+
+
+class _Drawn(NamedTuple):
+    """A clip: which dataset's, which episode's, for which task, and its first slot."""
+
+    source: int
+    episode: int
+    task: int | None
+    start: int
 
 
 class _Clips:
@@ -253,11 +266,9 @@ class _Clips:
             events=events,
         )
 
-    def draw(self, position: int, length: int) -> tuple[_Reader, int, int | None, int]:
-        """Its reader, episode, task and first slot."""
+    def draw(self, position: int, length: int) -> _Drawn:
         place, start = self.sampler.clip(position, length)
-        reader, episode, task = self.entries[place]
-        return self.readers[reader], episode, task, start
+        return _Drawn(*self.entries[place], start)
 
 
 class _Batches(TorchDataset[Batch]):
@@ -270,14 +281,17 @@ class _Batches(TorchDataset[Batch]):
         rows, length = rows_and_length(self.stage, step)
         uniform = uniform_rows(rows, self.uniform_share)
         clips = [self.everything if row < uniform else self.relevant for row in range(rows)]
-        # One thing for all rows, then the next: what is shown, copied last, empties the caches of everything else.
         drawn = [clips[row].draw(step * self.stage.batch + row, length) for row in range(rows)]
-        fields = [reader.clip(episode, task, start, length) for reader, episode, task, start in drawn]
-        arrays = {name: np.stack([clip[name] for clip in fields]) for name in fields[0]}
-        name, shape, kind = self.everything.readers[0].shown
+        readers = self.everything.readers
+        sources = np.array([clip.source for clip in drawn])
+        there = {source: np.flatnonzero(sources == source) for source in dict.fromkeys(sources.tolist())}
+        parts = [readers[source].clips([drawn[row] for row in at], length) for source, at in there.items()]
+        order = np.argsort(np.concatenate(list(there.values())))
+        arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+        name, shape, kind = readers[0].shown
         arrays[name] = np.empty((rows, length, *shape), kind)  # written once: large batches are as fast as memory is
-        for shown, (reader, episode, _, start) in zip(arrays[name], drawn, strict=True):
-            reader.show(episode, start, shown)
+        for shown, clip in zip(arrays[name], drawn, strict=True):
+            readers[clip.source].show(clip.episode, clip.start, shown)
         return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 

@@ -1,6 +1,7 @@
 """Which clip comes at which position: a pure function of (seed, position), so that any order resumes exactly."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,8 @@ class ClipSampler:
             raise ValueError("no episode to draw clips from, or none that achieves its task: collect some")
         assert (self.lengths >= 1).all() and len(group_index) == len(self.lengths)
         self.events = events or {}
-        self._random = np.random.Generator(np.random.Philox(0))
+        self._random = np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, 0], np.uint64)))
+        self._origin: Any = self._random.bit_generator.state
         assert not (ends and self.events), "a context ends at a slot, not at an event"
         self.seed, self.left_pad, self.virtual, self.ends, self.after = seed, left_pad, virtual, ends, after
         groups = np.asarray(group_index)
@@ -63,10 +65,10 @@ class ClipSampler:
         if self._shares is None:
             group = int(random.integers(len(self._episodes)))
         else:
-            group = min(int(np.searchsorted(self._shares, random.random(), side="right")), len(self._shares) - 1)
+            group = min(int(self._shares.searchsorted(random.random(), side="right")), len(self._shares) - 1)
         stops = self._stops[group]
         drawn = int(random.integers(stops[-1]))
-        place = int(np.searchsorted(stops, drawn, side="right"))
+        place = int(stops.searchsorted(drawn, side="right"))
         episode = int(self._episodes[group][place])
         size = int(self.lengths[episode])
         slot = drawn - (int(stops[place - 1]) if place else 0)
@@ -82,13 +84,6 @@ class ClipSampler:
     def _at(self, position: int) -> np.random.Generator:
         """The random numbers of a position: one generator, moved, which is faster than a new one."""
         # Philox counts upwards from its counter's lowest word: a position in the next word has a stream of its own.
-        counter, key = np.array([0, position, 0, 0], np.uint64), np.array([self.seed % 2**64, 0], np.uint64)
-        self._random.bit_generator.state = {
-            "bit_generator": "Philox",
-            "state": {"counter": counter, "key": key},
-            "buffer": np.zeros(4, np.uint64),
-            "buffer_pos": 4,  # of 4: empty
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
+        self._origin["state"]["counter"][1] = position
+        self._random.bit_generator.state = self._origin
         return self._random

@@ -8,7 +8,7 @@ from embody.evaluation.report import write_report
 from embody.evaluation.results import read_results, results_table, write_results, write_results_page
 from embody.evaluation.run import FinishedParts, evaluate_run
 from embody.evaluation.schedule import Gains, Scheduler, Switch
-from embody.evaluation.seeds import outcomes_of, seeds_markdown, seeds_table
+from embody.evaluation.seeds import compare_runs, outcomes_of, seeds_markdown, seeds_table
 from embody.evaluation.simulator import Simulated, TaskPolicy, evaluate_in_simulator, play_diamond
 from embody.evaluation.success import (
     Demonstrations,
@@ -44,6 +44,7 @@ __all__ = [
     "action_captions",
     "cell_accuracy",
     "changed_cell_accuracy",
+    "compare_runs",
     "demonstrations",
     "diamond_summary",
     "diamond_table",

@@ -5,13 +5,24 @@ Legend: S training seeds (one run each), N episodes of each, P achievements (of 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embody.evaluation.metrics import rate
-from embody.evaluation.results import POLICIES, Results, interval, lookup, markdown, percent, probability, short_task
+from embody.evaluation.results import (
+    POLICIES,
+    Results,
+    interval,
+    lookup,
+    markdown,
+    percent,
+    probability,
+    read_results,
+    short_task,
+)
 from embody.evaluation.statistics import (
     Outcomes,
     Statistic,
@@ -22,11 +33,26 @@ from embody.evaluation.statistics import (
     mean_return,
 )
 
-__all__ = ["against", "outcomes_of", "seeds_markdown", "seeds_table"]
+__all__ = ["against", "compare_runs", "outcomes_of", "seeds_markdown", "seeds_table"]
 
 BASELINE = "cloning"
 _STATISTICS: Mapping[str, Statistic] = {"mean": mean_rate, "score": crafter_score, "return": mean_return}
 _SHOWN = {"mean": percent, "score": "{:.1f}".format, "return": "{:.2f}".format}
+
+
+def compare_runs(paths: Sequence[Path]) -> str:
+    """The `results.json` at `paths`, of runs that differ in their training seed, as `seeds_markdown`.
+
+    A `ValueError` if one is missing, or as `outcomes_of`; or if two have the same training seed: no new evidence.
+    """
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"{path} does not exist: run `embody evaluate --name {path.parent.name}` first")
+    runs = [read_results(path) for path in paths]
+    seeds = [run.get("seed") for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"the runs have the training seeds {seeds}: each must have its own (--seed)")
+    return seeds_markdown(seeds_table(*outcomes_of(runs)))
 
 
 def outcomes_of(runs: Sequence[Results]) -> tuple[tuple[str, ...], dict[str, NDArray[np.bool_]]]:

@@ -1,0 +1,94 @@
+"""A whole run of Crafter, tiny: collected, trained, played under the scheduler, told of as one table."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embody.config import Config
+from embody.envs import evaluation_seeds
+from embody.evaluation import FinishedParts, read_results
+from embody.evaluation.results import lookup
+from embody.presets import crafter_small
+from embody.trainer import Trainer
+from tests.conftest import tiny_config
+
+pytest.importorskip("crafter", reason="crafter is not installed")
+
+STEPS, WORLDS, BATCH = 16, 3, 2
+
+
+def tiny_crafter(root: Path) -> Config:
+    preset, tiny = crafter_small(), tiny_config(root)
+    of_crafter = {"actions": preset.env.actions}
+    return dataclasses.replace(
+        tiny,
+        preset="crafter_small",
+        env=dataclasses.replace(preset.env, max_steps=(STEPS,)),
+        collect=dataclasses.replace(preset.collect, train_episodes=4, validation_episodes=2, workers=1),
+        tokenizer=dataclasses.replace(tiny.tokenizer, height=64, width=64, patch=16),
+        dynamics=dataclasses.replace(tiny.dynamics, **of_crafter),
+        agent=dataclasses.replace(tiny.agent, words=4, value_range=(0.0, 20.0), **of_crafter),
+        train_tokenizer=dataclasses.replace(tiny.train_tokenizer, steps=2),
+        train_dynamics=dataclasses.replace(tiny.train_dynamics, steps=2),
+        train_agent=dataclasses.replace(tiny.train_agent, steps=2),
+        train_imagination=dataclasses.replace(tiny.train_imagination, steps=2),
+        evaluation=dataclasses.replace(tiny.evaluation, episodes=WORLDS, full_episodes=WORLDS, batch=BATCH),
+        achievements=dataclasses.replace(preset.achievements, patience=6, every=3),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = tiny_crafter(tmp_path_factory.mktemp("crafter"))
+    Trainer(config=config).run(command="embody run tiny")
+    return config
+
+
+def test_every_policy_is_counted_over_the_held_out_worlds(run: Config) -> None:
+    results = read_results(run.run_dir / "results.json")
+    first, last = lookup(results, "outcomes.seeds.crafter")
+    assert list(range(first, last + 1)) == evaluation_seeds(run, "crafter", WORLDS)
+    for policy in ("random", "cloning", "imagination"):
+        achieved, found = results["outcomes"]["achieved"][policy], results["success"][policy]
+        assert len(achieved) == 22 and all(len(bits) == WORLDS for bits in achieved.values())
+        ones = sum(bits.count("1") for bits in achieved.values())
+        assert found["return"]["mean"] == pytest.approx(ones / WORLDS)
+        assert found["mean"] == pytest.approx(ones / WORLDS / 22)
+        assert 0 < found["length"] <= STEPS and 0 <= found["score"]["mean"] <= 100
+        for name, bits in achieved.items():
+            assert found["tasks"][name]["mean"] == pytest.approx(bits.count("1") / WORLDS)
+    assert set(results["against_cloning"]) == {"random", "imagination"}
+
+
+def test_the_page_has_a_row_an_achievement(run: Config) -> None:
+    page = (run.run_dir / "results.md").read_text()
+    for words in ("| collect_diamond |", "Crafter score", "achievements an episode", "steps an episode"):
+        assert words in page, words
+    html = (run.run_dir / "report.html").read_text()
+    assert "collect_diamond" in html and "collect diamond" in html  # in the table, and under a film
+
+
+def test_worlds_that_were_played_are_not_played_again(run: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = read_results(run.run_dir / "results.json")
+    part, killed_at, played = FinishedParts.part, "cloning worlds 2-2", list[str]()
+
+    def counted(self: FinishedParts, name: str, measure: Any) -> Any:
+        def measure_unless_killed() -> Any:
+            played.append(name)
+            if name == killed_at:
+                raise KeyboardInterrupt
+            return measure()
+
+        return part(self, name, measure_unless_killed)
+
+    monkeypatch.setattr(FinishedParts, "part", counted)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config=run).evaluate()
+    assert played[-3:] == ["random worlds 2-2", "cloning worlds 0-1", "cloning worlds 2-2"]
+    played.clear()
+    killed_at = ""
+    after = Trainer(config=run).evaluate()
+    assert played == ["cloning worlds 2-2", "imagination worlds 0-1", "imagination worlds 2-2"]
+    assert after["outcomes"] == before["outcomes"] and after["success"] == before["success"]
