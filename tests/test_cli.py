@@ -82,7 +82,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("", "Expected one of {collect, import, train, encode, evaluate, report, ablate, run, plan, weights}"),
+        ("", "Expected one of {collect, import, train, encode, evaluate, report, compare, ablate, run, plan, weights}"),
         ("paint", "Unrecognized options: paint; Available subcommands: collect, import"),
         ("run chess", "unknown preset 'chess': choose one of minigrid"),
         ("train tokenizer chess", "unknown preset 'chess'"),
@@ -131,7 +131,13 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
             "train tokenizer --precision float32",
             "no dataset in data/BabyAI-GoToLocalS5N2-v0: run `embody collect` or `embody import` first",
         ),
-        ("evaluate --precision float32", "no weights at models/minigrid/tokenizer.safetensors: run the stage"),
+        (
+            "evaluate --precision float32",
+            "no weights at models/minigrid/tokenizer.safetensors: run `embody train tokenizer` first",
+        ),
+        ("import minerl nowhere", "nowhere is no folder"),
+        ("import videos . --env MineRLTreechop-v0", "only recordings of minerl are of several environments"),
+        ("import videos . --workers 0", "--workers 0: at least one process must read"),
         ("report --precision float32", "no run in runs/minigrid"),
         ("collect minecraft --precision float32", "env.family minecraft has no environment here yet"),
         ("plan minecraft --gpus 96", "train_tokenizer: 256 rows of 64 frames do not split over 96 GPUs"),

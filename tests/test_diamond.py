@@ -30,7 +30,7 @@ from embody.config import (
 )
 from embody.data.achievements import events_of_inventory, rises, was_crafted
 from embody.data.minerl import Trajectory
-from embody.envs.simulator import MineRLEnv, SimulatorLost
+from embody.envs.simulator import MineRLEnv, SimulatorGone, SimulatorLost
 from embody.evaluation import (
     DiamondEpisode,
     EpisodeLog,
@@ -495,6 +495,24 @@ def test_many_simulators_may_be_lost_at_once(tmp_path: Path) -> None:
     play_diamond(envs, range(24), lambda _: Listener(), SCHEDULE, log, logger)  # type: ignore[arg-type]
     logger.close()
     assert [log.episodes[n].end for n in range(24)] == ["error"] * 12 + ["over"] * 12
+
+
+def test_the_others_go_on_without_a_simulator_that_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Gone(Stub):
+        def ask_reset(self, seed: int) -> None:
+            if self.lost:
+                raise SimulatorGone("no simulator at here:1")
+            super().ask_reset(seed)
+
+    log, envs = EpisodeLog(tmp_path / "log.jsonl", {}), [Stub(), Gone(), Stub()]
+    logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "test")
+    play_diamond(envs, range(9), lambda _: Listener(), SCHEDULE, log, logger)  # type: ignore[arg-type]
+    assert [log.episodes[n].end for n in range(9)] == ["error"] * 3 + ["over"] * 6
+    assert "no simulator at here:1; the other 2 go on" in capsys.readouterr().out
+    with pytest.raises(SimulatorGone, match="here:1"):
+        play_diamond([envs[1]], range(10), lambda _: Listener(), SCHEDULE, log, logger)  # type: ignore[list-item]
+    assert log.missing(10) == [0, 1, 2, 9]  # those that were lost are played again
+    logger.close()
 
 
 @pytest.fixture

@@ -185,7 +185,6 @@ def test_videos(tmp_path: Path) -> None:
     folder = tmp_path / "raw"
     for i, name in enumerate(("a.mp4", "b/a.mp4", "b/c.mkv")):
         write_video(folder / name, 10 + i, i)
-    write_video(folder / "d.mp4", 10, fps=30)
     (folder / "notes.txt").write_text("no video")
     run("import", "videos", folder, *options(tmp_path), "--name", "mine")
     dataset = open_dataset(tmp_path / "data" / "mine")
@@ -197,7 +196,20 @@ def test_videos(tmp_path: Path) -> None:
     assert not any(row.labelled for row in dataset.episodes()) and dataset.meta.fps == 20
     for row in dataset.episodes():
         np.testing.assert_array_equal(dataset.frames(row.id, 0, row.length), every_frame(folder / row.source))
-    assert [broken.what for broken in read_report(dataset.root)] == ["30 frames a second, the dataset's are 20"]
+    assert read_report(dataset.root) == []
+
+
+def test_videos_of_different_rates_are_named_before_any_is_imported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "raw"
+    for name, fps in (("a.mp4", 30), ("b.mp4", 20), ("c.mp4", 20)):
+        write_video(folder / name, 10, fps=fps)
+    with pytest.raises(SystemExit):
+        run("import", "videos", folder, *options(tmp_path), "--name", "mine")
+    said = capsys.readouterr().err
+    assert "2 of 20, 1 of 30 (such as a.mp4)" in said and "-vf fps=20" in said
+    assert not (tmp_path / "data" / "mine").exists()
     with pytest.raises(SystemExit):
         run("import", "videos", tmp_path / "logs", *options(tmp_path), "--name", "none")
 
@@ -264,6 +276,9 @@ def break_vpt(folder: Path, case: str) -> None:
         case "leaves":
             index = {"basedir": "", "relpaths": ["a", "b", "../../etc/b"]}
             (folder / "index.json").write_text(json.dumps(index))
+        case "link":
+            (folder / "link").symlink_to(folder.parent)
+            (folder / "index.json").write_text(json.dumps({"basedir": "", "relpaths": ["a", "b", "link/c"]}))
 
 
 VPT_CASES = {
@@ -275,6 +290,7 @@ VPT_CASES = {
     "nan": ("b.jsonl, line 1", "NaN is no number"),
     "no lines": ("b.jsonl", "is not there"),
     "leaves": ("index.json", r"the path \.\./\.\./etc/b leaves the folder"),
+    "link": ("index.json", r"the path link/c leaves the folder"),
 }
 
 
@@ -306,9 +322,9 @@ def test_broken_vpt_recordings_are_left_out(tmp_path: Path, case: str) -> None:
     for i, name in enumerate(("a", "b")):
         write_segment(raw, name, write_video(tmp_path / "x.mp4", 30, i), [vpt_line() for _ in range(30)])
     break_vpt(raw, case)
-    source = VptSource(raw / "index.json" if case == "leaves" else raw)
+    source = VptSource(raw / "index.json" if case in ("leaves", "link") else raw)
     dataset = import_recordings(source, tmp_path / "out", validation_share=0)
-    assert [row.source for row in dataset.episodes()] == (["a", "b"] if case == "leaves" else ["a"])
+    assert [row.source for row in dataset.episodes()] == (["a", "b"] if case in ("leaves", "link") else ["a"])
     check_report(tmp_path / "out", *VPT_CASES[case])
 
 

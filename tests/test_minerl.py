@@ -126,6 +126,15 @@ def broken(arrays: dict[str, NDArray], case: str) -> str:
         case "unknown key":
             arrays["action$fly"] = arrays["action$jump"]
             return r"unknown key action\$fly"
+        case "missing observation":
+            del arrays["observation$compass$angle"]
+            return r"rendered\.npz: lacks observation\$compass\$angle"
+        case "unknown observation":
+            arrays["observation$nonsense"] = arrays["observation$inventory$dirt"]
+            return r"unknown key observation\$nonsense"
+        case "unknown part":
+            arrays["nonsense"] = arrays["reward"]
+            return "unknown key nonsense"
         case "nan":
             arrays["action$camera"][7, 1] = np.nan
             return r"action\$camera is not finite at step 7"
@@ -160,6 +169,7 @@ def broken(arrays: dict[str, NDArray], case: str) -> str:
 
 
 CASES = ("missing key", "unknown key", "nan", "nan reward", "wrong shape", "one step less", "observations like actions")
+CASES += ("missing observation", "unknown observation", "unknown part")
 CASES += ("no step", "a word", "a number", "words for numbers", "a pickle")
 
 

@@ -332,7 +332,7 @@ def test_a_new_tokenizer_makes_what_follows_stale(finished_config: Config) -> No
 
 def test_stages_out_of_order_say_what_is_missing(config: Config) -> None:
     trainer = Trainer(config=config)
-    with pytest.raises(ValueError, match=r"no weights at .*tokenizer\.safetensors: run the stage that writes them"):
+    with pytest.raises(ValueError, match=r"no weights at .*tokenizer\.safetensors: run `embody train tokenizer`"):
         trainer.train_dynamics()
     with pytest.raises(ValueError, match=r"no weights at .*tokenizer\.safetensors"):
         trainer.evaluate()

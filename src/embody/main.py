@@ -242,6 +242,11 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
             strict: end with an error if a recording was broken and left out.
         """
 
+        if env is not None and kind != "minerl":
+            raise ValueError(f"--env {env}: only recordings of minerl are of several environments, not those of {kind}")
+        if workers < 1:
+            raise ValueError(f"--workers {workers}: at least one process must read")
+
         def start() -> None:
             recordings: Source
             called: str = kind

@@ -5,7 +5,7 @@ Legend: T steps, A action factors. Camera turns are [pitch, yaw] in degrees a st
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,7 @@ __all__ = [
     "camera_bins",
     "camera_degrees",
     "item_counts",
+    "minerl_observations",
     "minerl_space",
     "task_label",
 ]
@@ -149,6 +150,23 @@ def minerl_space(environment: str) -> ActionSpace:
         known = ", ".join(f"MineRL{known}-v0" for known in _WORDS)
         raise ValueError(f"unknown MineRL environment {environment!r}: choose one of {known}")
     return ActionSpace("minerl044", _MOVES, _WORDS[name])
+
+
+_ITEMS = (
+    *("coal", "cobblestone", "crafting_table", "dirt", "furnace", "iron_axe", "iron_ingot", "iron_ore", "iron_pickaxe"),
+    *("log", "planks", "stick", "stone", "stone_axe", "stone_pickaxe", "torch", "wooden_axe", "wooden_pickaxe"),
+)
+
+
+def minerl_observations(environment: str) -> dict[str, Literal["number", "word"]]:
+    """What a MineRL 0.4.4 environment tells beside its picture, by the keys of its recordings: `inventory$log`."""
+    if "Navigate" in environment:
+        return {"compass$angle": "number", "inventory$dirt": "number"}
+    if "Obtain" in environment:
+        hand = "equipped_items$mainhand$"
+        items: dict[str, Literal["number", "word"]] = {f"inventory${item}": "number" for item in _ITEMS}
+        return {**items, f"{hand}type": "word", f"{hand}damage": "number", f"{hand}maxDamage": "number"}
+    return {}
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------

@@ -4,10 +4,11 @@ A source lists its recordings and reads any of them, in whatever process. What i
 `FILE[, line N]: what is wrong`.
 """
 
+import contextlib
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,7 +61,7 @@ def _number_of(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6])
 
 
-@contextmanager
+@contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """What is said of a broken video, in the form of a source's errors."""
     try:
@@ -215,7 +216,7 @@ class VptSource(_Lean):
 
 @dataclass(frozen=True)
 class VideoSource(_Lean):
-    """Videos at any depth of a folder, without actions. The first that can be opened says size and rate."""
+    """Videos at any depth of a folder, without actions, all of one rate. The first that can be opened says the size."""
 
     folder: Path
     shard: int = 32
@@ -237,26 +238,33 @@ class VideoSource(_Lean):
         return name
 
     @cached_property
-    def _first_shape(self) -> tuple[int, int, int]:
+    def _shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Height, width and frames a second of those that can be opened; a `ValueError` if rates differ."""
+        shapes = {}
         for name in self.names():
-            try:
-                shape = _shape(self.folder / name)
-            except ValueError:
-                continue
-            if min(shape) > 0:
-                return shape
-        raise ValueError(f"no video in {self.folder} can be opened")
+            with contextlib.suppress(ValueError):
+                shapes[name] = _shape(self.folder / name)
+        shapes = {name: shape for name, shape in shapes.items() if min(shape) > 0}
+        if not shapes:
+            raise ValueError(f"no video in {self.folder} can be opened")
+        rates = Counter(fps for *_, fps in shapes.values())
+        if len(rates) > 1:
+            said = ", ".join(f"{count} of {fps}" for fps, count in rates.most_common())
+            odd = next(name for name, (*_, fps) in shapes.items() if fps != rates.most_common(1)[0][0])
+            raise ValueError(
+                f"{self.folder} has videos of different frames a second: {said} (such as {odd}); a dataset has one"
+                f" rate: import them from folders of their own, or bring them to one (ffmpeg -i IN -vf fps={min(rates)}"
+                " OUT)"
+            )
+        return shapes
 
     def meta(self) -> Meta:
-        height, width, fps = self._first_shape
+        height, width, fps = next(iter(self._shapes.values()))
         return Meta(("video",), ActionSpec((2,)), height, width, fps, VOCABULARY)  # no action is read
 
     def read(self, name: str) -> Episode:
         path = self.folder / name
         length = _frames_in(path)
-        fps, expected = _shape(path)[2], self._first_shape[2]
-        if fps != expected:
-            raise ValueError(f"{path}: {fps} frames a second, the dataset's are {expected}")
         return Episode(
             frames=Video(path, 0, length),
             actions=np.zeros((length, 1), np.int64),

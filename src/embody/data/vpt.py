@@ -89,8 +89,10 @@ def _inside(folder: Path, name: str) -> Path | None:
         return None
     flat = os.path.basename(normal)
     if not (folder / f"{normal}.mp4").exists() and (folder / f"{flat}.mp4").exists():
-        return folder / flat
-    return folder / normal
+        normal = flat
+    # A link out of the folder is a way out, but files may be links: what large disks are for.
+    inside = (folder / normal).parent.resolve().is_relative_to(folder.resolve())
+    return folder / normal if inside else None
 
 
 def read_segment(path: Path, name: str) -> Segment:

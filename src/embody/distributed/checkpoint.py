@@ -26,7 +26,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save_tensors` wrote; a `ValueError` of one line if the file is missing or is not such a file."""
     if not path.exists():
-        raise ValueError(f"no weights at {path}: run the stage that writes them first")
+        raise ValueError(f"no weights at {path}: run `embody train {path.stem}` first, or name another run with --name")
     try:
         with safe_open(str(path), framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("about", "{}"))

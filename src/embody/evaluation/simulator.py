@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from embody.config import Config, TaskSchedule, digest, to_dict
 from embody.distributed.checkpoint import tensors_hash
 from embody.envs import evaluation_seeds
-from embody.envs.simulator import MineRLEnv, SimulatorLost
+from embody.envs.simulator import MineRLEnv, SimulatorGone, SimulatorLost
 from embody.evaluation.diamond import DiamondEpisode, EpisodeLog, diamond_summary, diamond_table, write_diamond_page
 from embody.evaluation.results import write_results
 from embody.evaluation.schedule import Gains, Scheduler, check_schedule
@@ -137,6 +137,7 @@ class _Row:
         self.items: dict[str, int] = {}
         self.switches: list[str] = []
         self.ended: DiamondEpisode | None = None
+        self.gone: SimulatorGone | None = None  # before the episode began: it is not counted
 
     @property
     def label(self) -> str:
@@ -149,6 +150,9 @@ class _Row:
                 call()
             except SimulatorLost as lost:
                 self._end("error", str(lost))
+            except SimulatorGone as gone:
+                self.gone = gone
+                self._end("error", str(gone))
 
     def begin(self) -> None:
         self.frame, info = self.env.answer_reset()
@@ -187,21 +191,30 @@ def play_diamond(
 ) -> None:
     """Play what `log` misses of `len(seeds)` episodes, as many side by side as there are `envs`.
 
-    `policy(n)` plays the episodes from n on. A simulator that is lost costs its episode; one that does not come
-    back, or breaks every time, is an `OSError`: the same call goes on.
+    `policy(n)` plays the episodes from n on. A simulator that is lost costs its episode; one that does not come back
+    costs none, and the others go on without it. That none is left, or all break every time, is an `OSError`: the
+    same call goes on.
     """
-    todo = log.missing(len(seeds))
-    lost = 0
+    envs, todo, lost = list(envs), log.missing(len(seeds)), 0
     with logger.progress("episodes", len(seeds), start=len(seeds) - len(todo)) as bar:
-        for start in range(0, len(todo), len(envs)):
-            group = todo[start : start + len(envs)]
+        while todo:
+            group = todo[: len(envs)]
             rows = [_Row(env, n, seeds[n], schedule) for env, n in zip(envs, group, strict=False)]
+            ended: dict[int, str] = {}
             for episode in _play_rows(rows, policy(group[0]), logger):
                 log.add(episode)
+                ended[episode.episode] = episode.end
                 bar.advance(1, note=f"episode {episode.episode}: {_in_words(episode)}")
                 if episode.end == "error":
                     logger.warning(f"episode {episode.episode} is lost: {episode.error}")
-            lost = lost + 1 if all(log.episodes[n].end == "error" for n in group) else 0
+            todo = [n for n in todo if n not in ended]
+            for row in rows:
+                if row.gone is not None:
+                    envs.remove(row.env)
+                    if not envs:
+                        raise row.gone
+                    logger.warning(f"{row.gone}; the other {len(envs)} go on")
+            lost = lost + 1 if set(ended.values()) == {"error"} else 0
             if lost >= _HOPELESS:
                 raise OSError(
                     f"the last {lost * len(envs)} episodes were all lost: look at the simulator, then evaluate again"
@@ -214,7 +227,7 @@ def _play_rows(rows: Sequence[_Row], policy: TaskPolicy, logger: LoggerManager) 
         row.attempt(lambda row=row: row.env.ask_reset(row.seed))  # type: ignore[misc]
     for row in rows:
         row.attempt(row.begin)
-    yield from (row.ended for row in rows if row.ended is not None)
+    yield from (row.ended for row in rows if row.ended is not None and row.gone is None)
     active = [row for row in rows if row.ended is None]
     if active:
         policy.begin(_frames(rows), [row.label for row in rows])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embody.data.achievements import rises, was_crafted
-from embody.minecraft import MINERL_REWARDS, TASKS, minerl_space
+from embody.minecraft import MINERL_REWARDS, TASKS, minerl_observations, minerl_space
 
 __all__ = ["CORRUPTED", "POV", "Trajectory", "environment_in", "find_trajectories", "read_trajectory"]
 
@@ -104,6 +104,8 @@ class Trajectory:
 
 def environment_in(root: Path) -> str:
     """The one environment whose recordings `root` holds; a `ValueError` if there are none or several."""
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder: it should hold a folder of recordings for each environment")
     found = sorted(path.name for path in root.glob("MineRL*-v0") if path.is_dir())
     if len(found) != 1:
         what = f"holds {', '.join(found)}: choose one with --env" if found else "holds no folder like MineRLTreechop-v0"
@@ -180,13 +182,9 @@ def _metadata(path: Path) -> dict[str, Any]:
 def _wanted(environment: str) -> dict[str, str]:
     """Keys of `rendered.npz` and of what kind they are: numbers or words."""
     space = minerl_space(environment)
-    kinds = {f"action${key}": "number" for key in (*space.keys, "camera")} | {"reward": "number"}
+    kinds: dict[str, str] = {f"action${key}": "number" for key in (*space.keys, "camera")} | {"reward": "number"}
     kinds |= {f"action${key}": "word" for key in space.words}
-    if "Obtain" in environment:
-        items = {task.split("_", 1)[1] for task in TASKS if task.startswith(("mine", "craft"))} - {"diamond"}
-        kinds |= {f"observation$inventory${item}": "number" for item in sorted(items)}
-        kinds |= {"observation$equipped_items$mainhand$type": "word"}
-        kinds |= {"observation$equipped_items$mainhand$damage": "number"}
+    kinds |= {f"observation${key}": kind for key, kind in minerl_observations(environment).items()}
     return kinds
 
 
@@ -198,7 +196,7 @@ def _check(path: Path, arrays: Mapping[str, NDArray], wanted: Mapping[str, str])
         raise ValueError(f"{path}: holds no step")
     for key, array in arrays.items():
         part = key.split("$")[0]
-        if part not in ("action", "observation", "monitor", "reward") or (part == "action" and key not in wanted):
+        if key not in wanted and part != "monitor":
             raise ValueError(f"{path}: unknown key {key}")
         length = steps if part in ("action", "reward") else steps + 1
         shape = (length, 2) if key == "action$camera" else (length,)

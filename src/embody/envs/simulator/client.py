@@ -20,7 +20,7 @@ from PIL import Image
 from embody.envs.simulator import protocol
 from embody.minecraft import VPT, ActionSpace, minerl_space
 
-__all__ = ["MineRLEnv", "SimulatorLost", "area_average"]
+__all__ = ["MineRLEnv", "SimulatorGone", "SimulatorLost", "area_average"]
 
 _CAMERA = {"kind": "box", "low": -180.0, "high": 180.0, "shape": [2], "dtype": "float32"}
 _MOST = 2**31  # of an item, and of a reward
