@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from embody.collection import collect
 from embody.data import open_dataset
@@ -91,12 +94,21 @@ def workflow():
 """  # noqa: W291
 
 
-def test_the_seed_example_on_minerl_recordings(tmp_path: Path) -> None:
+def documented() -> str:
+    """The script that docs/minecraft.md shows."""
+    page = (ROOT / "docs" / "minecraft.md").read_text()
+    (script,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "workflow" in block)
+    return script
+
+
+@pytest.mark.parametrize("script", ["the seed's", "the documented one"])
+def test_the_seed_example_on_minerl_recordings(tmp_path: Path, script: str) -> None:
     for seed, video in enumerate(real("minerl_navigate", "mp4")):
         write_trajectory(tmp_path / "data", NAVIGATE, f"p{seed}_0-60", minerl_arrays(NAVIGATE, 60, seed), video)
     main = 'if __name__ == "__main__":\n    workflow()\n'
+    code = PREAMBLE + SEED + main if script == "the seed's" else documented()
     done = subprocess.run(
-        [sys.executable, "-c", PREAMBLE + SEED + main],
+        [sys.executable, "-c", code],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"},
         capture_output=True,
