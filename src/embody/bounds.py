@@ -17,9 +17,9 @@ _POSITIVE: Range = (math.ulp(0.0), math.inf)
 # By the class's name and the field's: this module is below the config.
 BOUNDS: Mapping[str, Mapping[str, Range]] = {
     "EnvConfig": dict.fromkeys(("height", "width", "fps", "max_steps"), _MANY),
-    "CollectConfig": dict.fromkeys(("train_episodes", "validation_episodes", "workers"), _MANY)
+    "CollectConfig": dict.fromkeys(("train_episodes", "validation_episodes"), _MANY)
     | dict.fromkeys(("noise_levels", "random_fraction", "unlabelled_fraction"), _SHARE)
-    | {"seed": _NOT_NEGATIVE},
+    | dict.fromkeys(("seed", "workers"), _NOT_NEGATIVE),
     "TransformerConfig": dict.fromkeys(("width", "depth", "heads", "kv_heads", "mlp_width"), _MANY)
     | dict.fromkeys(("rope_base", "time_rope"), _POSITIVE)
     | {"soft_cap": _NOT_NEGATIVE},

@@ -22,6 +22,7 @@ from embody.ablation import ablate
 from embody.collection import collect
 from embody.collection.encode import encode_dataset
 from embody.collection.pipeline import Pipeline, dataset_of_pipeline
+from embody.collection.workers import processes
 from embody.config import ActionSpec, Config, ImaginationConfig, StageConfig, digest, to_dict
 from embody.data import Dataset, EpisodeRow, is_complete, open_datasets, recorded_actions, write_json
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
@@ -491,7 +492,7 @@ def _by_expert_alone(row: EpisodeRow) -> bool:
 def _peak_memory_gib(config: Config) -> float:
     """Largest resident size of this process plus, as if all at once, of as many workers as its largest child."""
     own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return (own + max(config.collect.workers, config.workers) * child) / 2**20
+    return (own + max(processes(config.collect.workers), config.workers) * child) / 2**20
 
 
 def _processor() -> str:

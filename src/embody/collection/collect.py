@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from embody.collection.play import Split, play_episodes
-from embody.collection.workers import worker_pool
+from embody.collection.workers import processes, worker_pool
 from embody.config import Config
 from embody.data import DatasetWriter, Episode, Meta, aside, is_complete
 from embody.envs import FAMILIES, make_env
@@ -47,7 +47,7 @@ def collect(config: Config, progress: Progress | None = None) -> None:
         make_env(config.env, task)
     for task in config.env.tasks:
         _check_folder(config, task)
-    with worker_pool(config.collect.workers) as pool:
+    with worker_pool(processes(config.collect.workers)) as pool:
         for task in config.env.tasks:
             _collect_task(config, task, pool, progress or (lambda task, done, total: None))
 
@@ -125,7 +125,7 @@ def _play(config: Config, jobs: list[Job], pool: ProcessPoolExecutor | None) -> 
     waiting: deque[tuple[Job, Future[list[Episode]]]] = deque()
     for job in jobs:
         waiting.append((job, pool.submit(play_episodes, config, job.task, job.split, job.first, job.count)))
-        if len(waiting) > 2 * config.collect.workers:
+        if len(waiting) > 2 * processes(config.collect.workers):
             job, future = waiting.popleft()
             yield job, future.result()
     for job, future in waiting:

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
-__all__ = ["worker_pool"]
+__all__ = ["processes", "worker_pool"]
+
+
+def processes(workers: int) -> int:
+    """So many; for 0 one for each core that this process may use."""
+    return workers or len(os.sched_getaffinity(0))
 
 
 @contextmanager
