@@ -21,7 +21,7 @@ def test_the_python_loads_a_checkpoint_and_acts(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (snippet,) = blocks("python")
-    shutil.copytree(tiny_config(finished).weights("agent").parent, tmp_path / "models" / "minigrid")
+    shutil.copytree(tiny_config(finished).weights("agent").parent, tmp_path / "weights" / "minigrid")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     exec(compile(snippet, "README.md", "exec"), names)

@@ -1,0 +1,38 @@
+"""The weights that come with the repository: what they were made of, and that they still play."""
+
+from pathlib import Path
+
+import pytest
+
+from embody.distributed.checkpoint import load_tensors, tensors_hash
+from embody.envs import evaluation_seeds
+from embody.evaluation import play
+from embody.imagination import Player
+from embody.presets import minigrid
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+FILES = sorted(WEIGHTS.glob("*/*.safetensors"))
+
+
+def test_there_are_some_and_each_folder_has_its_card() -> None:
+    assert {path.parent.name for path in FILES} >= {"minigrid"}
+    for folder in {path.parent for path in FILES}:
+        card = (folder / "README.md").read_text()
+        for words in ("## Data", "## Command", "## Results", "## Licence"):
+            assert words in card, f"{folder}: {words}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_they_are_small_and_the_card_names_their_hash(path: Path) -> None:
+    assert path.stat().st_size <= 16 * 2**20
+    tensors, about = load_tensors(path)
+    assert about["models"] and about["training"] and about["vocabulary"]
+    assert tensors_hash(tensors) in (path.parent / "README.md").read_text()
+
+
+def test_the_agent_opens_doors() -> None:
+    """Of these 40 held-out seeds chance opens none (README: 0 of 200)."""
+    config, task = minigrid(), "MiniGrid-DoorKey-6x6-v0"
+    player = Player.load(WEIGHTS / "minigrid")
+    played = play(config.env, task, evaluation_seeds(config, task, 40), player, 40)
+    assert played.success.mean() >= 0.5
