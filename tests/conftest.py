@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +19,31 @@ from embody.config import (
     TokenizerConfig,
     TransformerConfig,
 )
+from embody.evaluation import FinishedParts
 from embody.presets import minigrid
 from embody.trainer import Trainer
 
 TASK = "MiniGrid-Fetch-5x5-N2-v0"
+
+
+def killed_at(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The parts that evaluations measure from now on, in order; the first time that `part` comes they are killed."""
+    measured: list[str] = []
+    whole = FinishedParts.part
+
+    def counted(self: FinishedParts, name: str, measure: Any) -> Any:
+        def measure_unless_killed() -> Any:
+            measured.append(name)
+            if name == part and not killed:
+                killed.append(name)
+                raise KeyboardInterrupt
+            return measure()
+
+        return whole(self, name, measure_unless_killed)
+
+    killed: list[str] = []
+    monkeypatch.setattr(FinishedParts, "part", counted)
+    return measured
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,17 +2,16 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from embody.config import Config
 from embody.envs import evaluation_seeds
-from embody.evaluation import FinishedParts, read_results
+from embody.evaluation import read_results
 from embody.evaluation.results import lookup
 from embody.presets import crafter_small
 from embody.trainer import Trainer
-from tests.conftest import tiny_config
+from tests.conftest import killed_at, tiny_config
 
 pytest.importorskip("crafter", reason="crafter is not installed")
 
@@ -72,23 +71,11 @@ def test_the_page_has_a_row_an_achievement(run: Config) -> None:
 
 def test_worlds_that_were_played_are_not_played_again(run: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     before = read_results(run.run_dir / "results.json")
-    part, killed_at, played = FinishedParts.part, "cloning worlds 2-2", list[str]()
-
-    def counted(self: FinishedParts, name: str, measure: Any) -> Any:
-        def measure_unless_killed() -> Any:
-            played.append(name)
-            if name == killed_at:
-                raise KeyboardInterrupt
-            return measure()
-
-        return part(self, name, measure_unless_killed)
-
-    monkeypatch.setattr(FinishedParts, "part", counted)
+    played = killed_at("cloning worlds 2-2", monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         Trainer(config=run).evaluate()
     assert played[-3:] == ["random worlds 2-2", "cloning worlds 0-1", "cloning worlds 2-2"]
     played.clear()
-    killed_at = ""
     after = Trainer(config=run).evaluate()
     assert played == ["cloning worlds 2-2", "imagination worlds 0-1", "imagination worlds 2-2"]
     assert after["outcomes"] == before["outcomes"] and after["success"] == before["success"]

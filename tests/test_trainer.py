@@ -23,7 +23,7 @@ from embody.logger_manager import read_metrics
 from embody.model import load_dynamics, load_tokenizer
 from embody.trainer import Trainer
 from embody.training.agent import AgentStage
-from tests.conftest import TASK, tiny_config
+from tests.conftest import TASK, killed_at, tiny_config
 
 STAGES = ("tokenizer", "dynamics", "agent", "imagination")
 RATES = ("mean", "low", "high")
@@ -163,24 +163,11 @@ def test_full_adds_the_controls(finished_config: Config) -> None:
 def test_a_killed_evaluation_goes_on(finished_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     config = finished_config
     first = read_results(config.run_dir / "results.json")
-    measured: list[str] = []
-    part, killed_at = FinishedParts.part, f"cloning {TASK}"
-
-    def counted(self: FinishedParts, name: str, measure: Any) -> Any:
-        def measure_unless_killed() -> Any:
-            measured.append(name)
-            if name == killed_at:
-                raise KeyboardInterrupt
-            return measure()
-
-        return part(self, name, measure_unless_killed)
-
-    monkeypatch.setattr(FinishedParts, "part", counted)
+    measured = killed_at(f"cloning {TASK}", monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         Trainer(config=config).evaluate()
-    assert measured == ["tokenizer", "dynamics", "dynamics before the agent", f"random {TASK}", killed_at]
+    assert measured == ["tokenizer", "dynamics", "dynamics before the agent", f"random {TASK}", f"cloning {TASK}"]
     measured.clear()
-    killed_at = ""
     second = Trainer(config=config).evaluate()
     assert measured == [f"cloning {TASK}", f"imagination {TASK}"]
     for name in ("tokenizer", "dynamics", "dynamics_before_agent", "success"):

@@ -43,8 +43,11 @@ _SHOWN = {"mean": percent, "score": "{:.1f}".format, "return": "{:.2f}".format}
 def compare_runs(paths: Sequence[Path]) -> str:
     """The `results.json` at `paths`, of runs that differ in their training seed, as `seeds_markdown`.
 
-    A `ValueError` if one is missing, or as `outcomes_of`; or if two have the same training seed: no new evidence.
+    A `ValueError` if there is none or one is missing, or as `outcomes_of`; or if two have the same training seed: no
+    new evidence.
     """
+    if not paths:
+        raise ValueError("name the runs to compare, one of each training seed, as in `embody compare seed0 seed1`")
     for path in paths:
         if not path.exists():
             raise ValueError(f"{path} does not exist: run `embody evaluate --name {path.parent.name}` first")
