@@ -97,7 +97,7 @@ def _data_url(kind: str, content: bytes) -> str:
 
 def _header(run_dir: Path, results: Values, config: Values) -> str:
     rows = {
-        "preset": config.get("name"),
+        "preset": config.get("preset"),
         "seed": results.get("seed", config.get("seed")),
         "command": results.get("command"),
         "machine": _listed(results.get("machine")),
