@@ -1,13 +1,16 @@
 """MineRL 0.4.4: its files, and the interface of its package, on real videos."""
 
+import contextlib
 import gc
 import io
 import itertools
 import json
 import multiprocessing
 import threading
+import time
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +324,24 @@ def test_nothing_at_a_time_is_refused_at_once(root: Path) -> None:
             data.batch_iter(*sizes)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         minerl.BufferedBatchIter(data).buffered_batch_iter(0, num_epochs=1)
+
+
+def test_one_thread_at_a_time_reads_arrays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that parse headers at once can end in a SystemError of Python 3.11's."""
+    plain, inside, most = np.load, [], []
+
+    @contextlib.contextmanager
+    def watched(*arguments: Any, **options: Any) -> Iterator[Any]:
+        inside.append(1)
+        with plain(*arguments, **options) as archive:
+            time.sleep(0.02)
+            yield archive
+        most.append(len(inside))
+        inside.pop()
+
+    monkeypatch.setattr(np, "load", watched)
+    assert list(minerl.make(NAVIGATE, data_dir=root, num_workers=4).batch_iter(2, 20, num_epochs=1, seed=0))
+    assert len(most) > 1 and max(most) == 1
 
 
 def test_the_seed_is_honoured(root: Path) -> None:

@@ -5,6 +5,7 @@ before it; here, as everywhere in embody, slot t holds the action that led to ob
 """
 
 import json
+import threading
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -24,6 +25,9 @@ CORRUPTED = ("tempting_capers_shapeshifter-14",)  # MineRL's own list
 POV = (64, 64)  # pixels of all of its videos
 
 _VERSIONS = (3, 4)
+# One thread at a time: numpy parses headers with `ast`, whose depth Python 3.11 counts over all threads, so that two at
+# once may end in a SystemError (python/cpython#106905).
+_ARRAYS = threading.Lock()
 # What damaged bytes lead to; a zip may name a way of packing that nobody knows, JSON be nested without end.
 _WRONG = (
     *(ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
@@ -139,7 +143,7 @@ def read_trajectory(folder: Path, environment: str) -> Trajectory:
     path = folder / "rendered.npz"
     try:
         # No pickles: every array of a real recording is of numbers or words.
-        with np.load(path, allow_pickle=False) as archive:
+        with _ARRAYS, np.load(path, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except _WRONG as error:
         raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from error
