@@ -375,6 +375,9 @@ def test_agent_loss_by_hand() -> None:
         rms.weight.fill_(1.0)
     total = sum(expected[name] for name in ("policy", "reward", "value", "continue")) / 2
     assert losses.eval()(heads, torch.zeros(3, 5, 1), batch)[0].item() == pytest.approx(total, rel=1e-5)
+    losses.config = dataclasses.replace(AGENT, policy_weight=3.0)
+    total += 2 * expected["policy"] / 2
+    assert losses(heads, torch.zeros(3, 5, 1), batch)[0].item() == pytest.approx(total, rel=1e-5)
 
 
 def test_padding_does_not_count() -> None:

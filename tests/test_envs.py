@@ -7,16 +7,26 @@ import numpy as np
 import pytest
 
 from embody.config import ActionSpec, EnvConfig
-from embody.envs import ExpertLost, LockstepEnvs, environment_seeds, evaluation_seeds, make_env, make_expert
+from embody.envs import (
+    Expert,
+    ExpertLost,
+    LockstepEnvs,
+    environment_seeds,
+    evaluation_seeds,
+    make_env,
+    make_expert,
+    make_mistaken_expert,
+)
 from embody.envs.minigrid import TASKS, VOCABULARY
 from embody.presets import minigrid
 
 CONFIG = EnvConfig(tasks=TASKS, max_steps=(40,) * len(TASKS))
 
 
-def play(task: str, seed: int, noise: float) -> tuple[int, bool]:
+def play(task: str, seed: int, noise: float, expert: Expert | None = None) -> tuple[int, bool]:
     """Steps and success of one episode of the expert, a share of its actions replaced."""
-    env, expert, rng = make_env(CONFIG, task), make_expert(task), np.random.default_rng(seed)
+    expert = expert or make_expert(task)
+    env, rng = make_env(CONFIG, task), np.random.default_rng(seed)
     env.reset(seed=seed)
     expert.reset(env)
     action, lost = None, False
@@ -95,6 +105,42 @@ def test_opening_the_box_to_move_loses_the_expert() -> None:
     env.step(5)
     with pytest.raises(ExpertLost, match="box next to"):
         expert.action(5)
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if "DoorKey" not in task])
+def test_a_mistaken_expert_plays_well_for_another_mission(task: str) -> None:
+    """It fails but where the way to its goal leads past the right one; the events it brings about are real."""
+    expert = make_mistaken_expert(task)
+    assert expert is not None
+    found = [play(task, seed, 0.0, expert) for seed in range(40)]
+    assert sum(success for _, success in found) <= 8
+    if "Fetch" in task:  # where the wrong object ends the episode; some rooms have two alike
+        assert sum(steps < 20 for steps, _ in found) >= 34
+
+
+def test_a_mistaken_expert_carries_out_what_it_took_up_with() -> None:
+    task = "BabyAI-PutNextLocalS5N3-v0"
+    env, expert, done = make_env(CONFIG, task), make_mistaken_expert(task), 0
+    assert expert is not None
+    for seed in range(20):
+        env.reset(seed=seed)
+        expert.reset(env)
+        mission, verifier = env.game.mission, expert._game.instrs  # type: ignore[attr-defined]
+        assert verifier.surface(env.game) != mission.replace("the", "a")
+        action = None
+        for _ in range(39):
+            action = expert.action(action)
+            env.step(action)
+            if verifier.verify(action) == "success":
+                done += 1
+                break
+        assert env.game.mission == mission
+    assert done >= 18
+
+
+def test_where_one_mission_alone_is_possible_nobody_is_mistaken() -> None:
+    assert make_mistaken_expert("MiniGrid-DoorKey-6x6-v0") is None
+    assert make_mistaken_expert("crafter") is None
 
 
 def test_reward_success_and_step_limit() -> None:

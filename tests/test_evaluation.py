@@ -332,6 +332,7 @@ class Row:
     noise: float
     success: bool
     labelled: bool = True
+    source: str = "expert"
 
 
 class Table:
@@ -347,10 +348,12 @@ def test_demonstrations_and_summary_by_hand() -> None:
     tables: list[Any] = [
         Table([Row("a", 0.0, True), Row("a", 0.0, True), Row("a", 0.5, False), Row("a", 0.5, True)]),
         Table([Row("b", 0.0, True), Row("b", 0.5, False), Row("b", 0.0, True, labelled=False)]),
+        Table([Row("b", 0.0, False, source="mistaken")]),
     ]
     found = demonstrations(tables, "train")
     assert found == Demonstrations(
-        {"a": (3, 4), "b": (1, 2)}, {0.0: {"a": (2, 2), "b": (1, 1)}, 0.5: {"a": (1, 2), "b": (0, 1)}}
+        {"a": (3, 4), "b": (1, 3)},
+        {"0": {"a": (2, 2), "b": (1, 1)}, "0.5": {"a": (1, 2), "b": (0, 1)}, "mistaken": {"b": (0, 1)}},
     )
     table = summary({"random": {"a": (1, 10), "b": (3, 10)}}, found)
     assert list(table) == ["random", "demonstrations"]
@@ -362,7 +365,7 @@ def test_demonstrations_and_summary_by_hand() -> None:
         "high": pytest.approx(wilson(3, 10)[1]),
         "episodes": 10,
     }
-    assert table["demonstrations"]["mean"] == pytest.approx(0.625)
+    assert table["demonstrations"]["mean"] == pytest.approx((3 / 4 + 1 / 3) / 2)
     assert table["demonstrations"]["by_noise"]["0.5"]["mean"] == pytest.approx(0.25)
     assert table["demonstrations"]["by_noise"]["0"]["episodes"] == 3
     assert rate(1, 10).mean == 0.1

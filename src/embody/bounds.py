@@ -18,7 +18,7 @@ _POSITIVE: Range = (math.ulp(0.0), math.inf)
 BOUNDS: Mapping[str, Mapping[str, Range]] = {
     "EnvConfig": dict.fromkeys(("height", "width", "fps", "max_steps"), _MANY),
     "CollectConfig": dict.fromkeys(("train_episodes", "validation_episodes"), _MANY)
-    | dict.fromkeys(("noise_levels", "random_fraction", "unlabelled_fraction"), _SHARE)
+    | dict.fromkeys(("noise_levels", "random_fraction", "unlabelled_fraction", "mistaken_fraction"), _SHARE)
     | dict.fromkeys(("seed", "workers"), _NOT_NEGATIVE),
     "TransformerConfig": dict.fromkeys(("width", "depth", "heads", "kv_heads", "mlp_width"), _MANY)
     | dict.fromkeys(("rope_base", "time_rope"), _POSITIVE)
@@ -31,7 +31,7 @@ BOUNDS: Mapping[str, Mapping[str, Range]] = {
     | {"registers": _NOT_NEGATIVE, "unlabelled_fraction": _SHARE, "tau_power": _POSITIVE},
     "AgentConfig": dict.fromkeys(("tokens", "words", "word_width", "hidden", "distances"), _MANY)
     | dict.fromkeys(("vocabulary", "bins"), (2, math.inf))
-    | dict.fromkeys(("dynamics_weight", "world_lr_scale"), _NOT_NEGATIVE)
+    | dict.fromkeys(("dynamics_weight", "policy_weight", "world_lr_scale"), _NOT_NEGATIVE)
     | {"uniform_share": (math.ulp(0.0), 1.0)},
     "ImaginationConfig": dict.fromkeys(("context", "horizon", "updates"), _MANY)
     | dict.fromkeys(("gamma", "lambda_", "alpha"), _SHARE)

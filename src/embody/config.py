@@ -89,6 +89,7 @@ class CollectConfig:
     noise_levels: tuple[float, ...] = (0.0, 0.25, 0.5)  # how often a random action replaces the expert's
     random_fraction: float = 0.1  # share of episodes played at random (noise 1)
     unlabelled_fraction: float = 0.0  # share of episodes, of whatever quality, that are left plain videos
+    mistaken_fraction: float = 0.0  # share of the expert's episodes in which it takes up with another object (MiniGrid)
     workers: int = 0  # processes that play; 0: one a core
     seed: int = 0  # of the environments, those of the evaluation included: runs of other seeds share data and tests
 
@@ -228,6 +229,7 @@ class AgentConfig:
     reward_loss: Literal["two_hot", "mse"] = "two_hot"  # [P], or the seed's
     standardise_rewards: bool = False  # the seed's reward standardisation; reward_range is then in standard deviations
     dynamics_weight: float = 1.0
+    policy_weight: float = 1.0  # of cloning among the agent's losses, each over its RMS [P: 1]
     # Phase 2: the share of a batch's rows drawn from all episodes, on which the dynamics loss goes on; the others come
     # from episodes that achieve their task, and the policy is cloned on those alone [P: half]. At 1 it is on all rows.
     uniform_share: float = 0.5

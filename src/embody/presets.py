@@ -210,12 +210,12 @@ def crafter_small() -> Config:
     actions = ActionSpec((17,))
     shape = TransformerConfig(width=192, depth=2, heads=4, kv_heads=2, mlp_width=480)
     trunk = TransformerConfig(
-        width=224,
-        depth=6,
+        width=192,
+        depth=4,
         heads=4,
         kv_heads=2,
-        pattern="STS",
-        mlp_width=560,
+        pattern="STSS",
+        mlp_width=480,
         time_rope=(3.14, 20.0),
         time_query_gain=2.5,
     )
@@ -249,7 +249,7 @@ def crafter_small() -> Config:
             channels=32,
             registers=4,
             context=32,
-            k_sample=4,
+            k_sample=2,
             trunk=trunk,
             actions=actions,
             contexts="alternate",
@@ -270,11 +270,12 @@ def crafter_small() -> Config:
             uniform_share=0.25,
             world_lr_scale=0.3,
             value_range=(0.0, 20.0),
+            policy_weight=10.0,  # LOG.md
         ),
         imagination=ImaginationConfig(context=16, horizon=15, gamma=0.97),
-        train_tokenizer=StageConfig(epochs=0.5, batch=32, length=2, lr=2e-3, muon_lr=8e-3),
-        train_dynamics=replace(lengths, epochs=2.0),
-        train_agent=replace(lengths, epochs=1.0),
+        train_tokenizer=StageConfig(epochs=0.12, batch=32, length=2, lr=2e-3, muon_lr=8e-3),
+        train_dynamics=replace(lengths, epochs=0.7),
+        train_agent=replace(lengths, epochs=0.4),
         train_imagination=StageConfig(
             epochs=0.2, batch=64, lr=5e-4, weight_decay=0.0, clip=0.5, checkpoint_every=20, log_every=2
         ),
@@ -289,7 +290,7 @@ def crafter() -> Config:
     """
     small = crafter_small()
     shape = TransformerConfig(width=256, depth=3, heads=4, kv_heads=2, mlp_width=688)
-    trunk = replace(small.dynamics.trunk, width=384, heads=6, kv_heads=2, mlp_width=1024)
+    trunk = replace(small.dynamics.trunk, width=384, depth=6, heads=6, kv_heads=2, pattern="STS", mlp_width=1024)
     lengths = replace(small.train_dynamics, batch=128, epochs=6.0)
     return replace(
         small,
@@ -300,7 +301,7 @@ def crafter() -> Config:
         tokenizer=replace(
             small.tokenizer, encoder=replace(shape, pattern="TS"), decoder=replace(shape, depth=2, pattern="S")
         ),
-        dynamics=replace(small.dynamics, trunk=trunk, context=64),
+        dynamics=replace(small.dynamics, trunk=trunk, context=64, k_sample=4),
         agent=replace(small.agent, trunk=trunk, hidden=512),
         train_tokenizer=replace(small.train_tokenizer, batch=256, epochs=2.0),
         train_dynamics=lengths,

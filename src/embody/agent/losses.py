@@ -69,7 +69,9 @@ class AgentLoss(nn.Module):
                 mask,
             ),
         }
-        loss = torch.stack([self.rms[name](term) for name, term in terms.items()]).sum()
+        normed = {name: self.rms[name](term) for name, term in terms.items()}
+        normed["policy"] = self.config.policy_weight * normed["policy"]
+        loss = torch.stack(list(normed.values())).sum()
         metrics = {name: term.detach() for name, term in terms.items()}
         next_log_prob = policy.log_prob(action_BTLA)[:, :, 0].detach()
         metrics["next_action_log_prob"] = _mean(next_log_prob, action_mask[:, :, 0])

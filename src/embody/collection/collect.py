@@ -20,7 +20,8 @@ __all__ = ["Progress", "collect"]
 SHARD = 64  # episodes at most
 SHARD_BYTES = 2**27  # of pixels: a few shards wait in memory
 RECORD = "collection.json"  # how a dataset was made, in its folder
-_LATER = {"unlabelled_fraction": 0.0}  # settings that came later: not in the record where they are as they were before
+# Settings that came later: not in the record where they are as they were before.
+_LATER = {"unlabelled_fraction": 0.0, "mistaken_fraction": 0.0}
 
 Progress = Callable[[str, int, int], None]  # task, episodes done, episodes in all
 

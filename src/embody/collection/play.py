@@ -9,7 +9,16 @@ import numpy as np
 
 from embody.config import Config
 from embody.data.episodes import EVERY_TASK, Episode
-from embody.envs import FAMILIES, Expert, ExpertLost, PixelEnv, environment_seeds, make_env, make_expert
+from embody.envs import (
+    FAMILIES,
+    Expert,
+    ExpertLost,
+    PixelEnv,
+    environment_seeds,
+    make_env,
+    make_expert,
+    make_mistaken_expert,
+)
 
 __all__ = ["play_episodes"]
 
@@ -18,11 +27,17 @@ Split = Literal["train", "validation"]
 
 def play_episodes(config: Config, task: str, split: Split, first: int, count: int) -> list[Episode]:
     """Episodes `first` .. `first + count - 1` of a split; each depends on (config, task, split, its index) alone."""
-    env, expert = make_env(config.env, task), make_expert(task)
-    return [_play(config, env, expert, task, split, index) for index in range(first, first + count)]
+    env, expert, mistaken = make_env(config.env, task), make_expert(task), make_mistaken_expert(task)
+    episodes = []
+    for index in range(first, first + count):
+        if mistaken is not None and _draw(config, task, split, index, 2) < config.collect.mistaken_fraction:
+            episodes.append(_play(config, env, mistaken, "mistaken", task, split, index))
+        else:
+            episodes.append(_play(config, env, expert, "expert", task, split, index))
+    return episodes
 
 
-def _play(config: Config, env: PixelEnv, expert: Expert, task: str, split: Split, index: int) -> Episode:
+def _play(config: Config, env: PixelEnv, expert: Expert, source: str, task: str, split: Split, index: int) -> Episode:
     rng = _rng(config, task, split, index)
     noise = _draw_noise(config, rng)
     seed = environment_seeds(config.collect.seed, task, split)[index]
@@ -47,13 +62,14 @@ def _play(config: Config, env: PixelEnv, expert: Expert, task: str, split: Split
         is_terminal=is_terminal,
         task=EVERY_TASK if has_events else task,
         label=infos[0]["mission"],
-        source="random" if noise == 1 else "expert",
+        source="random" if noise == 1 else source,
         noise=noise,
         seed=seed,
         success=any(info["success"] for info in infos),
         events=np.stack([info["events"] for info in infos]) if has_events else None,
     )
-    return _unlabelled(episode) if _is_unlabelled(config, task, split, index) else episode
+    unlabelled = _draw(config, task, split, index, 1) < config.collect.unlabelled_fraction
+    return _unlabelled(episode) if unlabelled else episode
 
 
 def _rng(config: Config, task: str, split: Split, *place: int) -> np.random.Generator:
@@ -61,9 +77,9 @@ def _rng(config: Config, task: str, split: Split, *place: int) -> np.random.Gene
     return np.random.default_rng((config.collect.seed, zlib.crc32(task.encode()), split_number, *place))
 
 
-def _is_unlabelled(config: Config, task: str, split: Split, index: int) -> bool:
-    """Drawn apart from how the episode is played: the share changes no episode's content or quality."""
-    return bool(_rng(config, task, split, index, 1).random() < config.collect.unlabelled_fraction)
+def _draw(config: Config, task: str, split: Split, index: int, purpose: int) -> float:
+    """In [0, 1), apart from all else that is drawn for an episode: a share changes none but those it is for."""
+    return float(_rng(config, task, split, index, purpose).random())
 
 
 def _unlabelled(episode: Episode) -> Episode:

@@ -1,7 +1,7 @@
 """Real environments: MiniGrid and Crafter as pixels, their experts, and the seeds that keep the splits apart."""
 
 from embody.envs.lockstep import FAMILIES, Family, LockstepEnvs, PixelEnv, make_env
-from embody.envs.planner import Expert, ExpertLost, make_expert
+from embody.envs.planner import Expert, ExpertLost, make_expert, make_mistaken_expert
 from embody.envs.seeds import environment_seeds, evaluation_seeds
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "evaluation_seeds",
     "make_env",
     "make_expert",
+    "make_mistaken_expert",
 ]

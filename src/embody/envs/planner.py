@@ -3,6 +3,7 @@
 Every expert looks at the true state each time it is asked, so that it recovers from actions it did not suggest.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 from embody.envs import crafter
 from embody.envs.crafter_expert import CrafterExpert
 
-__all__ = ["Expert", "ExpertLost", "make_expert"]
+__all__ = ["Expert", "ExpertLost", "make_expert", "make_mistaken_expert"]
 
 LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # (column, row) of a move in each direction; RIGHT turns to the next
@@ -49,11 +50,22 @@ def make_expert(task: str) -> Expert:
     raise ValueError(f"no expert plays {task}: only {', '.join(('BabyAI', *planners, *crafter.TASKS))} have one")
 
 
+def make_mistaken_expert(task: str) -> Expert | None:
+    """One that plays as well, but for another mission of the same room; None if the task's rooms allow one alone."""
+    if task.startswith("BabyAI-"):
+        return BotExpert(another_mission)
+    return PlannerExpert(fetch_another) if task.startswith("MiniGrid-Fetch") else None
+
+
 class BotExpert:
     """minigrid's `BabyAIBot`, told that it sees the whole room (as the agent does), rebuilt when it loses its plan."""
 
+    def __init__(self, mission: Callable[[Any], Any] = lambda game: game) -> None:
+        """`mission`: what an episode's game is to the bot."""
+        self._mission = mission
+
     def reset(self, env: Any) -> None:
-        self._game = env.game
+        self._game = self._mission(env.game)
         self._build()
 
     def action(self, previous: int | None) -> int:
@@ -90,6 +102,33 @@ def _objects_exist(game: Any) -> bool:
     return all(any(id(thing) in present for thing in description.obj_set) for description in named)
 
 
+def another_mission(game: Any) -> Any:
+    """The game under another mission of its kind and with its objects; it draws which. The game itself if none is."""
+    from minigrid.envs.babyai.core.verifier import ObjDesc
+
+    kinds = sorted({(thing.type, thing.color) for thing in game.grid.grid if thing is not None and thing.can_pickup()})
+    instructions = game.instrs
+    names = [name for name in ("desc", "desc_move", "desc_fixed") if hasattr(instructions, name)]
+    asked = tuple((getattr(instructions, name).type, getattr(instructions, name).color) for name in names)
+    others = [kind for kind in itertools.permutations(kinds, len(names)) if kind != asked]
+    if not others:
+        return game
+    chosen = others[game.np_random.integers(len(others))]
+    other = type(instructions)(*(ObjDesc(*kind) for kind in chosen))
+    other.reset_verifier(game)
+    return _UnderAnotherMission(game, other)
+
+
+class _UnderAnotherMission:
+    """A game with other instructions."""
+
+    def __init__(self, game: Any, instructions: Any) -> None:
+        self._game, self.instrs, self.unwrapped = game, instructions, self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._game, name)
+
+
 class PlannerExpert:
     """Replans from the true state at every step."""
 
@@ -122,11 +161,19 @@ def unlock_and_leave(game: Any) -> int | None:
 
 def fetch(game: Any) -> int | None:
     """Fetch: to the nearest object that fits the mission, and pick it up."""
-    wanted = (game.targetType, game.targetColor)
+    return _fetch(game, lambda kind: kind == (game.targetType, game.targetColor))
+
+
+def fetch_another(game: Any) -> int | None:
+    """The same with what does not fit it; None where all fits."""
+    return _fetch(game, lambda kind: kind != (game.targetType, game.targetColor))
+
+
+def _fetch(game: Any, wanted: Callable[[tuple[str, str]], bool]) -> int | None:
     cells = {
         (i % game.width, i // game.width)
         for i, cell in enumerate(game.grid.grid)
-        if cell is not None and (cell.type, cell.color) == wanted
+        if cell is not None and cell.can_pickup() and wanted((cell.type, cell.color))
     }
     return _face(game, cells, PICKUP)
 

@@ -264,7 +264,8 @@ def _success(results: Values) -> str:
         charts.append(_bars(short_task(task), played))
     levels = lookup(results, "success.demonstrations.by_noise") or {}
     if levels:
-        bars = [Bar(f"{float(n):.0%} random", v["mean"], v["low"], v["high"], "d") for n, v in levels.items()]
+        names = {noise: noise if noise == "mistaken" else f"{float(noise):.0%} random" for noise in levels}
+        bars = [Bar(names[noise], v["mean"], v["low"], v["high"], "d") for noise, v in levels.items()]
         charts.append(bar_chart("Demonstrations, by share of random actions", bars))
     intro = "<p>Bars: share of episodes that succeed. Whiskers and brackets: 95% Wilson intervals over episodes.</p>"
     tables = _wide(success_table(results)) + _wide(against_cloning(results))

@@ -322,8 +322,12 @@ def _between(value: Mapping[str, float], form: str) -> str:
 
 def _by_noise(results: Results) -> str:
     levels = lookup(results, "success.demonstrations.by_noise") or {}
-    rows = [[percent(float(noise)), interval(value), str(value["episodes"])] for noise, value in levels.items()]
+    rows = [[_quality(noise), interval(value), str(value["episodes"])] for noise, value in levels.items()]
     return markdown(["random actions in the demonstrations", "success", "episodes"], rows) if rows else ""
+
+
+def _quality(noise: str) -> str:
+    return "of whatever noise, for another mission" if noise == "mistaken" else percent(float(noise))
 
 
 def against_cloning(results: Results) -> Table:

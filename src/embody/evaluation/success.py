@@ -166,20 +166,22 @@ class Demonstrations:
     """Successes and episodes of the recorded data, by task."""
 
     tasks: Mapping[str, Counts]
-    by_noise: Mapping[float, Mapping[str, Counts]]  # share of random actions -> task -> counts
+    by_noise: Mapping[str, Mapping[str, Counts]]  # share of random actions, or "mistaken" -> task -> counts
 
 
 def demonstrations(datasets: Iterable[Dataset], split: str) -> Demonstrations:
     """How often the recorded episodes of `split` succeed: overall, and by the share of random actions in them.
 
-    A recording with events counts for each of its dataset's tasks. Plain videos do not: nobody knows what happened.
+    Those in which the expert took up with another mission stand apart. A recording with events counts for each of its
+    dataset's tasks. Plain videos do not: nobody knows what happened.
     """
     tasks: dict[str, Counts] = defaultdict(lambda: (0, 0))
-    by_noise: dict[float, dict[str, Counts]] = defaultdict(lambda: defaultdict(lambda: (0, 0)))
+    by_noise: dict[str, dict[str, Counts]] = defaultdict(lambda: defaultdict(lambda: (0, 0)))
     for dataset in datasets:
         for row in dataset.episodes(split):
+            quality = "mistaken" if row.source == "mistaken" else f"{row.noise:g}"
             for task, success in _outcomes(dataset, row) if row.labelled else ():
-                for counts in (tasks, by_noise[row.noise]):
+                for counts in (tasks, by_noise[quality]):
                     k, n = counts[task]
                     counts[task] = (k + success, n + 1)
     return Demonstrations(dict(tasks), {noise: dict(by_noise[noise]) for noise in sorted(by_noise)})
@@ -207,7 +209,7 @@ def summary(
     """
     table = {policy: _rates(tasks) for policy, tasks in results.items()}
     if recorded is not None:
-        by_noise = {f"{noise:g}": dataclasses.asdict(mean_over_tasks(t)) for noise, t in recorded.by_noise.items()}
+        by_noise = {noise: dataclasses.asdict(mean_over_tasks(t)) for noise, t in recorded.by_noise.items()}
         table["demonstrations"] = _rates(recorded.tasks) | {"by_noise": by_noise}
     return table
 
