@@ -206,7 +206,7 @@ def minecraft_small() -> Config:
 
 
 def crafter_small() -> Config:
-    """Crafter, 22 achievements up to the diamond, on two CPU cores: a tokenizer of 2M parameters, a dynamics of 4M."""
+    """Crafter, 22 achievements up to the diamond, on two CPU cores: a tokenizer and a dynamics of 2M parameters each."""
     actions = ActionSpec((17,))
     shape = TransformerConfig(width=192, depth=2, heads=4, kv_heads=2, mlp_width=480)
     trunk = TransformerConfig(
