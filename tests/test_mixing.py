@@ -190,6 +190,19 @@ def test_ranges_hold_what_events_pay(tmp_path: Path) -> None:
     check_ranges(minecraft(), found)
 
 
+def test_relevant_clips_may_begin_before_they_hold_their_event(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "set", slots_shown(1, 40, at(40, (30, 0))))
+    stage, first = StageConfig(batch=10, length=4), []
+    for batch in take(100, [dataset], stage=stage, left_pad=0, uniform_share=0.1, event_lead=6):
+        assert batch.frames is not None
+        for row in range(1, 10):
+            first.append(int(batch.frames[row, 0, 0, 0, 0]))
+            assert bool(batch.rewards[row].any()) == (first[-1] > 26)
+            assert batch.returns[row, 0] > 0 or first[-1] == 30
+    starts = np.bincount(first, minlength=31)[21:31]  # uniform over 30 - (4 + 6) + 1 .. 30
+    assert starts.sum() == 900 and ((starts - 90) ** 2 / 90).sum() < 27.9  # 9 degrees of freedom, once in a thousand
+
+
 def test_success_and_events_are_drawn_side_by_side(tmp_path: Path) -> None:
     with_events = write(tmp_path / "set", slots_shown(1, 20, at(20, (7, 0))))
     # Odd episodes of a succeed; plain videos never do.

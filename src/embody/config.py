@@ -233,6 +233,7 @@ class AgentConfig:
     # Phase 2: the share of a batch's rows drawn from all episodes, on which the dynamics loss goes on; the others come
     # from episodes that achieve their task, and the policy is cloned on those alone [P: half]. At 1 it is on all rows.
     uniform_share: float = 0.5
+    event_lead: int = 0  # a relevant clip of a recording with events holds one, or begins up to so many slots earlier
     clone_null: bool = True  # clone slots that were reached by doing nothing; VPT leaves them out
     world_lr_scale: float = 0.1  # learning rate of the world in phase 2, relative to the agent's, where it still learns
 

@@ -206,7 +206,7 @@ def minecraft_small() -> Config:
 
 
 def crafter_small() -> Config:
-    """Crafter, 22 achievements up to the diamond, on two CPU cores: a tokenizer and a dynamics of 2M parameters each."""
+    """Crafter, 22 achievements up to the diamond, on two CPU cores: models of 2M, 2M and 1M parameters."""
     actions = ActionSpec((17,))
     shape = TransformerConfig(width=192, depth=2, heads=4, kv_heads=2, mlp_width=480)
     trunk = TransformerConfig(
@@ -271,6 +271,7 @@ def crafter_small() -> Config:
             world_lr_scale=0.3,
             value_range=(0.0, 20.0),
             policy_weight=10.0,  # LOG.md
+            event_lead=24,  # short clips alone would show the last steps of each search
         ),
         imagination=ImaginationConfig(context=16, horizon=15, gamma=0.97),
         train_tokenizer=StageConfig(epochs=0.12, batch=32, length=2, lr=2e-3, muon_lr=8e-3),

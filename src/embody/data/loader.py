@@ -244,8 +244,9 @@ class _Clips:
         ends: bool = False,
         after: int = 0,
         events: Mapping[int, NDArray[np.int64]] | None = None,
+        lead: int = 0,
     ) -> None:
-        """`events`: of some entries, by their place; their clips hold one of them."""
+        """`events`: of some entries, by their place; a clip holds one, or begins up to `lead` slots earlier."""
         self.readers = readers
         self.entries = [(entry.source, entry.row.id, entry.task) for entry in entries]
         # Events and slots are not drawn from one urn, nor are sources that have weights.
@@ -264,6 +265,7 @@ class _Clips:
             after=after,
             shares=[weights[source] / sizes[source] for source, *_ in groups] if weights else None,
             events=events,
+            lead=lead,
         )
 
     def draw(self, position: int, length: int) -> _Drawn:
@@ -311,6 +313,7 @@ def batches(
     labelled_only: bool = False,
     weights: Sequence[float] = (),
     uniform_share: float = 1.0,
+    event_lead: int = 0,
     contexts: bool = False,
     after: int = 0,
     workers: int = 0,
@@ -329,6 +332,7 @@ def batches(
             none: a task is drawn uniformly, whatever dataset it is in.
         uniform_share: share of the rows, the first `uniform_rows` of a batch, that come from all of these episodes; the
             others come from those that achieve their task [P: half and half] or, where there are events, hold one.
+        event_lead: those that hold an event may begin up to so many slots earlier, and end before it.
         contexts: clips that end at a slot after which the episode goes on, to start imagination from; they may begin
             any number of slots before their episode and are never padded on the right.
         after: the last so many slots of a clip come behind the context that `contexts` asks for, padded on the right.
@@ -357,7 +361,7 @@ def batches(
     entries = _entries(readers, chosen)
     everything = relevant = _Clips(readers, entries, weights, seed, left_pad, ends=contexts, after=after)
     if uniform_share < 1:
-        relevant = _relevant(readers, entries, weights, seed, left_pad)
+        relevant = _relevant(readers, entries, weights, seed, left_pad, event_lead)
     loaded = _Batches(everything, relevant, uniform_share, stage)
     return _in_processes(loaded, start, workers) if workers else _in_thread(loaded, start)
 
@@ -376,9 +380,9 @@ def _entries(readers: Sequence[_Reader], rows: Sequence[tuple[int, EpisodeRow]])
 
 
 def _relevant(
-    readers: list[_Reader], entries: Sequence[_Entry], weights: Sequence[float], seed: int, left_pad: int
+    readers: list[_Reader], entries: Sequence[_Entry], weights: Sequence[float], seed: int, left_pad: int, lead: int
 ) -> _Clips:
-    """Clips of episodes that achieve their task; where there are events, around one of them."""
+    """Clips of episodes that achieve their task; where there are events, around one of them or up to `lead` before."""
     achieved, events = [], {}
     for entry in entries:
         if entry.task is None:
@@ -387,7 +391,7 @@ def _relevant(
         elif len(found := readers[entry.source].events_of(entry.row.id, entry.task)):
             events[len(achieved)] = found
             achieved.append(entry)
-    return _Clips(readers, achieved, weights, seed, left_pad, events=events)
+    return _Clips(readers, achieved, weights, seed, left_pad, events=events, lead=lead)
 
 
 def _is_labelled(dataset: Dataset) -> bool:

@@ -20,7 +20,8 @@ class ClipSampler:
       so that the end of an episode, where rewards come, is seen as often as its middle.
     - `ends` True: the drawn slot, never an episode's last, is where the clip ends but for `after` slots behind it: what
       imagination starts from, and what then happened.
-    - An episode with `events` is drawn by one of them in place of its slots, and the clip holds it, anywhere.
+    - An episode with `events` is drawn by one of them in place of its slots, and the clip holds it, anywhere, or
+      begins up to `lead` slots earlier.
 
     A `ValueError` if there is no episode, or, with `ends`, a task whose episodes all have a single slot.
     """
@@ -36,6 +37,7 @@ class ClipSampler:
         after: int = 0,
         shares: Sequence[float] | None = None,  # [G], of the groups in ascending order; None: all alike
         events: Mapping[int, NDArray[np.int64]] | None = None,  # of some episodes, >= 1 each: the slots of the events
+        lead: int = 0,
     ) -> None:
         self.lengths = np.asarray(lengths, np.int64)
         if not self.lengths.size:
@@ -46,6 +48,7 @@ class ClipSampler:
         self._origin: Any = self._random.bit_generator.state
         assert not (ends and self.events), "a context ends at a slot, not at an event"
         self.seed, self.left_pad, self.virtual, self.ends, self.after = seed, left_pad, virtual, ends, after
+        self.lead = lead
         groups = np.asarray(group_index)
         self._episodes = [np.flatnonzero(groups == group) for group in np.unique(groups)]
         # Where each episode's slots, or events, stop when those of its group stand in one row.
@@ -76,7 +79,7 @@ class ClipSampler:
             return episode, slot - (length - self.after) + 1
         before = min(self.left_pad, length - 1)  # so that a clip shows slot 0 at least
         if episode in self.events:
-            slot = max(-before, int(self.events[episode][slot]) - int(random.integers(length)))
+            slot = max(-before, int(self.events[episode][slot]) - int(random.integers(length + self.lead)))
         elif random.random() < self.virtual:
             slot = int(random.integers(-before, size))
         return episode, min(slot, max(0, size - length))

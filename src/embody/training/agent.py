@@ -76,6 +76,7 @@ class AgentStage:
             labelled_only=True,
             weights=self.whole.data.weights,
             uniform_share=self.whole.agent.uniform_share,
+            event_lead=self.whole.agent.event_lead,
             workers=self.whole.workers,
         )
 
