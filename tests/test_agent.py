@@ -15,6 +15,7 @@ from torch import Tensor
 
 from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, lambda_returns
 from embody.agent.losses import ahead
+from embody.agent.model import _aligned_at_end
 from embody.batch import Batch
 from embody.config import Config, ImaginationConfig
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
@@ -92,6 +93,19 @@ def test_features_depend_on_the_order_of_the_words() -> None:
     assert ((one - other).abs().amax(dim=-1) > 1e-3).all()
     assert one.shape == (2, 4, AGENT.tokens * 16)
     assert not agent.word.weight[0].any()  # padding says nothing
+
+
+def test_labels_are_read_from_their_end() -> None:
+    """A word counts for what it is and for how many follow it: not for how many stand before."""
+    agent, world = make_agent(AGENT), make_dynamics()
+    one, two = torch.tensor([[5, 6, 0, 0]]).expand(2, -1), torch.tensor([[3, 5, 6, 0]]).expand(2, -1)
+    with torch.no_grad():
+        agent.word.weight[3] = 0.0  # a word that says nothing
+        assert torch.equal(features(agent, world, latents(), one), features(agent, world, latents(), two))
+        behind = torch.tensor([[5, 6, 3, 0]]).expand(2, -1)
+        assert not torch.equal(features(agent, world, latents(), one), features(agent, world, latents(), behind))
+    aligned = _aligned_at_end(torch.tensor([[2, 3, 0, 0], [4, 5, 6, 7], [0, 0, 0, 0]]))
+    assert aligned.tolist() == [[0, 0, 2, 3], [4, 5, 6, 7], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("config", [AGENT, SHARED])

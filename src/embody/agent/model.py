@@ -82,7 +82,8 @@ class Agent(nn.Module):
         self.config = config
         width = config.trunk.width
         self.word = nn.Embedding(config.vocabulary, config.word_width, padding_idx=0)
-        # Words are concatenated in order: "the red key next to the blue ball" is not its reverse.
+        # Words are concatenated in order: "the red key next to the blue ball" is not its reverse. Their end is aligned:
+        # what is named stands there, in the same places whether one must "fetch", "go fetch" or "go to" it.
         self.task = nn.Linear(config.words * config.word_width, config.tokens * width)
         self.token_MD = nn.Parameter(torch.randn(config.tokens, width))
         self.token_norm = RMSNorm(width)
@@ -109,11 +110,19 @@ class Agent(nn.Module):
         progress: `cache.commit` keeps them.
         """
         M, width = self.config.tokens, self.config.trunk.width
-        task_BMD = self.task(self.word(task).flatten(1)).unflatten(-1, (M, width))
+        task_BMD = self.task(self.word(_aligned_at_end(task)).flatten(1)).unflatten(-1, (M, width))
         g_BTMD = self.token_norm(task_BMD + self.token_MD)[:, None].expand(-1, frames, -1, -1)
         layers = self.blocks if self.config.own_weights else blocks
         g_BTMD = run_second_stream(list(layers), self.config.trunk, g_BTMD, memory, cache)
         return self.norm(g_BTMD).flatten(2)
+
+
+def _aligned_at_end(task_BW: Tensor) -> Tensor:
+    """Word indices with their padding, zeros, moved from behind to before them."""
+    W = task_BW.shape[1]
+    words_B1 = (task_BW > 0).sum(dim=1, keepdim=True)
+    from_W = torch.arange(W, device=task_BW.device) - W + words_B1
+    return torch.where(from_W >= 0, task_BW.gather(1, from_W.clamp(min=0)), 0)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
