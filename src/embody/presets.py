@@ -269,7 +269,7 @@ def crafter_small() -> Config:
             heads_input="context",
             uniform_share=0.25,
             world_lr_scale=0.3,
-            value_range=(0.0, 20.0),
+            value_range=(0.0, 34.0),  # an event a step: 1 / (1 - gamma)
             policy_weight=10.0,  # LOG.md
             event_lead=24,  # short clips alone would show the last steps of each search
         ),
