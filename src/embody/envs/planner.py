@@ -98,8 +98,13 @@ class BotExpert:
 def _objects_exist(game: Any) -> bool:
     """Whether every object that a BabyAI mission names is still there; opening a box destroys it."""
     present = {id(cell) for cell in (*game.grid.grid, game.carrying) if cell is not None}
-    named = [getattr(game.instrs, name) for name in ("desc", "desc_move", "desc_fixed") if hasattr(game.instrs, name)]
-    return all(any(id(thing) in present for thing in description.obj_set) for description in named)
+    return all(any(id(thing) in present for thing in description.obj_set) for description in _named(game.instrs))
+
+
+def _named(instructions: Any) -> list[Any]:
+    """The descriptions of the objects that a BabyAI mission names, in the order of its words."""
+    names = ("desc", "desc_move", "desc_fixed")
+    return [getattr(instructions, name) for name in names if hasattr(instructions, name)]
 
 
 def another_mission(game: Any) -> Any:
@@ -107,14 +112,12 @@ def another_mission(game: Any) -> Any:
     from minigrid.envs.babyai.core.verifier import ObjDesc
 
     kinds = sorted({(thing.type, thing.color) for thing in game.grid.grid if thing is not None and thing.can_pickup()})
-    instructions = game.instrs
-    names = [name for name in ("desc", "desc_move", "desc_fixed") if hasattr(instructions, name)]
-    asked = tuple((getattr(instructions, name).type, getattr(instructions, name).color) for name in names)
-    others = [kind for kind in itertools.permutations(kinds, len(names)) if kind != asked]
+    asked = tuple((description.type, description.color) for description in _named(game.instrs))
+    others = [named for named in itertools.permutations(kinds, len(asked)) if named != asked]
     if not others:
         return game
     chosen = others[game.np_random.integers(len(others))]
-    other = type(instructions)(*(ObjDesc(*kind) for kind in chosen))
+    other = type(game.instrs)(*(ObjDesc(*kind) for kind in chosen))
     other.reset_verifier(game)
     return _UnderAnotherMission(game, other)
 
