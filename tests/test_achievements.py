@@ -81,10 +81,10 @@ class Script:
         self.actions, self.asked, self.slot = actions, [], 0
 
     def begin(self, frames: np.ndarray, labels: list[str]) -> None:
-        self.frames, self.asked, self.slot = [frames], [labels], 0
+        self.frames, self.asked, self.slot, self.rows = [frames], [labels], 0, np.arange(len(frames))
 
     def act(self) -> np.ndarray:
-        return self.actions[:, self.slot, None]
+        return self.actions[self.rows, self.slot, None]
 
     def observe(self, actions: np.ndarray, frames: np.ndarray) -> None:
         self.slot += 1
@@ -92,6 +92,9 @@ class Script:
 
     def relabel(self, labels: list[str]) -> None:
         self.asked.append(labels)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        self.rows = self.rows[list(rows)]
 
 
 def env(limit: int) -> EnvConfig:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from embody.collection import collect, play_episodes
+from embody.collection.encode import encode_dataset
 from embody.collection.play import _draw, _draw_noise, _rng, _unlabelled
 from embody.config import ActionSpec, Config, StageConfig
 from embody.data import EVERY_TASK, batches, open_dataset
@@ -18,6 +20,9 @@ from embody.envs.crafter import ACHIEVEMENTS, ACTION_NAMES, LABELS, VOCABULARY, 
 from embody.envs.crafter_expert import ACTION, CrafterExpert
 from embody.envs.crafter_planning import Sight, Walls, route, wall_in
 from embody.presets import crafter_small
+from embody.tokenizer import Tokenizer
+from embody.training.dynamics import DynamicsStage
+from embody.training.tokenizer import TokenizerStage
 from tests.test_collect import GOTO, assert_same
 from tests.test_collect import small as small_minigrid
 
@@ -358,6 +363,25 @@ def test_clips_come_from_all_episodes_and_are_relabelled(recorded: Path) -> None
     assert abs(seen[0] / seen.sum() - share) < 0.12  # 4.7 deviations of 384 rows
     only = next(batches([dataset], "train", stage, source="frames", seed=0, labelled_only=True))
     assert only.labelled.all()
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("stage_of", [TokenizerStage, DynamicsStage])
+def test_world_models_may_be_shown_what_is_rare(recorded: Path, stage_of: Any, share: float) -> None:
+    """Behind the uniform rows of a batch each holds an event of its task; among them not all do."""
+    dataset, config = open_dataset(recorded / "crafter"), small(recorded)
+    tokenizer = dataclasses.replace(config.tokenizer, uniform_share=share)
+    dynamics = dataclasses.replace(config.dynamics, uniform_share=share)
+    config = dataclasses.replace(config, tokenizer=tokenizer, dynamics=dynamics)
+    encode_dataset(Tokenizer(tokenizer), "untrained", dataset)
+    stage = stage_of(config, [dataset], *(["untrained"] if stage_of is DynamicsStage else []))
+    first = []
+    for batch, _ in zip(stage.batches(1), range(6), strict=False):
+        held = ((batch.rewards > 0) & batch.mask).any(dim=1)
+        uniform = math.ceil(share * len(held))
+        assert held[uniform:].all()
+        first += held[:uniform].tolist()
+    assert not all(first)
 
 
 def test_videos_alone_can_be_read(cheap_worlds: None, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ _MANY: Range = (1, math.inf)
 _SHARE: Range = (0.0, 1.0)
 _NOT_NEGATIVE: Range = (0.0, math.inf)
 _POSITIVE: Range = (math.ulp(0.0), math.inf)
+_PART: Range = (math.ulp(0.0), 1.0)
 
 # By the class's name and the field's: this module is below the config.
 BOUNDS: Mapping[str, Mapping[str, Range]] = {
@@ -25,14 +26,15 @@ BOUNDS: Mapping[str, Mapping[str, Range]] = {
     | {"soft_cap": _NOT_NEGATIVE},
     "TokenizerConfig": dict.fromkeys(("height", "width", "patch", "latents", "channels", "context"), _MANY)
     | dict.fromkeys(("padded", "random_crop", "lpips_weight"), _NOT_NEGATIVE)
-    | dict.fromkeys(("mask_max", "decoder_share"), _SHARE),
+    | dict.fromkeys(("mask_max", "decoder_share"), _SHARE)
+    | {"uniform_share": _PART},
     "DynamicsConfig": dict.fromkeys(("tokens", "channels", "context", "k_max", "k_sample"), _MANY)
     | dict.fromkeys(("context_tau", "bootstrap_fraction", "bootstrap_start", "image_fraction"), _SHARE)
-    | {"registers": _NOT_NEGATIVE, "unlabelled_fraction": _SHARE, "tau_power": _POSITIVE},
+    | {"registers": _NOT_NEGATIVE, "unlabelled_fraction": _SHARE, "tau_power": _POSITIVE, "uniform_share": _PART},
     "AgentConfig": dict.fromkeys(("tokens", "words", "word_width", "hidden", "distances"), _MANY)
     | dict.fromkeys(("vocabulary", "bins"), (2, math.inf))
     | dict.fromkeys(("dynamics_weight", "policy_weight", "world_lr_scale"), _NOT_NEGATIVE)
-    | {"uniform_share": (math.ulp(0.0), 1.0), "event_lead": _NOT_NEGATIVE},
+    | {"uniform_share": _PART, "event_lead": _NOT_NEGATIVE},
     "ImaginationConfig": dict.fromkeys(("context", "horizon", "updates"), _MANY)
     | dict.fromkeys(("gamma", "lambda_", "alpha"), _SHARE)
     | {"beta": _NOT_NEGATIVE},

@@ -143,6 +143,7 @@ class TokenizerConfig:
     lpips: Literal["none", "alex", "vgg"] = "vgg"  # the network of the perceptual loss; vgg is the one made to train on
     lpips_weight: float = 0.2  # [P]
     decoder_share: float = 0.0  # share of the steps, the last, that train the decoder alone while masking goes to 0
+    uniform_share: float = 1.0  # of the rows; the others are clips of successes or events, where rare things are [P: 1]
 
     def __post_init__(self) -> None:
         for side, padded in zip((self.height, self.width), self.padded, strict=True):
@@ -197,6 +198,7 @@ class DynamicsConfig:
     )
     tau_power: float = 1.0  # tau ~ u^power, u uniform [P: 1]; above 1, low levels come more often
     ramp: bool = True  # weigh the loss by w(tau) = 0.9 tau + 0.1 [P]
+    uniform_share: float = 1.0  # of the rows; the others are clips of successes or events, where rare things are [P: 1]
 
     def __post_init__(self) -> None:
         for name in ("k_max", "k_sample"):

@@ -29,6 +29,9 @@ class AchievementPolicy(Policy, Protocol):
     def relabel(self, labels: list[str]) -> None:
         """What the N episodes ask for from now on."""
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these of the N episodes only."""
+
 
 class AchievementScheduler:
     """The task of one episode, by its place in `ACHIEVEMENTS`."""
@@ -125,9 +128,11 @@ def play_achievements(
 
     labels = ask(0, [""] * n)
     policy.begin(frames, labels)
+    at = np.arange(n)  # the episodes that the policy still sees
     seen, played = [frames[:record]], []
     for step in itertools.count(1):
-        actions = policy.act()
+        actions = np.zeros((n, len(config.actions.sizes)), np.int64)
+        actions[at] = policy.act()
         frames, rewards, terminated, truncated, _ = envs.step(actions, active)
         length += active
         reward += rewards
@@ -138,11 +143,14 @@ def play_achievements(
         played.append(actions[:record])
         if not active.any():
             break
-        policy.observe(actions, frames)
+        policy.observe(actions[at], frames[at])
         if step % schedule.every == 0:
+            if not active[at].all():
+                policy.keep(np.flatnonzero(active[at]).tolist())
+                at = np.flatnonzero(active)
             before, labels = labels, ask(schedule.every, labels)
             if labels != before:
-                policy.relabel(labels)
+                policy.relabel([labels[i] for i in at])
     return Unlocked(first_step, length, died, reward, tuple(_recordings(config, first_step, length, seen, played)))
 
 

@@ -68,9 +68,12 @@ class Dream:
         self.task: Tensor | None = None
 
     @torch.no_grad()
-    def reset(self, latents: Tensor, actions: Tensor, is_first: Tensor, task: Tensor | None = None) -> Tensor:
+    def reset(
+        self, latents: Tensor, actions: Tensor, is_first: Tensor, task: Tensor | None = None, *, frames_before: int = 0
+    ) -> Tensor:
         """Begin anew from context latents `[B, T, *, *]`, actions `[B, T, A]`, is_first `[B, T]`, task `[B, W]`.
 
+        `frames_before` the context others passed, which are forgotten.
         Returns features `[B, T, H]` (empty without an agent).
         """
         rows, frames = latents.shape[:2]
@@ -79,8 +82,28 @@ class Dream:
             raise ValueError(f"a context of {frames} frames does not fit {limit} {self.ring}")
         self.world_cache = self.dynamics.new_cache(rows, self.ring)
         self.agent_cache = self.agent.new_cache(rows, self.ring, self.world_cache.dtype) if self.agent else None
+        for cache in (self.world_cache, self.agent_cache):
+            if cache is not None:
+                cache.start_at(frames_before)
         self.task, self.unkept = task, None
         return self._keep(self.dynamics.pack(latents), actions, is_first)
+
+    @torch.no_grad()
+    def reread(self, rows: Tensor, latents: Tensor, actions: Tensor, is_first: Tensor, task: Tensor) -> Tensor:
+        """The history of `rows` (int64 `[n]`), as `reset` takes it, is read anew under other tasks `[n, W]`.
+
+        Returns their features `[n, T, H]`. The others stay as they are.
+        """
+        self.settle()
+        assert self.world_cache is not None and self.agent_cache is not None and self.task is not None
+        anew = Dream(self.dynamics, self.agent, k_sample=self.k_sample, generator=self.generator, longest=self.ring)
+        before = self.world_cache.frames - latents.shape[1]
+        features = anew.reset(latents, actions, is_first, task, frames_before=before)
+        assert anew.world_cache is not None and anew.agent_cache is not None
+        self.world_cache.replace(rows, anew.world_cache)
+        self.agent_cache.replace(rows, anew.agent_cache)
+        self.task = self.task.index_copy(0, rows, task)
+        return features
 
     @torch.no_grad()
     def observe(self, latents: Tensor, actions: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ __all__ = ["Player"]
 
 
 class Player:
-    """Plays `N` episodes side by side: `begin`, then `act` and `observe` in turn; `relabel` asks for something else.
+    """Plays `N` episodes side by side: `begin`, then `act` and `observe` in turn; `relabel` asks for something else,
+    `keep` leaves those that are over.
 
     The history starts as a training context does: the first frame repeated, `context` frames in all.
     """
@@ -76,18 +77,33 @@ class Player:
         first = torch.ones(rows, dtype=torch.bool, device=self.device)
         self.history.clear()
         self.history.extend([(self._encode(frames), actions, first)] * self.context)
-        self.relabel(labels)
+        self.features = self.dream.reset(*self._past(slice(None)), self._tasks(labels))[:, -1]
 
     @torch.no_grad()
     def relabel(self, labels: list[str]) -> None:
         """From now on other task labels, for all `N`; nothing that was seen is lost.
 
-        The history is read anew under them, as in training, where a clip has one label: what `act` does next is what it
-        would do had the agent been asked so from the start.
+        Where the label changes the history is read anew under it, as in training, where a clip has one label: what
+        `act` does next is what it would do had the agent been asked so from the start.
         """
-        task = torch.stack([self._words(label) for label in labels]).to(self.device)
-        latents, actions, first = (torch.stack(parts, dim=1) for parts in zip(*self.history, strict=True))
-        self.features = self.dream.reset(latents, actions, first, task)[:, -1]
+        assert self.features is not None and self.dream.task is not None, "begin comes first"
+        task = self._tasks(labels)
+        rows = (task != self.dream.task).any(dim=1).nonzero()[:, 0]
+        if len(rows):
+            features = self.dream.reread(rows, *self._past(rows), task[rows])[:, -1]
+            self.features = self.features.index_copy(0, rows, features)
+
+    @torch.no_grad()
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these of the `N` episodes only."""
+        assert self.features is not None and self.tokenizer_cache is not None, "begin comes first"
+        chosen = torch.tensor(rows, dtype=torch.long, device=self.device)
+        self.dream.select(chosen)
+        self.tokenizer_cache = self.tokenizer_cache.select(chosen)
+        self.features = self.features[chosen]
+        kept = [(latents[chosen], actions[chosen], first[chosen]) for latents, actions, first in self.history]
+        self.history.clear()
+        self.history.extend(kept)
 
     @torch.no_grad()
     def act(self) -> np.ndarray:
@@ -106,5 +122,13 @@ class Player:
         pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)
         return self.tokenizer.encode(pixels[:, None], cache=self.tokenizer_cache)[:, 0]
 
-    def _words(self, label: str) -> Tensor:
-        return torch.from_numpy(label_indices(label, self.vocabulary, self.agent.config.words))
+    def _past(self, rows: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, actions and is_first `[n, T, ...]` of the chosen rows' history."""
+        latents, actions, first = (
+            torch.stack([part[rows] for part in parts], 1) for parts in zip(*self.history, strict=True)
+        )
+        return latents, actions, first
+
+    def _tasks(self, labels: Sequence[str]) -> Tensor:
+        words = [label_indices(label, self.vocabulary, self.agent.config.words) for label in labels]
+        return torch.from_numpy(np.stack(words)).to(self.device)

@@ -49,12 +49,20 @@ class RingCache:
         """Of keys and values."""
         return self.bias.dtype
 
+    def start_at(self, frames: int) -> None:
+        """What comes into the empty ring follows `frames` others, which are not in it."""
+        assert self.empty
+        self.frames = frames
+        self.position += frames
+        self._locate()
+
     def fill(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Write a context, `[rows * tokens, G, n, K]`, into the empty ring."""
         n = k.shape[2]
         assert self.empty and n <= self.context, "several frames fit an empty cache only"
-        self.k[layer][:, :, :n] = k
-        self.v[layer][:, :, :n] = v
+        places = (self.frames + self.every_place[:n]) % self.context
+        self.k[layer][:, :, places] = k.to(self.dtype)
+        self.v[layer][:, :, places] = v.to(self.dtype)
 
     def extend(self, layer: int, k: Tensor, v: Tensor, ahead: int = 0) -> tuple[Tensor, Tensor, Tensor | None]:
         """Write a frame in progress, `[rows * tokens, G, 1, K]`, with `ahead` others of the same pass before it.
@@ -77,6 +85,12 @@ class RingCache:
     def _locate(self) -> None:
         self.place.copy_(self.position % self.context)
         self.bias.zero_().masked_fill_(self.every_place > self.position[:, None], float("-inf"))
+
+    def replace(self, rows: Tensor, other: "RingCache") -> None:
+        """`other`, of as many frames, becomes the history of `rows` (int64 `[n]`)."""
+        assert (other.frames, other.context, other.rows) == (self.frames, self.context, len(rows))
+        for mine, theirs in zip((*self.k, *self.v), (*other.k, *other.v), strict=True):
+            mine.unflatten(0, (self.rows, self.tokens))[rows] = theirs.unflatten(0, (other.rows, other.tokens))
 
     def select(self, rows: Tensor) -> "RingCache":
         """The same history for the chosen `rows` (int64 `[n]`; repeats allowed)."""

@@ -240,7 +240,7 @@ def _angles(config: TransformerConfig, frames: int, places: Tensor, cache: RingC
     dim = config.width // config.heads
     # A context into an empty cache may be longer than what a pass adds to a filled one.
     time = torch.arange(frames, device=places.device)
-    if cache is not None and not cache.empty:
-        time = cache.position[:frames]
+    if cache is not None:
+        time = time + cache.frames if cache.empty else cache.position[:frames]
     fastest, base = config.time_rope
     return rotary_angles(places, dim, config.rope_base), rotary_angles(time, dim, base, fastest)

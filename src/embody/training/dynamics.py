@@ -43,6 +43,7 @@ class DynamicsStage:
             left_pad=self.whole.imagination.context - 1,
             words=self.whole.agent.words,
             weights=self.whole.data.weights,
+            uniform_share=self.whole.dynamics.uniform_share,
             workers=self.whole.workers,
         )
 

@@ -26,7 +26,7 @@ class TokenizerStage:
     def __init__(self, config: Config, datasets: Sequence[Dataset]) -> None:
         self.config = config.train_tokenizer
         self.seed, self.workers, self.weights = config.seed, config.workers, config.data.weights
-        self.datasets = datasets
+        self.datasets, self.uniform_share = datasets, config.tokenizer.uniform_share
         all_steps = stage_steps(datasets, self.config)
         self.decoder_steps = int(config.tokenizer.decoder_share * all_steps)
         self.steps = all_steps - self.decoder_steps
@@ -55,6 +55,7 @@ class TokenizerStage:
             seed=self.seed,
             start=start,
             weights=self.weights,
+            uniform_share=self.uniform_share,
             workers=self.workers,
         )
 
