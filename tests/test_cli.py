@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from embody.config import Config, from_dict, to_dict
-from embody.data import DatasetWriter
+from embody.data import DatasetWriter, open_dataset
 from embody.distributed.checkpoint import load_tensors, save_tensors
 from embody.evaluation import write_results
 from embody.main import main
@@ -401,6 +401,18 @@ def test_an_interrupted_stage_goes_on_to_the_end(
     assert "going on from step 2 of" in capfd.readouterr().out
     ends = [place / "models" / name / "tokenizer.safetensors" for name in ("tiny", "whole")]
     assert ends[0].read_bytes() == ends[1].read_bytes()
+
+
+@pytest.mark.parametrize("asked", [["--episodes", "3"], ["--collect.train-episodes", "3"]])
+def test_so_many_episodes_are_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refusal, asked: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store(tiny_config(tmp_path))
+    main(["collect", "--name", "tiny", *asked])
+    assert len(open_dataset(tmp_path / "data" / TASK).episodes("train")) == 3
+    assert stored(tmp_path).collect.train_episodes == 3
+    assert "collect.train_episodes must be at least 1, got 0" in refused("collect", "--name", "tiny", "--episodes", "0")
 
 
 def test_collecting_is_interrupted_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorded: Path) -> None:

@@ -113,8 +113,16 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
     Preset = tyro.conf.Positional[str]  # noqa: N806 (a type)
     Settings = Annotated[Config, tyro.conf.arg(name="")]  # noqa: N806
 
-    def collect(preset: Preset = base.preset, config: Settings = base) -> Callable[[], object]:
-        """Record demonstrations in the real environment."""
+    def collect(
+        preset: Preset = base.preset, config: Settings = base, episodes: int = base.collect.train_episodes
+    ) -> Callable[[], object]:
+        """Record demonstrations in the real environment.
+
+        Args:
+            episodes: to train on, of each task; short for --collect.train-episodes.
+        """
+        if episodes != base.collect.train_episodes:
+            config = dataclasses.replace(config, collect=dataclasses.replace(config.collect, train_episodes=episodes))
         return lambda: Trainer(config=config).collect()
 
     def train(
