@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def play(episodes: int) -> tuple[Frames, NDArray[np.int64], dict[int, str]]:
-    """Frames `[N, 2, H, W, 3]`, each behind the one before, their cells' kinds `[N, ROWS, COLUMNS]`, and kinds' names."""
+    """Frames `[N, 2, H, W, 3]`, each with the one before; the kinds of their cells `[N, ROWS, COLUMNS]`; names."""
     config, random = crafter_small(), np.random.default_rng(0)
     env, expert = make_env(config.env, "crafter"), make_expert("crafter")
     assert isinstance(env, CrafterPixels)
