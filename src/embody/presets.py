@@ -275,14 +275,14 @@ def crafter_small() -> Config:
             policy_weight=10.0,  # LOG.md
             event_lead=24,  # short clips alone would show the last steps of each search
         ),
-        imagination=ImaginationConfig(context=16, horizon=15, gamma=0.97),
+        imagination=ImaginationConfig(context=16, horizon=15, gamma=0.97, updates=4),
         train_tokenizer=StageConfig(
             epochs=0.25, batch=64, length=1, long_length=2, long_every=2, lr=2e-3, muon_lr=8e-3
         ),
         train_dynamics=replace(lengths, epochs=0.7),
         train_agent=replace(lengths, epochs=0.4),
         train_imagination=StageConfig(
-            epochs=0.2, batch=64, lr=5e-4, weight_decay=0.0, clip=0.5, checkpoint_every=20, log_every=2
+            epochs=0.8, batch=64, lr=5e-4, weight_decay=0.0, clip=0.5, checkpoint_every=20, log_every=2
         ),
         evaluation=EvaluationConfig(episodes=200, batch=50, context=16, horizon=32),
     )
@@ -311,7 +311,7 @@ def crafter() -> Config:
         train_tokenizer=replace(small.train_tokenizer, batch=256, epochs=2.0),
         train_dynamics=lengths,
         train_agent=replace(lengths, epochs=3.0),
-        train_imagination=replace(small.train_imagination, batch=512, epochs=2.0),
+        train_imagination=replace(small.train_imagination, batch=512, epochs=8.0),
     )
 
 

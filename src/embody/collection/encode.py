@@ -28,28 +28,27 @@ def encode_dataset(
     writer = LatentWriter(dataset, tokenizer_hash, config.latents, config.channels)
     pending = writer.pending()
     tokenizer.eval()
-    for done, shard in enumerate(pending):
+
+    def encode(shard: Shard) -> None:
         with writer.filling(shard) as latents:
             _encode_shard(tokenizer, dataset, shard, latents)
-        if progress is not None:
-            progress(done + 1, len(pending))
+
+    with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
+        for done, _ in enumerate(pool.map(encode, pending)):
+            if progress is not None:
+                progress(done + 1, len(pending))
 
 
 def _encode_shard(tokenizer: Tokenizer, dataset: Dataset, shard: Shard, latents: NDArray[np.float16]) -> None:
     episodes = [row for row in dataset.episodes(shard.split) if dataset.shard_of(row.id) == shard]
     # Episodes of like length side by side: the shorter ones are padded, and their padding is dropped.
     by_length = sorted(episodes, key=lambda row: row.length)
-    groups = [by_length[start : start + _ROWS] for start in range(0, len(by_length), _ROWS)]
-
-    def encode(group: Sequence[EpisodeRow]) -> None:
+    for start in range(0, len(by_length), _ROWS):
+        group = by_length[start : start + _ROWS]
         places = [dataset.rows(row.id, 0, row.length).start - shard.start for row in group]
         for first, encoded in _encode_side_by_side(tokenizer, dataset, group):
             for place, row, z in zip(places, group, encoded, strict=True):
                 latents[place + first : place + row.length][: len(z)] = z[: max(0, row.length - first)]
-
-    with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(encode, groups):
-            pass
 
 
 @contextmanager
