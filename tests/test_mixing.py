@@ -203,6 +203,20 @@ def test_relevant_clips_may_begin_before_they_hold_their_event(tmp_path: Path) -
     assert starts.sum() == 900 and ((starts - 90) ** 2 / 90).sum() < 27.9  # 9 degrees of freedom, once in a thousand
 
 
+def test_contexts_may_end_before_an_event(tmp_path: Path) -> None:
+    """1 to `event_lead` slots before one of their task, and never before the episode begins."""
+    dataset = write(tmp_path / "set", slots_shown(1, 40, at(40, (3, 0), (30, 0))))
+    stage, last = StageConfig(batch=10, length=4), []
+    for batch in take(100, [dataset], stage=stage, left_pad=3, uniform_share=0.1, event_lead=6, contexts=True):
+        assert batch.frames is not None and batch.mask[:, -1].all()
+        last += batch.frames[1:, -1, 0, 0, 0].tolist()
+    counts = np.bincount(last, minlength=30)
+    late = counts[24:30]  # 30 - 6 .. 30 - 1, of half of the rows; the others 0 .. 2, 0 where it would be -1 to -3
+    assert counts.sum() == 900 == late.sum() + counts[:3].sum()
+    assert late.sum() == pytest.approx(450, abs=60) and ((late - late.mean()) ** 2 / late.mean()).sum() < 20.5
+    assert counts[0] == pytest.approx(300, abs=60)
+
+
 def test_success_and_events_are_drawn_side_by_side(tmp_path: Path) -> None:
     with_events = write(tmp_path / "set", slots_shown(1, 20, at(20, (7, 0))))
     # Odd episodes of a succeed; plain videos never do.

@@ -254,6 +254,9 @@ class ImaginationConfig:
     # prior, rewards and ends are then those of a frozen copy.
     finetune: Literal["heads", "agent"] = "heads"
     updates: int = 1  # gradient steps on each batch of dreams; they cost little beside the dreaming
+    # Of the contexts; the others are of successful episodes or, where there are events, end so close to one that the
+    # dream may hold it.
+    uniform_share: float = 1.0
     shuffle_rewards: bool = False  # the control: imagined rewards shuffled over the batch
 
 

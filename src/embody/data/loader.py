@@ -246,7 +246,7 @@ class _Clips:
         events: Mapping[int, NDArray[np.int64]] | None = None,
         lead: int = 0,
     ) -> None:
-        """`events`: of some entries, by their place; a clip holds one, or begins up to `lead` slots earlier."""
+        """`events`: of some entries, by their place; `ClipSampler` says where their clips are."""
         self.readers = readers
         self.entries = [(entry.source, entry.row.id, entry.task) for entry in entries]
         # Events and slots are not drawn from one urn, nor are sources that have weights.
@@ -332,7 +332,8 @@ def batches(
             none: a task is drawn uniformly, whatever dataset it is in.
         uniform_share: share of the rows, the first `uniform_rows` of a batch, that come from all of these episodes; the
             others come from those that achieve their task [P: half and half] or, where there are events, hold one.
-        event_lead: those that hold an event may begin up to so many slots earlier, and end before it.
+        event_lead: those that hold an event may begin up to so many slots earlier, and end before it; `contexts` end
+            1 to so many slots before it.
         contexts: clips that end at a slot after which the episode goes on, to start imagination from; they may begin
             any number of slots before their episode and are never padded on the right.
         after: the last so many slots of a clip come behind the context that `contexts` asks for, padded on the right.
@@ -361,7 +362,7 @@ def batches(
     entries = _entries(readers, chosen)
     everything = relevant = _Clips(readers, entries, weights, seed, left_pad, ends=contexts, after=after)
     if uniform_share < 1:
-        relevant = _relevant(readers, entries, weights, seed, left_pad, event_lead)
+        relevant = _relevant(readers, entries, weights, seed, left_pad, ends=contexts, after=after, lead=event_lead)
     loaded = _Batches(everything, relevant, uniform_share, stage)
     return _in_processes(loaded, start, workers) if workers else _in_thread(loaded, start)
 
@@ -380,9 +381,17 @@ def _entries(readers: Sequence[_Reader], rows: Sequence[tuple[int, EpisodeRow]])
 
 
 def _relevant(
-    readers: list[_Reader], entries: Sequence[_Entry], weights: Sequence[float], seed: int, left_pad: int, lead: int
+    readers: list[_Reader],
+    entries: Sequence[_Entry],
+    weights: Sequence[float],
+    seed: int,
+    left_pad: int,
+    *,
+    ends: bool,
+    after: int,
+    lead: int,
 ) -> _Clips:
-    """Clips of episodes that achieve their task; where there are events, around one of them or up to `lead` before."""
+    """Clips of episodes that achieve their task; where there are events, around one of them."""
     achieved, events = [], {}
     for entry in entries:
         if entry.task is None:
@@ -391,7 +400,7 @@ def _relevant(
         elif len(found := readers[entry.source].events_of(entry.row.id, entry.task)):
             events[len(achieved)] = found
             achieved.append(entry)
-    return _Clips(readers, achieved, weights, seed, left_pad, events=events, lead=lead)
+    return _Clips(readers, achieved, weights, seed, left_pad, ends=ends, after=after, events=events, lead=lead)
 
 
 def _is_labelled(dataset: Dataset) -> bool:

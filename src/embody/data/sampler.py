@@ -21,7 +21,7 @@ class ClipSampler:
     - `ends` True: the drawn slot, never an episode's last, is where the clip ends but for `after` slots behind it: what
       imagination starts from, and what then happened.
     - An episode with `events` is drawn by one of them in place of its slots, and the clip holds it, anywhere, or
-      begins up to `lead` slots earlier.
+      begins up to `lead` slots earlier; with `ends` its context ends 1 to `lead` slots before it.
 
     A `ValueError` if there is no episode, or, with `ends`, a task whose episodes all have a single slot.
     """
@@ -46,7 +46,7 @@ class ClipSampler:
         self.events = events or {}
         self._random = np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, 0], np.uint64)))
         self._origin: Any = self._random.bit_generator.state
-        assert not (ends and self.events), "a context ends at a slot, not at an event"
+        assert not ends or not self.events or lead >= 1
         self.seed, self.left_pad, self.virtual, self.ends, self.after = seed, left_pad, virtual, ends, after
         self.lead = lead
         groups = np.asarray(group_index)
@@ -76,6 +76,8 @@ class ClipSampler:
         size = int(self.lengths[episode])
         slot = drawn - (int(stops[place - 1]) if place else 0)
         if self.ends:
+            if episode in self.events:
+                slot = max(0, int(self.events[episode][slot]) - 1 - int(random.integers(self.lead)))
             return episode, slot - (length - self.after) + 1
         before = min(self.left_pad, length - 1)  # so that a clip shows slot 0 at least
         if episode in self.events:

@@ -118,6 +118,8 @@ class ImaginationStage:
             words=self.whole.agent.words,
             labelled_only=True,
             weights=self.whole.data.weights,
+            uniform_share=self.whole.imagination.uniform_share,
+            event_lead=self.whole.imagination.horizon,
             contexts=True,
             workers=self.whole.workers,
         )
