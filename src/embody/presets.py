@@ -281,7 +281,7 @@ def crafter_small() -> Config:
             epochs=0.25, batch=64, length=1, long_length=2, long_every=2, lr=2e-3, muon_lr=8e-3
         ),
         train_dynamics=replace(lengths, epochs=0.7),
-        train_agent=replace(lengths, epochs=0.4),
+        train_agent=replace(lengths, epochs=0.55),
         train_imagination=StageConfig(
             epochs=0.8, batch=64, lr=5e-4, weight_decay=0.0, clip=0.5, checkpoint_every=20, log_every=2
         ),
