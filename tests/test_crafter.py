@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ from embody.config import ActionSpec, Config, StageConfig
 from embody.data import EVERY_TASK, batches, open_dataset
 from embody.data.episodes import label_words
 from embody.envs import FAMILIES, LockstepEnvs, environment_seeds, make_env, make_expert
-from embody.envs.crafter import ACHIEVEMENTS, ACTION_NAMES, LABELS, VOCABULARY, CrafterPixels
+from embody.envs.crafter import (
+    ACHIEVEMENTS,
+    ACTION_NAMES,
+    LABELS,
+    VOCABULARY,
+    CrafterPixels,
+    _begin,
+    _load_crafter,
+)
 from embody.envs.crafter_expert import ACTION, CrafterExpert
 from embody.envs.crafter_planning import Sight, Walls, route, wall_in
 from embody.presets import crafter_small
@@ -36,7 +45,15 @@ def begin(seed: int = 0, max_steps: int = 1000) -> CrafterPixels:
 
 
 @pytest.fixture
-def cheap_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+def other_worlds() -> Iterator[None]:
+    """Worlds are kept by their seed: those of a test are made in it."""
+    _begin.cache_clear()
+    yield
+    _begin.cache_clear()
+
+
+@pytest.fixture
+def cheap_worlds(other_worlds: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second a world is too much: grass with a little of everything, as the seed draws it."""
 
     def generate(world: Any, player: Any) -> None:
@@ -51,7 +68,7 @@ def cheap_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def field(monkeypatch: pytest.MonkeyPatch) -> Any:
+def field(other_worlds: None, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A field of grass without creatures, the player in its middle, looking down."""
 
     def generate(world: Any, player: Any) -> None:
@@ -109,6 +126,23 @@ def test_an_episode_follows_from_its_seed_alone(cheap_worlds: None) -> None:
         np.testing.assert_array_equal(env.step(action)[0], first[action])
     assert environment_seeds(2**20 - 1, "crafter", "evaluation").stop < 2**63
     env.reset(seed=2**63 - 1)
+
+
+def test_who_plays_a_world_leaves_it_as_it_was_for_the_next() -> None:
+    """A world is made once and played by copies, at once or one after the other, night and all."""
+    actions = np.random.default_rng(0).integers(17, size=120)
+    _begin.cache_clear()
+    envs = [begin(seed=3), begin(seed=3)]
+    for env in envs:
+        env.game._step = 150  # dusk
+    played = [[env.step(action) for env in envs] for action in actions]
+    again = begin(seed=3)
+    again.game._step = 150
+    for action, (one, other) in zip(actions, played, strict=True):
+        for found in (other, again.step(action)):
+            np.testing.assert_array_equal(found[0], one[0])
+            assert found[1:4] == one[1:4]
+    assert _begin.cache_info()[:2] == (2, 1)  # hits, misses
 
 
 def test_which_creature_leaves_does_not_depend_on_the_order_of_a_set(field: None) -> None:
@@ -190,8 +224,6 @@ def test_bad_input_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="9x9 cells, a frame of 8x64"):
         make_env(dataclasses.replace(config, height=8), "crafter")
     monkeypatch.setattr(crafter.constants, "actions", ["noop"])
-    from embody.envs.crafter import _load_crafter
-
     _load_crafter.cache_clear()
     with pytest.raises(ValueError, match="pip install crafter==1.8.3"):
         begin()

@@ -3,6 +3,7 @@
 Shapes: H = W = 64 pixels, P = 22 achievements; Crafter's arrays are [x, y], its frames [y, x].
 """
 
+import copy
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -77,7 +78,8 @@ class CrafterPixels(gymnasium.Env[np.ndarray, Any]):
             raise ValueError(
                 f"env.height, env.width: Crafter shows 9x9 cells, a frame of {height}x{width} is too small"
             )
-        self._make_game, self._size = _load_crafter(), (width, height)
+        _load_crafter()  # says now if it is missing
+        self._size = (width, height)
         self.max_steps = max_steps
         self.observation_space = spaces.Box(0, 255, (height, width, 3), np.uint8)
         self.actions = ACTIONS
@@ -88,9 +90,8 @@ class CrafterPixels(gymnasium.Env[np.ndarray, Any]):
         """The first frame of the episode that `seed` gives: the first of `crafter.Env(seed=seed)`."""
         super().reset(seed=seed)
         own = int(self.np_random.integers(2**31 - 1)) if seed is None else seed
-        # Anew, since Crafter counts its resets into the seed.
-        self.game = self._make_game(seed=own, size=self._size, length=None)
-        frame = self.game.reset()
+        begun, frame = _begin(own, self._size)
+        self.game, frame = begun.copy(), frame.copy()
         self._step, self._counts = 0, self._count()
         info = {"inventory": self.game._player.inventory.copy()}
         return frame, info | {"mission": "", "events": np.zeros(len(ACHIEVEMENTS), bool), "success": False}
@@ -108,6 +109,13 @@ class CrafterPixels(gymnasium.Env[np.ndarray, Any]):
     def _count(self) -> NDArray[np.int64]:
         achieved = self.game._player.achievements
         return np.array([achieved[name] for name in ACHIEVEMENTS])
+
+
+@lru_cache(maxsize=512)  # of 0.1 MB; a second each to make, and several policies play the same ones
+def _begin(seed: int, size: tuple[int, int]) -> tuple[Any, NDArray[np.uint8]]:
+    """A game that has begun and its first frame: a new one, since Crafter counts its resets into the seed."""
+    game = _load_crafter()(seed=seed, size=size, length=None)
+    return game, game.reset()
 
 
 @lru_cache(maxsize=1)
@@ -134,6 +142,12 @@ def _load_crafter() -> Any:
 
         def render(self, size: Any = None) -> NDArray[np.uint8]:
             return self._draw() if size is None else super().render(size)
+
+        def copy(self) -> "Game":
+            """The same game, to be played by somebody else."""
+            other: Game = copy.deepcopy(self, {id(shared): shared for shared in (self._draw, self._textures)})
+            other._draw = _Drawing(other, engine)
+            return other
 
     return Game
 
