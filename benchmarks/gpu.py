@@ -136,8 +136,9 @@ class Bench:
         return self._rates(self._time(step, self.sizes.steps, warm_up=2), frames=rows * frames, flops=flops)
 
     def imagination(self) -> dict[str, float]:
-        """Dreams of one batch of contexts, then the update of the policy and the value."""
-        config, rows = self.config, self.sizes.dreams
+        """Dreams of one batch of contexts, then one update of the policy and the value."""
+        rows = self.sizes.dreams
+        config = replace(self.config, imagination=replace(self.config.imagination, updates=1))
         model = WorldAndAgent(self._made(Dynamics, config.dynamics), self._made(Agent, config.agent)).to(self.device)
         stage, batch = ImaginationStage(config, [], "", model), self._batch(rows, config.imagination.context)
         stage.losses.to(self.device)
