@@ -275,7 +275,7 @@ def crafter_small() -> Config:
             policy_weight=10.0,  # LOG.md
             event_lead=24,  # short clips alone would show the last steps of each search
         ),
-        # Three of four contexts from anywhere would be far from the events of their task.
+        # Half of the contexts end where a dream may hold an event of their task.
         imagination=ImaginationConfig(context=16, horizon=15, gamma=0.97, updates=4, uniform_share=0.5),
         train_tokenizer=StageConfig(
             epochs=0.25, batch=64, length=1, long_length=2, long_every=2, lr=2e-3, muon_lr=8e-3
