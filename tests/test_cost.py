@@ -260,7 +260,9 @@ def test_flops_of_a_generated_frame_and_of_a_dream() -> None:
         (agent.heads.policy(seen[:, 1:]).sum() + agent.heads.value(seen).sum()).backward()
 
     dreaming = counted(begin) + sum(counted(step) for _ in range(horizon))
-    assert dreaming / 2 + counted(learn) == pytest.approx(B * imagination_row_flops(config), rel=EXACTLY)
+    learning = counted(learn)
+    for dreams, flops in ((None, dreaming / 2), (1.0, dreaming), (0.0, 0)):
+        assert flops + learning == pytest.approx(B * imagination_row_flops(config, dreams), rel=EXACTLY)
     # A full ring; the heads that say what a dream's step brought are no part of the frame.
     others = head_flops(AGENT)
     assert counted(step) == B * (generated_frame_flops(CONFIG) + others)

@@ -142,8 +142,10 @@ def agent_row_flops(config: Config, frames: int) -> float:
     return _features_row_flops(config, frames) + heads + share * dynamics_row_flops(dynamics, frames, bootstrap=True)
 
 
-def imagination_row_flops(config: Config) -> float:
-    """Phase 3, a step of one dream: the dream over its `updates`, then the policy and value heads on H + 1 frames.
+def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
+    """Phase 3, a step of one dream: `dreams` dreamings, then the policy and value heads on H + 1 frames.
+
+    By default the mean over the steps, a dreaming for `updates` of them.
 
     The dream: its context at once, then H frames over a ring as long as they need. Features have no gradient, unless
     the agent is finetuned: then the prior looks at the whole dream once, and the agent anew in each update.
@@ -163,7 +165,7 @@ def imagination_row_flops(config: Config) -> float:
         total += dynamics_flops(config.dynamics, whole) + agent_flops(agent, S, whole)
         total += (horizon + 1) * head_flops(agent)
         learning += _features_row_flops(config, whole)
-    return total / dream.updates + learning
+    return total * (1 / dream.updates if dreams is None else dreams) + learning
 
 
 def _features_row_flops(config: Config, frames: int) -> int:

@@ -126,7 +126,7 @@ class ImaginationStage:
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         config, heads = self.whole.imagination, self.model.agent.heads
-        if self.dreamt is None or round(progress * self.steps) % config.updates == 0:
+        if self.dreamt is None or self._dreams_anew(progress):
             self.dreamt = dream_trajectories(self._dreamer(), batch, horizon=config.horizon, generator=generator)
             if config.finetune == "agent":
                 self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, generator)
@@ -155,7 +155,10 @@ class ImaginationStage:
         return loss + value, metrics
 
     def row_flops(self, frames: int, progress: float) -> float:
-        return imagination_row_flops(self.whole)
+        return imagination_row_flops(self.whole, dreams=float(self._dreams_anew(progress)))
+
+    def _dreams_anew(self, progress: float) -> bool:
+        return round(progress * self.steps) % self.whole.imagination.updates == 0
 
     def _dreamer(self) -> WorldAndAgent:
         """The model with its heads as they are now, to dream with: autocast would cast frozen matrices every time."""
