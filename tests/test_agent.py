@@ -159,9 +159,12 @@ def stage_gradients(config: Config, root: Path, monkeypatch: pytest.MonkeyPatch)
     stage.whole = dataclasses.replace(config, agent=dataclasses.replace(config.agent, dynamics_weight=0.0))
     read: list[Tensor] = []
     forward = dynamics.forward
-    monkeypatch.setattr(
-        dynamics, "forward", lambda z, tau, d, *rest: read.extend((z, tau, d)) or forward(z, tau, d, *rest)
-    )
+
+    def noted(z: Tensor, tau: Tensor, d: Tensor, *rest: Any, **others: Any) -> Any:
+        read.extend((z, tau, d))
+        return forward(z, tau, d, *rest, **others)
+
+    monkeypatch.setattr(dynamics, "forward", noted)
     loss, _ = stage.loss(make_batch(4, 6), seeded(0), 0.0)
     loss.backward()
     return stage, read

@@ -223,9 +223,8 @@ def test_flops_of_a_row_of_agent_training(own_weights: bool) -> None:
     def step() -> None:
         shape = (8, T)
         with torch.set_grad_enabled(not own_weights):
-            memory = dynamics(
-                dynamics.pack(batch.latents), torch.zeros(shape), torch.full(shape, 0.25), batch.actions, batch.is_first
-            ).memory
+            seen = dynamics.pack(batch.latents), torch.zeros(shape), torch.full(shape, 0.25)
+            memory = dynamics(*seen, batch.actions, batch.is_first, memory_only=True).memory
         out = agent.heads(agent(batch.task, memory, T, blocks=dynamics.trunk.blocks))
         total = out.policy.sum() + out.reward.sum() + out.value.sum() + out.continues.sum()
         total = total + ShortcutLoss()(dynamics, rows, seeded(0), bootstrap=True)[0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from embody.batch import Batch
 from embody.config import DynamicsConfig
@@ -184,6 +184,33 @@ def test_cached_equals_uncached() -> None:
         torch.testing.assert_close(part.clean[:, 0], whole.clean[:, t], atol=1e-5, rtol=1e-5)
         for x, all_x in zip(part.memory.inputs, whole.memory.inputs, strict=True):
             torch.testing.assert_close(x[:, 0], all_x[:, t], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pattern", ["STST", "SSST", "STSS", "TS"])
+def test_what_only_leads_to_a_prediction_is_left_out(pattern: str) -> None:
+    trunk = dataclasses.replace(DYNAMICS.trunk, pattern=pattern)
+    dynamics, arguments = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk)), a_pass(length=5)
+    arguments["is_first"][:, 0] = True
+    whole = dynamics(**arguments)
+    ran: list[nn.Module] = []
+    for block in dynamics.trunk.blocks:
+        block.mlp.register_forward_hook(lambda module, *_: ran.append(module))
+    remembered = dynamics(**arguments, memory_only=True)
+    assert [block.mlp for block in dynamics.trunk.blocks][: trunk.layers.rindex("S")] == ran
+    assert remembered.clean.numel() == 0
+    caches = dynamics.new_cache(2), dynamics.new_cache(2)
+    for t in range(5):
+        slot = {name: value[:, t : t + 1] for name, value in arguments.items()}
+        parts = [
+            dynamics(**slot, cache=cache, memory_only=only) for cache, only in zip(caches, (False, True), strict=True)
+        ]
+        for cache in caches:
+            cache.commit()
+        for x, all_x in zip(parts[1].memory.inputs, parts[0].memory.inputs, strict=True):
+            assert torch.equal(x, all_x)
+    for x, all_x in zip(remembered.memory.inputs, whole.memory.inputs, strict=True):
+        assert torch.equal(x, all_x)
 
 
 # --- levels and noise -----------------------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ class WorldAndAgent(nn.Module):
         noise = torch.randn(z.shape, generator=generator, device=z.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.agent.config.own_weights):
             noised = noise_to(levels.tau, z, noise)
-            memory = self.dynamics(noised, levels.tau, levels.d, batch.actions, batch.is_first, batch.labelled).memory
+            seen = noised, levels.tau, levels.d, batch.actions, batch.is_first, batch.labelled
+            memory = self.dynamics(*seen, memory_only=True).memory
         return self.agent(batch.task, memory, batch.length, blocks=self.dynamics.trunk.blocks)
 
     def context_levels(self, batch: Batch) -> Levels:

@@ -27,6 +27,7 @@ __all__ = [
     "generated_frame_flops",
     "head_flops",
     "imagination_row_flops",
+    "remember_flops",
     "tokenizer_row_flops",
     "trunk_flops",
 ]
@@ -75,6 +76,14 @@ def decode_flops(config: TokenizerConfig, frames: int, keys: int | None = None) 
 def dynamics_flops(config: DynamicsConfig, frames: int, keys: int | None = None) -> int:
     """Latents in and out (`2 L Z D` each) and the trunk on `S = 2 + registers + L` tokens."""
     return 2 * _latents(config, frames) + trunk_flops(config.trunk, frames, _tokens(config), keys=keys)
+
+
+def remember_flops(config: DynamicsConfig, frames: int, keys: int | None = None) -> int:
+    """Latents in and the layers that lead to the memory: with `keys`, those of a cache, also the last time layer."""
+    layers = config.trunk.layers
+    needed = max(layers.rfind("S"), layers.rfind("T") + 1 if keys else 0)
+    trunk = replace(config.trunk, depth=needed)
+    return _latents(config, frames) + trunk_flops(trunk, frames, _tokens(config), keys=keys)
 
 
 def agent_flops(config: AgentConfig, world_tokens: int, frames: int, keys: int | None = None) -> int:
@@ -152,7 +161,7 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
     """
     agent, dream = config.agent, config.imagination
     context, horizon, S = dream.context, dream.horizon, _tokens(config.dynamics)
-    total = dynamics_flops(config.dynamics, context) + agent_flops(agent, S, context)
+    total = remember_flops(config.dynamics, context, context) + agent_flops(agent, S, context)
     ring = min(context + horizon, config.dynamics.context)
     total += horizon * (generated_frame_flops(config, ring) + head_flops(agent))
     layers = head_layers(agent)
@@ -162,7 +171,7 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
         learning += frames * (3 * head_flops(agent, name) - first)
     if dream.finetune == "agent":
         whole = context + horizon
-        total += dynamics_flops(config.dynamics, whole) + agent_flops(agent, S, whole)
+        total += remember_flops(config.dynamics, whole) + agent_flops(agent, S, whole)
         total += (horizon + 1) * head_flops(agent)
         learning += _features_row_flops(config, whole)
     return total * (1 / dream.updates if dreams is None else dreams) + learning
@@ -175,7 +184,7 @@ def _features_row_flops(config: Config, frames: int) -> int:
     the space layers.
     """
     agent, dynamics = config.agent, config.dynamics
-    world = dynamics_flops(dynamics, frames)
+    world = remember_flops(dynamics, frames)
     if not agent.own_weights:
         read = replace(dynamics.trunk, depth=dynamics.trunk.layers.rindex("S"))
         world += 2 * trunk_flops(read, frames, _tokens(dynamics)) + _latents(dynamics, frames)
@@ -186,12 +195,13 @@ def _features_row_flops(config: Config, frames: int) -> int:
 
 
 def generated_frame_flops(config: Config, keys: int | None = None, *, agent: bool = True) -> int:
-    """One more frame: `K + 1` passes of the world, the last to keep it, then the agent's, over a ring of `keys`.
+    """One more frame: `K` passes of the world and one to remember it, then the agent's, over a ring of `keys`.
 
     That is `dynamics.context` by default; pixels are `decode_flops`.
     """
     keys = config.dynamics.context if keys is None else keys
-    world = (config.dynamics.k_sample + 1) * dynamics_flops(config.dynamics, 1, keys)
+    world = config.dynamics.k_sample * dynamics_flops(config.dynamics, 1, keys)
+    world += remember_flops(config.dynamics, 1, keys)
     if not agent:
         return world
     policy = head_flops(config.agent, "policy")

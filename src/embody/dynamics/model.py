@@ -23,7 +23,7 @@ __all__ = ["Dynamics", "Prediction"]
 class Prediction:
     """One pass of the world."""
 
-    clean: Tensor  # float32 [B, T, L, Z], the predicted clean latent
+    clean: Tensor  # float32 [B, T, L, Z], the predicted clean latent; empty with `memory_only`
     memory: Memory  # what agent tokens may read
 
 
@@ -96,13 +96,14 @@ class Dynamics(nn.Module):
         is_first: Tensor,
         labelled: Tensor | None = None,
         cache: RingCache | None = None,
+        memory_only: bool = False,
     ) -> Prediction:
         """One pass over frames.
 
         noised float `[B, T, L, Z]`; tau `[B, T]` in [0, 1], on the grid of its d; d `[B, T]`, a power of 1/2 down to
         1 / K_max; actions int64 `[B, T, A]` that led to each frame; is_first bool `[B, T]`; labelled bool `[B]`, all by
         default. With a cache the frames are in progress: `cache.commit` keeps them. A predicted velocity v is turned
-        into `z^ = z~ + (1 - tau) v`.
+        into `z^ = z~ + (1 - tau) v`. With `memory_only` nothing is predicted, and the last layers are left out.
         """
         B, T = noised.shape[:2]
         if labelled is None:
@@ -118,7 +119,9 @@ class Dynamics(nn.Module):
             ),
             dim=2,
         )
-        x_BTSD, memory = self.trunk(self.token_norm(x_BTSD), cache=cache)
+        x_BTSD, memory = self.trunk(self.token_norm(x_BTSD), cache=cache, memory_only=memory_only)
+        if memory_only:
+            return Prediction(noised.new_zeros(B, T, 0, 0), memory)
         # The flow head stays in float32 under autocast, which the meta device does not know.
         device = x_BTSD.device.type
         with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):

@@ -193,7 +193,7 @@ class Dream:
         """Features `[B, T, H]` of finished frames `[B, T, L, Z]`, which become history."""
         frames, history = z.shape[1], self._to_context_level(z)
         levels = [self.dynamics.context_level] * frames, [self.d_min] * frames
-        return self._commit(history, self._pass(history, *levels, actions, is_first).memory)
+        return self._commit(history, self._pass(history, *levels, actions, is_first, memory_only=True).memory)
 
     def _to_context_level(self, z: Tensor) -> Tensor:
         tau = torch.full(z.shape[:2], self.dynamics.context_level, device=z.device)
@@ -212,14 +212,20 @@ class Dream:
         return features.float().clone()  # a compiled step writes its next result to the same place
 
     def _pass(
-        self, z: Tensor, tau: Sequence[float], d: Sequence[float], actions: Tensor, is_first: Tensor | None = None
+        self,
+        z: Tensor,
+        tau: Sequence[float],
+        d: Sequence[float],
+        actions: Tensor,
+        is_first: Tensor | None = None,
+        memory_only: bool = False,
     ) -> Prediction:
         """The world over frames in progress, whose levels `tau` and `d` are the same in all rows."""
         shape = z.shape[:2]
         if is_first is None:
             is_first = torch.zeros(shape, dtype=torch.bool, device=z.device)
         levels = (self._level(tuple(values)).expand(shape) for values in (tau, d))
-        return self.dynamics(z, *levels, actions, is_first, cache=self.world_cache)
+        return self.dynamics(z, *levels, actions, is_first, cache=self.world_cache, memory_only=memory_only)
 
     def _level(self, values: tuple[float, ...]) -> Tensor:
         if values not in self.levels:

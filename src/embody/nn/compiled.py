@@ -74,7 +74,8 @@ class CudaGraphs:
             self.cache = cache
         given: list[Tensor] = []
         _map(given.append, (inputs, others))
-        key = cache.full, tuple(tensor.shape for tensor in given)
+        flags = tuple(other for other in others.values() if isinstance(other, bool))
+        key = cache.full, flags, tuple(tensor.shape for tensor in given)
         if key not in self.recorded:
             self.recorded[key] = self._record(inputs, others, cache)
         graph, held, out = self.recorded[key]

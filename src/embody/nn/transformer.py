@@ -164,21 +164,27 @@ class Transformer(nn.Module):
         first: int | None = None,
         places: Tensor | None = None,
         cache: RingCache | None = None,
+        memory_only: bool = False,
     ) -> tuple[Tensor, Memory]:
         """New tokens `[B, T, S, D]` (normalised) and the memory for a second stream.
 
         `places` `[S]` are the tokens' positions inside a frame, their order by default. With a cache the frames are
-        those in progress: the caller commits them.
+        those in progress: the caller commits them. With `memory_only` layers that neither the memory nor the cache
+        needs are left out, and the tokens are not those of the last one.
         """
         T, S = x_BTSD.shape[1:3]
         places = torch.arange(S, device=x_BTSD.device) if places is None else places
         in_space, in_time = _angles(self.config, T, places, cache)
         inputs, layer = [], 0
+        layers = self.config.layers
+        last = max(layers.rfind("S"), layers.rfind("T") if cache is not None else -1) if memory_only else len(layers)
         with _as_precise_as(self.blocks, x_BTSD.device):
-            for block, kind in zip(self.blocks, self.config.layers, strict=True):
+            for place, (block, kind) in enumerate(zip(self.blocks, layers, strict=True)):
                 assert isinstance(block, Block)
                 if kind == "S":
                     inputs.append(x_BTSD)
+                    if place >= last:
+                        break
                     x_BTSD = block.space(x_BTSD, in_space, S if first is None else first)
                 else:
                     x_BTSD = block.time(x_BTSD, in_time, cache, layer)
