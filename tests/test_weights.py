@@ -42,10 +42,10 @@ def test_the_agent_opens_doors() -> None:
 
 
 def test_the_agent_achieves_things_in_crafter() -> None:
-    """In these worlds and so many steps chance has 2.1 of 22 achievements, never a table."""
+    """In whole episodes of these worlds chance has 2.1 of 22 achievements, and a table in one (crafter_seed2.json)."""
     config = crafter_small()
     seeds = evaluation_seeds(config, "crafter", 8)
     env = replace(config.env, max_steps=(150,))
     played = play_achievements(env, config.achievements, seeds, Player.load(WEIGHTS / "crafter_small"))
     assert played.achieved.sum(axis=1).mean() >= 4
-    assert played.achieved[:, ACHIEVEMENTS.index("place_table")].any()
+    assert played.achieved[:, ACHIEVEMENTS.index("place_table")].sum() >= 2
