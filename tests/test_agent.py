@@ -215,11 +215,12 @@ def test_heads_read_the_noised_pass_or_the_context_level(
     torch.testing.assert_close(noised, (1 - share) * noise + share * z, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("share", "uniform"), [(0.5, 3), (1.0, 5)])
+@pytest.mark.parametrize(("share", "misses", "uniform", "others"), [(0.5, 0, 3, 3), (1.0, 0, 5, 5), (0.2, 0.4, 1, 3)])
 def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
-    share: float, uniform: int, tmp_path: Path
+    share: float, misses: float, uniform: int, others: int, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, uniform_share=share))
+    """Rows with misses teach neither of them."""
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, uniform_share=share, miss_share=misses))
     stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
     open_heads(stage.model.agent)
     seen: list[Batch] = []
@@ -231,7 +232,7 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
         return stage.loss(dataclasses.replace(batch, **changes), seeded(0), 0.0)[1]
 
     plain = metrics_of()
-    assert [part.rows for part in seen] == [uniform]  # half of five, rounded up
+    assert [part.rows for part in seen] == [uniform]  # the share of five, rounded up
     assert torch.equal(seen[0].actions, batch.actions[:uniform]) and seen[0].frames is None
     for row in range(5):
         # The last slot's action and reward are targets of the slots before and inputs of none that counts here.
@@ -239,7 +240,7 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
         actions[row, -1] = (actions[row, -1] + 1) % torch.tensor(ACTIONS.sizes)
         rewards[row, -1] = 0.25 if rewards[row, -1] > 0.5 else 0.75
         cloned = metrics_of(actions=actions)["next_action_log_prob"] != plain["next_action_log_prob"]
-        assert cloned == (uniform == 5 or row >= uniform)
+        assert cloned == (others == 5 or row >= others)
         assert metrics_of(rewards=rewards)["reward"] != plain["reward"]  # rewards are learned on all rows
 
 

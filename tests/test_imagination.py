@@ -486,6 +486,26 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
     assert metrics["imagined_reward"].item() == pytest.approx(float(dreamt.rewards[:, 1:][alive].sum()) / 64, rel=1e-5)
 
 
+def test_a_dream_may_end_with_its_reward(tmp_path: Path) -> None:
+    """`c_t (1 - r_t)`: nothing behind a reward of 1 is counted, neither as a state nor in a return."""
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(CONFIG.agent, once=True))
+    model = WorldAndAgent(make_dynamics(), make_agent())
+    stage, batch = ImaginationStage(config, [make_dataset(tmp_path, [9, 9])], "", model), make_batch(64, CONTEXT)
+    heads = stage.model.agent.heads
+    plain = trajectories(stage.model, batch, seed=4)
+    scale = plain.rewards[:, 1:].quantile(0.8).item()
+    with torch.no_grad():
+        heads.reward_std.fill_(float(heads.reward_std) / scale)  # one in five is 1 or more
+    stage.loss(batch, seeded(4), 0.0)
+    rewarded, dreamt = trajectories(stage.model, batch, seed=4), stage.dreamt
+    assert dreamt is not None and torch.equal(dreamt.rewards, rewarded.rewards)
+    left = 1 - rewarded.rewards[:, 1:].clamp(0, 1)
+    torch.testing.assert_close(dreamt.continues[:, 1:], rewarded.continues[:, 1:] * left)
+    over = (dreamt.continues[:, 1:] <= 0.5).long().cumsum(dim=1)
+    assert torch.equal(dreamt.alive[:, 1:], over[:, :-1] == 0) and dreamt.alive[:, 0].all()
+    assert dreamt.alive.sum() < rewarded.alive.sum()
+
+
 @pytest.mark.parametrize("finetune", ["heads", "agent"])
 def test_in_bfloat16_the_live_policy_dreams_in_matrices_cast_beforehand(finetune: str, tmp_path: Path) -> None:
     stage, batch = make_stage(tmp_path, finetune=finetune), make_batch(64, CONTEXT)

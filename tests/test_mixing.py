@@ -142,6 +142,15 @@ def test_returns_of_events_are_those_of_their_rewards(tmp_path: Path) -> None:
         torch.testing.assert_close(a.returns, b.returns)
 
 
+def test_returns_may_stop_at_the_next_event(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "set", slots_shown(1, 6, at(6, (2, 0), (4, 0))))
+    for batch in take(9, [dataset], stage=StageConfig(batch=2, length=6), left_pad=0, gamma=0.5, once=True):
+        torch.testing.assert_close(batch.returns, torch.tensor([[0.5, 1, 0.5, 1, 0, 0]]).expand(2, 6))
+    found, every = (reward_statistics([dataset], 0.5, once=once) for once in (True, False))
+    assert found is not None and every is not None
+    assert found.returns == (0, 1) and every.returns == (0, 1.25)
+
+
 def test_relevant_clips_hold_an_event_of_their_task_anywhere(tmp_path: Path) -> None:
     places = {2: [(1, 3), (1, 30), (2, 11)], 3: [(2, 0)], 4: [(2, 19)]}
     first, second = at(60, (3, 0), (30, 0)), at(20, (11, 0), (19, 2))
@@ -201,6 +210,33 @@ def test_relevant_clips_may_begin_before_they_hold_their_event(tmp_path: Path) -
             assert batch.returns[row, 0] > 0 or first[-1] == 30
     starts = np.bincount(first, minlength=31)[21:31]  # uniform over 30 - (4 + 6) + 1 .. 30
     assert starts.sum() == 900 and ((starts - 90) ** 2 / 90).sum() < 27.9  # 9 degrees of freedom, once in a thousand
+
+
+def test_some_clips_hold_a_miss(tmp_path: Path) -> None:
+    """The action that mostly brings the task's event, here 3 and 2, and no event of it."""
+    events = at(40, (3, 0), (10, 0), (11, 0), (9, 2), (17, 2))
+    dataset = write(tmp_path / "set", slots_shown(1, 40, events))
+    taken, misses = {2: 3, 4: 2}, {2: [17, 24, 31, 38], 4: [2, 16, 23, 30, 37]}  # of slot t the action is t % 7
+    assert taken[4] == 9 % 7 and 17 % 7 == 3  # of two actions alike the first
+    seen: dict[int, set[int]] = {2: set(), 4: set()}
+    for batch in take(
+        100, [dataset], stage=StageConfig(batch=10, length=3), left_pad=0, uniform_share=0.1, miss_share=0.4
+    ):
+        assert batch.frames is not None
+        for row in range(1, 5):
+            task, slots = int(batch.task[row, 0]), batch.frames[row, :, 0, 0, 0].tolist()
+            held = set(slots) & set(misses[task])
+            assert held and not batch.rewards[row, [slots.index(slot) for slot in held]].any()
+            assert {int(batch.actions[row, slots.index(slot), 0]) for slot in held} == {taken[task]}
+            seen[task] |= held
+        for row in range(5, 10):
+            assert batch.rewards[row].any()
+    assert seen == {task: set(slots) for task, slots in misses.items()}
+
+
+def test_misses_need_events(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="agent.miss_share: no recording has events and misses one: set it to 0"):
+        take(1, [make(tmp_path, "a", [5, 14])], uniform_share=0.5, miss_share=0.25)
 
 
 def test_contexts_may_end_before_an_event(tmp_path: Path) -> None:

@@ -235,7 +235,13 @@ class AgentConfig:
     # Phase 2: the share of a batch's rows drawn from all episodes, on which the dynamics loss goes on; the others come
     # from episodes that achieve their task, and the policy is cloned on those alone [P: half]. At 1 it is on all rows.
     uniform_share: float = 0.5
+    # Of the rows, on top of those: clips with a miss, the action that mostly brings the task's event and no event, or
+    # the reward head learns to read the action alone. Not cloned.
+    miss_share: float = 0.0
     event_lead: int = 0  # a relevant clip of a recording with events holds one, or begins up to so many slots earlier
+    # A task is over with its first event, in returns and in dreams: an achievement counts once, and what pays again and
+    # again in a dream is not worth finding.
+    once: bool = False
     clone_null: bool = True  # clone slots that were reached by doing nothing; VPT leaves them out
     world_lr_scale: float = 0.1  # learning rate of the world in phase 2, relative to the agent's, where it still learns
 
@@ -389,6 +395,10 @@ class Config:
             )
         if d.actions != self.env.actions or a.actions != self.env.actions:
             raise ValueError("env.actions, dynamics.actions and agent.actions must be the same")
+        if a.uniform_share + a.miss_share > 1:
+            raise ValueError(
+                f"agent.uniform_share {a.uniform_share:g} and miss_share {a.miss_share:g}: more than all rows"
+            )
         if "S" not in d.trunk.layers:
             raise ValueError("dynamics.trunk.pattern needs a space layer: tokens of a frame meet only there")
         if not self.collect.noise_levels:

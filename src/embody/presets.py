@@ -269,9 +269,10 @@ def crafter_small() -> Config:
             distances=1,  # what comes later than the next action takes most of the gradient, and is chance (LOG.md)
             words=4,
             heads_input="context",
-            uniform_share=0.25,
+            uniform_share=0.125,
+            miss_share=0.25,  # dreams of an agent that read actions alone paid for trying (LOG.md)
+            once=True,
             dynamics_weight=0.0,  # the world is as good as it gets before; so the agent has twice the steps
-            value_range=(0.0, 34.0),  # an event a step: 1 / (1 - gamma)
             policy_weight=10.0,  # LOG.md
             event_lead=24,  # short clips alone would show the last steps of each search
         ),

@@ -10,7 +10,7 @@ from embody.config import AgentConfig, ImaginationConfig
 from embody.nn.distributions import FactoredCategorical
 from embody.nn.running_rms import RunningRms
 
-__all__ = ["AgentLoss", "PmpoLoss", "ahead", "lambda_returns"]
+__all__ = ["AgentLoss", "PmpoLoss", "ahead", "lambda_returns", "until_rewarded"]
 
 
 def ahead(x: Tensor, mask: Tensor, first: int, distances: int) -> tuple[Tensor, Tensor]:
@@ -35,6 +35,11 @@ def lambda_returns(rewards: Tensor, continues: Tensor, values: Tensor, gamma: fl
         mixed = (1 - lambda_) * values[:, t + 1] + lambda_ * result[-1]
         result.append(rewards[:, t + 1] + gamma * continues[:, t + 1] * mixed)
     return torch.stack(result[:0:-1], dim=1)
+
+
+def until_rewarded(rewards: Tensor, continues: Tensor) -> Tensor:
+    """`c_t <- c_t (1 - r_t)`, where a task is over with its reward: probabilities to go on, of the shape given."""
+    return continues * (1 - rewards.clamp(0, 1))
 
 
 class AgentLoss(nn.Module):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -69,7 +70,7 @@ def stage_steps(datasets: Sequence[Dataset], stage: StageConfig, *, labelled_onl
 
 def uniform_rows(rows: int, uniform_share: float) -> int:
     """How many of a batch's rows, the first ones, are drawn from all episodes; the others from relevant ones."""
-    return math.ceil(uniform_share * rows)
+    return math.ceil(round(uniform_share * rows, 6))  # 0.2 + 0.4 of five rows are three
 
 
 def open_datasets(config: Config) -> list[Dataset]:
@@ -121,8 +122,11 @@ def discounted_returns(rewards: NDArray[np.float32], offsets: NDArray[np.int64],
 class _Reader:
     """Reads clips of one dataset as the fields of a batch."""
 
-    def __init__(self, dataset: Dataset, latents: Latents | None, gamma: float, words: int, factors: int) -> None:
-        self.dataset, self.latents, self.gamma, self.factors = dataset, latents, gamma, factors
+    def __init__(
+        self, dataset: Dataset, latents: Latents | None, gamma: float, once: bool, words: int, factors: int
+    ) -> None:
+        self.dataset, self.latents, self.factors = dataset, latents, factors
+        self.gamma, self.once = gamma, once
         self.returns = discounted_returns(dataset.rewards, dataset.offsets, gamma)
         self.places = list(itertools.pairwise(dataset.offsets.tolist()))  # of each episode's slots in the flat arrays
         self.labelled = [row.labelled for row in dataset.episodes()]
@@ -133,11 +137,21 @@ class _Reader:
         # Of each task, the steps at which it is achieved, in order.
         self.events = [steps.event_rows[steps.event_tasks == task] for task in range(len(dataset.meta.tasks))]
 
-    def events_of(self, episode: int, task: int) -> NDArray[np.int64]:
-        """The slots of an episode at which a task is achieved."""
+    @cached_property
+    def misses(self) -> list[NDArray[np.int64]]:
+        """Of each task, the steps that its usual action led to, the commonest one at its events, and no event."""
+        actions, found = self.dataset.actions, []
+        for events in self.events:
+            kinds, counts = np.unique(actions[events], axis=0, return_counts=True)
+            taken = (actions == kinds[counts.argmax()]).all(axis=1) if len(events) else np.zeros(len(actions), bool)
+            taken[events] = False
+            found.append(np.flatnonzero(taken))
+        return found
+
+    def slots_of(self, episode: int, steps: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of an episode's slots are among `steps`, in order."""
         begin, end = self.dataset.offsets[episode : episode + 2]
-        rows = self.events[task]
-        return rows[slice(*np.searchsorted(rows, (begin, end)))] - begin
+        return steps[slice(*np.searchsorted(steps, (begin, end)))] - begin
 
     @property
     def shown(self) -> tuple[str, tuple[int, ...], type[np.generic]]:
@@ -166,7 +180,7 @@ class _Reader:
         rewards_BT, returns_BT = dataset.rewards[rows_BT], self.returns[rows_BT]
         for place, clip in enumerate(drawn):
             if clip.task is not None:
-                events = self.events_of(clip.episode, clip.task)
+                events = self.slots_of(clip.episode, self.events[clip.task])
                 rewards_BT[place], returns_BT[place] = self._relabelled(events, inside_BT[place])
         fields = {
             "actions": actions_BTA,
@@ -205,9 +219,10 @@ class _Reader:
     def _relabelled(
         self, events: NDArray[np.int64], slots: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Rewards and returns at `slots` of a task that is achieved at `events`; being achieved ends nothing."""
+        """Rewards and returns at `slots` of a task that is achieved at `events`: `once` ends with the next."""
         ahead = events - slots[:, None]
-        returns = ((ahead > 0) * self.gamma ** np.maximum(ahead - 1, 0)).sum(axis=1)
+        counted = (ahead > 0) & ((ahead > 0).cumsum(axis=1) == 1) if self.once else ahead > 0
+        returns = (counted * self.gamma ** np.maximum(ahead - 1, 0)).sum(axis=1)
         return np.isin(slots, events).astype(np.float32), returns.astype(np.float32)
 
 
@@ -237,10 +252,10 @@ class _Clips:
         self,
         readers: list[_Reader],
         entries: Sequence[_Entry],
+        *,
         weights: Sequence[float],
         seed: int,
         left_pad: int,
-        *,
         ends: bool = False,
         after: int = 0,
         events: Mapping[int, NDArray[np.int64]] | None = None,
@@ -276,15 +291,17 @@ class _Clips:
 class _Batches(TorchDataset[Batch]):
     """Batch number b, for any b: what the loading processes share."""
 
-    def __init__(self, everything: _Clips, relevant: _Clips, uniform_share: float, stage: StageConfig) -> None:
-        self.everything, self.relevant, self.uniform_share, self.stage = everything, relevant, uniform_share, stage
+    def __init__(self, sorts: Sequence[tuple[_Clips, float]], stage: StageConfig) -> None:
+        """`sorts` of clips, each with the share of the rows at which it stops."""
+        self.sorts, self.stage = sorts, stage
 
     def __getitem__(self, step: int) -> Batch:
         rows, length = rows_and_length(self.stage, step)
-        uniform = uniform_rows(rows, self.uniform_share)
-        clips = [self.everything if row < uniform else self.relevant for row in range(rows)]
+        clips: list[_Clips] = []
+        for sort, stop in self.sorts:
+            clips += [sort] * (uniform_rows(rows, stop) - len(clips))
         drawn = [clips[row].draw(step * self.stage.batch + row, length) for row in range(rows)]
-        readers = self.everything.readers
+        readers = clips[0].readers
         sources = np.array([clip.source for clip in drawn])
         there = {source: np.flatnonzero(sources == source) for source in dict.fromkeys(sources.tolist())}
         parts = [readers[source].clips([drawn[row] for row in at], length) for source, at in there.items()]
@@ -308,11 +325,13 @@ def batches(
     start: int = 0,
     left_pad: int = 0,
     gamma: float = 1.0,
+    once: bool = False,
     words: int = 1,
     episode_filter: Callable[[EpisodeRow], bool] | None = None,
     labelled_only: bool = False,
     weights: Sequence[float] = (),
     uniform_share: float = 1.0,
+    miss_share: float = 0.0,
     event_lead: int = 0,
     contexts: bool = False,
     after: int = 0,
@@ -325,6 +344,7 @@ def batches(
         source: what fills `frames` or `latents`; latents are those of `tokenizer_hash`.
         left_pad: most slots that a clip may begin before its episode.
         gamma: discount of `returns`.
+        once: returns of recordings with events stop at the next one.
         words: W, to which task labels are cut or padded.
         episode_filter: keeps the episodes for which it holds, e.g. the best demonstrations; None keeps all.
         labelled_only: leaves plain videos out.
@@ -332,6 +352,8 @@ def batches(
             none: a task is drawn uniformly, whatever dataset it is in.
         uniform_share: share of the rows, the first `uniform_rows` of a batch, that come from all of these episodes; the
             others come from those that achieve their task [P: half and half] or, where there are events, hold one.
+        miss_share: share of the rows, between the two, that hold a miss: the action that mostly brings their task's
+            event, and no event.
         event_lead: those that hold an event may begin up to so many slots earlier, and end before it; `contexts` end
             1 to so many slots before it.
         contexts: clips that end at a slot after which the episode goes on, to start imagination from; they may begin
@@ -349,7 +371,12 @@ def batches(
     datasets = with_actions if labelled_only else datasets
     readers = [
         _Reader(
-            dataset, open_latents(dataset, str(tokenizer_hash)) if source == "latents" else None, gamma, words, factors
+            dataset,
+            open_latents(dataset, str(tokenizer_hash)) if source == "latents" else None,
+            gamma,
+            once,
+            words,
+            factors,
         )
         for dataset in datasets
     ]
@@ -360,10 +387,15 @@ def batches(
         if (row.labelled or not labelled_only) and (episode_filter is None or episode_filter(row))
     ]
     entries = _entries(readers, chosen)
-    everything = relevant = _Clips(readers, entries, weights, seed, left_pad, ends=contexts, after=after)
-    if uniform_share < 1:
-        relevant = _relevant(readers, entries, weights, seed, left_pad, ends=contexts, after=after, lead=event_lead)
-    loaded = _Batches(everything, relevant, uniform_share, stage)
+    clips = partial(_Clips, readers, weights=weights, seed=seed, left_pad=left_pad, ends=contexts, after=after)
+    sorts = [(clips(entries), uniform_share)]
+    if miss_share > 0:
+        missing, misses = _missing(readers, entries)
+        sorts.append((clips(missing, events=misses), uniform_share + miss_share))
+    if uniform_share + miss_share < 1:
+        relevant, events = _relevant(readers, entries)
+        sorts.append((clips(relevant, events=events, lead=event_lead), 1.0))
+    loaded = _Batches(sorts, stage)
     return _in_processes(loaded, start, workers) if workers else _in_thread(loaded, start)
 
 
@@ -372,7 +404,9 @@ def _entries(readers: Sequence[_Reader], rows: Sequence[tuple[int, EpisodeRow]])
     for source, reader in enumerate(readers):
         own = [row for place, row in rows if place == source and row.task == EVERY_TASK]
         names = reader.dataset.meta.tasks
-        occurring = [task for task in range(len(names)) if any(len(reader.events_of(row.id, task)) for row in own)]
+        occurring = [
+            task for task in range(len(names)) if any(len(reader.slots_of(row.id, reader.events[task])) for row in own)
+        ]
         for task in occurring:
             entries += [_Entry(source, row, names[task], task if row.labelled else None) for row in own]
         if not occurring:
@@ -381,26 +415,36 @@ def _entries(readers: Sequence[_Reader], rows: Sequence[tuple[int, EpisodeRow]])
 
 
 def _relevant(
-    readers: list[_Reader],
-    entries: Sequence[_Entry],
-    weights: Sequence[float],
-    seed: int,
-    left_pad: int,
-    *,
-    ends: bool,
-    after: int,
-    lead: int,
-) -> _Clips:
-    """Clips of episodes that achieve their task; where there are events, around one of them."""
-    achieved, events = [], {}
+    readers: Sequence[_Reader], entries: Sequence[_Entry]
+) -> tuple[list[_Entry], dict[int, NDArray[np.int64]]]:
+    """The episodes that achieve their task; of some, by their place, the events that a clip is to be around."""
+    achieved: list[_Entry] = []
+    events: dict[int, NDArray[np.int64]] = {}
     for entry in entries:
+        reader = readers[entry.source]
         if entry.task is None:
             if entry.row.success and entry.row.labelled:
                 achieved.append(entry)
-        elif len(found := readers[entry.source].events_of(entry.row.id, entry.task)):
+        elif len(found := reader.slots_of(entry.row.id, reader.events[entry.task])):
             events[len(achieved)] = found
             achieved.append(entry)
-    return _Clips(readers, achieved, weights, seed, left_pad, ends=ends, after=after, events=events, lead=lead)
+    return achieved, events
+
+
+def _missing(
+    readers: Sequence[_Reader], entries: Sequence[_Entry]
+) -> tuple[list[_Entry], dict[int, NDArray[np.int64]]]:
+    """The episodes with events that miss one of their task, and, by their place, where."""
+    missing: list[_Entry] = []
+    misses: dict[int, NDArray[np.int64]] = {}
+    for entry in entries:
+        reader = readers[entry.source]
+        if entry.task is not None and len(found := reader.slots_of(entry.row.id, reader.misses[entry.task])):
+            misses[len(missing)] = found
+            missing.append(entry)
+    if not missing:
+        raise ValueError("agent.miss_share: no recording has events and misses one: set it to 0")
+    return missing, misses
 
 
 def _is_labelled(dataset: Dataset) -> bool:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embody.agent import Agent
+from embody.agent import Agent, until_rewarded
 from embody.batch import Batch
 from embody.config import Config, StageConfig
 from embody.data import Dataset, batches, label_indices
@@ -125,7 +125,10 @@ def dream_held_out(
     if agent:
         recorded = pixels.returns[:, context - 1].numpy()
         value, last = (_values(agent, features[:, -1]) for features in (seen, imagined.features))
-        outcome = imagined.reward.numpy(), imagined.continues.numpy()
+        continues = imagined.continues
+        if config.agent.once:
+            continues = until_rewarded(imagined.reward, continues)
+        outcome = imagined.reward.numpy(), continues.numpy()
         gamma = config.imagination.gamma
         returns = Returns(recorded, imagined_returns(*outcome, last, rollouts.valid, gamma), value)
     return Dreams(rollouts, returns, real[:, first], pixels.actions.numpy(), pixels.task)
@@ -207,6 +210,7 @@ def _first_batch(
                 seed=config.seed,
                 left_pad=config.imagination.context - 1,
                 gamma=config.imagination.gamma,
+                once=config.agent.once,
                 words=config.agent.words,
                 labelled_only=True,
                 contexts=after is not None,

@@ -41,7 +41,7 @@ class AgentStage:
         self.steps = stage_steps(datasets, self.config, labelled_only=True)
         torch.manual_seed(config.seed + 2)
         agent = Agent(config.agent)
-        rewards = reward_statistics(datasets, config.imagination.gamma)
+        rewards = reward_statistics(datasets, config.imagination.gamma, once=config.agent.once)
         if rewards is not None:
             check_ranges(config, rewards)
             if config.agent.standardise_rewards:
@@ -71,11 +71,13 @@ class AgentStage:
             start=start,
             left_pad=self.whole.imagination.context - 1,
             gamma=self.whole.imagination.gamma,
+            once=self.whole.agent.once,
             words=self.whole.agent.words,
             episode_filter=self.episode_filter,
             labelled_only=True,
             weights=self.whole.data.weights,
             uniform_share=self.whole.agent.uniform_share,
+            miss_share=self.whole.agent.miss_share,
             event_lead=self.whole.agent.event_lead,
             workers=self.whole.workers,
         )
@@ -84,7 +86,8 @@ class AgentStage:
         config, dynamics, agent = self.whole.agent, self.model.dynamics, self.model.agent
         features = self.model.features(batch, self._levels(batch, generator), generator)
         uniform = uniform_rows(batch.rows, config.uniform_share)
-        cloned_from = uniform if uniform < batch.rows else 0
+        others = uniform_rows(batch.rows, config.uniform_share + config.miss_share)
+        cloned_from = others if others < batch.rows else 0
         loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned_from)
         if config.dynamics_weight > 0:
             world_loss, world_metrics = self.losses["dynamics"](

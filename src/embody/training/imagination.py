@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embody.agent import PmpoLoss, lambda_returns
+from embody.agent import PmpoLoss, lambda_returns, until_rewarded
 from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import imagination_row_flops
@@ -132,6 +132,9 @@ class ImaginationStage:
                 self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, generator)
             if config.shuffle_rewards:
                 self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt, generator))
+            if self.whole.agent.once:
+                continues = until_rewarded(self.dreamt.rewards, self.dreamt.continues)
+                self.dreamt = replace(self.dreamt, continues=continues, alive=_alive(continues))
             self.contexts = batch
         dreamt = self.dreamt
         rewards, features = dreamt.rewards, dreamt.features

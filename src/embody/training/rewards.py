@@ -25,8 +25,8 @@ class RewardStatistics:
     std: float
 
 
-def reward_statistics(datasets: Sequence[Dataset], gamma: float) -> RewardStatistics | None:
-    """Those of the training split; None if no episode there is labelled."""
+def reward_statistics(datasets: Sequence[Dataset], gamma: float, once: bool = False) -> RewardStatistics | None:
+    """Those of the training split; None if no episode there is labelled. `once`: returns stop at the next event."""
     count, total, squares = 0, 0.0, 0.0
     rewards, returns = [], []
     for dataset in datasets:
@@ -47,7 +47,7 @@ def reward_statistics(datasets: Sequence[Dataset], gamma: float) -> RewardStatis
             if paid:
                 count, total, squares = count + sum(row.length for row in shared), total + paid, squares + paid
                 rewards += [0.0, 1.0]
-                returns += [0.0, max(_most(part, gamma) for part in parts)]
+                returns += [0.0, 1.0 if once else max(_most(part, gamma) for part in parts)]
     if not count:
         return None
     mean = total / count
