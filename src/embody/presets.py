@@ -276,8 +276,8 @@ def crafter_small() -> Config:
             policy_weight=10.0,  # LOG.md
             event_lead=24,  # short clips alone would show the last steps of each search
         ),
-        # Three in four contexts end where a dream may hold an event of their task. Good actions alone: several updates on
-        # the same dreams would push bad ones down without end (LOG.md).
+        # Three in four contexts end where a dream may hold an event of their task. Good actions alone: several
+        # updates on the same dreams would push bad ones down without end (LOG.md).
         imagination=ImaginationConfig(
             context=16, horizon=15, gamma=0.97, alpha=1.0, beta=0.15, updates=4, uniform_share=0.25
         ),
