@@ -269,25 +269,21 @@ def crafter_small() -> Config:
             distances=1,  # what comes later than the next action takes most of the gradient, and is chance (LOG.md)
             words=4,
             heads_input="context",
-            uniform_share=0.125,
-            miss_share=0.25,  # dreams of an agent that read actions alone paid for trying (LOG.md)
-            once=True,
+            uniform_share=0.25,
             dynamics_weight=0.0,  # the world is as good as it gets before; so the agent has twice the steps
+            value_range=(0.0, 34.0),  # an event a step: 1 / (1 - gamma)
             policy_weight=10.0,  # LOG.md
             event_lead=24,  # short clips alone would show the last steps of each search
         ),
-        # Three in four contexts end where a dream may hold an event of their task. Good actions alone: several
-        # updates on the same dreams would push bad ones down without end (LOG.md).
-        imagination=ImaginationConfig(
-            context=16, horizon=15, gamma=0.97, alpha=1.0, beta=0.15, updates=4, uniform_share=0.25
-        ),
+        # Half of the contexts end where a dream may hold an event of their task.
+        imagination=ImaginationConfig(context=16, horizon=15, gamma=0.97, updates=4, uniform_share=0.5),
         train_tokenizer=StageConfig(
             epochs=0.25, batch=64, length=1, long_length=2, long_every=2, lr=2e-3, muon_lr=8e-3
         ),
         train_dynamics=replace(lengths, epochs=0.7),
         train_agent=replace(lengths, epochs=0.75),
         train_imagination=StageConfig(
-            epochs=0.8, batch=64, lr=1e-3, weight_decay=0.0, clip=0.5, ema=0.98, checkpoint_every=20, log_every=2
+            epochs=0.8, batch=64, lr=5e-4, weight_decay=0.0, clip=0.5, checkpoint_every=20, log_every=2
         ),
         evaluation=EvaluationConfig(episodes=200, batch=50, context=16, horizon=32),
     )
