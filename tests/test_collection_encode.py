@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from embody.collection import encode
 from embody.collection.encode import encode_dataset
 from embody.config import Config
 from embody.data import Dataset, LatentWriter, Shard, open_dataset, open_latents
@@ -98,3 +99,22 @@ def test_encoding_goes_on_after_a_kill_and_then_does_nothing(config: Config, mon
         assert files[0].read_bytes() == files[1].read_bytes()
     encode_dataset(tokenizer, "killed", dataset, lambda *state: seen.append(state))
     assert len(seen) == 1
+
+
+def test_shards_are_encoded_together_up_to_the_rows_that_fit(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: episodes of several shards side by side; what is written stays what it was, but for rounding."""
+    torch.manual_seed(0)
+    tokenizer, dataset = Tokenizer(config.tokenizer), open_dataset(config.dataset_dir(TASK))
+    assert len(dataset.shards) == 2 and len(dataset.episodes()) == 32
+    sizes: dict[int, list[int]] = {}
+    for rows in (16, 40):
+        monkeypatch.setattr(encode, "_ROWS", rows)
+        own, side_by_side = sizes.setdefault(rows, []), tokenizer.encoder_cache
+        monkeypatch.setattr(tokenizer, "encoder_cache", lambda n, own=own, made=side_by_side: own.append(n) or made(n))
+        encode_dataset(tokenizer, f"rows{rows}", dataset)
+        monkeypatch.undo()
+    assert sorted(sizes[16]) == [8, 8, 16] and sizes[40] == [32]
+    few, many = (open_latents(dataset, f"rows{rows}") for rows in (16, 40))
+    for row in dataset.episodes():
+        both = [latents.slice(row.id, 0, row.length).astype(np.float32) for latents in (few, many)]
+        np.testing.assert_allclose(*both, atol=2e-3, rtol=2e-3)

@@ -24,6 +24,7 @@ class ActingWorld:
     config: DynamicsConfig
     miss: float = 0.5
     context_level: float = 0.875
+    register_RD: Tensor = torch.zeros(0)
 
     def pack(self, latents: Tensor) -> Tensor:
         return latents.reshape(*latents.shape[:2], self.config.tokens, self.config.channels)

@@ -336,3 +336,15 @@ def test_epochs_are_positional(config: Config) -> None:
     assert Trainer(config=config).config == config
     auto = Trainer(config=dataclasses.replace(config, precision="auto")).config
     assert auto.precision in ("float32", "bfloat16")
+
+
+def test_the_device_is_a_gpu_where_there_is_one(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, asked, expected in ((False, "auto", "cpu"), (True, "auto", "cuda"), (True, "cpu", "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert Trainer(config=dataclasses.replace(config, device=asked)).device == torch.device(expected)
+    auto = dataclasses.replace(config, precision="auto")
+    assert Trainer(config=auto).config.precision == "bfloat16"  # a GPU's
+    assert Trainer(config=auto).config.device == "auto"  # the run may go on elsewhere
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device cuda: torch sees no GPU here"):
+        Trainer(config=dataclasses.replace(config, device="cuda"))

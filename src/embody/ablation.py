@@ -120,7 +120,8 @@ def ablate(
                 reader = CellReader.from_frames(
                     np.concatenate([frames_of(datasets, split, _TEMPLATES) for split in ("train", "validation")])
                 )
-            trained, seconds = _train(config, served[0], seed, steps, datasets, tokenizer_hash, logger)
+            device = tokenizer.masked_D.device
+            trained, seconds = _train(config, served[0], seed, steps, datasets, tokenizer_hash, logger, device)
             for row in served:
                 dynamics = _with_weights_of(trained, row)
                 found = _measure(config, dynamics, tokenizer, tokenizer_hash, datasets, reader)
@@ -191,11 +192,14 @@ def _train(
     datasets: Sequence[Dataset],
     tokenizer_hash: str,
     logger: LoggerManager,
+    device: torch.device,
 ) -> tuple[Dynamics, float]:
     """The row's dynamics and the seconds that a step took."""
     agent = replace(config.agent, trunk=row.dynamics.trunk)
     whole = replace(config, seed=seed, dynamics=row.dynamics, agent=agent, train_dynamics=row.stage)
     stage = DynamicsStage(whole, datasets, tokenizer_hash)
+    stage.model.to(device)
+    stage.losses.to(device)
     # The row in progress is lost when interrupted: its steps are timed as one.
     stage.config, stage.steps = replace(stage.config, checkpoint_every=steps), steps
     stage.name = f"{row.name}, seed {seed}"
@@ -216,7 +220,7 @@ def _with_weights_of(trained: Dynamics, row: Row) -> Dynamics:
     dynamics.load_state_dict(trained.state_dict())
     if not row.dynamics.bootstrap_fraction:
         dynamics.step.weight[:] = dynamics.step.weight[-1].clone()
-    return dynamics.eval()
+    return dynamics.to(trained.register_RD.device).eval()
 
 
 def _measure(
@@ -237,11 +241,12 @@ def _measure(
 @torch.no_grad()
 def frames_per_second(dynamics: Dynamics) -> float:
     """Latent frames dreamt a second by one world with a full history, given its actions: K passes each, not decoded."""
-    config, generator = dynamics.config, torch.Generator().manual_seed(0)
+    config, device = dynamics.config, dynamics.register_RD.device
+    generator = torch.Generator(device).manual_seed(0)
     dream = Dream(dynamics, k_sample=config.k_sample, generator=generator)
-    z = torch.randn(1, config.context, config.tokens, config.channels, generator=generator)
-    actions = torch.zeros(1, config.context, len(config.actions.sizes), dtype=torch.long)
-    dream.reset(z, actions, torch.zeros(1, config.context, dtype=torch.bool))
+    z = torch.randn(1, config.context, config.tokens, config.channels, generator=generator, device=device)
+    actions = torch.zeros(1, config.context, len(config.actions.sizes), dtype=torch.long, device=device)
+    dream.reset(z, actions, torch.zeros(1, config.context, dtype=torch.bool, device=device))
     dream.advance(actions[:, 0])  # the first has no frame to keep
     seconds = []
     for _ in range(_TIMED):

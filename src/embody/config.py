@@ -362,6 +362,7 @@ class Config:
     runs_dir: str = "runs"
     logs_dir: str = "logs"
     cache_dir: str = "~/.cache/embody"  # weights that others trained (`embody weights`), shared by all runs
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # what trains and is evaluated on; auto: a GPU if torch sees one
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     workers: int = 0  # loader processes; 0: a thread of the training process loads one batch ahead
     recompute: bool = False  # training keeps only the inputs of blocks and computes the rest anew: less memory, slower

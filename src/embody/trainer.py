@@ -81,8 +81,9 @@ class Trainer:
             if epochs is not None:
                 changed = dataclasses.replace(getattr(config, stage), epochs=epochs, steps=0)
                 config = dataclasses.replace(config, **{stage: changed})
+        self.device = _device(config)
         if config.precision == "auto":
-            config = dataclasses.replace(config, precision=fastest_precision(torch.device("cpu")))
+            config = dataclasses.replace(config, precision=fastest_precision(self.device))
         self.config = config
         self.logger = logger or LoggerManager(config.run_dir, Path(config.logs_dir), config.name)
 
@@ -116,7 +117,7 @@ class Trainer:
             with self._timed("tokenizer") as record:
                 stage = TokenizerStage(self.config, datasets)
                 self._train(stage, about, record)
-                stage.model.set_latent_statistics(stage.some_frames())
+                stage.model.set_latent_statistics(stage.some_frames().to(self.device))
                 if stage.decoder_steps:
                     self._train(DecoderStage(stage), about, record)
                 self._save(stage, path, about)
@@ -189,6 +190,7 @@ class Trainer:
         config = dataclasses.replace(self.config, imagination=imagination)
         _, tokenizer_hash = self._tokenizer()
         model, upstream = load_world_and_agent(config.weights("agent"))
+        model.to(self.device)
         models = {"dynamics": model.dynamics.config, "agent": model.agent.config}
         about = self._about(datasets, [tokenizer_hash, upstream], models, config.train_imagination, imagination, name)
         path = config.weights(name)
@@ -214,9 +216,10 @@ class Trainer:
         for name in ("dynamics", *names.values()):
             if not config.weights(name).exists():
                 self.logger.warning(f"not measured: {name} is not trained (`embody train {name}`)")
-        world = load_dynamics(config.weights("dynamics"))[0] if config.weights("dynamics").exists() else None
+        path = config.weights("dynamics")
+        world = load_dynamics(path)[0].to(self.device) if path.exists() else None
         policies = {
-            policy: load_world_and_agent(config.weights(name))[0]
+            policy: load_world_and_agent(config.weights(name))[0].to(self.device)
             for policy, name in names.items()
             if config.weights(name).exists()
         }
@@ -240,7 +243,12 @@ class Trainer:
             "seed": self.config.seed,
             "command": command,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-            "machine": {"cpu": _processor(), "cores": torch.get_num_threads(), "precision": self.config.precision},
+            "machine": {
+                "cpu": _processor(),
+                "gpu": _gpu(self.device),
+                "cores": torch.get_num_threads(),
+                "precision": self.config.precision,
+            },
             "date": time.strftime("%Y-%m-%d"),
         }
         write_results(self.config.run_dir / "results.json", results)
@@ -256,7 +264,7 @@ class Trainer:
         if policy != "random":
             self._must_fit("tokenizer", "agent" if policy == "cloning" else policy)
         with self._timed(f"evaluate-{environment}"):
-            return evaluate_in_simulator(self.config, environment, servers, policy, self.logger, command)
+            return evaluate_in_simulator(self.config, environment, servers, policy, self.logger, command, self.device)
 
     def report(self) -> Path:
         """The run as one HTML page; what is not done yet is left out."""
@@ -336,9 +344,11 @@ class Trainer:
 
     def _tokenizer(self) -> tuple[Tokenizer, str]:
         tokenizer, _ = load_tokenizer(self.config.weights("tokenizer"))
-        return tokenizer, tensors_hash(tokenizer.state_dict())
+        return tokenizer.to(self.device), tensors_hash(tokenizer.state_dict())
 
     def _train(self, stage: Stage, about: dict[str, Any], record: Callable[[], None]) -> None:
+        stage.model.to(self.device)
+        stage.losses.to(self.device)
         train(
             stage,
             checkpoint=self.config.checkpoint(stage.name),
@@ -477,6 +487,14 @@ def _training(stage: StageConfig) -> dict[str, Any]:
     return {name: value for name, value in to_dict(stage).items() if name not in left_out}
 
 
+def _device(config: Config) -> torch.device:
+    """Where `config` has its models; `ValueError` if a GPU is asked for and there is none."""
+    there = torch.cuda.is_available()
+    if config.device == "cuda" and not there:
+        raise ValueError("device cuda: torch sees no GPU here: --device cpu, or a torch that is built for yours")
+    return torch.device("cuda" if there and config.device != "cpu" else "cpu")
+
+
 def _without_world(config: Config) -> Config:
     """The agent of cloning without a world model: it shares the dynamics' layers, and is all that they learn from."""
     shared = dataclasses.replace(
@@ -493,6 +511,10 @@ def _peak_memory_gib(config: Config) -> float:
     """Largest resident size of this process plus, as if all at once, of as many workers as its largest child."""
     own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return (own + max(processes(config.collect.workers), config.workers) * child) / 2**20
+
+
+def _gpu(device: torch.device) -> str | None:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def _processor() -> str:

@@ -1,8 +1,9 @@
 """Datasets to latents, once, before the dynamics trains: frame by frame, exactly as while acting."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from embody.tokenizer import Tokenizer
 
 __all__ = ["encode_dataset"]
 
-_ROWS = 16  # episodes encoded side by side, of like length
+_ROWS, _ROWS_ON_GPU = 16, 256  # episodes encoded side by side, of like length
 _PIECE = 2**26  # bytes of their pixels that are in memory at a time
 
 
@@ -29,26 +30,47 @@ def encode_dataset(
     pending = writer.pending()
     tokenizer.eval()
 
-    def encode(shard: Shard) -> None:
-        with writer.filling(shard) as latents:
-            _encode_shard(tokenizer, dataset, shard, latents)
+    def encode(shards: Sequence[Shard]) -> int:
+        with ExitStack() as stack:
+            latents = {shard: stack.enter_context(writer.filling(shard)) for shard in shards}
+            _encode_shards(tokenizer, dataset, latents, rows)
+        return len(shards)
 
+    done, rows = 0, _ROWS_ON_GPU if tokenizer.masked_D.is_cuda else _ROWS
+    groups = _together(dataset, pending, rows)
     with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
-        for done, _ in enumerate(pool.map(encode, pending)):
+        for shards in pool.map(encode, groups):
+            done += shards
             if progress is not None:
-                progress(done + 1, len(pending))
+                progress(done, len(pending))
 
 
-def _encode_shard(tokenizer: Tokenizer, dataset: Dataset, shard: Shard, latents: NDArray[np.float16]) -> None:
-    episodes = [row for row in dataset.episodes(shard.split) if dataset.shard_of(row.id) == shard]
+def _together(dataset: Dataset, shards: Sequence[Shard], rows: int) -> list[list[Shard]]:
+    """`shards` in groups of `rows` episodes or more; the last may have less."""
+    episodes = Counter(dataset.shard_of(row.id) for split in ("train", "validation") for row in dataset.episodes(split))
+    groups: list[list[Shard]] = []
+    for shard in shards:
+        if not groups or sum(episodes[other] for other in groups[-1]) >= rows:
+            groups.append([])
+        groups[-1].append(shard)
+    return groups
+
+
+def _encode_shards(
+    tokenizer: Tokenizer, dataset: Dataset, latents: Mapping[Shard, NDArray[np.float16]], rows: int
+) -> None:
+    """Fill the latents of each of some shards, `rows` episodes at a time."""
+    splits = dict.fromkeys(shard.split for shard in latents)
+    episodes = [row for split in splits for row in dataset.episodes(split) if dataset.shard_of(row.id) in latents]
     # Episodes of like length side by side: the shorter ones are padded, and their padding is dropped.
     by_length = sorted(episodes, key=lambda row: row.length)
-    for start in range(0, len(by_length), _ROWS):
-        group = by_length[start : start + _ROWS]
-        places = [dataset.rows(row.id, 0, row.length).start - shard.start for row in group]
+    for start in range(0, len(by_length), rows):
+        group = by_length[start : start + rows]
+        shards = [dataset.shard_of(row.id) for row in group]
+        places = [dataset.rows(row.id, 0, row.length).start - s.start for row, s in zip(group, shards, strict=True)]
         for first, encoded in _encode_side_by_side(tokenizer, dataset, group):
-            for place, row, z in zip(places, group, encoded, strict=True):
-                latents[place + first : place + row.length][: len(z)] = z[: max(0, row.length - first)]
+            for shard, place, row, z in zip(shards, places, group, encoded, strict=True):
+                latents[shard][place + first : place + row.length][: len(z)] = z[: max(0, row.length - first)]
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def dream_held_out(
     context, horizon = settings.context, settings.horizon
     stage = StageConfig(batch=settings.rollouts, length=context + horizon)
     pixels = _first_batch(config, datasets, stage, "frames", None, horizon)
-    latents = _first_batch(config, datasets, stage, "latents", tokenizer_hash, horizon)
+    latents = _first_batch(config, datasets, stage, "latents", tokenizer_hash, horizon).to(dynamics.register_RD.device)
     assert pixels.frames is not None and latents.latents is not None
     generator = torch.Generator(dynamics.register_RD.device).manual_seed(config.seed)
     k_sample, longest = dynamics.config.k_sample, context + horizon
@@ -118,7 +118,7 @@ def dream_held_out(
         imagined=video[:, context:],
         valid=pixels.mask[:, context:].numpy(),
         rewards_real=pixels.rewards[:, context:].numpy(),
-        rewards_predicted=imagined.reward.numpy() if agent else None,
+        rewards_predicted=imagined.reward.cpu().numpy() if agent else None,
         tasks=_tasks(datasets, pixels.task, config.agent.words),
     )
     returns = None
@@ -128,14 +128,14 @@ def dream_held_out(
         continues = imagined.continues
         if config.agent.once:
             continues = until_rewarded(imagined.reward, continues)
-        outcome = imagined.reward.numpy(), continues.numpy()
+        outcome = imagined.reward.cpu().numpy(), continues.cpu().numpy()
         gamma = config.imagination.gamma
         returns = Returns(recorded, imagined_returns(*outcome, last, rollouts.valid, gamma), value)
     return Dreams(rollouts, returns, real[:, first], pixels.actions.numpy(), pixels.task)
 
 
 def _values(agent: Agent, features: Tensor) -> NDArray[np.float32]:
-    return agent.heads.value_bins.decode(agent.heads(features).value).numpy()
+    return agent.heads.value_bins.decode(agent.heads(features).value).cpu().numpy()
 
 
 def _tasks(datasets: Sequence[Dataset], labels: Tensor, words: int) -> tuple[str, ...]:
@@ -169,19 +169,20 @@ def _action_shuffle_ratio(
     config: Config, dynamics: Dynamics, datasets: Sequence[Dataset], tokenizer_hash: str, held: bool
 ) -> float:
     stage = replace(config.train_dynamics, batch=256, length=config.imagination.context + 2, long_length=0)
-    batch = _first_batch(config, datasets, stage, "latents", tokenizer_hash)
+    device = dynamics.register_RD.device
+    batch = _first_batch(config, datasets, stage, "latents", tokenizer_hash).to(device)
     assert batch.latents is not None
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator(device).manual_seed(config.seed)
     z = dynamics.pack(batch.latents)
     levels = draw_levels(batch.rows, batch.length, dynamics.config.k_max, False, generator)
     counted = batch.mask & ~batch.is_first
     if held:
         levels = hold_contexts(levels, dynamics.context_level, 1 / dynamics.config.k_max)
         counted[:, ::2] = False
-    noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator))
+    noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator, device=device))
     slots = counted.flatten().nonzero()[:, 0]
     shuffled = batch.actions.flatten(0, 1).clone()
-    shuffled[slots] = shuffled[slots[torch.randperm(len(slots), generator=generator)]]
+    shuffled[slots] = shuffled[slots[torch.randperm(len(slots), generator=generator, device=device)]]
 
     def loss(actions: Tensor) -> float:
         clean = dynamics(noised, levels.tau, levels.d, actions, batch.is_first).clean

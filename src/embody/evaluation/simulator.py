@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from embody.config import Config, TaskSchedule, digest, to_dict
@@ -39,9 +40,17 @@ class TaskPolicy(Policy, Protocol):
 
 
 def evaluate_in_simulator(
-    config: Config, environment: str, servers: Sequence[str], policy: Simulated, logger: LoggerManager, command: str
+    config: Config,
+    environment: str,
+    servers: Sequence[str],
+    policy: Simulated,
+    logger: LoggerManager,
+    command: str,
+    device: torch.device,
 ) -> dict[str, Any]:
     """`evaluation.episodes` episodes of `policy` in MineRL's `environment`, one at a time behind each of `servers`.
+
+    Its models run on `device`.
 
     Leaves `simulator/ENVIRONMENT-POLICY.jsonl` (the episodes), `.json` and `.md` (the table) in the run; returns what
     `diamond_summary` does. One that was stopped goes on.
@@ -49,7 +58,7 @@ def evaluate_in_simulator(
     path = config.run_dir / "simulator" / f"{environment}-{policy}.jsonl"
     with contextlib.ExitStack() as stack:
         envs = [stack.enter_context(contextlib.closing(env)) for env in connect(config, environment, servers)]
-        player, plays = _player(config, policy, envs[0])
+        player, plays = _player(config, policy, envs[0], device)
         about = {
             "environment": environment,
             "simulator": envs[0].simulator,
@@ -96,7 +105,9 @@ def connect(config: Config, environment: str, servers: Sequence[str]) -> list[Mi
     return envs
 
 
-def _player(config: Config, policy: Simulated, env: MineRLEnv) -> tuple[Callable[[int], TaskPolicy], dict[str, Any]]:
+def _player(
+    config: Config, policy: Simulated, env: MineRLEnv, device: torch.device
+) -> tuple[Callable[[int], TaskPolicy], dict[str, Any]]:
     """What plays the episodes from a number on, and what makes two of them the same.
 
     Chance plays in any space of actions; a `ValueError` if the policy was trained in another one than that of `env`.
@@ -112,6 +123,8 @@ def _player(config: Config, policy: Simulated, env: MineRLEnv) -> tuple[Callable
         )
     tokenizer, _ = load_tokenizer(config.weights("tokenizer"))
     model, about = load_world_and_agent(config.weights("agent" if policy == "cloning" else policy))
+    tokenizer.to(device)
+    model.to(device)
     parts = tokenizer, model.dynamics, model.agent
     weights = digest([[tensors_hash(part.state_dict()), to_dict(part.config)] for part in parts])
     context, vocabulary = config.imagination.context, about["vocabulary"]

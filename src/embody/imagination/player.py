@@ -54,6 +54,7 @@ class Player:
         seed: int = 0,
         precision: Precision = "float32",
         compiled: bool = False,
+        device: torch.device | str = "cpu",
     ) -> "Player":
         """The agent in a weights folder such as `models/minigrid`: after imagination if that is done, else cloned.
 
@@ -63,8 +64,8 @@ class Player:
         after = folder / "imagination.safetensors"
         model, about = load_world_and_agent(after if after.exists() else folder / "agent.safetensors")
         tokenizer, _ = load_tokenizer(folder / "tokenizer.safetensors")
-        tokenizer = for_inference(tokenizer, precision="float32", compiled=compiled)
-        model = for_inference(model, precision=precision, compiled=compiled)
+        tokenizer = for_inference(tokenizer.to(device), precision="float32", compiled=compiled)
+        model = for_inference(model.to(device), precision=precision, compiled=compiled)
         context = about["imagination"]["context"]
         return cls(tokenizer, model.dynamics, model.agent, about["vocabulary"], context=context, seed=seed)
 
