@@ -290,26 +290,18 @@ def crafter_small() -> Config:
 
 
 def crafter() -> Config:
-    """Crafter on one GPU: `crafter_small` with models of 24M parameters in all, larger batches and more epochs.
-
-    Meant for a quarter of an hour on an H200; nobody has trained it yet.
-    """
+    """Crafter on one GPU: `crafter_small` with a larger world and agent, larger batches and more epochs."""
     small = crafter_small()
-    shape = TransformerConfig(width=256, depth=3, heads=4, kv_heads=2, mlp_width=688)
     trunk = replace(small.dynamics.trunk, width=384, depth=6, heads=6, kv_heads=2, pattern="STS", mlp_width=1024)
     lengths = replace(small.train_dynamics, batch=128, epochs=6.0)
     return replace(
         small,
         name="crafter",
         preset="crafter",
-        compile=True,
-        workers=4,
-        tokenizer=replace(
-            small.tokenizer, encoder=replace(shape, pattern="TS"), decoder=replace(shape, depth=2, pattern="S")
-        ),
+        workers=8,
         dynamics=replace(small.dynamics, trunk=trunk, context=64, k_sample=4),
         agent=replace(small.agent, trunk=trunk, hidden=512),
-        train_tokenizer=replace(small.train_tokenizer, batch=256, epochs=2.0),
+        train_tokenizer=replace(small.train_tokenizer, batch=128, epochs=0.6),
         train_dynamics=lengths,
         train_agent=replace(lengths, epochs=3.0),
         train_imagination=replace(small.train_imagination, batch=512, epochs=8.0),
