@@ -570,6 +570,20 @@ def test_pmpo_equals_its_equation(shift: float) -> None:
     assert torch.equal(larger, loss)
 
 
+def test_pmpo_leaves_out_what_is_within_the_margin() -> None:
+    """Where nothing pays, the sign of what is left is chance: such states have the prior's pull alone."""
+    logits, prior = torch.randn(2, 1, 4, 5, generator=seeded(0)).unbind()
+    policy, anchor = (FactoredCategorical(x, ACTIONS) for x in (logits, prior))
+    advantages = torch.tensor([[0.1, 0.09, -0.1, -0.11]])
+    actions, mask = make_actions(1, 4), torch.ones(1, 4, dtype=torch.bool)
+    loss, metrics = PmpoLoss(ImaginationConfig(alpha=0.7, beta=0.2, margin=0.1))(
+        policy, anchor, actions, advantages, mask
+    )
+    log_prob = policy.log_prob(actions)[0]
+    torch.testing.assert_close(loss, 0.3 * log_prob[3] - 0.7 * log_prob[0] + 0.2 * policy.kl(anchor).mean())
+    assert metrics["positive"].item() == pytest.approx(0.25)
+
+
 def test_pmpo_raises_good_actions_and_lowers_bad_ones() -> None:
     logits = torch.zeros(1, 2, 5, requires_grad=True)
     prior = FactoredCategorical(torch.zeros(1, 2, 5), ACTIONS)

@@ -256,6 +256,7 @@ class ImaginationConfig:
     lambda_: float = 0.95
     alpha: float = 0.5
     beta: float = 0.3
+    margin: float = 0.0  # advantages this close to 0 make an action neither good nor bad: their sign is chance
     # What learns: the policy and value heads [P], or the agent's layers too (and the world's where it lends them). The
     # prior, rewards and ends are then those of a frozen copy.
     finetune: Literal["heads", "agent"] = "heads"

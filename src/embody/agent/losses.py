@@ -92,7 +92,8 @@ class AgentLoss(nn.Module):
 class PmpoLoss(nn.Module):
     """Policy by the sign of the advantage, anchored to a frozen prior; value on lambda-returns (Dreamer 4, eq. 10, 11).
 
-    L = (1 - alpha) / |D-| sum_{D-} ln pi(a|s) - alpha / |D+| sum_{D+} ln pi(a|s) + beta / N sum KL[pi || prior]
+    L = (1 - alpha) / |D-| sum_{D-} ln pi(a|s) - alpha / |D+| sum_{D+} ln pi(a|s) + beta / N sum KL[pi || prior],
+    D+ = {A >= margin}, D- = {A < -margin}
     """
 
     def __init__(self, config: ImaginationConfig) -> None:
@@ -108,16 +109,16 @@ class PmpoLoss(nn.Module):
         mask: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Policy loss over states `[B, T]` that are real (`mask`): actions int64 `[B, T, A]` and their advantages."""
-        alpha, beta = self.config.alpha, self.config.beta
+        alpha, beta, margin = self.config.alpha, self.config.beta, self.config.margin
         log_prob = policy.log_prob(actions)
-        good, bad = mask & (advantages >= 0), mask & (advantages < 0)
+        good, bad = mask & (advantages >= margin), mask & (advantages < -margin)
         kl = _mean(policy.kl(prior), mask)
         # An empty D+ or D- contributes 0.
         loss = (1 - alpha) * _mean(log_prob, bad) - alpha * _mean(log_prob, good) + beta * kl
         metrics = {
             "kl": kl.detach(),
             "entropy": _mean(policy.entropy(), mask).detach(),
-            "positive": _mean((advantages >= 0).float(), mask),
+            "positive": _mean(good.float(), mask),
         }
         return loss, metrics
 
