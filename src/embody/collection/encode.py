@@ -47,7 +47,7 @@ def encode_dataset(
 
 def _together(dataset: Dataset, shards: Sequence[Shard], rows: int) -> list[list[Shard]]:
     """`shards` in groups of `rows` episodes or more; the last may have less."""
-    episodes = Counter(dataset.shard_of(row.id) for split in ("train", "validation") for row in dataset.episodes(split))
+    episodes = Counter(dataset.shard_of(row.id) for row in dataset.episodes())
     groups: list[list[Shard]] = []
     for shard in shards:
         if not groups or sum(episodes[other] for other in groups[-1]) >= rows:
