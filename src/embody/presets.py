@@ -298,7 +298,6 @@ def crafter() -> Config:
         small,
         name="crafter",
         preset="crafter",
-        workers=8,
         dynamics=replace(small.dynamics, trunk=trunk, context=64, k_sample=4),
         agent=replace(small.agent, trunk=trunk, hidden=512),
         train_tokenizer=replace(small.train_tokenizer, batch=128, epochs=0.6),
