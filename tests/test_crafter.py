@@ -16,7 +16,7 @@ from embody.collection.play import _draw, _draw_noise, _rng, _unlabelled
 from embody.config import ActionSpec, Config, StageConfig
 from embody.data import EVERY_TASK, batches, open_dataset
 from embody.data.episodes import label_words
-from embody.envs import FAMILIES, LockstepEnvs, environment_seeds, make_env, make_expert
+from embody.envs import FAMILIES, LockstepEnvs, environment_seeds, make_env, make_expert, make_mistaken_expert
 from embody.envs.crafter import (
     ACHIEVEMENTS,
     ACTION_NAMES,
@@ -28,6 +28,7 @@ from embody.envs.crafter import (
 )
 from embody.envs.crafter_expert import ACTION, CrafterExpert
 from embody.envs.crafter_planning import Sight, Walls, route, wall_in
+from embody.envs.crafter_whims import WHILE, CrafterWhims
 from embody.presets import crafter_small
 from embody.tokenizer import Tokenizer
 from embody.training.dynamics import DynamicsStage
@@ -320,6 +321,79 @@ def test_the_expert_wins_all_achievements_of_a_world() -> None:
 def test_the_expert_mines_a_diamond_in_most_worlds() -> None:
     unlocked = np.stack([unlocked_by_expert(seed, max_steps=1000) for seed in range(1000, 1020)])
     assert unlocked[:, ACHIEVEMENTS.index("collect_diamond")].mean() >= 0.65 and unlocked.sum(axis=1).mean() >= 19
+
+
+# --- whims ----------------------------------------------------------------------------------------------------------
+
+
+def wishing(env: CrafterPixels, wish: str | None) -> CrafterWhims:
+    """Has just begun to wish for that, and for nothing else later."""
+    whims = make_mistaken_expert("crafter")
+    assert isinstance(whims, CrafterWhims)
+    whims.reset(env)
+
+    def draw() -> None:
+        whims.look()
+        whims._wish, whims._left, whims._count = wish, WHILE, whims._times(wish) if wish else 0
+
+    whims._draw = draw  # type: ignore[method-assign]
+    return whims
+
+
+def test_every_wish_is_an_achievement_and_all_but_one_are_wished_for(field: None) -> None:
+    whims = wishing(begin(), None)
+    whims.look()
+    assert set(ACHIEVEMENTS) - set(whims._wishes) == {"eat_plant"} and set(whims._wishes) < set(ACHIEVEMENTS)
+
+
+@pytest.mark.parametrize(
+    "wish, inventory",
+    [
+        *(("place_stone", {"stone": 2}), ("place_table", {"wood": 9}), ("place_plant", {"sapling": 2})),
+        *(("collect_wood", {}), ("collect_sapling", {}), ("collect_drink", {}), ("wake_up", {"energy": 8})),
+        *(("make_wood_pickaxe", {"wood": 9}), ("place_furnace", {"wood": 9, "stone": 9, "wood_pickaxe": 1})),
+    ],
+)
+def test_a_wish_comes_true_and_may_come_again(field: None, wish: str, inventory: dict[str, int]) -> None:
+    """Whatever has been achieved before: the expert would do each of these once, in its own order."""
+    env = begin()
+    world, player = env.game._world, env.game._player
+    x, y = (int(v) for v in player.pos)
+    world[x + 3, y], world[x - 3, y] = "tree", "water"
+    player.inventory |= inventory
+    for achievement in ACHIEVEMENTS:
+        player.achievements[achievement] = 1
+    whims, came = wishing(env, wish), 0
+    for _ in range(120):
+        _, _, over, _, info = env.step(whims.action(None))
+        came += info["events"][ACHIEVEMENTS.index(wish)]
+        if came == 2 or over or wish in ("place_table", "place_furnace", "wake_up") and came:
+            break
+    assert came, wish
+
+
+def test_what_is_out_of_reach_gives_way_to_the_experts_goals(field: None) -> None:
+    env, same = begin(), begin()
+    whims, expert = wishing(env, "collect_diamond"), make_expert("crafter")
+    expert.reset(same)
+    for _ in range(20):
+        action = whims.action(None)
+        assert action == expert.action(None)
+        env.step(action), same.step(action)
+
+
+def test_whims_follow_from_the_world_and_not_from_what_is_seen(cheap_worlds: None) -> None:
+    def played(draws: int) -> list[int]:
+        env, whims, actions = begin(3), CrafterWhims(), []
+        whims.reset(env)
+        whims._rng.random(draws)
+        for _ in range(200):
+            actions.append(whims.action(None))
+            env.step(actions[-1])
+        return actions
+
+    assert played(0) == played(0)
+    assert len({tuple(played(draws)) for draws in range(4)}) == 4  # from the same first frame
 
 
 # --- recordings -----------------------------------------------------------------------------------------------------

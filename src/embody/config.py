@@ -89,7 +89,9 @@ class CollectConfig:
     noise_levels: tuple[float, ...] = (0.0, 0.25, 0.5)  # how often a random action replaces the expert's
     random_fraction: float = 0.1  # share of episodes played at random (noise 1)
     unlabelled_fraction: float = 0.0  # share of episodes, of whatever quality, that are left plain videos
-    mistaken_fraction: float = 0.0  # share of the expert's episodes in which it takes up with another object (MiniGrid)
+    # Share of the expert's episodes in which it takes up with another object of the room (MiniGrid), or does what comes
+    # to its mind (Crafter).
+    mistaken_fraction: float = 0.0
     workers: int = 0  # processes that play; 0: one a core
     seed: int = 0  # of the environments, those of the evaluation included: runs of other seeds share data and tests
 

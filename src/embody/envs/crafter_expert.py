@@ -57,7 +57,7 @@ class CrafterExpert(Skills):
     def _needs(self) -> str | None:
         """Drink, eat, sleep and heal before it is too late; nap as soon as a nap counts."""
         s = self.sight
-        if self._may_nap():
+        if not self._done("wake_up") and self._tired_by_day():
             return "sleep"
         starving = not self._has("food") or not self._has("drink")
         least = {"drink": 2, "food": 1, "energy": 6} if self.sight.is_night else {"drink": 3, "food": 3, "energy": 2}
@@ -83,10 +83,10 @@ class CrafterExpert(Skills):
         faced = s.here + s.facing
         return "do" if s.material(faced) == "water" and self._has("drink") < 8 else None
 
-    def _may_nap(self) -> bool:
+    def _tired_by_day(self) -> bool:
         """By day nothing comes near for the dozen steps that one point of energy takes."""
         tired = self._has("energy") < self._rules.items["energy"]["max"]
-        return tired and not self._done("wake_up") and self.sight.daylight > 0.7 and not self._threats(9)
+        return tired and self.sight.daylight > 0.7 and not self._threats(9)
 
     def _drink(self) -> str | None:
         return self._collect("water", 400)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from embody.envs import crafter
 from embody.envs.crafter_expert import CrafterExpert
+from embody.envs.crafter_whims import CrafterWhims
 
 __all__ = ["Expert", "ExpertLost", "make_expert", "make_mistaken_expert"]
 
@@ -51,7 +52,12 @@ def make_expert(task: str) -> Expert:
 
 
 def make_mistaken_expert(task: str) -> Expert | None:
-    """One that plays as well, but for another mission of the same room; None if the task's rooms allow one alone."""
+    """One that plays as well, but for something else: another mission of the same room, or what comes to its mind.
+
+    None if the task's rooms allow one mission alone.
+    """
+    if task in crafter.TASKS:
+        return CrafterWhims()
     if task.startswith("BabyAI-"):
         return BotExpert(another_mission)
     return PlannerExpert(fetch_another) if task.startswith("MiniGrid-Fetch") else None

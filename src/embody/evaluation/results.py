@@ -327,7 +327,7 @@ def _by_noise(results: Results) -> str:
 
 
 def _quality(noise: str) -> str:
-    return "of whatever noise, for another mission" if noise == "mistaken" else percent(float(noise))
+    return "of whatever noise, for something else" if noise == "mistaken" else percent(float(noise))
 
 
 def against_cloning(results: Results) -> Table:

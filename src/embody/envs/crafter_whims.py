@@ -1,0 +1,80 @@
+"""A player of Crafter that goes for whatever comes to its mind, so that what it does cannot be told from what it sees.
+
+The expert's goals have one order, which the inventory shows: who is cloned from it need not heed what is asked for.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from embody.envs.crafter_expert import CrafterExpert
+
+__all__ = ["CrafterWhims"]
+
+OWN = 0.5  # how often it does what the expert would, for a while
+LONGEST, WHILE = 60, 30  # steps that a wish is held, and that the expert's goals are
+DRAWS = 6  # wishes in a step, until one can be followed
+
+
+class CrafterWhims(CrafterExpert):
+    """Keeps alive as the expert does. Each wish is an achievement, new or not, held until it comes."""
+
+    def reset(self, env: Any) -> None:
+        """Take up the episode; its wishes follow from the world's seed."""
+        super().reset(env)
+        self._rng = np.random.default_rng(env.game._seed)
+        self._wish: str | None = None  # None: the expert's goals
+        self._left = self._count = 0  # steps; and how often the wish had come true
+
+    def _goals(self) -> str | None:
+        for _ in range(DRAWS):
+            if self._left <= 0 or (self._wish and self._times(self._wish) > self._count):
+                self._draw()
+            action = self._wishes[self._wish]() if self._wish else super()._goals()
+            if action or not self._wish:
+                self._left -= 1
+                return action
+            self._left = 0
+        return super()._goals()
+
+    def _draw(self) -> None:
+        if self._rng.random() < OWN:
+            self._wish, self._left = None, WHILE
+        else:
+            self._wish, self._left = str(self._rng.choice([*self._wishes])), LONGEST
+            self._count = self._times(self._wish)
+        self._plan = []  # of walls for the goal before
+
+    def _times(self, achievement: str) -> int:
+        return self.sight.player.achievements[achievement]
+
+    @property
+    def _wishes(self) -> Mapping[str, Callable[[], str | None]]:
+        """How to go for each achievement; None where it is out of reach."""
+        s = self.sight
+        tools = [f"{of}_{what}" for of in ("wood", "stone", "iron") for what in ("pickaxe", "sword")]
+        return {
+            **{f"collect_{item}": partial(self._collect, item) for item in ("stone", "coal", "iron", "diamond")},
+            "collect_wood": lambda: self._collect("tree"),
+            "collect_drink": self._drink,
+            "collect_sapling": self._sapling,
+            "defeat_zombie": lambda: self._use(s.kinds("Zombie"), limit=40),
+            "defeat_skeleton": lambda: self._use(s.kinds("Skeleton"), limit=40),
+            "eat_cow": lambda: self._use(s.kinds("Cow")),
+            **{f"make_{tool}": partial(self._make, tool) for tool in tools},
+            "place_plant": lambda: self._place("plant") if self._has("sapling") else self._sapling(),
+            "place_stone": lambda: self._place("stone") if self._has("stone") else self._collect("stone"),
+            "place_table": lambda: self._place("table") if self._can_place("table") else self._collect("tree"),
+            "place_furnace": self._furnace,
+            "wake_up": lambda: "sleep" if self._tired_by_day() else None,
+        }  # fmt: skip
+
+    def _can_place(self, thing: str) -> bool:
+        return all(self._has(item) >= number for item, number in self._uses(thing).items())
+
+    def _furnace(self) -> str | None:
+        if not self._can_place("furnace"):
+            return self._collect("stone")
+        return self._bench(furnace=False) or self._place("furnace")
