@@ -107,13 +107,15 @@ def test_shards_are_encoded_together_up_to_the_rows_that_fit(config: Config, mon
     tokenizer, dataset = Tokenizer(config.tokenizer), open_dataset(config.dataset_dir(TASK))
     assert len(dataset.shards) == 2 and len(dataset.episodes()) == 32
     sizes: dict[int, list[int]] = {}
+    states: list[tuple[int, int]] = []
     for rows in (16, 40):
         monkeypatch.setattr(encode, "_ROWS", rows)
         own, side_by_side = sizes.setdefault(rows, []), tokenizer.encoder_cache
         monkeypatch.setattr(tokenizer, "encoder_cache", lambda n, own=own, made=side_by_side: own.append(n) or made(n))
-        encode_dataset(tokenizer, f"rows{rows}", dataset)
+        encode_dataset(tokenizer, f"rows{rows}", dataset, lambda *state: states.append(state))
         monkeypatch.undo()
     assert sorted(sizes[16]) == [8, 8, 16] and sizes[40] == [32]
+    assert states == [(1, 2), (2, 2), (2, 2)]  # shards
     few, many = (open_latents(dataset, f"rows{rows}") for rows in (16, 40))
     for row in dataset.episodes():
         both = [latents.slice(row.id, 0, row.length).astype(np.float32) for latents in (few, many)]

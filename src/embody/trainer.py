@@ -133,8 +133,12 @@ class Trainer:
             for dataset in datasets:
                 with self.logger.progress(f"encode {dataset.meta.tasks[0]}", len(dataset.shards)) as bar:
 
-                    def progress(*_: int, bar: ProgressBar = bar) -> None:
-                        bar.advance()
+                    before = 0
+
+                    def progress(done: int, _: int, bar: ProgressBar = bar) -> None:
+                        nonlocal before
+                        bar.advance(done - before)
+                        before = done
                         record()
 
                     encode_dataset(tokenizer, tokenizer_hash, dataset, progress)
