@@ -63,6 +63,7 @@ def tiny_config(root: Path) -> Config:
         models_dir=str(root / "models"),
         runs_dir=str(root / "runs"),
         logs_dir=str(root / "logs"),
+        device="cpu",  # also where there is a GPU: many tests compare bits
         precision="float32",
         env=dataclasses.replace(preset.env, tasks=(TASK,), max_steps=(12,)),
         collect=dataclasses.replace(preset.collect, train_episodes=24, validation_episodes=8, workers=1),

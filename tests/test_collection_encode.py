@@ -116,6 +116,7 @@ def test_shards_are_encoded_together_up_to_the_rows_that_fit(config: Config, mon
         monkeypatch.undo()
     assert sorted(sizes[16]) == [8, 8, 16] and sizes[40] == [32]
     assert states == [(1, 2), (2, 2), (2, 2)]  # shards
+    assert [len(group) for group in encode._together(dataset, dataset.shards, 31)] == [1, 1]  # not 31 and one alone
     few, many = (open_latents(dataset, f"rows{rows}") for rows in (16, 40))
     for row in dataset.episodes():
         both = [latents.slice(row.id, 0, row.length).astype(np.float32) for latents in (few, many)]

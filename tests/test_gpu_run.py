@@ -1,6 +1,7 @@
 """A whole run on a GPU: collected, encoded, trained, dreamt, played, and read again on the CPU."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,4 +82,11 @@ def test_a_stage_goes_on_from_its_checkpoint(run: Config, monkeypatch: pytest.Mo
         patch.setattr(loop, "learning_rate", killed)
         with pytest.raises(KeyboardInterrupt):
             Trainer(config=config).train_dynamics()
-    assert Trainer(config=config).train_dynamics().register_RD.isfinite().all()
+    trainer = Trainer(config=config)
+    resumed = trainer.train_dynamics().state_dict()
+    assert "going on from step 3" in next(Path(config.logs_dir).glob("again-*.log")).read_text()
+    whole = dataclasses.replace(config, name="whole")
+    config.weights("tokenizer").parent.rename(whole.weights("tokenizer").parent)
+    whole.weights("dynamics").unlink()
+    for name, tensor in Trainer(config=whole).train_dynamics().state_dict().items():
+        torch.testing.assert_close(resumed[name], tensor, atol=1e-3, rtol=1e-2)

@@ -342,7 +342,8 @@ def test_the_device_is_a_gpu_where_there_is_one(config: Config, monkeypatch: pyt
     for there, asked, expected in ((False, "auto", "cpu"), (True, "auto", "cuda"), (True, "cpu", "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert Trainer(config=dataclasses.replace(config, device=asked)).device == torch.device(expected)
-    auto = dataclasses.replace(config, precision="auto")
+    auto = dataclasses.replace(config, device="auto", precision="auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert Trainer(config=auto).config.precision == "bfloat16"  # a GPU's
     assert Trainer(config=auto).config.device == "auto"  # the run may go on elsewhere
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -82,7 +82,8 @@ class Trainer:
                 changed = dataclasses.replace(getattr(config, stage), epochs=epochs, steps=0)
                 config = dataclasses.replace(config, **{stage: changed})
         self.device = _device(config)
-        if config.precision == "auto":
+        self.chosen = config.precision == "auto"
+        if self.chosen:
             config = dataclasses.replace(config, precision=fastest_precision(self.device))
         self.config = config
         self.logger = logger or LoggerManager(config.run_dir, Path(config.logs_dir), config.name)
@@ -132,7 +133,6 @@ class Trainer:
         with self._timed("encode") as record:
             for dataset in datasets:
                 with self.logger.progress(f"encode {dataset.meta.tasks[0]}", len(dataset.shards)) as bar:
-
                     before = 0
 
                     def progress(done: int, _: int, bar: ProgressBar = bar) -> None:
@@ -141,7 +141,7 @@ class Trainer:
                         before = done
                         record()
 
-                    encode_dataset(tokenizer, tokenizer_hash, dataset, progress)
+                    encode_dataset(tokenizer.to(self.device), tokenizer_hash, dataset, progress)
 
     def train_dynamics(self, data: Data | None = None) -> Dynamics:
         """Phase 1b."""
@@ -237,6 +237,7 @@ class Trainer:
         begun = len(FinishedParts(path, measured)) > 0
         with self._timed("evaluate", anew=not begun) as record:
             finished = FinishedParts(path, measured, record)
+            tokenizer.to(self.device)
             results = evaluate_run(config, tokenizer, tokenizer_hash, world, policies, datasets, self.logger, finished)
         seconds = self._seconds()
         results |= {
@@ -249,7 +250,7 @@ class Trainer:
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "machine": {
                 "cpu": _processor(),
-                "gpu": _gpu(self.device),
+                **_gpu(self.device),
                 "cores": torch.get_num_threads(),
                 "precision": self.config.precision,
             },
@@ -283,11 +284,16 @@ class Trainer:
         tokenizer, tokenizer_hash = self._tokenizer()
         datasets = self._datasets(None)
         config = self.config
-        machine = f"{_processor()}, {torch.get_num_threads()} cores, {config.precision}"
+        machine = (
+            ", ".join([*_gpu(self.device).values(), _processor()])
+            + f", {torch.get_num_threads()} cores, {config.precision}"
+        )
         made = {"command": command, "machine": machine, "date": time.strftime("%Y-%m-%d")}
         # Its curves are not the run's.
         logger = LoggerManager(config.run_dir / "ablation", Path(config.logs_dir), f"{config.name}-ablation")
-        path = ablate(config, tokenizer, tokenizer_hash, datasets, logger, steps=steps, seeds=seeds, made=made)
+        path = ablate(
+            config, tokenizer.to(self.device), tokenizer_hash, datasets, logger, steps=steps, seeds=seeds, made=made
+        )
         logger.info(path.read_text())
         logger.close()
         return path
@@ -348,7 +354,7 @@ class Trainer:
 
     def _tokenizer(self) -> tuple[Tokenizer, str]:
         tokenizer, _ = load_tokenizer(self.config.weights("tokenizer"))
-        return tokenizer.to(self.device), tensors_hash(tokenizer.state_dict())
+        return tokenizer, tensors_hash(tokenizer.state_dict())
 
     def _train(self, stage: Stage, about: dict[str, Any], record: Callable[[], None]) -> None:
         stage.model.to(self.device)
@@ -457,7 +463,10 @@ class Trainer:
         """
         path = self.config.run_dir / "config.json"
         before = path.read_bytes() if path.exists() else None
-        write_json(path, to_dict(self.config))
+        # What is recorded or encoded here may be trained on another device, in its own precision.
+        open_still = self.chosen and stage in ("collect", "encode") and before is None
+        config = dataclasses.replace(self.config, precision="auto") if open_still else self.config
+        write_json(path, to_dict(config))
         start, spent = time.monotonic(), 0.0 if anew else self._seconds().get(stage, 0.0)
 
         def record() -> None:
@@ -517,8 +526,8 @@ def _peak_memory_gib(config: Config) -> float:
     return (own + max(processes(config.collect.workers), config.workers) * child) / 2**20
 
 
-def _gpu(device: torch.device) -> str | None:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+def _gpu(device: torch.device) -> dict[str, str]:
+    return {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
 
 
 def _processor() -> str:

@@ -9,12 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from embody.config import TokenizerConfig
+from embody.cost.memory import ring_bytes
+from embody.cost.parameters import patches
 from embody.data import Dataset, EpisodeRow, LatentWriter, Shard
 from embody.tokenizer import Tokenizer
 
 __all__ = ["encode_dataset"]
 
-_ROWS, _ROWS_ON_GPU = 16, 256  # episodes encoded side by side, of like length
+_ROWS, _ROWS_ON_GPU = 16, 256  # episodes encoded side by side, of like length, at most
+_HISTORY = 2**33  # bytes of a GPU for what is remembered of them
 _PIECE = 2**26  # bytes of their pixels that are in memory at a time
 
 
@@ -36,21 +40,27 @@ def encode_dataset(
             _encode_shards(tokenizer, dataset, latents, rows)
         return len(shards)
 
-    done, rows = 0, _ROWS_ON_GPU if tokenizer.masked_D.is_cuda else _ROWS
-    groups = _together(dataset, pending, rows)
-    with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
+    on_gpu = tokenizer.masked_D.is_cuda
+    rows = _rows_on_gpu(config) if on_gpu else _ROWS
+    done, groups = 0, _together(dataset, pending, rows)
+    with _one_thread_each() as threads, ThreadPoolExecutor(1 if on_gpu else threads) as pool:
         for shards in pool.map(encode, groups):
             done += shards
             if progress is not None:
                 progress(done, len(pending))
 
 
+def _rows_on_gpu(config: TokenizerConfig) -> int:
+    tokens = patches(config) + config.latents
+    return max(1, min(_ROWS_ON_GPU, _HISTORY // max(1, ring_bytes(config.encoder, tokens, config.context, 4))))
+
+
 def _together(dataset: Dataset, shards: Sequence[Shard], rows: int) -> list[list[Shard]]:
-    """`shards` in groups of `rows` episodes or more; the last may have less."""
+    """`shards` in groups of at most `rows` episodes, or of one shard."""
     episodes = Counter(dataset.shard_of(row.id) for row in dataset.episodes())
     groups: list[list[Shard]] = []
     for shard in shards:
-        if not groups or sum(episodes[other] for other in groups[-1]) >= rows:
+        if not groups or sum(episodes[other] for other in [*groups[-1], shard]) > rows:
             groups.append([])
         groups[-1].append(shard)
     return groups

@@ -1,4 +1,4 @@
-"""A player of Crafter that goes for whatever comes to its mind, so that what it does cannot be told from what it sees.
+"""A player of Crafter that goes for whatever comes to its mind: what it is up to is less plain from what it sees.
 
 The expert's goals have one order, which the inventory shows: who is cloned from it need not heed what is asked for.
 """
@@ -14,7 +14,7 @@ from embody.envs.crafter_expert import CrafterExpert
 __all__ = ["CrafterWhims"]
 
 OWN = 0.5  # how often it does what the expert would, for a while
-LONGEST, WHILE = 60, 30  # steps that a wish is held, and that the expert's goals are
+LONGEST, WHILE = 60, 30  # steps that a wish is followed, and that the expert's goals are; needs and fights come between
 DRAWS = 6  # wishes in a step, until one can be followed
 
 
@@ -29,18 +29,19 @@ class CrafterWhims(CrafterExpert):
         self._left = self._count = 0  # steps; and how often the wish had come true
 
     def _goals(self) -> str | None:
+        own = self._rng.random() < OWN
         for _ in range(DRAWS):
             if self._left <= 0 or (self._wish and self._times(self._wish) > self._count):
-                self._draw()
+                self._draw(own)
             action = self._wishes[self._wish]() if self._wish else super()._goals()
             if action or not self._wish:
                 self._left -= 1
                 return action
-            self._left = 0
+            self._left, own = 0, False  # out of reach: another wish, or there would be few of them
         return super()._goals()
 
-    def _draw(self) -> None:
-        if self._rng.random() < OWN:
+    def _draw(self, own: bool) -> None:
+        if own:
             self._wish, self._left = None, WHILE
         else:
             self._wish, self._left = str(self._rng.choice([*self._wishes])), LONGEST

@@ -176,7 +176,7 @@ class Demonstrations:
 def demonstrations(datasets: Iterable[Dataset], split: str) -> Demonstrations:
     """How often the recorded episodes of `split` succeed: overall, and by the share of random actions in them.
 
-    Those in which the expert took up with another mission stand apart. A recording with events counts for each of its
+    Those in which the expert was up to something else stand apart. A recording with events counts for each of its
     dataset's tasks. Plain videos do not: nobody knows what happened.
     """
     tasks: dict[str, Counts] = defaultdict(lambda: (0, 0))

@@ -13,14 +13,14 @@ __all__ = ["Muon", "orthogonalise"]
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About `U V^T` of each `matrix = U S V^T` `[N, m, n]`: singular values from 0.7 to 1.2, by Newton-Schulz.
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """About `U V^T` of each of `matrices = U S V^T` `[N, m, n]`: singular values from 0.7 to 1.2, by Newton-Schulz.
 
     A step is `x <- a x + (b x x^T + c (x x^T)^2) x`.
     """
     a, b, c = _NEWTON_SCHULZ
-    tall = matrix.shape[-2] > matrix.shape[-1]
-    x = (matrix.mT if tall else matrix) / (matrix.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices) / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
             momenta = [self.state[weight]["momentum"] for weight in weights]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
-            # Matrices of one shape at once: on a GPU the small products of each alone were half of a step.
+            # Matrices of one shape at once: a GPU would be hardly busy with the small products of each alone.
             for shape in dict.fromkeys(weight.shape for weight in weights):
                 alike = [i for i, weight in enumerate(weights) if weight.shape == shape]
                 updates = orthogonalise(torch.stack([directions[i] for i in alike])).unbind()
