@@ -13,7 +13,7 @@ from embody.envs.crafter_expert import CrafterExpert
 
 __all__ = ["CrafterWhims"]
 
-OWN = 0.5  # how often it does what the expert would, for a while
+OWN = 0.25  # how often it does what the expert would, for a while, which is longer than most wishes last
 LONGEST, WHILE = 60, 30  # steps that a wish is followed, and that the expert's goals are; needs and fights come between
 DRAWS = 6  # wishes in a step, until one can be followed
 

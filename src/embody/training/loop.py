@@ -1,7 +1,7 @@
 """The training loop, written once: optimise, average, log, checkpoint, resume.
 
 Every step is a pure function of (state, seed, step): the batch is numbered, and noise comes from a generator seeded by
-the step. So a run that is stopped and resumed gives, bit for bit on one machine, what an uninterrupted one gives.
+the step. So a run that is stopped and resumed gives, bit for bit on one CPU, what an uninterrupted one gives.
 """
 
 import contextlib
