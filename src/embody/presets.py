@@ -290,7 +290,10 @@ def crafter_small() -> Config:
 
 
 def crafter() -> Config:
-    """Crafter on one GPU: `crafter_small` with a larger world and agent, larger batches and more epochs."""
+    """Crafter on one GPU: `crafter_small` with a larger world and agent, larger batches and more epochs.
+
+    Nobody has trained it to its end yet (docs/performance.md).
+    """
     small = crafter_small()
     trunk = replace(small.dynamics.trunk, width=384, depth=6, heads=6, kv_heads=2, pattern="STS", mlp_width=1024)
     lengths = replace(small.train_dynamics, batch=128, epochs=6.0)

@@ -133,12 +133,9 @@ class Trainer:
         with self._timed("encode") as record:
             for dataset in datasets:
                 with self.logger.progress(f"encode {dataset.meta.tasks[0]}", len(dataset.shards)) as bar:
-                    before = 0
 
                     def progress(done: int, _: int, bar: ProgressBar = bar) -> None:
-                        nonlocal before
-                        bar.advance(done - before)
-                        before = done
+                        bar.advance(done - bar.done)
                         record()
 
                     encode_dataset(tokenizer.to(self.device), tokenizer_hash, dataset, progress)

@@ -42,7 +42,6 @@ class AchievementScheduler:
             if name not in ACHIEVEMENTS:
                 raise ValueError(f"achievements.order: unknown {name!r}: choose from {', '.join(ACHIEVEMENTS)}")
         self._schedule = schedule
-        self._schedule = schedule
         self._order = [ACHIEVEMENTS.index(name) for name in schedule.order]
         self._after = {p: [ACHIEVEMENTS.index(name) for name in AFTER.get(ACHIEVEMENTS[p], ())] for p in self._order}
         self._asked = dict.fromkeys(self._order, 0)  # steps, in this round
