@@ -152,6 +152,16 @@ def test_labels_follow_what_was_achieved() -> None:
         assert seen == list(dict.fromkeys(labels))
 
 
+def test_asked_for_everything_there_are_no_words() -> None:
+    pytest.importorskip("crafter")
+    actions = np.random.default_rng(0).choice([1, 2, 3, 4, 5, 5, 5, 6], size=(2, 60))
+    everything, one = Script(actions), Script(actions)
+    found = play_achievements(env(60), SCHEDULE, [11, 12], everything, goal="all")
+    assert everything.asked == [["", ""]]
+    same = play_achievements(env(60), SCHEDULE, [11, 12], one)
+    np.testing.assert_array_equal(found.first_step, same.first_step)
+
+
 def test_batches_are_joined() -> None:
     parts = [Unlocked(np.full((n, 22), n), np.arange(n), np.ones(n, bool), np.full(n, 0.5, np.float32)) for n in (2, 3)]
     whole = Unlocked.from_json([part.to_json() for part in parts])

@@ -128,6 +128,39 @@ def test_a_recording_is_relabelled_for_the_task_that_is_drawn(tmp_path: Path) ->
     assert 25 < seen.count(2) < 55 and len(seen) == 80  # half of 80, three standard deviations
 
 
+def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> None:
+    """By hand: what an earlier episode achieved does not count, what this one achieved before does."""
+    dataset = write(
+        tmp_path / "set",
+        slots_shown(1, 10, at(10, (2, 0), (5, 0), (5, 2), (7, 2), (9, 0))),
+        slots_shown(2, 10, at(10, (3, 2), (3, 0), (8, 2))),
+    )
+    returns = {1: [5 / 8 + 1 / 16 - 1 / 8, 9 / 8, 1 / 4, 1 / 2, 1], 2: [1 / 4, 1 / 2, 1, 0, 0]}  # gamma 1/2
+    paid = {1: [2, 5], 2: [3]}
+    drawn = set()
+    for row in rows(take(10, [dataset], stage=StageConfig(batch=8, length=10), left_pad=0, goal="all")):
+        seed = int(row["frames"][0, 1, 0, 0])
+        assert row["task"].tolist() == [0, 0, 0, 0]
+        assert row["rewards"].nonzero()[:, 0].tolist() == paid[seed] and row["rewards"].max() == 1
+        np.testing.assert_allclose(row["returns"][:5], returns[seed])
+        drawn.add(seed)
+    assert drawn == {1, 2}
+    # Around which events clips are drawn does not change: those of later ones, which pay nothing, are cloned too.
+    settings = {"stage": StageConfig(batch=8, length=2), "uniform_share": 0.0, "left_pad": 0}
+    one, every = (take(10, [dataset], goal=goal, **settings) for goal in ("one", "all"))
+    for a, b in zip(one, every, strict=True):
+        assert torch.equal(a.frames, b.frames) and torch.equal(a.actions, b.actions)
+    assert reward_statistics([dataset], 0.5, goal="all") == reward_statistics(
+        [write(tmp_path / "two", *(_paying(seed, paid[seed]) for seed in (1, 2)), tasks=("c",))], 0.5
+    )
+
+
+def _paying(seed: int, slots: list[int]) -> Episode:
+    rewards = np.zeros(10, np.float32)
+    rewards[slots] = 1
+    return slots_shown(seed, 10, None, rewards=rewards)
+
+
 def test_returns_of_events_are_those_of_their_rewards(tmp_path: Path) -> None:
     """The same recording, once by events and once by plain rewards, in clips with padding on both sides."""
     random = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import torch
 from embody.agent import AgentLoss
 from embody.config import Config, to_dict
 from embody.data import open_dataset, open_datasets
-from embody.distributed.checkpoint import load_tensors, tensors_hash
+from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.envs import evaluation_seeds
 from embody.evaluation import FinishedParts, demonstrations, read_results
 from embody.evaluation.results import lookup
@@ -282,6 +282,21 @@ def test_cloning_without_a_world_model(finished_config: Config) -> None:
     trained, _ = load_dynamics(config.weights("dynamics"))
     before, after = trained.state_dict(), plain.dynamics.state_dict()
     assert not any(torch.equal(before[name], after[name]) for name in before if before[name].dim() > 1)
+
+
+def test_weights_from_before_a_setting_are_as_with_its_default(finished_config: Config) -> None:
+    path = finished_config.weights("imagination")
+    tensors, about = load_tensors(path)
+    del about["models"]["agent"]["miss_share"], about["training"]["ema"], about["imagination"]["margin"]
+    save_tensors(path, tensors, about)
+    before = states(path.parent)
+    trainer = Trainer(config=finished_config)
+    trainer.train_imagination()
+    trainer._must_fit("imagination")
+    assert states(path.parent) == before
+    other = changed(finished_config, "imagination", margin=0.1)
+    with pytest.raises(ValueError, match=r"imagination\.safetensors was made .* \(imagination differs\)"):
+        Trainer(config=other).train_imagination()
 
 
 def test_a_run_on_another_runs_world(finished_config: Config) -> None:

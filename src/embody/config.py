@@ -241,11 +241,18 @@ class AgentConfig:
     # the reward head learns to read the action alone. Not cloned.
     miss_share: float = 0.0
     event_lead: int = 0  # a relevant clip of a recording with events holds one, or begins up to so many slots earlier
+    # What recordings with events are relabelled for: one task a clip, whose every event pays 1; or all of them, where a
+    # slot pays 1 if it achieves any for the first time in its episode, and nothing is said by the label.
+    goal: Literal["one", "all"] = "one"
     # A task is over with its first event, in returns and in dreams: an achievement counts once, and what pays again and
     # again in a dream is not worth finding.
     once: bool = False
     clone_null: bool = True  # clone slots that were reached by doing nothing; VPT leaves them out
     world_lr_scale: float = 0.1  # learning rate of the world in phase 2, relative to the agent's, where it still learns
+
+    def __post_init__(self) -> None:
+        if self.once and self.goal == "all":
+            raise ValueError("agent.once ends a task with its first event, agent.goal all has many: set once to false")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,18 @@ from embody.collection import collect
 from embody.collection.encode import encode_dataset
 from embody.collection.pipeline import Pipeline, dataset_of_pipeline
 from embody.collection.workers import processes
-from embody.config import ActionSpec, Config, ImaginationConfig, StageConfig, digest, to_dict
+from embody.config import (
+    ActionSpec,
+    AgentConfig,
+    Config,
+    DynamicsConfig,
+    ImaginationConfig,
+    StageConfig,
+    TokenizerConfig,
+    digest,
+    from_dict,
+    to_dict,
+)
 from embody.data import Dataset, EpisodeRow, is_complete, open_datasets, recorded_actions, write_json
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.dynamics import Dynamics
@@ -424,7 +435,7 @@ class Trainer:
             path = config.weights(stage)
             if if_there and not path.exists():
                 continue
-            found, (models, training) = load_tensors(path)[1], made[stage]
+            found, (models, training) = _completed(load_tensors(path)[1]), made[stage]
             wanted = {
                 "models": {name: to_dict(model) for name, model in models.items()},
                 "training": _training(training),
@@ -442,7 +453,7 @@ class Trainer:
     def _finished(self, path: Path, about: dict[str, Any]) -> bool:
         if not path.exists():
             return False
-        found = load_tensors(path)[1]
+        found = _completed(load_tensors(path)[1])
         if found != about:
             different = next((key for key in about if found.get(key) != about[key]), "version")
             raise ValueError(
@@ -489,6 +500,17 @@ class Trainer:
     def _read(self, name: str) -> dict[str, float]:
         path = self.config.run_dir / name
         return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _completed(about: dict[str, Any]) -> dict[str, Any]:
+    """What weights depend on, with the settings that came after them: their defaults stand for what was done before."""
+    kinds = {"tokenizer": TokenizerConfig, "dynamics": DynamicsConfig, "agent": AgentConfig}
+    models = {name: to_dict(from_dict(kinds[name], values)) for name, values in about["models"].items()}
+    training = _training(from_dict(StageConfig, about["training"]))
+    dreams = about["imagination"]
+    if set(dreams) - set(_FOR_ALL_STAGES):
+        dreams = to_dict(from_dict(ImaginationConfig, dreams))
+    return json.loads(json.dumps({**about, "models": models, "training": training, "imagination": dreams}))
 
 
 def _training(stage: StageConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from embody.data.latents import Latents, LatentWriter, open_latents
 from embody.data.loader import (
     batches,
     discounted_returns,
+    first_events,
     open_datasets,
     recorded_actions,
     rows_and_length,
@@ -33,6 +34,7 @@ __all__ = [
     "aside",
     "batches",
     "discounted_returns",
+    "first_events",
     "is_complete",
     "index_video",
     "label_indices",

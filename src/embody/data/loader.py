@@ -31,6 +31,7 @@ from embody.data.sampler import ClipSampler
 __all__ = [
     "batches",
     "discounted_returns",
+    "first_events",
     "open_datasets",
     "recorded_actions",
     "rows_and_length",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 Source = Literal["frames", "latents"]
+Goal = Literal["one", "all"]
 Fields = dict[str, NDArray]  # the small fields of a Batch
 
 
@@ -119,23 +121,36 @@ def discounted_returns(rewards: NDArray[np.float32], offsets: NDArray[np.int64],
     return returns.astype(np.float32)
 
 
+def first_events(dataset: Dataset) -> NDArray[np.int64]:
+    """The steps, in order, at which an episode has an event of a kind that it had none of before."""
+    steps = dataset.steps
+    episodes = np.searchsorted(dataset.offsets, steps.event_rows, side="right")
+    _, first = np.unique(np.stack((episodes, steps.event_tasks)), axis=1, return_index=True)
+    return np.unique(steps.event_rows[first])
+
+
 class _Reader:
     """Reads clips of one dataset as the fields of a batch."""
 
     def __init__(
-        self, dataset: Dataset, latents: Latents | None, gamma: float, once: bool, words: int, factors: int
+        self, dataset: Dataset, latents: Latents | None, gamma: float, once: bool, goal: Goal, words: int, factors: int
     ) -> None:
         self.dataset, self.latents, self.factors = dataset, latents, factors
-        self.gamma, self.once = gamma, once
+        self.gamma, self.once, self.goal = gamma, once, goal
         self.returns = discounted_returns(dataset.rewards, dataset.offsets, gamma)
         self.places = list(itertools.pairwise(dataset.offsets.tolist()))  # of each episode's slots in the flat arrays
         self.labelled = [row.labelled for row in dataset.episodes()]
         vocabulary = dataset.meta.vocabulary
         self.task = [label_indices(row.label, vocabulary, words) for row in dataset.episodes()]
-        self.label = [label_indices(label, vocabulary, words) for label in dataset.meta.labels]
+        self.label = [label_indices(label if goal == "one" else "", vocabulary, words) for label in dataset.meta.labels]
         steps = dataset.steps
         # Of each task, the steps at which it is achieved, in order.
         self.events = [steps.event_rows[steps.event_tasks == task] for task in range(len(dataset.meta.tasks))]
+
+    @cached_property
+    def firsts(self) -> NDArray[np.int64]:
+        """The steps at which an episode achieves one of its tasks for the first time, in order."""
+        return first_events(self.dataset)
 
     @cached_property
     def misses(self) -> list[NDArray[np.int64]]:
@@ -163,7 +178,7 @@ class _Reader:
     def clips(self, drawn: Sequence["_Drawn"], length: int) -> Fields:
         """Slots `start` to `start + length` of each; those outside of the episode repeat its first or last real slot.
 
-        With a `task`, which the episode has events of, rewards and label are that task's.
+        With a `task`, which the episode has events of, rewards and label are that task's, or those of all tasks.
         """
         dataset, steps = self.dataset, self.dataset.steps
         begin_B1, end_B1 = np.array([self.places[clip.episode] for clip in drawn]).T[:, :, None]
@@ -180,7 +195,8 @@ class _Reader:
         rewards_BT, returns_BT = dataset.rewards[rows_BT], self.returns[rows_BT]
         for place, clip in enumerate(drawn):
             if clip.task is not None:
-                events = self.slots_of(clip.episode, self.events[clip.task])
+                paying = self.events[clip.task] if self.goal == "one" else self.firsts
+                events = self.slots_of(clip.episode, paying)
                 rewards_BT[place], returns_BT[place] = self._relabelled(events, inside_BT[place])
         fields = {
             "actions": actions_BTA,
@@ -326,6 +342,7 @@ def batches(
     left_pad: int = 0,
     gamma: float = 1.0,
     once: bool = False,
+    goal: Goal = "one",
     words: int = 1,
     episode_filter: Callable[[EpisodeRow], bool] | None = None,
     labelled_only: bool = False,
@@ -345,6 +362,8 @@ def batches(
         left_pad: most slots that a clip may begin before its episode.
         gamma: discount of `returns`.
         once: returns of recordings with events stop at the next one.
+        goal: what a clip of a recording with events is relabelled for: the task it was drawn for, or all tasks at once,
+            whose reward is 1 where one is achieved for the first time in the episode, and whose label is empty.
         words: W, to which task labels are cut or padded.
         episode_filter: keeps the episodes for which it holds, e.g. the best demonstrations; None keeps all.
         labelled_only: leaves plain videos out.
@@ -375,6 +394,7 @@ def batches(
             open_latents(dataset, str(tokenizer_hash)) if source == "latents" else None,
             gamma,
             once,
+            goal,
             words,
             factors,
         )

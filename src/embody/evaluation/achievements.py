@@ -6,7 +6,7 @@ N environments, P achievements, T slots, A action factors, H W pixels.
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,9 +105,17 @@ class Unlocked:
 
 
 def play_achievements(
-    config: EnvConfig, schedule: AchievementSchedule, seeds: Sequence[int], policy: AchievementPolicy, record: int = 0
+    config: EnvConfig,
+    schedule: AchievementSchedule,
+    seeds: Sequence[int],
+    policy: AchievementPolicy,
+    record: int = 0,
+    goal: Literal["one", "all"] = "one",
 ) -> Unlocked:
-    """One episode for each of `seeds`, all side by side; the first `record` of them are kept as pictures."""
+    """One episode for each of `seeds`, all side by side; the first `record` of them are kept as pictures.
+
+    `goal`: whether the policy is asked for one achievement after the other, or, without words, for all.
+    """
     envs = LockstepEnvs(config, config.tasks[0], seeds)
     frames = envs.reset()
     n = len(frames)
@@ -119,7 +127,7 @@ def play_achievements(
     def ask(steps: int, before: list[str]) -> list[str]:
         """The labels of the episodes that go on; of the others, what they were."""
         return [
-            LABELS[scheduler.task(row != NEVER, info["inventory"], steps)] if goes_on else label
+            LABELS[scheduler.task(row != NEVER, info["inventory"], steps)] if goes_on and goal == "one" else label
             for scheduler, row, info, goes_on, label in zip(
                 schedulers, first_step, envs.infos, active, before, strict=True
             )

@@ -85,7 +85,8 @@ class CrafterGames:
     def play(self, number: int, player: Player, pictures: Path | None) -> dict[str, Any]:
         """`Unlocked.to_json`."""
         config, record = self._config, _FILMS if pictures and number == 0 else 0
-        played = play_achievements(config.env, config.achievements, self._seeds[number], player(number), record)
+        seeds, goal = self._seeds[number], config.agent.goal
+        played = play_achievements(config.env, config.achievements, seeds, player(number), record, goal)
         if pictures and record:
             films = [episode_film(recording, "crafter") for recording in played.recordings]
             write_films(pictures / "episodes-0.npz", films)

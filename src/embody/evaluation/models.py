@@ -139,8 +139,8 @@ def _values(agent: Agent, features: Tensor) -> NDArray[np.float32]:
 
 
 def _tasks(datasets: Sequence[Dataset], labels: Tensor, words: int) -> tuple[str, ...]:
-    """The task of each row, by the words of its label `[N, W]`; several, if they share a label."""
-    tasks: dict[tuple[int, ...], dict[str, None]] = {}
+    """The task of each row, by the words of its label `[N, W]`; several, if they share a label. None is for all."""
+    tasks: dict[tuple[int, ...], dict[str, None]] = {(0,) * words: {"every task": None}}
     for dataset in datasets:
         meta = dataset.meta
         named = [(row.label, row.task) for row in dataset.episodes("validation") if row.labelled]
@@ -212,6 +212,7 @@ def _first_batch(
                 left_pad=config.imagination.context - 1,
                 gamma=config.imagination.gamma,
                 once=config.agent.once,
+                goal=config.agent.goal,
                 words=config.agent.words,
                 labelled_only=True,
                 contexts=after is not None,

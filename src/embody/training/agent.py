@@ -41,7 +41,7 @@ class AgentStage:
         self.steps = stage_steps(datasets, self.config, labelled_only=True)
         torch.manual_seed(config.seed + 2)
         agent = Agent(config.agent)
-        rewards = reward_statistics(datasets, config.imagination.gamma, once=config.agent.once)
+        rewards = reward_statistics(datasets, config.imagination.gamma, once=config.agent.once, goal=config.agent.goal)
         if rewards is not None:
             check_ranges(config, rewards)
             if config.agent.standardise_rewards:
@@ -72,6 +72,7 @@ class AgentStage:
             left_pad=self.whole.imagination.context - 1,
             gamma=self.whole.imagination.gamma,
             once=self.whole.agent.once,
+            goal=self.whole.agent.goal,
             words=self.whole.agent.words,
             episode_filter=self.episode_filter,
             labelled_only=True,

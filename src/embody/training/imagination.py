@@ -115,6 +115,7 @@ class ImaginationStage:
             seed=self.whole.seed + 3,
             start=start,
             left_pad=context - 1,
+            goal=self.whole.agent.goal,
             words=self.whole.agent.words,
             labelled_only=True,
             weights=self.whole.data.weights,

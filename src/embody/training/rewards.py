@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embody.config import Config
-from embody.data import EVERY_TASK, Dataset, discounted_returns
+from embody.data import EVERY_TASK, Dataset, discounted_returns, first_events
 
 __all__ = ["RewardStatistics", "check_ranges", "reward_statistics"]
 
@@ -25,8 +26,10 @@ class RewardStatistics:
     std: float
 
 
-def reward_statistics(datasets: Sequence[Dataset], gamma: float, once: bool = False) -> RewardStatistics | None:
-    """Those of the training split; None if no episode there is labelled. `once`: returns stop at the next event."""
+def reward_statistics(
+    datasets: Sequence[Dataset], gamma: float, once: bool = False, goal: Literal["one", "all"] = "one"
+) -> RewardStatistics | None:
+    """Those of the training split; None if no episode there is labelled. `once` and `goal` are `AgentConfig`'s."""
     count, total, squares = 0, 0.0, 0.0
     rewards, returns = [], []
     for dataset in datasets:
@@ -40,8 +43,9 @@ def reward_statistics(datasets: Sequence[Dataset], gamma: float, once: bool = Fa
             rewards += [float(found.min()), float(found.max())]
             returns += [float(values.min()), float(values.max())]
         shared = [row for row in rows if row.task == EVERY_TASK]  # its own rewards are not read
-        for task in range(len(dataset.meta.tasks) if shared else 0):
-            events = dataset.steps.event_rows[dataset.steps.event_tasks == task]
+        steps, tasks = dataset.steps, range(len(dataset.meta.tasks) if shared else 0)
+        paying = [steps.event_rows[steps.event_tasks == task] for task in tasks]
+        for events in [first_events(dataset)] if shared and goal == "all" else paying:
             parts = [events[slice(*np.searchsorted(events, dataset.offsets[row.id : row.id + 2]))] for row in shared]
             paid = sum(map(len, parts))
             if paid:
