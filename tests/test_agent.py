@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,12 +215,16 @@ def test_heads_read_the_noised_pass_or_the_context_level(
     torch.testing.assert_close(noised, (1 - share) * noise + share * z, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("share", "misses", "uniform", "others"), [(0.5, 0, 3, 3), (1.0, 0, 5, 5), (0.2, 0.4, 1, 3)])
+@pytest.mark.parametrize(
+    ("share", "misses", "false", "uniform", "cloned"),
+    [(0.5, 0, 0, 3, [3, 4]), (1.0, 0, 0, 5, range(5)), (0.2, 0.4, 0, 1, [3, 4]), (0.2, 0.2, 0.4, 1, [2])],
+)
 def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
-    share: float, misses: float, uniform: int, others: int, tmp_path: Path
+    share: float, misses: float, false: float, uniform: int, cloned: Sequence[int], tmp_path: Path
 ) -> None:
-    """Rows with misses teach neither of them."""
-    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, uniform_share=share, miss_share=misses))
+    """Rows with misses or with false actions teach neither of them."""
+    shares = {"uniform_share": share, "miss_share": misses, "false_share": false}
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, **shares))
     stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
     open_heads(stage.model.agent)
     seen: list[Batch] = []
@@ -239,9 +243,29 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
         actions, rewards = batch.actions.clone(), batch.rewards.clone()
         actions[row, -1] = (actions[row, -1] + 1) % torch.tensor(ACTIONS.sizes)
         rewards[row, -1] = 0.25 if rewards[row, -1] > 0.5 else 0.75
-        cloned = metrics_of(actions=actions)["next_action_log_prob"] != plain["next_action_log_prob"]
-        assert cloned == (others == 5 or row >= others)
+        is_cloned = metrics_of(actions=actions)["next_action_log_prob"] != plain["next_action_log_prob"]
+        assert is_cloned == (row in cloned)
         assert metrics_of(rewards=rewards)["reward"] != plain["reward"]  # rewards are learned on all rows
+
+
+def test_false_actions_are_seen_on_their_rows_alone(tmp_path: Path) -> None:
+    """Half of them, uniform over the choices of each factor; the losses' targets are what was recorded."""
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, false_share=0.5))
+    stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
+    seen: list[Tensor] = []
+    stage.model.dynamics.register_forward_pre_hook(
+        lambda _, arguments, named: seen.append(named.get("actions", arguments[3])), with_kwargs=True
+    )
+    learnt: list[Batch] = []
+    stage.losses["agent"].register_forward_pre_hook(lambda _, arguments: learnt.append(arguments[2]))
+    batch = make_batch(40, 50)
+    stage.loss(batch, seeded(1), 0.0)  # not the seed of the batch, whose very actions it would draw
+    assert learnt[0] is batch
+    assert torch.equal(seen[0][:20], batch.actions[:20])
+    for factor, size in enumerate(ACTIONS.sizes):
+        kept = (seen[0][20:, :, factor] == batch.actions[20:, :, factor]).float().mean()
+        assert abs(kept - (0.5 + 0.5 / size)) < 0.06  # 1,000 slots: four standard deviations
+        assert set(seen[0][20:, :, factor].flatten().tolist()) == set(range(size))
 
 
 def test_the_worlds_own_loss_goes_on_with_its_bootstrap(tmp_path: Path) -> None:
@@ -256,7 +280,7 @@ def test_the_worlds_own_loss_goes_on_with_its_bootstrap(tmp_path: Path) -> None:
     loss, metrics = stage.loss(batch, seeded(0), 0.0)
     generator = seeded(0)
     features = stage.model.features(batch, stage.model.context_levels(batch), generator)
-    of_agent, _ = AgentLoss(config.agent)(stage.model.agent.heads, features, batch, cloned_from=4)
+    of_agent, _ = AgentLoss(config.agent)(stage.model.agent.heads, features, batch, cloned=slice(4, None))
     own, terms = ShortcutLoss()(stage.model.dynamics, batch.head(4), generator, bootstrap=True)
     assert terms["bootstrap"] > 0
     for name in ("flow", "bootstrap"):

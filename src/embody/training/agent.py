@@ -4,6 +4,7 @@ With the agent's own weights the agent's losses cannot reach the world; in the p
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -85,17 +86,28 @@ class AgentStage:
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         config, dynamics, agent = self.whole.agent, self.model.dynamics, self.model.agent
-        features = self.model.features(batch, self._levels(batch, generator), generator)
+        true = uniform_rows(batch.rows, 1 - config.false_share)  # the rows before the false ones
+        seen = self._with_false_actions(batch, true, generator) if true < batch.rows else batch
+        features = self.model.features(seen, self._levels(batch, generator), generator)
         uniform = uniform_rows(batch.rows, config.uniform_share)
         others = uniform_rows(batch.rows, config.uniform_share + config.miss_share)
-        cloned_from = others if others < batch.rows else 0
-        loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned_from)
+        cloned = slice(others if others < true else 0, true)
+        loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned)
         if config.dynamics_weight > 0:
             world_loss, world_metrics = self.losses["dynamics"](
                 dynamics, batch.head(uniform), generator, bootstrap=True
             )
             loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
         return loss, metrics
+
+    def _with_false_actions(self, batch: Batch, first: int, generator: torch.Generator) -> Batch:
+        """Half of the actions of the rows from `first` on replaced by random ones."""
+        actions = batch.actions.clone()
+        false = torch.rand(batch.rows - first, batch.length, generator=generator, device=actions.device) < 0.5
+        for factor, size in enumerate(self.whole.agent.actions.sizes):
+            drawn = torch.randint(size, false.shape, generator=generator, device=actions.device)
+            actions[first:, :, factor] = torch.where(false, drawn, actions[first:, :, factor])
+        return replace(batch, actions=actions)
 
     def row_flops(self, frames: int, progress: float) -> float:
         return agent_row_flops(self.whole, frames)
