@@ -249,23 +249,27 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
 
 
 def test_false_actions_are_seen_on_their_rows_alone(tmp_path: Path) -> None:
-    """Half of them, uniform over the choices of each factor; the losses' targets are what was recorded."""
+    """Half of them, each another slot's of its clip; the losses' targets are what was recorded."""
     config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, false_share=0.5))
     stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
-    seen: list[Tensor] = []
-    stage.model.dynamics.register_forward_pre_hook(
-        lambda _, arguments, named: seen.append(named.get("actions", arguments[3])), with_kwargs=True
-    )
+    read: list[Batch] = []
+    features = stage.model.features
+    stage.model.features = lambda batch, *rest: read.append(batch) or features(batch, *rest)
     learnt: list[Batch] = []
     stage.losses["agent"].register_forward_pre_hook(lambda _, arguments: learnt.append(arguments[2]))
     batch = make_batch(40, 50)
-    stage.loss(batch, seeded(1), 0.0)  # not the seed of the batch, whose very actions it would draw
+    stage.loss(batch, seeded(1), 0.0)
     assert learnt[0] is batch
-    assert torch.equal(seen[0][:20], batch.actions[:20])
-    for factor, size in enumerate(ACTIONS.sizes):
-        kept = (seen[0][20:, :, factor] == batch.actions[20:, :, factor]).float().mean()
-        assert abs(kept - (0.5 + 0.5 / size)) < 0.06  # 1,000 slots: four standard deviations
-        assert set(seen[0][20:, :, factor].flatten().tolist()) == set(range(size))
+    assert torch.equal(read[0].actions[:20], batch.actions[:20])
+    assert not torch.equal(read[0].actions[20:], batch.actions[20:])
+
+    numbered = dataclasses.replace(batch, actions=torch.arange(4000).view(40, 50, 2))  # each slot's is its own
+    false = stage._with_false_actions(numbered, 20, seeded(1)).actions
+    assert torch.equal(false[:20], numbered.actions[:20])
+    assert torch.equal(false[..., 1], false[..., 0] + 1)  # factors stay together
+    assert torch.equal(false[..., 0] // 100, numbered.actions[..., 0] // 100)  # each from its own clip
+    kept = (false == numbered.actions)[20:].float().mean()
+    assert abs(kept - (0.5 + 0.5 / 50)) < 0.07  # 1,000 slots: four standard deviations
 
 
 def test_the_worlds_own_loss_goes_on_with_its_bootstrap(tmp_path: Path) -> None:

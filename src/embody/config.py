@@ -240,7 +240,7 @@ class AgentConfig:
     # Of the rows, on top of those: clips with a miss, the action that mostly brings the task's event and no event, or
     # the reward head learns to read the action alone. Not cloned.
     miss_share: float = 0.0
-    # Of the relevant rows, on top of those, with half of their actions replaced by random ones: what an action brought
+    # Of the relevant rows, on top of those, with half of their actions replaced by others of the clip: what they bring
     # is in the frames, and a reward head that reads it off the action pays for it again and again. Not cloned.
     false_share: float = 0.0
     event_lead: int = 0  # a relevant clip of a recording with events holds one, or begins up to so many slots earlier
@@ -276,6 +276,8 @@ class ImaginationConfig:
     # Of the contexts; the others are of successful episodes or, where there are events, end so close to one that the
     # dream may hold it.
     uniform_share: float = 1.0
+    # In each dream an action is paid for once: where dreams and rewards err they do so again, and repetition finds it.
+    pay_once: bool = False
     shuffle_rewards: bool = False  # the control: imagined rewards shuffled over the batch
 
 

@@ -101,13 +101,12 @@ class AgentStage:
         return loss, metrics
 
     def _with_false_actions(self, batch: Batch, first: int, generator: torch.Generator) -> Batch:
-        """Half of the actions of the rows from `first` on replaced by random ones."""
-        actions = batch.actions.clone()
-        false = torch.rand(batch.rows - first, batch.length, generator=generator, device=actions.device) < 0.5
-        for factor, size in enumerate(self.whole.agent.actions.sizes):
-            drawn = torch.randint(size, false.shape, generator=generator, device=actions.device)
-            actions[first:, :, factor] = torch.where(false, drawn, actions[first:, :, factor])
-        return replace(batch, actions=actions)
+        """In the rows from `first` on half of the actions, drawn at random, are those of other slots of their clip."""
+        false, order = torch.rand(2, batch.rows - first, batch.length, generator=generator, device=batch.actions.device)
+        true_BTA = batch.actions[first:]
+        others_BTA = true_BTA.take_along_dim(order.argsort(dim=1)[:, :, None], dim=1)
+        false_BTA = torch.where((false < 0.5)[:, :, None], others_BTA, true_BTA)
+        return replace(batch, actions=torch.cat((batch.actions[:first], false_BTA)))
 
     def row_flops(self, frames: int, progress: float) -> float:
         return agent_row_flops(self.whole, frames)
