@@ -635,7 +635,7 @@ def test_the_control_shuffles_rewards_over_the_batch(tmp_path: Path, monkeypatch
 
 
 def test_an_action_is_paid_for_once_in_a_dream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By hand: what was paid for is not paid for again, what was tried in vain before is; other factors, other actions."""
+    """By hand: what was paid for is not paid for again, what was tried in vain is; an action is all its factors."""
     stage = make_stage(tmp_path, pay_once=True)
     dream = dream_trajectories
     actions = [[[0, 0], [0, 1], [0, 0], [1, 0]], [[2, 1], [2, 1], [1, 1], [2, 1]]]
