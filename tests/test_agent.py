@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -215,16 +215,12 @@ def test_heads_read_the_noised_pass_or_the_context_level(
     torch.testing.assert_close(noised, (1 - share) * noise + share * z, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("share", "misses", "false", "uniform", "cloned"),
-    [(0.5, 0, 0, 3, [3, 4]), (1.0, 0, 0, 5, range(5)), (0.2, 0.4, 0, 1, [3, 4]), (0.2, 0.2, 0.4, 1, [2])],
-)
+@pytest.mark.parametrize(("share", "misses", "uniform", "others"), [(0.5, 0, 3, 3), (1.0, 0, 5, 5), (0.2, 0.4, 1, 3)])
 def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
-    share: float, misses: float, false: float, uniform: int, cloned: Sequence[int], tmp_path: Path
+    share: float, misses: float, uniform: int, others: int, tmp_path: Path
 ) -> None:
-    """Rows with misses or with false actions teach neither of them."""
-    shares = {"uniform_share": share, "miss_share": misses, "false_share": false}
-    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, **shares))
+    """Rows with misses teach neither of them."""
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, uniform_share=share, miss_share=misses))
     stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
     open_heads(stage.model.agent)
     seen: list[Batch] = []
@@ -243,33 +239,9 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
         actions, rewards = batch.actions.clone(), batch.rewards.clone()
         actions[row, -1] = (actions[row, -1] + 1) % torch.tensor(ACTIONS.sizes)
         rewards[row, -1] = 0.25 if rewards[row, -1] > 0.5 else 0.75
-        is_cloned = metrics_of(actions=actions)["next_action_log_prob"] != plain["next_action_log_prob"]
-        assert is_cloned == (row in cloned)
+        cloned = metrics_of(actions=actions)["next_action_log_prob"] != plain["next_action_log_prob"]
+        assert cloned == (others == 5 or row >= others)
         assert metrics_of(rewards=rewards)["reward"] != plain["reward"]  # rewards are learned on all rows
-
-
-def test_false_actions_are_seen_on_their_rows_alone(tmp_path: Path) -> None:
-    """Half of them, each another slot's of its clip; the losses' targets are what was recorded."""
-    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, false_share=0.5))
-    stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
-    read: list[Batch] = []
-    features = stage.model.features
-    stage.model.features = lambda batch, *rest: read.append(batch) or features(batch, *rest)
-    learnt: list[Batch] = []
-    stage.losses["agent"].register_forward_pre_hook(lambda _, arguments: learnt.append(arguments[2]))
-    batch = make_batch(40, 50)
-    stage.loss(batch, seeded(1), 0.0)
-    assert learnt[0] is batch
-    assert torch.equal(read[0].actions[:20], batch.actions[:20])
-    assert not torch.equal(read[0].actions[20:], batch.actions[20:])
-
-    numbered = dataclasses.replace(batch, actions=torch.arange(4000).view(40, 50, 2))  # each slot's is its own
-    false = stage._with_false_actions(numbered, 20, seeded(1)).actions
-    assert torch.equal(false[:20], numbered.actions[:20])
-    assert torch.equal(false[..., 1], false[..., 0] + 1)  # factors stay together
-    assert torch.equal(false[..., 0] // 100, numbered.actions[..., 0] // 100)  # each from its own clip
-    kept = (false == numbered.actions)[20:].float().mean()
-    assert abs(kept - (0.5 + 0.5 / 50)) < 0.07  # 1,000 slots: four standard deviations
 
 
 def test_the_worlds_own_loss_goes_on_with_its_bootstrap(tmp_path: Path) -> None:
@@ -284,7 +256,7 @@ def test_the_worlds_own_loss_goes_on_with_its_bootstrap(tmp_path: Path) -> None:
     loss, metrics = stage.loss(batch, seeded(0), 0.0)
     generator = seeded(0)
     features = stage.model.features(batch, stage.model.context_levels(batch), generator)
-    of_agent, _ = AgentLoss(config.agent)(stage.model.agent.heads, features, batch, cloned=slice(4, None))
+    of_agent, _ = AgentLoss(config.agent)(stage.model.agent.heads, features, batch, cloned_from=4)
     own, terms = ShortcutLoss()(stage.model.dynamics, batch.head(4), generator, bootstrap=True)
     assert terms["bootstrap"] > 0
     for name in ("flow", "bootstrap"):

@@ -632,21 +632,3 @@ def test_the_control_shuffles_rewards_over_the_batch(tmp_path: Path, monkeypatch
     torch.testing.assert_close(true[alive].sort().values, shuffled[alive].sort().values, atol=0, rtol=0)
     assert (true != shuffled)[alive].float().mean() > 0.8
     assert torch.equal(true[~alive], shuffled[~alive])
-
-
-def test_an_action_is_paid_for_once_in_a_dream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By hand: what was paid for is not paid for again, what was tried in vain is; an action is all its factors."""
-    stage = make_stage(tmp_path, pay_once=True)
-    dream = dream_trajectories
-    actions = [[[0, 0], [0, 1], [0, 0], [1, 0]], [[2, 1], [2, 1], [1, 1], [2, 1]]]
-    rewards = [[9.0, 1.0, 1.0, 0.9, 0.7], [9.0, 0.2, 1.0, 1.0, 0.8]]  # slot 0 is not read
-    paid = [[9.0, 1.0, 1.0, 0.0, 0.7], [9.0, 0.2, 1.0, 1.0, 0.0]]
-
-    def dreamt(*arguments: Any, **named: Any) -> imagination.Trajectories:
-        found = dream(*arguments, **named)
-        assert found.actions.shape == (2, 4, 2)
-        return dataclasses.replace(found, actions=torch.tensor(actions), rewards=torch.tensor(rewards))
-
-    monkeypatch.setattr(imagination, "dream_trajectories", dreamt)
-    stage.loss(make_batch(2, CONTEXT), seeded(0), 0.0)
-    assert stage.dreamt is not None and stage.dreamt.rewards.tolist() == torch.tensor(paid).tolist()

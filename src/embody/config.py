@@ -240,9 +240,6 @@ class AgentConfig:
     # Of the rows, on top of those: clips with a miss, the action that mostly brings the task's event and no event, or
     # the reward head learns to read the action alone. Not cloned.
     miss_share: float = 0.0
-    # Of the relevant rows, on top of those, with half of their actions replaced by others of the clip: what they bring
-    # is in the frames, and a reward head that reads it off the action pays for it again and again. Not cloned.
-    false_share: float = 0.0
     event_lead: int = 0  # a relevant clip of a recording with events holds one, or begins up to so many slots earlier
     # What recordings with events are relabelled for: one task a clip, whose every event pays 1; or all of them, where a
     # slot pays 1 if it achieves any for the first time in its episode, and nothing is said by the label.
@@ -276,8 +273,6 @@ class ImaginationConfig:
     # Of the contexts; the others are of successful episodes or, where there are events, end so close to one that the
     # dream may hold it.
     uniform_share: float = 1.0
-    # In each dream an action is paid for once: where dreams and rewards err they do so again, and repetition finds it.
-    pay_once: bool = False
     shuffle_rewards: bool = False  # the control: imagined rewards shuffled over the batch
 
 
@@ -411,10 +406,9 @@ class Config:
             )
         if d.actions != self.env.actions or a.actions != self.env.actions:
             raise ValueError("env.actions, dynamics.actions and agent.actions must be the same")
-        if a.uniform_share + a.miss_share + a.false_share > 1:
+        if a.uniform_share + a.miss_share > 1:
             raise ValueError(
-                f"agent.uniform_share {a.uniform_share:g}, miss_share {a.miss_share:g} and false_share"
-                f" {a.false_share:g}: more than all rows"
+                f"agent.uniform_share {a.uniform_share:g} and miss_share {a.miss_share:g}: more than all rows"
             )
         if "S" not in d.trunk.layers:
             raise ValueError("dynamics.trunk.pattern needs a space layer: tokens of a frame meet only there")

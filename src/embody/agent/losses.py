@@ -51,18 +51,16 @@ class AgentLoss(nn.Module):
         self.rms = nn.ModuleDict({name: RunningRms() for name in ("policy", "reward", "value", "continue")})
 
     def forward(
-        self, heads: Heads, features: Tensor, batch: Batch, cloned: slice = slice(None)
+        self, heads: Heads, features: Tensor, batch: Batch, cloned_from: int = 0
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics at the slots of features `[B, T, H]`; only the rows `cloned` are cloned.
+        """Loss and metrics at the slots of features `[B, T, H]`; rows before `cloned_from` are not cloned.
 
         Nothing is learnt from rows that are not labelled.
         """
         out, L = heads(features), self.config.distances
         mask = batch.mask & batch.labelled[:, None]
         action_BTLA, action_mask = ahead(batch.actions, mask, 1, L)
-        rows = torch.zeros_like(batch.labelled)
-        rows[cloned] = True
-        action_mask &= rows[:, None, None]
+        action_mask[:cloned_from] = False
         if not self.config.clone_null:
             action_mask &= ~ahead(batch.is_null, mask, 1, L)[0]
         policy = FactoredCategorical(out.policy, self.config.actions)

@@ -4,7 +4,6 @@ With the agent's own weights the agent's losses cannot reach the world; in the p
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -86,27 +85,17 @@ class AgentStage:
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         config, dynamics, agent = self.whole.agent, self.model.dynamics, self.model.agent
-        true = uniform_rows(batch.rows, 1 - config.false_share)  # the rows before the false ones
-        seen = self._with_false_actions(batch, true, generator) if true < batch.rows else batch
-        features = self.model.features(seen, self._levels(batch, generator), generator)
+        features = self.model.features(batch, self._levels(batch, generator), generator)
         uniform = uniform_rows(batch.rows, config.uniform_share)
         others = uniform_rows(batch.rows, config.uniform_share + config.miss_share)
-        cloned = slice(others if others < true else 0, true)
-        loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned)
+        cloned_from = others if others < batch.rows else 0
+        loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned_from)
         if config.dynamics_weight > 0:
             world_loss, world_metrics = self.losses["dynamics"](
                 dynamics, batch.head(uniform), generator, bootstrap=True
             )
             loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
         return loss, metrics
-
-    def _with_false_actions(self, batch: Batch, first: int, generator: torch.Generator) -> Batch:
-        """In the rows from `first` on half of the actions, drawn at random, are those of other slots of their clip."""
-        false, order = torch.rand(2, batch.rows - first, batch.length, generator=generator, device=batch.actions.device)
-        true_BTA = batch.actions[first:]
-        others_BTA = true_BTA.take_along_dim(order.argsort(dim=1)[:, :, None], dim=1)
-        false_BTA = torch.where((false < 0.5)[:, :, None], others_BTA, true_BTA)
-        return replace(batch, actions=torch.cat((batch.actions[:first], false_BTA)))
 
     def row_flops(self, frames: int, progress: float) -> float:
         return agent_row_flops(self.whole, frames)

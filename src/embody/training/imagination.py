@@ -131,8 +131,6 @@ class ImaginationStage:
             self.dreamt = dream_trajectories(self._dreamer(), batch, horizon=config.horizon, generator=generator)
             if config.finetune == "agent":
                 self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, generator)
-            if config.pay_once:
-                self.dreamt = replace(self.dreamt, rewards=_paid_once(self.dreamt))
             if config.shuffle_rewards:
                 self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt, generator))
             if self.whole.agent.once:
@@ -203,15 +201,6 @@ class ImaginationStage:
         rewards, continues = heads.expected_reward(out.reward[:, :, 0]), out.continues.sigmoid()
         rewards[:, 0], continues[:, 0] = 0.0, 1.0
         return replace(dreamt, features=features, rewards=rewards, continues=continues, alive=_alive(continues))
-
-
-def _paid_once(dreamt: Trajectories) -> Tensor:
-    """Rewards `[B, T + 1]` without those of actions that were rewarded earlier in their dream."""
-    rewards = dreamt.rewards.clone()
-    same_BTT = (dreamt.actions[:, :, None] == dreamt.actions[:, None]).all(dim=-1)
-    earlier_BTT = same_BTT.tril(diagonal=-1) & (rewards[:, None, 1:] > 0.5)
-    rewards[:, 1:][earlier_BTT.any(dim=2)] = 0.0
-    return rewards
 
 
 def _shuffled(dreamt: Trajectories, generator: torch.Generator) -> Tensor:
