@@ -1,6 +1,7 @@
 """Crafter: the environment against the package's own, planning on hand-made maps, the expert, and recordings."""
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from embody.envs.crafter import (
 )
 from embody.envs.crafter_expert import ACTION, CrafterExpert
 from embody.envs.crafter_planning import Sight, Walls, route, wall_in
-from embody.envs.crafter_whims import WHILE, CrafterWhims
+from embody.envs.crafter_whims import FUMBLE, ON, TRIES, WHILE, CrafterWhims
 from embody.presets import crafter_small
 from embody.tokenizer import Tokenizer
 from embody.training.dynamics import DynamicsStage
@@ -381,6 +382,26 @@ def test_what_is_out_of_reach_gives_way_to_the_experts_goals(field: None) -> Non
         action = whims.action(None)
         assert action == expert.action(None)
         env.step(action), same.step(action)
+
+
+def test_beside_a_table_everything_is_tried_out_of_turn(field: None) -> None:
+    """With nothing in its pockets, so that all of it fails; not while asleep, nor with a zombie beside it."""
+    env = begin()
+    world, player = env.game._world, env.game._player
+    x, y = (int(v) for v in player.pos)
+    whims, expert = wishing(env, None), make_expert("crafter")
+    expert.reset(env)
+    assert [whims.action(None) for _ in range(50)] == [expert.action(None)] * 50  # no table, nothing out of turn
+    world[x + 1, y] = "table"
+    own, tried = expert.action(None), [whims.action(None) for _ in range(1000)]
+    out_of_turn = [action for action in tried if action != own]
+    assert set(out_of_turn) | {own} == {*TRIES, own} and len(TRIES) == 10
+    often = FUMBLE / (1 - ON + FUMBLE)  # in the long run
+    assert own not in TRIES and abs(len(out_of_turn) / 1000 - often) < 0.11  # four standard deviations, of runs
+    again = np.mean([a == b for a, b in itertools.pairwise(out_of_turn)])
+    assert abs(again - (0.5 + 0.5 / 10)) < 0.09
+    player.sleeping = True
+    assert {whims.action(None) for _ in range(50)} == {ACTION_NAMES[0].index("sleep")}
 
 
 def test_whims_follow_from_the_world_and_not_from_what_is_seen(cheap_worlds: None) -> None:

@@ -1,6 +1,7 @@
-"""A player of Crafter that goes for whatever comes to its mind: what it is up to is less plain from what it sees.
+"""A player of Crafter that goes for whatever comes to its mind, and tries what cannot work where it might.
 
-The expert's goals have one order, which the inventory shows: who is cloned from it need not heed what is asked for.
+The expert's goals have one order, which the inventory shows: who is cloned from it need not heed what is asked for. And
+it makes things when it can, once: what a second or an early try comes to, nobody could learn from it.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from embody.envs.crafter_expert import CrafterExpert
+from embody.envs.crafter import ACTION_NAMES
+from embody.envs.crafter_expert import ACTION, CrafterExpert
 
 __all__ = ["CrafterWhims"]
 
 OWN = 0.25  # how often it does what the expert would, for a while, which is longer than most wishes last
 LONGEST, WHILE = 60, 30  # steps that a wish is followed, and that the expert's goals are; needs and fights come between
+FUMBLE, ON = 0.3, 0.8  # how often it makes or places anything, beside a table and out of danger; and goes on with it
+TRIES = tuple(n for n, name in enumerate(ACTION_NAMES[0]) if name.startswith(("make", "place")))
 DRAWS = 6  # wishes in a step, until one can be followed
 
 
@@ -26,7 +30,18 @@ class CrafterWhims(CrafterExpert):
         super().reset(env)
         self._rng = np.random.default_rng(env.game._seed)
         self._wish: str | None = None  # None: the expert's goals
+        self._fumbles, self._last = False, int(TRIES[0])
         self._left = self._count = 0  # steps; and how often the wish had come true
+
+    def action(self, previous: int | None) -> int:
+        """The next action, 0..16."""
+        action = super().action(previous)
+        free = action != ACTION["sleep"] and not self._threats(1) and self._near("table")
+        self._fumbles = free and self._rng.random() < (ON if self._fumbles else FUMBLE)
+        if self._fumbles:  # again what it made last, as often as not
+            action = self._last if self._rng.random() < 0.5 else int(self._rng.choice(TRIES))
+        self._last = action if action in TRIES else self._last
+        return action
 
     def _goals(self) -> str | None:
         own = self._rng.random() < OWN
