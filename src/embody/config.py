@@ -90,7 +90,7 @@ class CollectConfig:
     random_fraction: float = 0.1  # share of episodes played at random (noise 1)
     unlabelled_fraction: float = 0.0  # share of episodes, of whatever quality, that are left plain videos
     # Share of the expert's episodes in which it takes up with another object of the room (MiniGrid), or does what comes
-    # to its mind (Crafter).
+    # to its mind and fumbles at tables (Crafter).
     mistaken_fraction: float = 0.0
     workers: int = 0  # processes that play; 0: one a core
     seed: int = 0  # of the environments, those of the evaluation included: runs of other seeds share data and tests
