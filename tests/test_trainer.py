@@ -297,6 +297,10 @@ def test_weights_from_before_a_setting_are_as_with_its_default(finished_config: 
     other = changed(finished_config, "imagination", margin=0.1)
     with pytest.raises(ValueError, match=r"imagination\.safetensors was made .* \(imagination differs\)"):
         Trainer(config=other).train_imagination()
+    about["imagination"]["optimism"] = 0.5
+    save_tensors(path, tensors, about)
+    with pytest.raises(ValueError, match=r"imagination\.safetensors was made by another version .*'optimism'"):
+        trainer.train_imagination()
 
 
 def test_a_run_on_another_runs_world(finished_config: Config) -> None:

@@ -435,7 +435,7 @@ class Trainer:
             path = config.weights(stage)
             if if_there and not path.exists():
                 continue
-            found, (models, training) = _completed(load_tensors(path)[1]), made[stage]
+            found, (models, training) = _made_with(path), made[stage]
             wanted = {
                 "models": {name: to_dict(model) for name, model in models.items()},
                 "training": _training(training),
@@ -453,7 +453,7 @@ class Trainer:
     def _finished(self, path: Path, about: dict[str, Any]) -> bool:
         if not path.exists():
             return False
-        found = _completed(load_tensors(path)[1])
+        found = _made_with(path)
         if found != about:
             different = next((key for key in about if found.get(key) != about[key]), "version")
             raise ValueError(
@@ -502,14 +502,21 @@ class Trainer:
         return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _completed(about: dict[str, Any]) -> dict[str, Any]:
-    """What weights depend on, with the settings that came after them: their defaults stand for what was done before."""
+def _made_with(path: Path) -> dict[str, Any]:
+    """What weights depend on, with the settings that came after them: their defaults stand for what was done before.
+
+    A `ValueError` names the file if it has a setting that there is no more.
+    """
     kinds = {"tokenizer": TokenizerConfig, "dynamics": DynamicsConfig, "agent": AgentConfig}
-    models = {name: to_dict(from_dict(kinds[name], values)) for name, values in about["models"].items()}
-    training = _training(from_dict(StageConfig, about["training"]))
+    about = load_tensors(path)[1]
     dreams = about["imagination"]
-    if set(dreams) - set(_FOR_ALL_STAGES):
-        dreams = to_dict(from_dict(ImaginationConfig, dreams))
+    try:
+        models = {name: to_dict(from_dict(kinds[name], values)) for name, values in about["models"].items()}
+        training = _training(from_dict(StageConfig, about["training"]))
+        if set(dreams) - set(_FOR_ALL_STAGES):
+            dreams = to_dict(from_dict(ImaginationConfig, dreams))
+    except ValueError as error:
+        raise ValueError(f"{path} was made by another version ({error}): delete it, or use another --name") from error
     return json.loads(json.dumps({**about, "models": models, "training": training, "imagination": dreams}))
 
 
