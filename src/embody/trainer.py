@@ -509,7 +509,7 @@ def _made_with(path: Path) -> dict[str, Any]:
     """
     kinds = {"tokenizer": TokenizerConfig, "dynamics": DynamicsConfig, "agent": AgentConfig}
     about = load_tensors(path)[1]
-    dreams = about["imagination"]
+    dreams = about.get("imagination", {})
     try:
         models = {name: to_dict(from_dict(kinds[name], values)) for name, values in about["models"].items()}
         training = _training(from_dict(StageConfig, about["training"]))
@@ -517,7 +517,8 @@ def _made_with(path: Path) -> dict[str, Any]:
             dreams = to_dict(from_dict(ImaginationConfig, dreams))
     except ValueError as error:
         raise ValueError(f"{path} was made by another version ({error}): delete it, or use another --name") from error
-    return json.loads(json.dumps({**about, "models": models, "training": training, "imagination": dreams}))
+    made = {**about, "models": models, "training": training} | ({"imagination": dreams} if dreams else {})
+    return json.loads(json.dumps(made))
 
 
 def _training(stage: StageConfig) -> dict[str, Any]:
