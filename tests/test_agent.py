@@ -17,7 +17,7 @@ from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, lambda_returns
 from embody.agent.losses import ahead
 from embody.agent.model import _aligned_at_end
 from embody.batch import Batch
-from embody.config import Config, ImaginationConfig
+from embody.config import ActionSpec, Config, ImaginationConfig
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.nn.distributions import FactoredCategorical
 from embody.presets import minecraft
@@ -500,6 +500,28 @@ def test_heads_act_by_the_first_distance() -> None:
     actions = make_actions(2, 3)
     expected = FactoredCategorical(out.policy[:, :, 0], ACTIONS).log_prob(actions)
     torch.testing.assert_close(heads.act(x).log_prob(actions), expected)
+
+
+def test_support_by_hand() -> None:
+    """Of `q = (.5, .3, .15, .05)` a support of .2 leaves what has at least .1; the rest is never taken."""
+    q, p = (FactoredCategorical(torch.tensor([x]).log(), ActionSpec((4,))) for x in ([0.5, 0.3, 0.15, 0.05], [0.1] * 4))
+    within = p.within(q, 0.2)
+    torch.testing.assert_close(within.log_probs[0].exp(), torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0.0]]))
+    assert within.entropy().item() == pytest.approx(math.log(3))
+    own = q.within(q, 0.2)
+    kl = sum(1 / 3 * math.log(1 / 3 / (share / 0.95)) for share in (0.5, 0.3, 0.15))
+    assert within.kl(own).item() == pytest.approx(kl, rel=1e-5)
+    drawn = torch.cat([own.sample(seeded(n)) for n in range(200)])
+    assert set(drawn.flatten().tolist()) == {0, 1, 2}
+    # At 1 only the likeliest is left; factors are limited each by itself.
+    two = ActionSpec((2, 3))
+    spread = FactoredCategorical(torch.tensor([0.6, 0.4, 0.2, 0.5, 0.3]).log(), two)
+    assert spread.within(spread, 1.0).sample(seeded(0)).tolist() == [0, 1]
+    # What is never taken has no gradient, and does no harm to that of the others.
+    logits = torch.zeros(1, 4, requires_grad=True)
+    limited = FactoredCategorical(logits, ActionSpec((4,))).within(q, 0.2)
+    (gradient,) = torch.autograd.grad((limited.kl(own) + limited.entropy()).sum(), logits)
+    assert gradient.isfinite().all() and gradient[0, 3].abs() < 1e-6 and gradient[0, 0].abs() > 0.1
 
 
 @torch.no_grad()

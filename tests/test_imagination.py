@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from embody.agent import Agent, PmpoLoss, lambda_returns
 from embody.batch import Batch
 from embody.collection.encode import encode_dataset
-from embody.config import StageConfig
+from embody.config import StageConfig, to_dict
 from embody.data import Dataset, batches, open_latents
+from embody.distributed.checkpoint import save_tensors
 from embody.dynamics import Dynamics
 from embody.imagination import Dream, DreamEnv, DreamStep, Player
-from embody.model import WorldAndAgent
+from embody.model import WorldAndAgent, load_world_and_agent
 from embody.training import imagination
 from embody.training.imagination import ImaginationStage, dream_trajectories
 from tests.tiny_models import (
@@ -484,6 +485,30 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
     assert metrics["imagined_length"].item() == pytest.approx(float(alive.sum()) / 64)
     assert metrics["imagined_reward"].item() == pytest.approx(float(dreamt.rewards[:, 1:][alive].sum()) / 64, rel=1e-5)
+
+
+def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) -> None:
+    """Whatever it learns, dreaming or loaded to play: an action that the cloned policy hardly takes, it never takes."""
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(CONFIG.agent, support=0.5))
+    agent = Agent(config.agent)
+    agent.load_state_dict(make_agent().state_dict())
+    with torch.no_grad():
+        agent.heads.policy[-1].bias[:5] = torch.tensor([0.0, 9.0, 9.0, 0.0, 9.0])  # of 3 and of 2
+    model, batch = WorldAndAgent(make_dynamics(), agent), make_batch(64, CONTEXT)
+    cloned = agent.heads.act(torch.zeros(1, agent.heads.policy[0].in_features))
+    assert cloned.log_probs[0].exp()[0, 0] == 0 and cloned.log_probs[1].exp().tolist() == [[0, 1]]  # its own support
+    stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9])], "", model)
+    heads = stage.model.agent.heads
+    with torch.no_grad():
+        heads.policy[-1].bias[:5] = torch.tensor([9.0, 1.0, 0.0, 9.0, 0.0])  # what imagination may come to
+    loss, metrics = stage.loss(batch, seeded(4), 0.0)
+    assert stage.dreamt is not None and loss.isfinite() and 0 < metrics["kl"] < 2
+    assert [set(stage.dreamt.actions[..., factor].flatten().tolist()) for factor in (0, 1)] == [{1, 2}, {1}]
+    about = {"models": {"dynamics": to_dict(model.dynamics.config), "agent": to_dict(config.agent)}}
+    save_tensors(tmp_path / "imagination.safetensors", stage.model.state_dict(), about)
+    loaded, _ = load_world_and_agent(tmp_path / "imagination.safetensors")
+    seen = stage.dreamt.features
+    torch.testing.assert_close(loaded.agent.heads.act(seen).log_probs, heads.act(seen).log_probs)
 
 
 def test_a_dream_may_end_with_its_reward(tmp_path: Path) -> None:

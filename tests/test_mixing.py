@@ -145,6 +145,12 @@ def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> Non
         np.testing.assert_allclose(row["returns"][:5], returns[seed])
         drawn.add(seed)
     assert drawn == {1, 2}
+    own = write(tmp_path / "own", slots_shown(3, 10, at(10, (4, 1)), rewards=np.arange(10, dtype=np.float32) / 10))
+    for row in rows(take(2, [own], stage=StageConfig(batch=8, length=10), left_pad=0, goal="recorded")):
+        np.testing.assert_allclose(row["rewards"], np.arange(10) / 10, rtol=1e-6)  # the recording's own, nothing else
+        assert row["returns"][7] == pytest.approx(0.8 + 0.9 / 2) and row["task"].tolist() == [0, 0, 0, 0]
+    found = reward_statistics([own], 0.5, goal="recorded")
+    assert found is not None and found.rewards == pytest.approx((0.0, 0.9)) and found.mean == pytest.approx(0.45)
     # Around which events clips are drawn does not change: those of later ones, which pay nothing, are cloned too.
     settings = {"stage": StageConfig(batch=8, length=2), "uniform_share": 0.0, "left_pad": 0}
     one, every = (take(10, [dataset], goal=goal, **settings) for goal in ("one", "all"))

@@ -34,7 +34,7 @@ BOUNDS: Mapping[str, Mapping[str, Range]] = {
     "AgentConfig": dict.fromkeys(("tokens", "words", "word_width", "hidden", "distances"), _MANY)
     | dict.fromkeys(("vocabulary", "bins"), (2, math.inf))
     | dict.fromkeys(("dynamics_weight", "policy_weight", "world_lr_scale"), _NOT_NEGATIVE)
-    | {"uniform_share": _PART, "miss_share": _SHARE, "event_lead": _NOT_NEGATIVE},
+    | {"uniform_share": _PART, "miss_share": _SHARE, "support": _SHARE, "event_lead": _NOT_NEGATIVE},
     "ImaginationConfig": dict.fromkeys(("context", "horizon", "updates"), _MANY)
     | dict.fromkeys(("gamma", "lambda_", "alpha"), _SHARE)
     | {"beta": _NOT_NEGATIVE, "margin": _NOT_NEGATIVE, "uniform_share": _PART},

@@ -29,6 +29,7 @@ __all__ = [
     "DynamicsConfig",
     "EnvConfig",
     "EvaluationConfig",
+    "Goal",
     "ImaginationConfig",
     "StageConfig",
     "TaskSchedule",
@@ -211,6 +212,9 @@ class DynamicsConfig:
             raise ValueError(f"dynamics.k_sample {self.k_sample} exceeds k_max {self.k_max}")
 
 
+Goal = Literal["one", "all", "recorded"]
+
+
 @dataclass(frozen=True)
 class AgentConfig:
     """Agent tokens and their heads."""
@@ -243,16 +247,22 @@ class AgentConfig:
     event_lead: int = 0  # a relevant clip of a recording with events holds one, or begins up to so many slots earlier
     # What recordings with events are relabelled for: one task a clip, whose every event pays 1; or all of them, where a
     # slot pays 1 if it achieves any for the first time in its episode, and nothing is said by the label.
-    goal: Literal["one", "all"] = "one"
+    # "recorded": nothing is relabelled, rewards are the game's own (in Crafter also a tenth of a point of health).
+    goal: Goal = "one"
     # A task is over with its first event, in returns and in dreams: an achievement counts once, and what pays again and
     # again in a dream is not worth finding.
     once: bool = False
+    # No action is ever taken, dreaming or playing, that the cloned policy gives less than this share of its likeliest
+    # action's probability (discrete BCQ): recordings do not go there, and what dreams say of it is made up. 0: off [P].
+    support: float = 0.0
     clone_null: bool = True  # clone slots that were reached by doing nothing; VPT leaves them out
     world_lr_scale: float = 0.1  # learning rate of the world in phase 2, relative to the agent's, where it still learns
 
     def __post_init__(self) -> None:
-        if self.once and self.goal == "all":
-            raise ValueError("agent.once ends a task with its first event, agent.goal all has many: set once to false")
+        if self.once and self.goal != "one":
+            raise ValueError(
+                f"agent.once ends a task with its first event, agent.goal {self.goal} has many: set once to false"
+            )
 
 
 @dataclass(frozen=True)
@@ -424,6 +434,11 @@ class Config:
             raise ValueError(
                 f"train_imagination.checkpoint_every {self.train_imagination.checkpoint_every} must be a multiple of"
                 f" imagination.updates {self.imagination.updates}: dreams under way are not saved"
+            )
+        if a.support and self.imagination.finetune == "agent":
+            raise ValueError(
+                "agent.support is read off features by the cloned policy, which does not know those that"
+                " imagination.finetune agent makes: set one of the two to its default"
             )
         for name, context in (("imagination", self.imagination.context), ("evaluation", self.evaluation.context)):
             if context > d.context:

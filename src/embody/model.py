@@ -143,6 +143,8 @@ def load_world_and_agent(path: Path) -> tuple[WorldAndAgent, dict[str, Any]]:
     tensors, about = load_tensors(path)
     dynamics = Dynamics(_config(DynamicsConfig, about, "dynamics", path))
     model = WorldAndAgent(dynamics, Agent(_config(AgentConfig, about, "agent", path)))
+    if any(name.startswith("agent.heads.cloned.") for name in tensors):
+        model.agent.heads.keep_cloned()
     load_weights(model, tensors, path)
     return model.eval(), about
 

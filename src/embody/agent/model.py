@@ -5,6 +5,7 @@ stream has layers of its own; otherwise the caller lends the world's (`blocks`),
 Legend: B rows, T frames, M agent tokens, W words, D width, H features, A action factors, L distances.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,7 @@ class Heads(nn.Module):
         self.config = config
         features = config.tokens * config.trunk.width
         self.policy = _mlp(features, config.hidden, config.distances * sum(config.actions.sizes))
+        self.cloned: nn.Module | None = None  # the policy before imagination, where `support` still needs it
         self.reward = _mlp(features, config.hidden, config.distances * config.bins)
         self.value = _mlp(features, config.hidden, config.bins)
         self.continues = _mlp(features, config.hidden, 1)
@@ -69,9 +71,20 @@ class Heads(nn.Module):
         return decoded * self.reward_std + self.reward_mean
 
     def act(self, features: Tensor) -> FactoredCategorical:
-        """The policy over the next action."""
+        """The policy over the next action, within the support of the cloned one."""
+        policy = self._next_action(self.policy, features)
+        if not self.config.support:
+            return policy
+        cloned = policy if self.cloned is None else self._next_action(self.cloned, features)
+        return policy.within(cloned, self.config.support)
+
+    def keep_cloned(self) -> None:
+        """From now on the policy learns in imagination: what it is now stays, frozen, as that which limits it."""
+        self.cloned = copy.deepcopy(self.policy).requires_grad_(False)
+
+    def _next_action(self, policy: nn.Module, features: Tensor) -> FactoredCategorical:
         size = sum(self.config.actions.sizes)
-        return FactoredCategorical(self.policy(features)[..., :size], self.config.actions)
+        return FactoredCategorical(policy(features)[..., :size], self.config.actions)
 
 
 class Agent(nn.Module):

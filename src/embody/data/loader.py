@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from embody.batch import Batch
-from embody.config import ActionSpec, Config, StageConfig
+from embody.config import ActionSpec, Config, Goal, StageConfig
 from embody.data.episodes import EVERY_TASK, EpisodeRow, label_indices
 from embody.data.format import Dataset, open_dataset
 from embody.data.latents import Latents, open_latents
@@ -41,7 +41,6 @@ __all__ = [
 ]
 
 Source = Literal["frames", "latents"]
-Goal = Literal["one", "all"]
 Fields = dict[str, NDArray]  # the small fields of a Batch
 
 
@@ -194,7 +193,7 @@ class _Reader:
         )
         rewards_BT, returns_BT = dataset.rewards[rows_BT], self.returns[rows_BT]
         for place, clip in enumerate(drawn):
-            if clip.task is not None:
+            if clip.task is not None and self.goal != "recorded":
                 paying = self.events[clip.task] if self.goal == "one" else self.firsts
                 events = self.slots_of(clip.episode, paying)
                 rewards_BT[place], returns_BT[place] = self._relabelled(events, inside_BT[place])
@@ -363,7 +362,8 @@ def batches(
         gamma: discount of `returns`.
         once: returns of recordings with events stop at the next one.
         goal: what a clip of a recording with events is relabelled for: the task it was drawn for, or all tasks at once,
-            whose reward is 1 where one is achieved for the first time in the episode, and whose label is empty.
+            whose reward is 1 where one is achieved for the first time in the episode, and whose label is empty; or
+            for nothing, without a label: its rewards are those recorded.
         words: W, to which task labels are cut or padded.
         episode_filter: keeps the episodes for which it holds, e.g. the best demonstrations; None keeps all.
         labelled_only: leaves plain videos out.

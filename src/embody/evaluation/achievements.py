@@ -6,12 +6,12 @@ N environments, P achievements, T slots, A action factors, H W pixels.
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.config import AchievementSchedule, EnvConfig
+from embody.config import AchievementSchedule, EnvConfig, Goal
 from embody.envs import LockstepEnvs
 from embody.envs.crafter import ACHIEVEMENTS, AFTER, LABELS
 from embody.evaluation.success import Policy, Recording
@@ -110,7 +110,7 @@ def play_achievements(
     seeds: Sequence[int],
     policy: AchievementPolicy,
     record: int = 0,
-    goal: Literal["one", "all"] = "one",
+    goal: Goal = "one",
 ) -> Unlocked:
     """One episode for each of `seeds`, all side by side; the first `record` of them are kept as pictures.
 

@@ -1,5 +1,8 @@
 """Distributions that the heads predict: factored categoricals and symexp two-hot."""
 
+import copy
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +10,8 @@ from torch import Tensor, nn
 from embody.config import ActionSpec
 
 __all__ = ["FactoredCategorical", "TwoHot", "symexp", "symlog"]
+
+_NEVER = -1e9  # a log-probability; finite, so that what is taken never, 0 times it, counts 0 in entropy and KL
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -69,6 +74,18 @@ class FactoredCategorical:
         """`ln p(a)`, the sum over factors, for int64 actions `[..., A]`."""
         parts = [log_p.gather(-1, actions[..., a, None]).squeeze(-1) for a, log_p in enumerate(self.log_probs)]
         return torch.stack(parts).sum(dim=0)
+
+    def within(self, other: "FactoredCategorical", support: float) -> "FactoredCategorical":
+        """This distribution over those actions alone, factor by factor, with `q(a) >= support max_b q(b)` in `other`.
+
+        Discrete BCQ's limit (Fujimoto et al. 2019, arXiv:1910.01708, section 4). Other actions have probability 0.
+        """
+        limited = copy.copy(self)
+        limited.log_probs = [
+            log_p.masked_fill(log_q < log_q.amax(-1, keepdim=True) + math.log(support), _NEVER).log_softmax(-1)
+            for log_p, log_q in zip(self.log_probs, other.log_probs, strict=True)
+        ]
+        return limited
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """int64 `[..., A]`, by the Gumbel trick."""

@@ -86,6 +86,8 @@ class ImaginationStage:
         self.steps = stage_steps(datasets, self.config, labelled_only=True)
         self.model: WorldAndAgent = model.requires_grad_(False)
         heads = model.agent.heads
+        if config.agent.support:
+            heads.keep_cloned()
         self.trained = [*heads.policy.parameters(), *heads.value.parameters()]
         if config.imagination.finetune == "agent":
             others = [p for name, p in model.agent.named_parameters() if not name.startswith("heads.")]

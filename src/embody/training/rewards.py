@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.config import Config
+from embody.config import Config, Goal
 from embody.data import EVERY_TASK, Dataset, discounted_returns, first_events
 
 __all__ = ["RewardStatistics", "check_ranges", "reward_statistics"]
@@ -27,14 +26,14 @@ class RewardStatistics:
 
 
 def reward_statistics(
-    datasets: Sequence[Dataset], gamma: float, once: bool = False, goal: Literal["one", "all"] = "one"
+    datasets: Sequence[Dataset], gamma: float, once: bool = False, goal: Goal = "one"
 ) -> RewardStatistics | None:
     """Those of the training split; None if no episode there is labelled. `once` and `goal` are `AgentConfig`'s."""
     count, total, squares = 0, 0.0, 0.0
     rewards, returns = [], []
     for dataset in datasets:
         rows = [row for row in dataset.episodes("train") if row.labelled]
-        own = [dataset.rows(row.id, 0, row.length) for row in rows if row.task != EVERY_TASK]
+        own = [dataset.rows(row.id, 0, row.length) for row in rows if row.task != EVERY_TASK or goal == "recorded"]
         if own:
             of_all = discounted_returns(dataset.rewards, dataset.offsets, gamma)
             found = np.concatenate([dataset.rewards[slots] for slots in own]).astype(np.float64)
@@ -42,7 +41,7 @@ def reward_statistics(
             count, total, squares = count + len(found), total + found.sum(), squares + (found**2).sum()
             rewards += [float(found.min()), float(found.max())]
             returns += [float(values.min()), float(values.max())]
-        shared = [row for row in rows if row.task == EVERY_TASK]  # its own rewards are not read
+        shared = [row for row in rows if row.task == EVERY_TASK and goal != "recorded"]  # its own rewards are not read
         steps, tasks = dataset.steps, range(len(dataset.meta.tasks) if shared else 0)
         paying = [steps.event_rows[steps.event_tasks == task] for task in tasks]
         for events in [first_events(dataset)] if shared and goal == "all" else paying:
