@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from embody.agent import Agent, PmpoLoss, lambda_returns
+from embody.agent import Agent, PmpoLoss, first_rewards, lambda_returns
 from embody.batch import Batch
 from embody.collection.encode import encode_dataset
 from embody.config import StageConfig, to_dict
@@ -208,9 +208,8 @@ def test_selected_rows_dream_on_alone() -> None:
     dream, alone = (Dream(dynamics, agent, k_sample=2, generator=seeded(5)) for _ in range(2))
     start(dream, batch)
     dream.select(torch.tensor([2]))
-    only = dataclasses.replace(
-        batch, **{f.name: getattr(batch, f.name)[2:] for f in dataclasses.fields(Batch) if f.name != "frames"}
-    )
+    present = [field.name for field in dataclasses.fields(Batch) if getattr(batch, field.name) is not None]
+    only = dataclasses.replace(batch, **{name: getattr(batch, name)[2:] for name in present})
     start(alone, only)
     for t in (CONTEXT, CONTEXT + 1):
         for each in (dream, alone):
@@ -509,6 +508,33 @@ def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) 
     loaded, _ = load_world_and_agent(tmp_path / "imagination.safetensors")
     seen = stage.dreamt.features
     torch.testing.assert_close(loaded.agent.heads.act(seen).log_probs, heads.act(seen).log_probs)
+
+
+def test_each_task_pays_once_by_hand() -> None:
+    """Action 5 is the usual one of tasks 0 and 1, 6 that of task 2, none that of task 3; 9 is no task's."""
+    usual = torch.tensor([5, 5, 6, -1]).view(1, 4, 1).expand(2, -1, -1)
+    achieved = torch.tensor([[False, False, False, False], [True, False, True, True]])
+    actions = torch.tensor([[5, 6, 5, 5, 6, 9], [5, 6, 5, 5, 9, 9]])[..., None]
+    rewards = torch.tensor([[9.0, 1.0, 0.4, 1.1, 1.0, 1.0, 1.0], [9.0, 1.0, 1.0, -0.2, 0.3, 1.0, 1.0]])
+    paid = first_rewards(rewards, actions, usual, achieved)
+    # The first row: 5 pays for both of its tasks, then never; what is not above 1/2 achieved nothing; 9 pays as it did.
+    torch.testing.assert_close(paid[0], torch.tensor([9.0, 1.0, 0.4, 1.1, 0.0, 1.0, 1.0]))
+    # The second had one of the two and that of 6; what is lost is lost.
+    torch.testing.assert_close(paid[1], torch.tensor([9.0, 1.0, 0.0, -0.2, 0.0, 1.0, 1.0]))
+    assert rewards[1, 2] == 1 and not achieved[0].any()  # what is given stays
+
+
+def test_dreams_pay_for_what_the_recording_has_not_achieved(tmp_path: Path) -> None:
+    stage, batch = make_stage(tmp_path), make_batch(64, CONTEXT)
+    with torch.no_grad():
+        stage.model.agent.heads.reward_mean.fill_(5.0)  # more than all that it may find
+    stage.loss(batch, seeded(4), 0.0)
+    assert stage.dreamt is not None
+    usual = stage.dreamt.actions[:, :1]  # all tasks are achieved by the first action
+    stage.loss(dataclasses.replace(batch, usual=usual, achieved=torch.ones(64, 1, dtype=torch.bool)), seeded(4), 0.0)
+    again = (stage.dreamt.actions == usual).all(dim=-1)
+    assert (stage.dreamt.rewards[:, 1:][again] <= 0).all() and (stage.dreamt.rewards[:, 1:][~again] > 0.5).all()
+    assert again[:, 0].all() and not again.all()
 
 
 def test_a_dream_may_end_with_its_reward(tmp_path: Path) -> None:

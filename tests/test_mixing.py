@@ -143,6 +143,8 @@ def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> Non
         assert row["task"].tolist() == [0, 0, 0, 0]
         assert row["rewards"].nonzero()[:, 0].tolist() == paid[seed] and row["rewards"].max() == 1
         np.testing.assert_allclose(row["returns"][:5], returns[seed])
+        # Task 0 mostly by action 2, task 1 never, task 2 by four actions once each: the first of them.
+        assert row["achieved"].tolist() == [True, False, True] and row["usual"][:, 0].tolist() == [2, -1, 0]
         drawn.add(seed)
     assert drawn == {1, 2}
     own = write(tmp_path / "own", slots_shown(3, 10, at(10, (4, 1)), rewards=np.arange(10, dtype=np.float32) / 10))

@@ -132,9 +132,17 @@ class _Reader:
     """Reads clips of one dataset as the fields of a batch."""
 
     def __init__(
-        self, dataset: Dataset, latents: Latents | None, gamma: float, once: bool, goal: Goal, words: int, factors: int
+        self,
+        dataset: Dataset,
+        latents: Latents | None,
+        gamma: float,
+        once: bool,
+        goal: Goal,
+        words: int,
+        factors: int,
+        tasks: int,
     ) -> None:
-        self.dataset, self.latents, self.factors = dataset, latents, factors
+        self.dataset, self.latents, self.factors, self.tasks = dataset, latents, factors, tasks
         self.gamma, self.once, self.goal = gamma, once, goal
         self.returns = discounted_returns(dataset.rewards, dataset.offsets, gamma)
         self.places = list(itertools.pairwise(dataset.offsets.tolist()))  # of each episode's slots in the flat arrays
@@ -153,13 +161,31 @@ class _Reader:
 
     @cached_property
     def misses(self) -> list[NDArray[np.int64]]:
-        """Of each task, the steps that its usual action led to, the commonest one at its events, and no event."""
+        """Of each task, the steps that its usual action led to, and no event."""
         actions, found = self.dataset.actions, []
-        for events in self.events:
-            kinds, counts = np.unique(actions[events], axis=0, return_counts=True)
-            taken = (actions == kinds[counts.argmax()]).all(axis=1) if len(events) else np.zeros(len(actions), bool)
+        for events, usual in zip(self.events, self.usual, strict=True):
+            taken = (actions == usual).all(axis=1)
             taken[events] = False
             found.append(np.flatnonzero(taken))
+        return found
+
+    @cached_property
+    def usual(self) -> NDArray[np.int64]:
+        """Of each task the action, `[P, A]`, that is the commonest one at its events; -1 where it has none."""
+        usual = np.full((len(self.events), self.factors), -1, np.int64)
+        for task, events in enumerate(self.events):
+            if len(events):
+                kinds, counts = np.unique(self.dataset.actions[events], axis=0, return_counts=True)
+                usual[task] = kinds[counts.argmax()]
+        return usual
+
+    @cached_property
+    def achieved_at(self) -> NDArray[np.int64]:
+        """The slot `[E, P]` in which an episode first achieves a task; past its end where it never does."""
+        found = np.full((len(self.places), len(self.events)), np.iinfo(np.int64).max)
+        for task, events in enumerate(self.events):
+            episodes = np.searchsorted(self.dataset.offsets, events, side="right") - 1
+            np.minimum.at(found[:, task], episodes, events - self.dataset.offsets[episodes])
         return found
 
     def slots_of(self, episode: int, steps: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -208,6 +234,13 @@ class _Reader:
             "labelled": labelled_B,
             "is_null": np.zeros(rows_BT.shape, bool) if steps.is_null is None else steps.is_null[rows_BT],
         }
+        if self.goal != "one":
+            last_B = np.array([clip.start + length - 1 for clip in drawn])
+            achieved_BP = self.achieved_at[[clip.episode for clip in drawn]] <= last_B[:, None]
+            more = self.tasks - len(self.events)  # other datasets have more tasks
+            fields["achieved"] = np.pad(achieved_BP, ((0, 0), (0, more)))
+            usual_PA = np.pad(self.usual, ((0, more), (0, 0)), constant_values=-1)
+            fields["usual"] = np.broadcast_to(usual_PA, (len(drawn), *usual_PA.shape))
         after_BT = slots_BT > inside_BT
         if after_BT.any():  # padded on the right: nothing happens there
             for name in ("actions", "rewards", "returns", "is_terminal", "is_null"):
@@ -397,6 +430,7 @@ def batches(
             goal,
             words,
             factors,
+            tasks=max(len(other.meta.tasks) for other in datasets),
         )
         for dataset in datasets
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embody.agent import PmpoLoss, lambda_returns, until_rewarded
+from embody.agent import PmpoLoss, first_rewards, lambda_returns, until_rewarded
 from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import imagination_row_flops
@@ -133,6 +133,9 @@ class ImaginationStage:
             self.dreamt = dream_trajectories(self._dreamer(), batch, horizon=config.horizon, generator=generator)
             if config.finetune == "agent":
                 self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, generator)
+            if batch.usual is not None and batch.achieved is not None:
+                rewards = first_rewards(self.dreamt.rewards, self.dreamt.actions, batch.usual, batch.achieved)
+                self.dreamt = replace(self.dreamt, rewards=rewards)
             if config.shuffle_rewards:
                 self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt, generator))
             if self.whole.agent.once:
