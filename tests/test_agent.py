@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, lambda_returns
+from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, event_loss, lambda_returns
 from embody.agent.losses import ahead
 from embody.agent.model import _aligned_at_end
 from embody.batch import Batch
@@ -522,6 +522,40 @@ def test_support_by_hand() -> None:
     limited = FactoredCategorical(logits, ActionSpec((4,))).within(q, 0.2)
     (gradient,) = torch.autograd.grad((limited.kl(own) + limited.entropy()).sum(), logits)
     assert gradient.isfinite().all() and gradient[0, 3].abs() < 1e-6 and gradient[0, 0].abs() > 0.1
+
+
+def test_event_loss_by_hand() -> None:
+    """A sum over the tasks that there are, a mean over real steps; the head may know more tasks."""
+    logits = torch.zeros(1, 3, 4)
+    logits[0, 0, 0], logits[0, 2] = math.log(3), 50.0  # three to one; the last step is not real
+    events = torch.tensor([[[True, False], [False, False], [False, False]]])
+    mask = torch.tensor([[True, True, False]])
+    expected = (math.log(4 / 3) + 3 * math.log(2)) / 2
+    assert event_loss(logits, events, mask).item() == pytest.approx(expected)
+    assert event_loss(logits, events, torch.zeros_like(mask)) == 0
+
+
+def test_phase_2_learns_what_frames_show(tmp_path: Path) -> None:
+    """The head's loss is over steps inside labelled episodes; its latents are noised as a history is."""
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(CONFIG.agent, goal="all"))
+    dataset, batch = make_dataset(tmp_path, [9, 9]), make_batch(4, 6)
+    events = torch.rand(4, 6, 3, generator=seeded(1)) < 0.3
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask[0, :2], mask[1, 4:] = False, False  # before the first slot, behind the last
+    batch = dataclasses.replace(batch, events=events, mask=mask, labelled=torch.tensor([True, True, True, False]))
+    found = {}
+    for context_tau in (1.0, 0.75):
+        world = make_dynamics(dataclasses.replace(DYNAMICS, context_tau=context_tau))
+        stage = AgentStage(config, [dataset], "", world)
+        assert stage.model.events is not None and batch.latents is not None
+        with torch.no_grad():
+            torch.nn.init.normal_(stage.model.events.mlp[-1].weight, generator=seeded(2))
+        found[context_tau] = stage.loss(batch, seeded(4), 0.0)[1]["events"].item()
+    z = world.pack(batch.latents).flatten(2)
+    logits = stage.model.events(z[:3, :-1], z[:3, 1:])[..., :3]
+    each = F.binary_cross_entropy_with_logits(logits, events[:3, 1:].float(), reduction="none").sum(dim=-1)
+    real = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+    assert found[1.0] == pytest.approx(each[real].mean().item(), rel=1e-5) != found[0.75]
 
 
 @torch.no_grad()

@@ -212,11 +212,12 @@ def test_flops_of_a_row_of_dynamics_training(draw: Any, bootstrap: bool) -> None
     assert counted(step) == pytest.approx(10 * dynamics_row_flops(config, T, bootstrap=bootstrap), rel=EXACTLY)
 
 
-@pytest.mark.parametrize("own_weights", [True, False])
-def test_flops_of_a_row_of_agent_training(own_weights: bool) -> None:
+@pytest.mark.parametrize(("own_weights", "goal"), [(True, "one"), (False, "one"), (True, "all")])
+def test_flops_of_a_row_of_agent_training(own_weights: bool, goal: Any) -> None:
     world = dataclasses.replace(DYNAMICS, image_fraction=0.25, bootstrap_fraction=0.25)
-    config = dataclasses.replace(with_agent(own_weights=own_weights), dynamics=world)
+    config = dataclasses.replace(with_agent(own_weights=own_weights, goal=goal), dynamics=world)
     _, dynamics, agent = models(config, "cpu")
+    model = WorldAndAgent(dynamics, agent)
     batch, rows = make_batch(8, T), make_batch(4, T)
     assert batch.latents is not None and config.agent.uniform_share == 0.5
 
@@ -228,6 +229,8 @@ def test_flops_of_a_row_of_agent_training(own_weights: bool) -> None:
         out = agent.heads(agent(batch.task, memory, T, blocks=dynamics.trunk.blocks))
         total = out.policy.sum() + out.reward.sum() + out.value.sum() + out.continues.sum()
         total = total + ShortcutLoss()(dynamics, rows, seeded(0), bootstrap=True)[0]
+        if model.events is not None:
+            total = total + model.event_logits(dynamics.pack(batch.latents)).sum()
         total.backward()
 
     assert counted(step) == pytest.approx(8 * agent_row_flops(config, T), rel=EXACTLY)
@@ -273,10 +276,13 @@ def test_flops_of_a_generated_frame_and_of_a_dream() -> None:
     assert counted(lambda: alone.step(batch.actions[:, 0])) == B * generated_frame_flops(CONFIG, agent=False)
 
 
-@pytest.mark.parametrize(("finetune", "own_weights"), [("heads", True), ("agent", True), ("agent", False)])
-def test_flops_of_a_step_of_imagination(finetune: Any, own_weights: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("finetune", "agent"),
+    [("heads", {}), ("agent", {}), ("agent", {"own_weights": False}), ("heads", {"goal": "all", "support": 0.1})],
+)
+def test_flops_of_a_step_of_imagination(finetune: Any, agent: dict[str, Any], tmp_path: Path) -> None:
     dream = dataclasses.replace(CONFIG.imagination, finetune=finetune)
-    config = dataclasses.replace(with_agent(own_weights=own_weights), imagination=dream)
+    config = dataclasses.replace(with_agent(**agent), imagination=dream)
     model = WorldAndAgent(make_dynamics(), make_agent(config.agent))
     stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9])], "", model)
     learnt = sum(parameter.numel() for parameter in stage.trained)
@@ -286,7 +292,8 @@ def test_flops_of_a_step_of_imagination(finetune: Any, own_weights: bool, tmp_pa
     assert sum(p.numel() for p in stage.prior.parameters() if id(p) in of_the_prior) == learnt
 
     def step() -> None:
-        stage.loss(make_batch(B, dream.context), seeded(0), 0.0)[0].backward()
+        batch = dataclasses.replace(make_batch(B, dream.context), achieved=torch.zeros(B, 3, dtype=torch.bool))
+        stage.loss(batch, seeded(0), 0.0)[0].backward()
 
     assert counted(step) == pytest.approx(B * imagination_row_flops(config), rel=EXACTLY)
 

@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from embody.agent import Agent, PmpoLoss, first_rewards, lambda_returns
+from embody.agent import Agent, PmpoLoss, first_times, lambda_returns
 from embody.batch import Batch
 from embody.collection.encode import encode_dataset
 from embody.config import StageConfig, to_dict
@@ -510,31 +510,39 @@ def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) 
     torch.testing.assert_close(loaded.agent.heads.act(seen).log_probs, heads.act(seen).log_probs)
 
 
-def test_each_task_pays_once_by_hand() -> None:
-    """Action 5 is the usual one of tasks 0 and 1, 6 that of task 2, none that of task 3; 9 is no task's."""
-    usual = torch.tensor([5, 5, 6, -1]).view(1, 4, 1).expand(2, -1, -1)
-    achieved = torch.tensor([[False, False, False, False], [True, False, True, True]])
-    actions = torch.tensor([[5, 6, 5, 5, 6, 9], [5, 6, 5, 5, 9, 9]])[..., None]
-    rewards = torch.tensor([[9.0, 1.0, 0.4, 1.1, 1.0, 1.0, 1.0], [9.0, 1.0, 1.0, -0.2, 0.3, 1.0, 1.0]])
-    paid = first_rewards(rewards, actions, usual, achieved)
-    # The first row: 5 pays for both of its tasks, then never; what is not above 1/2 achieved nothing; 9 pays as it did.
-    torch.testing.assert_close(paid[0], torch.tensor([9.0, 1.0, 0.4, 1.1, 0.0, 1.0, 1.0]))
-    # The second had one of the two and that of 6; what is lost is lost.
-    torch.testing.assert_close(paid[1], torch.tensor([9.0, 1.0, 0.0, -0.2, 0.0, 1.0, 1.0]))
-    assert rewards[1, 2] == 1 and not achieved[0].any()  # what is given stays
+def test_first_times_by_hand() -> None:
+    """Of three tasks the last was achieved before."""
+    events = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 0], [0, 1, 1]], dtype=torch.bool)[None]
+    achieved = torch.tensor([[False, False, True]])
+    assert first_times(events, achieved).tolist() == [[1, 0, 1, 0]]
+    assert first_times(events, torch.zeros_like(achieved)).tolist() == [[2, 0, 1, 0]]
 
 
-def test_dreams_pay_for_what_the_recording_has_not_achieved(tmp_path: Path) -> None:
-    stage, batch = make_stage(tmp_path), make_batch(64, CONTEXT)
+def test_asked_for_everything_dreams_pay_for_what_their_frames_show(tmp_path: Path) -> None:
+    """One for each task that comes about for the first time since the recording began; of the reward head, losses."""
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(CONFIG.agent, goal="all", tasks=3))
+    agent = Agent(config.agent)
+    agent.load_state_dict(make_agent().state_dict())
+    model = WorldAndAgent(make_dynamics(), agent)
+    assert model.events is not None
+    achieved = torch.arange(64)[:, None] % 2 == torch.tensor([0, 1, 3])  # the third by none
+    batch = dataclasses.replace(make_batch(64, CONTEXT), achieved=achieved)
     with torch.no_grad():
-        stage.model.agent.heads.reward_mean.fill_(5.0)  # more than all that it may find
+        torch.nn.init.normal_(model.events.mlp[-1].weight, generator=seeded(3))
+        agent.heads.reward_mean.fill_(-0.2)
+    stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9])], "", model)
     stage.loss(batch, seeded(4), 0.0)
-    assert stage.dreamt is not None
-    usual = stage.dreamt.actions[:, :1]  # all tasks are achieved by the first action
-    stage.loss(dataclasses.replace(batch, usual=usual, achieved=torch.ones(64, 1, dtype=torch.bool)), seeded(4), 0.0)
-    again = (stage.dreamt.actions == usual).all(dim=-1)
-    assert (stage.dreamt.rewards[:, 1:][again] <= 0).all() and (stage.dreamt.rewards[:, 1:][~again] > 0.5).all()
-    assert again[:, 0].all() and not again.all()
+    plain = trajectories(stage.model, batch, seed=4)
+    assert batch.latents is not None and stage.dreamt is not None
+    z = torch.cat((model.dynamics.pack(batch.latents)[:, -1:], plain.latents), dim=1).flatten(2)
+    for row in range(64):
+        had = set(achieved[row].nonzero()[:, 0].tolist())
+        for t in range(plain.actions.shape[1]):
+            shown = set((model.events(z[row, t], z[row, t + 1]) > 0).nonzero()[:, 0].tolist())
+            expected = len(shown - had) + min(0.0, plain.rewards[row, t + 1].item())
+            assert stage.dreamt.rewards[row, t + 1].item() == pytest.approx(expected, abs=1e-6)
+            had |= shown
+    assert 0 < (stage.dreamt.rewards >= 0.5).float().mean() < 0.5 and (stage.dreamt.rewards < 0).any()
 
 
 def test_a_dream_may_end_with_its_reward(tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ from embody.data import (
 )
 from embody.dynamics import ShortcutLoss
 from embody.presets import minecraft, minigrid
+from embody.training.agent import AgentStage
 from embody.training.rewards import check_ranges, reward_statistics
 from tests.test_loader import STAGE, VOCABULARY, make, take
-from tests.tiny_models import AGENT, make_agent, make_batch, make_dynamics, seeded
+from tests.tiny_models import AGENT, CONFIG, make_agent, make_batch, make_dynamics, seeded
 
 LABELS = ("open", "open the door", "door")
 
@@ -143,16 +144,29 @@ def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> Non
         assert row["task"].tolist() == [0, 0, 0, 0]
         assert row["rewards"].nonzero()[:, 0].tolist() == paid[seed] and row["rewards"].max() == 1
         np.testing.assert_allclose(row["returns"][:5], returns[seed])
-        # Task 0 mostly by action 2, task 1 never, task 2 by four actions once each: the first of them.
-        assert row["achieved"].tolist() == [True, False, True] and row["usual"][:, 0].tolist() == [2, -1, 0]
+        assert row["events"].nonzero().tolist() == {
+            1: [[2, 0], [5, 0], [5, 2], [7, 2], [9, 0]],
+            2: [[3, 0], [3, 2], [8, 2]],
+        }[seed] and row["achieved"].tolist() == [True, False, True]
         drawn.add(seed)
     assert drawn == {1, 2}
+    # Of short clips too, where they begin: what is repeated before an episode or behind it achieved nothing.
+    at_slots = {1: {(2, 0), (5, 0), (5, 2), (7, 2), (9, 0)}, 2: {(3, 0), (3, 2), (8, 2)}}
+    for row in rows(take(10, [dataset], stage=StageConfig(batch=8, length=4), left_pad=2, goal="all")):
+        seed, slots = int(row["frames"][0, 1, 0, 0]), row["frames"][:, 0, 0, 0].tolist()
+        found = {(slots[t], task) for t, task in row["events"].nonzero().tolist()}
+        assert found == {(slot, task) for slot, task in at_slots[seed] if slot in slots}
+        had = {task for slot, task in at_slots[seed] if slot <= slots[-1]}
+        assert set(row["achieved"].nonzero()[:, 0].tolist()) == had
     own = write(tmp_path / "own", slots_shown(3, 10, at(10, (4, 1)), rewards=np.arange(10, dtype=np.float32) / 10))
     for row in rows(take(2, [own], stage=StageConfig(batch=8, length=10), left_pad=0, goal="recorded")):
         np.testing.assert_allclose(row["rewards"], np.arange(10) / 10, rtol=1e-6)  # the recording's own, nothing else
         assert row["returns"][7] == pytest.approx(0.8 + 0.9 / 2) and row["task"].tolist() == [0, 0, 0, 0]
     found = reward_statistics([own], 0.5, goal="recorded")
     assert found is not None and found.rewards == pytest.approx((0.0, 0.9)) and found.mean == pytest.approx(0.45)
+    few = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, goal="all", tasks=2, value_range=(0.0, 9.0)))
+    with pytest.raises(ValueError, match="agent.tasks 2: dataset .*set has 3 tasks, set it to that"):
+        AgentStage(few, [dataset], "", make_dynamics())
     # Around which events clips are drawn does not change: those of later ones, which pay nothing, are cloned too.
     settings = {"stage": StageConfig(batch=8, length=2), "uniform_share": 0.0, "left_pad": 0}
     one, every = (take(10, [dataset], goal=goal, **settings) for goal in ("one", "all"))

@@ -28,9 +28,9 @@ class Batch:
     task: Tensor  # int64 [B, W]: word indices of the task label, 0 is padding
     labelled: Tensor  # bool [B]: false for plain videos, whose actions and rewards are zeros that say nothing
     is_null: Tensor  # bool [B, T]: slots that were reached by doing nothing at all
-    # Where all tasks are one goal, each of which pays once an episode:
+    # Where all tasks are one goal:
+    events: Tensor | None = None  # bool [B, T, P]: tasks achieved by what led to a slot
     achieved: Tensor | None = None  # bool [B, P]: tasks that the recording had achieved by the last slot
-    usual: Tensor | None = None  # int64 [B, P, A]: the action that mostly achieves a task, -1 if none is recorded
     frames: Tensor | None = None  # uint8 [B, T, 3, H, W]
     latents: Tensor | None = None  # [B, T, L, Z], as the tokenizer gives them: float16 as stored, or float32
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from embody.agent import Agent
+from embody.agent import Agent, Events
 from embody.batch import Batch
 from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, from_dict
 from embody.distributed.checkpoint import load_tensors, load_weights
@@ -39,6 +39,9 @@ class WorldAndAgent(nn.Module):
     def __init__(self, dynamics: Dynamics, agent: Agent) -> None:
         super().__init__()
         self.dynamics, self.agent = dynamics, agent
+        self.events: Events | None = None
+        if agent.config.goal != "one":
+            self.events = Events(dynamics.config.tokens * dynamics.config.channels, agent.config)
 
     def features(self, batch: Batch, levels: Levels, generator: torch.Generator) -> Tensor:
         """What the heads read, `[B, T, H]`, of the `batch`'s frames noised to `levels`.
@@ -53,6 +56,11 @@ class WorldAndAgent(nn.Module):
             seen = noised, levels.tau, levels.d, batch.actions, batch.is_first, batch.labelled
             memory = self.dynamics(*seen, memory_only=True).memory
         return self.agent(batch.task, memory, batch.length, blocks=self.dynamics.trunk.blocks)
+
+    def event_logits(self, latents: Tensor) -> Tensor:
+        """Logits `[B, T - 1, P]` of what the steps between dreamt or `pack`ed latents `[B, T, S, C]` achieved."""
+        assert self.events is not None
+        return self.events(latents[:, :-1].flatten(2), latents[:, 1:].flatten(2))
 
     def context_levels(self, batch: Batch) -> Levels:
         """The level of a history, for each frame of the `batch`."""

@@ -1,6 +1,17 @@
-"""Agent: tokens that read the world's features, policy, reward, value and continue heads, and their losses."""
+"""Agent: tokens that read the world's features, policy, reward, value and continue heads, events, and their losses."""
 
-from embody.agent.losses import AgentLoss, PmpoLoss, first_rewards, lambda_returns, until_rewarded
+from embody.agent.events import Events, event_loss, first_times
+from embody.agent.losses import AgentLoss, PmpoLoss, lambda_returns, until_rewarded
 from embody.agent.model import Agent, HeadOutputs
 
-__all__ = ["Agent", "AgentLoss", "HeadOutputs", "PmpoLoss", "first_rewards", "lambda_returns", "until_rewarded"]
+__all__ = [
+    "Agent",
+    "AgentLoss",
+    "Events",
+    "HeadOutputs",
+    "PmpoLoss",
+    "event_loss",
+    "first_times",
+    "lambda_returns",
+    "until_rewarded",
+]

@@ -10,7 +10,7 @@ from embody.config import AgentConfig, ImaginationConfig
 from embody.nn.distributions import FactoredCategorical
 from embody.nn.running_rms import RunningRms
 
-__all__ = ["AgentLoss", "PmpoLoss", "ahead", "first_rewards", "lambda_returns", "until_rewarded"]
+__all__ = ["AgentLoss", "PmpoLoss", "ahead", "lambda_returns", "until_rewarded"]
 
 
 def ahead(x: Tensor, mask: Tensor, first: int, distances: int) -> tuple[Tensor, Tensor]:
@@ -40,29 +40,6 @@ def lambda_returns(rewards: Tensor, continues: Tensor, values: Tensor, gamma: fl
 def until_rewarded(rewards: Tensor, continues: Tensor) -> Tensor:
     """`c_t <- c_t (1 - r_t)`, where a task is over with its reward: probabilities to go on, of the shape given."""
     return continues * (1 - rewards.clamp(0, 1))
-
-
-def first_rewards(rewards: Tensor, actions: Tensor, usual: Tensor, achieved: Tensor) -> Tensor:
-    """Rewards `[B, T + 1]` of dreams in which each task pays once, and not if it was achieved before.
-
-    An action that is the usual one of some tasks pays as often as some of those are left: the reward head does not know
-    what came before its history, and where it errs a dream finds it again and again.
-
-    Args:
-        rewards: `[B, T + 1]`; that of slot t + 1 came with action t, above 1/2 if a task was achieved.
-        actions: int64 `[B, T, A]`.
-        usual: int64 `[B, P, A]`, as in `Batch`. Actions that are not among them pay as they do.
-        achieved: bool `[B, P]`, before the dream.
-    """
-    rewards, achieved = rewards.clone(), achieved.clone()
-    for t in range(actions.shape[1]):
-        own_BP = (actions[:, t, None] == usual).all(dim=-1)
-        left_BP = own_BP & ~achieved
-        again_B = own_BP.any(dim=1) & ~left_BP.any(dim=1)
-        rewards[:, t + 1] = torch.where(again_B, rewards[:, t + 1].clamp(max=0), rewards[:, t + 1])
-        paid_B1 = rewards[:, t + 1, None] > 0.5
-        achieved |= left_BP & (left_BP.cumsum(dim=1) == 1) & paid_B1  # whichever it was: they pay alike
-    return rewards
 
 
 class AgentLoss(nn.Module):

@@ -18,7 +18,7 @@ from embody.nn.distributions import FactoredCategorical, TwoHot
 from embody.nn.norm import RMSNorm
 from embody.nn.transformer import Block, Memory, initialise, run_second_stream
 
-__all__ = ["Agent", "HeadOutputs", "Heads"]
+__all__ = ["Agent", "HeadOutputs", "Heads", "mlp"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Heads(nn.Module):
         super().__init__()
         self.config = config
         features = config.tokens * config.trunk.width
-        self.policy = _mlp(features, config.hidden, config.distances * sum(config.actions.sizes))
+        self.policy = mlp(features, config.hidden, config.distances * sum(config.actions.sizes))
         self.cloned: nn.Module | None = None  # the policy before imagination, where `support` still needs it
-        self.reward = _mlp(features, config.hidden, config.distances * config.bins)
-        self.value = _mlp(features, config.hidden, config.bins)
-        self.continues = _mlp(features, config.hidden, 1)
+        self.reward = mlp(features, config.hidden, config.distances * config.bins)
+        self.value = mlp(features, config.hidden, config.bins)
+        self.continues = mlp(features, config.hidden, 1)
         self.register_buffer("reward_mean", torch.zeros(()))
         self.register_buffer("reward_std", torch.ones(()))
         self.reward_bins = TwoHot(*config.reward_range, config.bins)
@@ -138,7 +138,8 @@ def _aligned_at_end(task_BW: Tensor) -> Tensor:
     return torch.where(from_W >= 0, task_BW.gather(1, from_W.clamp(min=0)), 0)
 
 
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Three layers."""
     return nn.Sequential(
         nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, outputs)
     )

@@ -9,11 +9,12 @@ Legend: T frames, S tokens a frame, M agent tokens, D width, N query heads, G ke
 latent tokens, Z channels.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, TransformerConfig
 from embody.cost.lpips import lpips_row_flops
-from embody.cost.parameters import block_matrices, head_layers, patches
+from embody.cost.parameters import block_matrices, event_layers, head_layers, patches
 
 __all__ = [
     "agent_flops",
@@ -103,7 +104,11 @@ def agent_flops(config: AgentConfig, world_tokens: int, frames: int, keys: int |
 def head_flops(config: AgentConfig, *names: str) -> int:
     """`2 in out` a layer, for the features of one frame; all heads by default."""
     layers = head_layers(config)
-    return sum(2 * a * b for name in names or layers for a, b in layers[name])
+    return sum(_flops(layers[name]) for name in names or layers)
+
+
+def _flops(layers: Iterable[tuple[int, int]]) -> int:
+    return sum(2 * a * b for a, b in layers)
 
 
 # --- training, one row of a batch -------------------------------------------------------------------------------------
@@ -148,6 +153,9 @@ def agent_row_flops(config: Config, frames: int) -> float:
     agent, dynamics = config.agent, config.dynamics
     share = agent.uniform_share if agent.dynamics_weight > 0 else 0.0
     heads = 3 * frames * head_flops(agent)
+    events = event_layers(dynamics, agent)
+    if events:  # latents have no gradient
+        heads += (frames - 1) * (3 * _flops(events) - _flops(events[:1]))
     return _features_row_flops(config, frames) + heads + share * dynamics_row_flops(dynamics, frames, bootstrap=True)
 
 
@@ -164,8 +172,12 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
     total = remember_flops(config.dynamics, context, context) + agent_flops(agent, S, context)
     ring = min(context + horizon, config.dynamics.context)
     total += horizon * (generated_frame_flops(config, ring) + head_flops(agent))
+    total += horizon * _flops(event_layers(config.dynamics, agent))
     layers = head_layers(agent)
     learning = float(horizon * head_flops(agent, "policy"))  # the prior
+    if agent.support:  # wherever a policy is asked, so is the cloned one
+        total += horizon * head_flops(agent, "policy")
+        learning += 2 * horizon * head_flops(agent, "policy")
     for name, frames in (("policy", horizon), ("value", horizon + 1)):
         first = 2 * layers[name][0][0] * layers[name][0][1] if dream.finetune == "heads" else 0
         learning += frames * (3 * head_flops(agent, name) - first)

@@ -9,6 +9,7 @@ from embody.config import AgentConfig, DynamicsConfig, TokenizerConfig, Transfor
 
 __all__ = [
     "agent_parameters",
+    "event_layers",
     "block_matrices",
     "dynamics_parameters",
     "head_layers",
@@ -69,6 +70,12 @@ def head_layers(config: AgentConfig) -> dict[str, list[tuple[int, int]]]:
         "continues": 1,
     }
     return {name: [(features, hidden), (hidden, hidden), (hidden, size)] for name, size in outputs.items()}
+
+
+def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> list[tuple[int, int]]:
+    """Inputs and outputs of the linear layers that read events off two frames; none where the goal is one task."""
+    seen, hidden = 2 * dynamics.tokens * dynamics.channels, agent.hidden
+    return [(seen, hidden), (hidden, hidden), (hidden, agent.tasks)] if agent.goal != "one" else []
 
 
 def patches(config: TokenizerConfig) -> int:

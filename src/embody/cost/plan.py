@@ -24,6 +24,7 @@ from embody.cost.parameters import (
     agent_parameters,
     block_matrices,
     dynamics_parameters,
+    event_layers,
     head_layers,
     tokenizer_parameters,
 )
@@ -63,6 +64,8 @@ def phases(config: Config) -> list[Phase]:
     halves = sum(half.depth * block_matrices(half) for half in (t.encoder, t.decoder))
     tokenizer, world, agent = tokenizer_parameters(t), dynamics_parameters(d), agent_parameters(a)
     heads = {name: sum(i * o + o for i, o in layers) for name, layers in head_layers(a).items()}
+    events = sum(i * o + o for i, o in event_layers(d, a))
+    cloned = heads["policy"] if a.support else 0  # in imagination
     world_learns = a.dynamics_weight > 0 or not a.own_weights
     # The dynamics loss's rows, and all rows once more where the heads' pass through the world has a gradient.
     world_rows = (a.uniform_share if a.dynamics_weight > 0 else 0.0) + (not a.own_weights)
@@ -117,8 +120,8 @@ def phases(config: Config) -> list[Phase]:
             config.train_agent,
             resident(
                 config.train_agent,
-                held=world + agent,
-                trained=agent + world * world_learns,
+                held=world + agent + events,
+                trained=agent + events + world * world_learns,
                 matrices=blocks * (a.own_weights + world_learns),
             ),
             copies(blocks * (1 + a.own_weights)),
@@ -130,7 +133,7 @@ def phases(config: Config) -> list[Phase]:
             replace(config.train_imagination, length=config.imagination.horizon, long_length=0),
             resident(
                 config.train_imagination,
-                held=world + agent,
+                held=world + agent + events + cloned,
                 trained=dream_learns,
                 matrices=dream_matrices,
                 prior=dream_learns,

@@ -161,28 +161,19 @@ class _Reader:
 
     @cached_property
     def misses(self) -> list[NDArray[np.int64]]:
-        """Of each task, the steps that its usual action led to, and no event."""
+        """Of each task, the steps that its usual action led to, the commonest one at its events, and no event."""
         actions, found = self.dataset.actions, []
-        for events, usual in zip(self.events, self.usual, strict=True):
-            taken = (actions == usual).all(axis=1)
+        for events in self.events:
+            kinds, counts = np.unique(actions[events], axis=0, return_counts=True)
+            taken = (actions == kinds[counts.argmax()]).all(axis=1) if len(events) else np.zeros(len(actions), bool)
             taken[events] = False
             found.append(np.flatnonzero(taken))
         return found
 
     @cached_property
-    def usual(self) -> NDArray[np.int64]:
-        """Of each task the action, `[P, A]`, that is the commonest one at its events; -1 where it has none."""
-        usual = np.full((len(self.events), self.factors), -1, np.int64)
-        for task, events in enumerate(self.events):
-            if len(events):
-                kinds, counts = np.unique(self.dataset.actions[events], axis=0, return_counts=True)
-                usual[task] = kinds[counts.argmax()]
-        return usual
-
-    @cached_property
     def achieved_at(self) -> NDArray[np.int64]:
         """The slot `[E, P]` in which an episode first achieves a task; past its end where it never does."""
-        found = np.full((len(self.places), len(self.events)), np.iinfo(np.int64).max)
+        found = np.full((len(self.places), self.tasks), np.iinfo(np.int64).max)
         for task, events in enumerate(self.events):
             episodes = np.searchsorted(self.dataset.offsets, events, side="right") - 1
             np.minimum.at(found[:, task], episodes, events - self.dataset.offsets[episodes])
@@ -235,12 +226,9 @@ class _Reader:
             "is_null": np.zeros(rows_BT.shape, bool) if steps.is_null is None else steps.is_null[rows_BT],
         }
         if self.goal != "one":
-            last_B = np.array([clip.start + length - 1 for clip in drawn])
-            achieved_BP = self.achieved_at[[clip.episode for clip in drawn]] <= last_B[:, None]
-            more = self.tasks - len(self.events)  # other datasets have more tasks
-            fields["achieved"] = np.pad(achieved_BP, ((0, 0), (0, more)))
-            usual_PA = np.pad(self.usual, ((0, more), (0, 0)), constant_values=-1)
-            fields["usual"] = np.broadcast_to(usual_PA, (len(drawn), *usual_PA.shape))
+            fields["events"] = self._events_at(rows_BT) & (slots_BT == inside_BT)[:, :, None]
+            last_B1 = np.array([[clip.start + length - 1] for clip in drawn])
+            fields["achieved"] = self.achieved_at[[clip.episode for clip in drawn]] <= last_B1
         after_BT = slots_BT > inside_BT
         if after_BT.any():  # padded on the right: nothing happens there
             for name in ("actions", "rewards", "returns", "is_terminal", "is_null"):
@@ -263,6 +251,18 @@ class _Reader:
             before = first - start  # slots that repeat the first one
             shown[:before], shown[before : before + len(found)] = found[0], found
             shown[before + len(found) :] = found[-1]
+
+    def _events_at(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which tasks were achieved at `rows` `[B, T]` of the flat arrays, `[B, T, P]`."""
+        steps = self.dataset.steps
+        found = np.zeros((*rows.shape, self.tasks), bool)
+        for place, row_T in enumerate(rows):
+            begin = row_T[0]
+            own = slice(*np.searchsorted(steps.event_rows, (begin, row_T[-1] + 1)))
+            at = np.zeros((row_T[-1] + 1 - begin, self.tasks), bool)
+            at[steps.event_rows[own] - begin, steps.event_tasks[own]] = True
+            found[place] = at[row_T - begin]
+        return found
 
     def _relabelled(
         self, events: NDArray[np.int64], slots: NDArray[np.int64]

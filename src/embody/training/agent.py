@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embody.agent import Agent, AgentLoss
+from embody.agent import Agent, AgentLoss, event_loss
 from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import agent_row_flops
 from embody.data import Dataset, EpisodeRow, batches, stage_steps, uniform_rows
 from embody.dynamics import Dynamics, ShortcutLoss
-from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts
+from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts, noise_to
 from embody.model import WorldAndAgent
+from embody.nn.running_rms import RunningRms
 from embody.training.rewards import check_ranges, reward_statistics
 
 __all__ = ["AgentStage"]
@@ -52,10 +53,19 @@ class AgentStage:
         trains_world = config.agent.dynamics_weight > 0 or not config.agent.own_weights
         dynamics.requires_grad_(trains_world)
         self.losses = nn.ModuleDict({"agent": AgentLoss(config.agent), "dynamics": ShortcutLoss()})
+        if self.model.events is not None:
+            self.losses["events"] = RunningRms()
+            for dataset in datasets:
+                if len(dataset.meta.tasks) > config.agent.tasks:
+                    raise ValueError(
+                        f"agent.tasks {config.agent.tasks}: dataset {dataset.root} has {len(dataset.meta.tasks)} tasks,"
+                        " set it to that"
+                    )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         world = [p for p in self.model.dynamics.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [{"params": list(self.model.agent.parameters())}]
+        own = [*self.model.agent.parameters(), *(self.model.events.parameters() if self.model.events else ())]
+        groups: list[dict[str, Any]] = [{"params": own}]
         if world:
             groups.append({"params": world, "lr_scale": self.whole.agent.world_lr_scale})
         return groups
@@ -90,12 +100,24 @@ class AgentStage:
         others = uniform_rows(batch.rows, config.uniform_share + config.miss_share)
         cloned_from = others if others < batch.rows else 0
         loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned_from)
+        if self.model.events is not None:
+            events = self._event_loss(batch, generator)
+            loss, metrics = loss + self.losses["events"](events), {**metrics, "events": events.detach()}
         if config.dynamics_weight > 0:
             world_loss, world_metrics = self.losses["dynamics"](
                 dynamics, batch.head(uniform), generator, bootstrap=True
             )
             loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
         return loss, metrics
+
+    def _event_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """On latents a little noised, as those of dreams are not quite those of recordings."""
+        assert batch.latents is not None and batch.events is not None
+        z = self.model.dynamics.pack(batch.latents)
+        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        logits = self.model.event_logits(noise_to(self.model.context_levels(batch).tau, z, noise))
+        mask = batch.mask[:, 1:] & batch.mask[:, :-1] & batch.labelled[:, None]
+        return event_loss(logits, batch.events[:, 1:], mask)
 
     def row_flops(self, frames: int, progress: float) -> float:
         return agent_row_flops(self.whole, frames)

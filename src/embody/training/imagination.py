@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embody.agent import PmpoLoss, first_rewards, lambda_returns, until_rewarded
+from embody.agent import PmpoLoss, first_times, lambda_returns, until_rewarded
 from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import imagination_row_flops
@@ -133,9 +133,8 @@ class ImaginationStage:
             self.dreamt = dream_trajectories(self._dreamer(), batch, horizon=config.horizon, generator=generator)
             if config.finetune == "agent":
                 self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, generator)
-            if batch.usual is not None and batch.achieved is not None:
-                rewards = first_rewards(self.dreamt.rewards, self.dreamt.actions, batch.usual, batch.achieved)
-                self.dreamt = replace(self.dreamt, rewards=rewards)
+            if self.model.events is not None:
+                self.dreamt = replace(self.dreamt, rewards=self._achieved(self.dreamt, batch))
             if config.shuffle_rewards:
                 self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt, generator))
             if self.whole.agent.once:
@@ -197,6 +196,20 @@ class ImaginationStage:
             is_null=torch.cat((contexts.is_null, later), dim=1),
         )
         return model.features(sequence, model.context_levels(sequence), generator)[:, -frames - 1 :]
+
+    @torch.no_grad()
+    def _achieved(self, dreamt: Trajectories, contexts: Batch) -> Tensor:
+        """Rewards `[B, T + 1]`: 1 for each task that dreamt frames show, for the first time since the recording began.
+
+        Of what the reward head says only losses count.
+        """
+        assert contexts.latents is not None and contexts.achieved is not None
+        last = self.model.dynamics.pack(contexts.latents[:, -1:])
+        logits = self.model.event_logits(torch.cat((last, dreamt.latents), dim=1))
+        events = logits[..., : contexts.achieved.shape[1]] > 0
+        rewards = dreamt.rewards.clamp(max=0)
+        rewards[:, 1:] += first_times(events, contexts.achieved)
+        return rewards
 
     @torch.no_grad()
     def _as_the_prior_sees_it(self, dreamt: Trajectories, contexts: Batch, generator: torch.Generator) -> Trajectories:
