@@ -308,6 +308,23 @@ def test_contexts_may_end_before_an_event(tmp_path: Path) -> None:
     assert counts[0] == pytest.approx(300, abs=60)
 
 
+def test_contexts_may_be_of_the_first_slots_alone(tmp_path: Path) -> None:
+    """The first 12 of 40 slots, as if the episode ended there: later events do not count, nor make it relevant."""
+    late = slots_shown(2, 40, at(40, (20, 0)))
+    dataset = write(tmp_path / "set", slots_shown(1, 40, at(40, (8, 0), (30, 0))), late)
+    stage = StageConfig(batch=10, length=4)
+    settings = {"stage": stage, "left_pad": 3, "uniform_share": 0.5, "event_lead": 3, "contexts": True}
+    ends: dict[str, set[tuple[int, int]]] = {"any": set(), "before an event": set()}
+    for batch in take(100, [dataset], first_slots=12, goal="all", **settings):
+        assert batch.frames is not None and batch.achieved is not None
+        where = [(int(seed), int(slot)) for slot, seed in batch.frames[:, -1, :2, 0, 0].tolist()]
+        ends["any"] |= set(where[:5])
+        ends["before an event"] |= set(where[5:])
+        assert batch.achieved[:, 0].tolist() == [seed == 1 and slot >= 8 for seed, slot in where]
+    assert ends["any"] == {(seed, slot) for seed in (1, 2) for slot in range(11)}
+    assert ends["before an event"] == {(1, slot) for slot in (5, 6, 7)}
+
+
 def test_success_and_events_are_drawn_side_by_side(tmp_path: Path) -> None:
     with_events = write(tmp_path / "set", slots_shown(1, 20, at(20, (7, 0))))
     # Odd episodes of a succeed; plain videos never do.

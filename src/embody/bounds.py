@@ -37,7 +37,8 @@ BOUNDS: Mapping[str, Mapping[str, Range]] = {
     | {"uniform_share": _PART, "miss_share": _SHARE, "support": _SHARE, "event_lead": _NOT_NEGATIVE},
     "ImaginationConfig": dict.fromkeys(("context", "horizon", "updates"), _MANY)
     | dict.fromkeys(("gamma", "lambda_", "alpha"), _SHARE)
-    | {"beta": _NOT_NEGATIVE, "margin": _NOT_NEGATIVE, "uniform_share": _PART},
+    | dict.fromkeys(("beta", "margin", "first_slots"), _NOT_NEGATIVE)
+    | {"uniform_share": _PART},
     "StageConfig": dict.fromkeys(("batch", "length", "long_every", "checkpoint_every", "log_every"), _MANY)
     | dict.fromkeys(("epochs", "clip"), _POSITIVE)
     | dict.fromkeys(("steps", "long_length", "lr", "muon_lr", "weight_decay"), _NOT_NEGATIVE)

@@ -284,6 +284,9 @@ class ImaginationConfig:
     # Of the contexts; the others are of successful episodes or, where there are events, end so close to one that the
     # dream may hold it.
     uniform_share: float = 1.0
+    # Contexts are of the first so many slots of a recording: an agent that does not live as long as those who recorded
+    # is never where they are later. 0: of all.
+    first_slots: int = 0
     shuffle_rewards: bool = False  # the control: imagined rewards shuffled over the batch
 
 

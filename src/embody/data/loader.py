@@ -10,7 +10,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -383,6 +383,7 @@ def batches(
     miss_share: float = 0.0,
     event_lead: int = 0,
     contexts: bool = False,
+    first_slots: int = 0,
     after: int = 0,
     workers: int = 0,
 ) -> Iterator[Batch]:
@@ -410,6 +411,7 @@ def batches(
             1 to so many slots before it.
         contexts: clips that end at a slot after which the episode goes on, to start imagination from; they may begin
             any number of slots before their episode and are never padded on the right.
+        first_slots: clips are of the first so many slots of each episode, as if it ended there; 0: of all.
         after: the last so many slots of a clip come behind the context that `contexts` asks for, padded on the right.
         workers: loading processes; 0 loads one batch ahead in a thread.
 
@@ -440,6 +442,8 @@ def batches(
         for row in dataset.episodes(split)
         if (row.labelled or not labelled_only) and (episode_filter is None or episode_filter(row))
     ]
+    if first_slots:
+        chosen = [(place, replace(row, length=min(row.length, first_slots))) for place, row in chosen]
     entries = _entries(readers, chosen)
     clips = partial(_Clips, readers, weights=weights, seed=seed, left_pad=left_pad, ends=contexts, after=after)
     sorts = [(clips(entries), uniform_share)]
@@ -479,9 +483,12 @@ def _relevant(
         if entry.task is None:
             if entry.row.success and entry.row.labelled:
                 achieved.append(entry)
-        elif len(found := reader.slots_of(entry.row.id, reader.events[entry.task])):
-            events[len(achieved)] = found
-            achieved.append(entry)
+        else:
+            found = reader.slots_of(entry.row.id, reader.events[entry.task])
+            found = found[found < entry.row.length]
+            if len(found):
+                events[len(achieved)] = found
+                achieved.append(entry)
     return achieved, events
 
 

@@ -124,6 +124,7 @@ class ImaginationStage:
             uniform_share=self.whole.imagination.uniform_share,
             event_lead=self.whole.imagination.horizon,
             contexts=True,
+            first_slots=self.whole.imagination.first_slots,
             workers=self.whole.workers,
         )
 
