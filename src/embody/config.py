@@ -249,7 +249,7 @@ class AgentConfig:
     # slot pays 1 if it achieves any for the first time in its episode, and nothing is said by the label.
     # "recorded": nothing is relabelled, rewards are the game's own (in Crafter also a tenth of a point of health).
     goal: Goal = "one"
-    tasks: int = 32  # of recordings with events, where all are one goal: a head reads off two frames which came about
+    tasks: int = 32  # that recordings may have where all are one goal: outputs of the head that reads events off frames
     # A task is over with its first event, in returns and in dreams: an achievement counts once, and what pays again and
     # again in a dream is not worth finding.
     once: bool = False

@@ -9,9 +9,9 @@ from embody.config import AgentConfig, DynamicsConfig, TokenizerConfig, Transfor
 
 __all__ = [
     "agent_parameters",
-    "event_layers",
     "block_matrices",
     "dynamics_parameters",
+    "event_layers",
     "head_layers",
     "tokenizer_parameters",
     "trunk_parameters",
