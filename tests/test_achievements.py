@@ -82,6 +82,7 @@ class Script:
 
     def begin(self, frames: np.ndarray, labels: list[str]) -> None:
         self.frames, self.asked, self.slot, self.rows = [frames], [labels], 0, np.arange(len(frames))
+        self.told_at = [0]
 
     def act(self) -> np.ndarray:
         return self.actions[self.rows, self.slot, None]
@@ -92,6 +93,7 @@ class Script:
 
     def relabel(self, labels: list[str]) -> None:
         self.asked.append(labels)
+        self.told_at.append(self.slot)
 
     def keep(self, rows: Sequence[int]) -> None:
         self.rows = self.rows[list(rows)]
@@ -152,12 +154,21 @@ def test_labels_follow_what_was_achieved() -> None:
         assert seen == list(dict.fromkeys(labels))
 
 
-def test_asked_for_everything_there_are_no_words() -> None:
+def test_asked_for_everything_a_policy_is_told_what_is_left() -> None:
+    """Before the frame in which it changes: the label then names those that are not achieved yet."""
     pytest.importorskip("crafter")
     actions = np.random.default_rng(0).choice([1, 2, 3, 4, 5, 5, 5, 6], size=(2, 60))
     everything, one = Script(actions), Script(actions)
     found = play_achievements(env(60), SCHEDULE, [11, 12], everything, goal="all")
-    assert everything.asked == [["", ""]]
+    assert everything.asked[0] == [", ".join(LABELS)] * 2
+    steps = sorted({int(step) for step in found.first_step.flatten() if step != -1})
+    assert len(everything.asked) == 1 + len(steps) > 2
+    for step, asked, at in zip(steps, everything.asked[1:], everything.told_at[1:], strict=True):
+        assert at == step - 1  # frames seen after the first
+        for row, label in zip(found.first_step, asked, strict=True):
+            assert label == ", ".join(
+                name for name, first in zip(LABELS, row, strict=True) if first == -1 or first > step
+            )
     same = play_achievements(env(60), SCHEDULE, [11, 12], one)
     np.testing.assert_array_equal(found.first_step, same.first_step)
 

@@ -538,11 +538,14 @@ def test_event_loss_by_hand() -> None:
 def test_phase_2_learns_what_frames_show(tmp_path: Path) -> None:
     """The head's loss is over steps inside labelled episodes; its latents are noised as a history is."""
     config = dataclasses.replace(CONFIG, agent=dataclasses.replace(CONFIG.agent, goal="all"))
-    dataset, batch = make_dataset(tmp_path, [9, 9]), make_batch(4, 6)
+    dataset, batch = make_dataset(tmp_path, [9, 9], events=[(2, 0)]), make_batch(4, 6)
+    task = torch.ones(4, 6, 3, dtype=torch.bool)
     events = torch.rand(4, 6, 3, generator=seeded(1)) < 0.3
     mask = torch.ones(4, 6, dtype=torch.bool)
     mask[0, :2], mask[1, 4:] = False, False  # before the first slot, behind the last
-    batch = dataclasses.replace(batch, events=events, mask=mask, labelled=torch.tensor([True, True, True, False]))
+    batch = dataclasses.replace(
+        batch, task=task, events=events, mask=mask, labelled=torch.tensor([True, True, True, False])
+    )
     found = {}
     for context_tau in (1.0, 0.75):
         world = make_dynamics(dataclasses.replace(DYNAMICS, context_tau=context_tau))

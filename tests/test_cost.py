@@ -117,7 +117,9 @@ def test_the_papers_sizes_are_those_of_the_paper() -> None:
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [minigrid(), minecraft(), CONFIG, with_agent(own_weights=False)])
+@pytest.mark.parametrize(
+    "config", [minigrid(), minecraft(), CONFIG, with_agent(own_weights=False), with_agent(goal="all")]
+)
 def test_parameters_are_counted_exactly(config: Config) -> None:
     tokenizer, dynamics, agent = models(config)
     assert tokenizer_parameters(config.tokenizer) == numbers(tokenizer)
@@ -219,6 +221,8 @@ def test_flops_of_a_row_of_agent_training(own_weights: bool, goal: Any) -> None:
     _, dynamics, agent = models(config, "cpu")
     model = WorldAndAgent(dynamics, agent)
     batch, rows = make_batch(8, T), make_batch(4, T)
+    if goal != "one":
+        batch = dataclasses.replace(batch, task=torch.ones(8, T, 3, dtype=torch.bool))
     assert batch.latents is not None and config.agent.uniform_share == 0.5
 
     def step() -> None:
@@ -284,7 +288,7 @@ def test_flops_of_a_step_of_imagination(finetune: Any, agent: dict[str, Any], tm
     dream = dataclasses.replace(CONFIG.imagination, finetune=finetune)
     config = dataclasses.replace(with_agent(**agent), imagination=dream)
     model = WorldAndAgent(make_dynamics(), make_agent(config.agent))
-    stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9])], "", model)
+    stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", model)
     learnt = sum(parameter.numel() for parameter in stage.trained)
     state = phases(config)[3].state
     assert state.gradients == 4 * learnt and state.weights == 4 * (numbers(model) + learnt)
@@ -292,7 +296,9 @@ def test_flops_of_a_step_of_imagination(finetune: Any, agent: dict[str, Any], tm
     assert sum(p.numel() for p in stage.prior.parameters() if id(p) in of_the_prior) == learnt
 
     def step() -> None:
-        batch = dataclasses.replace(make_batch(B, dream.context), achieved=torch.zeros(B, 3, dtype=torch.bool))
+        batch = make_batch(B, dream.context)
+        if model.events is not None:
+            batch = dataclasses.replace(batch, task=torch.ones(B, dream.context, 3, dtype=torch.bool))
         stage.loss(batch, seeded(0), 0.0)[0].backward()
 
     assert counted(step) == pytest.approx(B * imagination_row_flops(config), rel=EXACTLY)

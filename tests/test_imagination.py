@@ -17,10 +17,10 @@ from gymnasium.utils.env_checker import (
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from embody.agent import Agent, PmpoLoss, first_times, lambda_returns
+from embody.agent import Agent, PmpoLoss, lambda_returns
 from embody.batch import Batch
 from embody.collection.encode import encode_dataset
-from embody.config import StageConfig, to_dict
+from embody.config import AgentConfig, StageConfig, to_dict
 from embody.data import Dataset, batches, open_latents
 from embody.distributed.checkpoint import save_tensors
 from embody.dynamics import Dynamics
@@ -272,6 +272,36 @@ def test_latents_while_acting_equal_those_on_disk(encoded: Dataset, monkeypatch:
     np.testing.assert_allclose(acting, stored, atol=1e-3, rtol=1e-3)
 
 
+def test_a_player_asked_for_everything_is_told_what_is_left(encoded: Dataset) -> None:
+    """From the frame on that comes after `relabel`, as in a recording: no frame that was seen is read anew."""
+    config = dataclasses.replace(AGENT, goal="all", tasks=4)
+    world = make_dynamics(dataclasses.replace(DYNAMICS, context_tau=1.0))
+    names = ("go", "red", "door")
+    models = standard_tokenizer(encoded), world, make_agent(config)
+    player = Player(*models, VOCABULARY, names, context=CONTEXT)
+    frames = np.stack([encoded.frames(row, 0, 4) for row in (0, 2)])
+    actions = np.stack([encoded.actions[encoded.rows(row, 0, 4)] for row in (0, 2)])
+    player.begin(frames[:, 0], ["go, red, door", "go, door"])
+    player.observe(actions[:, 1], frames[:, 1])
+    before = player.features
+    player.relabel(["go, door", "go, door"])
+    assert player.features is before
+    player.observe(actions[:, 2], frames[:, 2])
+    player.keep([0])
+    player.relabel([""])
+    player.observe(actions[:1, 3], frames[:1, 3])
+    left = torch.tensor([[[1, 1, 1]] * (CONTEXT + 1) + [[1, 0, 1], [0, 0, 0]]], dtype=torch.bool)
+    latents, taken, first = player._past(slice(None))
+    z = world.pack(latents)
+    levels = torch.ones(z.shape[:2]), torch.full(z.shape[:2], 1 / DYNAMICS.k_max)
+    memory = world(z, *levels, taken, first, memory_only=True).memory
+    assert player.features is not None and z.shape[1] == CONTEXT + 3 <= WINDOW
+    told = models[2](left, memory, z.shape[1], blocks=world.trunk.blocks)[:, -1]
+    torch.testing.assert_close(player.features, told, atol=2e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="unknown task 'blue': name those that are left, of go, red, door"):
+        player.relabel(["go, blue"])
+
+
 def contexts(dataset: Dataset, length: int, wanted: int) -> Batch:
     """A clip of one row that ends at slot 0 of an episode, or of `wanted` real slots."""
     stage = StageConfig(batch=1, length=length)
@@ -510,39 +540,56 @@ def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) 
     torch.testing.assert_close(loaded.agent.heads.act(seen).log_probs, heads.act(seen).log_probs)
 
 
-def test_first_times_by_hand() -> None:
-    """Of three tasks the last was achieved before."""
-    events = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 0], [0, 1, 1]], dtype=torch.bool)[None]
-    achieved = torch.tensor([[False, False, True]])
-    assert first_times(events, achieved).tolist() == [[1, 0, 1, 0]]
-    assert first_times(events, torch.zeros_like(achieved)).tolist() == [[2, 0, 1, 0]]
-
-
-def test_asked_for_everything_dreams_pay_for_what_their_frames_show(tmp_path: Path) -> None:
-    """One for each task that comes about for the first time since the recording began; of the reward head, losses."""
-    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(CONFIG.agent, goal="all", tasks=3))
-    agent = Agent(config.agent)
-    agent.load_state_dict(make_agent().state_dict())
-    model = WorldAndAgent(make_dynamics(), agent)
+def asked_for_all(goal_all: AgentConfig) -> WorldAndAgent:
+    """Three tasks; events come often, and the reward head says losses. Histories without noise."""
+    agent = make_agent(goal_all)
+    model = WorldAndAgent(make_dynamics(dataclasses.replace(DYNAMICS, context_tau=1.0)), agent)
     assert model.events is not None
-    achieved = torch.arange(64)[:, None] % 2 == torch.tensor([0, 1, 3])  # the third by none
-    batch = dataclasses.replace(make_batch(64, CONTEXT), achieved=achieved)
     with torch.no_grad():
         torch.nn.init.normal_(model.events.mlp[-1].weight, generator=seeded(3))
         agent.heads.reward_mean.fill_(-0.2)
-    stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9])], "", model)
+    return model
+
+
+@pytest.mark.parametrize("finetune", ["heads", "agent"])
+def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: Any, tmp_path: Path) -> None:
+    """One for each task that is left and comes about, once; of the reward head, losses. The agent is told what is left.
+
+    Slot by slot: features are those of the agent that was told of each slot what was left after it.
+    """
+    config = dataclasses.replace(
+        CONFIG,
+        agent=dataclasses.replace(CONFIG.agent, goal="all", tasks=4),
+        dynamics=dataclasses.replace(DYNAMICS, context_tau=1.0),
+        imagination=dataclasses.replace(CONFIG.imagination, finetune=finetune),
+    )
+    model = asked_for_all(config.agent)
+    assert model.events is not None
+    left = torch.rand(64, CONTEXT, 3, generator=seeded(1)) < 0.7
+    left = left.long().cumprod(dim=1).bool()  # what is no more left is not left later
+    batch = dataclasses.replace(make_batch(64, CONTEXT), task=left)
+    stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", model)
     stage.loss(batch, seeded(4), 0.0)
-    plain = trajectories(stage.model, batch, seed=4)
-    assert batch.latents is not None and stage.dreamt is not None
-    z = torch.cat((model.dynamics.pack(batch.latents)[:, -1:], plain.latents), dim=1).flatten(2)
+    dreamt = stage.dreamt
+    assert batch.latents is not None and dreamt is not None and dreamt.left is not None
+    z = torch.cat((model.dynamics.pack(batch.latents)[:, -1:], dreamt.latents), dim=1).flatten(2)
+    said = model.agent.heads.expected_reward(model.agent.heads(dreamt.features).reward[:, :, 0])
     for row in range(64):
-        had = set(achieved[row].nonzero()[:, 0].tolist())
-        for t in range(plain.actions.shape[1]):
+        still = set(left[row, -1].nonzero()[:, 0].tolist())
+        for t in range(dreamt.actions.shape[1]):
             shown = set((model.events(z[row, t], z[row, t + 1]) > 0).nonzero()[:, 0].tolist())
-            expected = len(shown - had) + min(0.0, plain.rewards[row, t + 1].item())
-            assert stage.dreamt.rewards[row, t + 1].item() == pytest.approx(expected, abs=1e-6)
-            had |= shown
-    assert 0 < (stage.dreamt.rewards >= 0.5).float().mean() < 0.5 and (stage.dreamt.rewards < 0).any()
+            expected = len(shown & still) + min(0.0, said[row, t + 1].item())
+            assert dreamt.rewards[row, t + 1].item() == pytest.approx(expected, abs=1e-5)
+            still -= shown
+            assert set(dreamt.left[row, t].nonzero()[:, 0].tolist()) == still
+    assert 0 < (dreamt.rewards >= 0.5).float().mean() < 0.5 and (dreamt.rewards < 0).any()
+    whole = torch.cat((left, dreamt.left), dim=1)
+    anew = stage._relive(model, dreamt, batch, seeded(0))
+    torch.testing.assert_close(anew, dreamt.features, atol=2e-5, rtol=1e-4)
+    other = dataclasses.replace(dreamt, left=whole[:, CONTEXT - 1 : -1])  # told a slot too late
+    changed = (whole[:, CONTEXT:] != whole[:, CONTEXT - 1 : -1]).any(dim=2)
+    late = (stage._relive(model, other, batch, seeded(0)) - anew)[:, 1:].abs().amax(dim=2)
+    assert changed.any() and (late[changed] > 1e-4).all()
 
 
 def test_a_dream_may_end_with_its_reward(tmp_path: Path) -> None:

@@ -141,13 +141,19 @@ def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> Non
     drawn = set()
     for row in rows(take(10, [dataset], stage=StageConfig(batch=8, length=10), left_pad=0, goal="all")):
         seed = int(row["frames"][0, 1, 0, 0])
-        assert row["task"].tolist() == [0, 0, 0, 0]
+        gone = {1: [(2, 0), (5, 2)], 2: [(3, 0), (3, 2)]}[seed]  # when, and which: the second of three never comes
+        assert row["task"].tolist() == [
+            [all(k != task or t < at for at, k in gone) for task in range(3)] for t in range(10)
+        ]
         assert row["rewards"].nonzero()[:, 0].tolist() == paid[seed] and row["rewards"].max() == 1
         np.testing.assert_allclose(row["returns"][:5], returns[seed])
-        assert row["events"].nonzero().tolist() == {
-            1: [[2, 0], [5, 0], [5, 2], [7, 2], [9, 0]],
-            2: [[3, 0], [3, 2], [8, 2]],
-        }[seed] and row["achieved"].tolist() == [True, False, True]
+        assert (
+            row["events"].nonzero().tolist()
+            == {
+                1: [[2, 0], [5, 0], [5, 2], [7, 2], [9, 0]],
+                2: [[3, 0], [3, 2], [8, 2]],
+            }[seed]
+        )
         drawn.add(seed)
     assert drawn == {1, 2}
     # Of short clips too, where they begin: what is repeated before an episode or behind it achieved nothing.
@@ -156,12 +162,13 @@ def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> Non
         seed, slots = int(row["frames"][0, 1, 0, 0]), row["frames"][:, 0, 0, 0].tolist()
         found = {(slots[t], task) for t, task in row["events"].nonzero().tolist()}
         assert found == {(slot, task) for slot, task in at_slots[seed] if slot in slots}
-        had = {task for slot, task in at_slots[seed] if slot <= slots[-1]}
-        assert set(row["achieved"].nonzero()[:, 0].tolist()) == had
+        for t, now in enumerate(slots):
+            had = {task for slot, task in at_slots[seed] if slot <= now}
+            assert set(row["task"][t].nonzero()[:, 0].tolist()) == {0, 1, 2} - had
     own = write(tmp_path / "own", slots_shown(3, 10, at(10, (4, 1)), rewards=np.arange(10, dtype=np.float32) / 10))
     for row in rows(take(2, [own], stage=StageConfig(batch=8, length=10), left_pad=0, goal="recorded")):
         np.testing.assert_allclose(row["rewards"], np.arange(10) / 10, rtol=1e-6)  # the recording's own, nothing else
-        assert row["returns"][7] == pytest.approx(0.8 + 0.9 / 2) and row["task"].tolist() == [0, 0, 0, 0]
+        assert row["returns"][7] == pytest.approx(0.8 + 0.9 / 2) and row["task"].sum() == 20 + 4
     found = reward_statistics([own], 0.5, goal="recorded")
     assert found is not None and found.rewards == pytest.approx((0.0, 0.9)) and found.mean == pytest.approx(0.45)
     few = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, goal="all", tasks=2, value_range=(0.0, 9.0)))
@@ -316,11 +323,11 @@ def test_contexts_may_be_of_the_first_slots_alone(tmp_path: Path) -> None:
     settings = {"stage": stage, "left_pad": 3, "uniform_share": 0.5, "event_lead": 3, "contexts": True}
     ends: dict[str, set[tuple[int, int]]] = {"any": set(), "before an event": set()}
     for batch in take(100, [dataset], first_slots=12, goal="all", **settings):
-        assert batch.frames is not None and batch.achieved is not None
+        assert batch.frames is not None
         where = [(int(seed), int(slot)) for slot, seed in batch.frames[:, -1, :2, 0, 0].tolist()]
         ends["any"] |= set(where[:5])
         ends["before an event"] |= set(where[5:])
-        assert batch.achieved[:, 0].tolist() == [seed == 1 and slot >= 8 for seed, slot in where]
+        assert batch.task[:, -1, 0].tolist() == [not (seed == 1 and slot >= 8) for seed, slot in where]
     assert ends["any"] == {(seed, slot) for seed in (1, 2) for slot in range(11)}
     assert ends["before an event"] == {(1, slot) for slot in (5, 6, 7)}
 

@@ -17,6 +17,7 @@ from embody.evaluation import Rollouts, measure
 from embody.evaluation.models import action_shuffle_ratios, dream_held_out
 from embody.evaluation.rewards import Returns, imagined_returns, matched, measure_returns, measure_rewards
 from embody.evaluation.similarity import frechet, lpips_distances, random_features, ssim
+from embody.model import WorldAndAgent
 from embody.tokenizer import Lpips
 from tests.tiny_models import (
     ACTIONS,
@@ -290,6 +291,39 @@ def test_dreams_of_recordings_of_many_tasks(tmp_path: Path) -> None:
     assert found["rewards_within"]["tasks"]["open"]["rewards"] == r.rewards_real[of_open].sum()
     assert measure(r, None)["horizon"]["rollouts"] == r.valid.sum(axis=0).tolist()
     assert all(value > 0 for value in action_shuffle_ratios(config, dynamics, [dataset], "abc").values())
+
+
+def test_dreams_of_everything_are_told_apart_by_task(tmp_path: Path) -> None:
+    """Real: the first time of each task in its episode, by hand. Dreamt: by the events read off the dreamt frames."""
+    dataset = encoded(with_events(tmp_path, 60))
+    agent_config = dataclasses.replace(CONFIG.agent, goal="all", tasks=4)
+    config = dataclasses.replace(settings(rollouts=64, horizon=5), agent=agent_config)
+    world, agent = make_dynamics(), make_agent(agent_config)
+    events = WorldAndAgent(world, agent).events
+    assert events is not None
+    dreams = dream_held_out(config, make_tokenizer(), world, agent, [dataset], "abc", events)
+    r = dreams.rollouts
+    assert r.tasks == ("open", "paint") and r.rewards_real.shape == (64, 5, 2) == r.rewards_predicted.shape
+    firsts = {(episode, task): at for episode, task, at in ((0, 0, 5), (1, 0, 5), (0, 1, 7))}
+    for row in range(64):
+        context = r.context_last[row]
+        (episode, slot), *_ = [
+            (e, t) for e in range(2) for t in range(60) if (dataset.frames(e, t, t + 1)[0] == context).all()
+        ]
+        expected = np.zeros((5, 2), bool)
+        for (e, task), at in firsts.items():
+            if e == episode and slot < at <= slot + 5:
+                expected[at - slot - 1, task] = True
+        np.testing.assert_array_equal(r.rewards_real[row], expected)
+    assert r.rewards_real.any(axis=(0, 1)).all()
+    found = measure(dataclasses.replace(r, rewards_predicted=r.rewards_real.copy()), None)["rewards_within"]
+    assert found["precision"] == found["recall"] == 1 and found["rewards"] == r.rewards_real.sum()
+    assert found["tasks"]["paint"]["rewards"] == r.rewards_real[..., 1].sum()
+    with torch.no_grad():
+        events.mlp[-1].bias[:] = torch.tensor([50.0, -50.0, 50.0, 50.0])  # all that is left of "open" comes at once
+    always = dream_held_out(config, make_tokenizer(), world, agent, [dataset], "abc", events).rollouts
+    assert always.rewards_predicted is not None and not always.rewards_predicted[..., 1].any()
+    assert not always.rewards_predicted[:, 1:].any() and always.rewards_predicted[:, 0, 0].any()
 
 
 def test_dreams_go_on_past_the_window(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from embody.config import (
     TokenizerConfig,
     TransformerConfig,
 )
-from embody.data import Dataset, DatasetWriter, Episode, Meta, open_dataset
+from embody.data import EVERY_TASK, Dataset, DatasetWriter, Episode, Meta, open_dataset
 from embody.dynamics import Dynamics
 from embody.nn.transformer import Block
 from embody.tokenizer import Tokenizer
@@ -160,10 +160,22 @@ def make_dataset(
     lengths: list[int],
     split: Literal["train", "validation"] = "train",
     rewards: Sequence[float] | None = None,
+    events: Sequence[tuple[int, int]] | None = None,
 ) -> Dataset:
-    """Episodes of random pixels, actions and (if not given, one after the other) rewards, of so many slots each."""
-    writer = DatasetWriter(root / TASK, Meta((TASK,), ACTIONS, 8, 12, 5, VOCABULARY))
+    """Episodes of random pixels, actions and (if not given, one after the other) rewards, of so many slots each.
+
+    With `events`, of each the (slot, task), they are recordings of three tasks: "go", "red" and "door".
+    """
+    tasks = (TASK,) if events is None else ("go", "red", "door")
+    labels = () if events is None else tasks
+    writer = DatasetWriter(root / TASK, Meta(tasks, ACTIONS, 8, 12, 5, VOCABULARY, labels=labels))
     episodes = [_episode(seed, steps) for seed, steps in enumerate(lengths)]
+    if events is not None:
+        for place, steps in enumerate(lengths):
+            at = np.zeros((steps, len(tasks)), bool)
+            at[tuple(np.array(events).T)] = True
+            about = {"task": EVERY_TASK, "label": "", "source": "person"}
+            episodes[place] = dataclasses.replace(episodes[place], **about, events=at)
     if rewards is not None:
         parts = np.split(np.array(rewards, np.float32), np.cumsum(lengths)[:-1])
         episodes = [dataclasses.replace(e, rewards=part) for e, part in zip(episodes, parts, strict=True)]

@@ -25,12 +25,12 @@ class Batch:
     is_first: Tensor  # bool [B, T]
     is_terminal: Tensor  # bool [B, T]
     mask: Tensor  # bool [B, T]: real slots; every loss is masked by it
-    task: Tensor  # int64 [B, W]: word indices of the task label, 0 is padding
+    # int64 [B, W]: word indices of the task label, 0 is padding. Where all tasks are one goal, bool [B, T, P]: which of
+    # them the recording has not achieved by slot t
+    task: Tensor
     labelled: Tensor  # bool [B]: false for plain videos, whose actions and rewards are zeros that say nothing
     is_null: Tensor  # bool [B, T]: slots that were reached by doing nothing at all
-    # Where all tasks are one goal:
-    events: Tensor | None = None  # bool [B, T, P]: tasks achieved by what led to a slot
-    achieved: Tensor | None = None  # bool [B, P]: tasks that the recording had achieved by the last slot
+    events: Tensor | None = None  # bool [B, T, P], where all tasks are one goal: those achieved by what led to a slot
     frames: Tensor | None = None  # uint8 [B, T, 3, H, W]
     latents: Tensor | None = None  # [B, T, L, Z], as the tokenizer gives them: float16 as stored, or float32
 

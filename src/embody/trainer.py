@@ -395,6 +395,8 @@ class Trainer:
         """What a stage's weights depend on, kept with them: weights made otherwise are never taken for finished."""
         dreams = to_dict(imagination or self.config.imagination)
         weights = {"weights": self.config.data.weights} if self.config.data.weights else {}
+        agent = models.get("agent")
+        labels = {"labels": datasets[0].meta.labels} if agent is not None and agent.goal != "one" else {}
         return json.loads(
             json.dumps(
                 {
@@ -405,6 +407,7 @@ class Trainer:
                     "data": [dataset.fingerprint for dataset in datasets],
                     **weights,
                     "vocabulary": datasets[0].meta.vocabulary,
+                    **labels,
                     "upstream": digest(upstream),
                     "seed": self.config.seed,
                     "precision": self.config.precision,

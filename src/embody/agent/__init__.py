@@ -1,6 +1,6 @@
 """Agent: tokens that read the world's features, policy, reward, value and continue heads, events, and their losses."""
 
-from embody.agent.events import Events, event_loss, first_times
+from embody.agent.events import Events, event_loss
 from embody.agent.losses import AgentLoss, PmpoLoss, lambda_returns, until_rewarded
 from embody.agent.model import Agent, HeadOutputs
 
@@ -11,7 +11,6 @@ __all__ = [
     "HeadOutputs",
     "PmpoLoss",
     "event_loss",
-    "first_times",
     "lambda_returns",
     "until_rewarded",
 ]

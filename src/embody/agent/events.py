@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from embody.agent.model import mlp
 from embody.config import AgentConfig
 
-__all__ = ["Events", "event_loss", "first_times"]
+__all__ = ["Events", "event_loss"]
 
 
 class Events(nn.Module):
@@ -36,12 +36,3 @@ def event_loss(logits: Tensor, events: Tensor, mask: Tensor) -> Tensor:
     tasks = events.shape[-1]
     loss_BTP = F.binary_cross_entropy_with_logits(logits[..., :tasks], events.float(), reduction="none")
     return (loss_BTP.sum(dim=-1) * mask).sum() / mask.sum().clamp(min=1)
-
-
-def first_times(events: Tensor, achieved: Tensor) -> Tensor:
-    """How many tasks each step achieved for the first time, float `[B, T]`.
-
-    `events` bool `[B, T, P]`; `achieved` bool `[B, P]`: what was achieved before.
-    """
-    before_BTP = torch.cat((achieved[:, None], events[:, :-1]), dim=1).cumsum(dim=1) > 0
-    return (events & ~before_BTP).sum(dim=-1).float()

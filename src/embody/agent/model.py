@@ -2,7 +2,7 @@
 
 The tokens are a second stream over the world's memory: they see the world, nothing sees them. With `own_weights` the
 stream has layers of its own; otherwise the caller lends the world's (`blocks`), as in the paper.
-Legend: B rows, T frames, M agent tokens, W words, D width, H features, A action factors, L distances.
+Legend: B rows, T frames, M agent tokens, W words, P tasks, D width, H features, A action factors, L distances.
 """
 
 import copy
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embody.config import AgentConfig
@@ -94,10 +95,11 @@ class Agent(nn.Module):
         super().__init__()
         self.config = config
         width = config.trunk.width
-        self.word = nn.Embedding(config.vocabulary, config.word_width, padding_idx=0)
         # Words are concatenated in order: "the red key next to the blue ball" is not its reverse. Their end is aligned:
         # what is named stands there, in the same places whether one must "fetch", "go fetch" or "go to" it.
-        self.task = nn.Linear(config.words * config.word_width, config.tokens * width)
+        one = config.goal == "one"
+        self.word = nn.Embedding(config.vocabulary, config.word_width, padding_idx=0) if one else None
+        self.task = nn.Linear(config.words * config.word_width if one else config.tasks, config.tokens * width)
         self.token_MD = nn.Parameter(torch.randn(config.tokens, width))
         self.token_norm = RMSNorm(width)
         self.blocks = nn.ModuleList(Block(config.trunk, kind) for kind in config.trunk.layers * config.own_weights)
@@ -117,14 +119,20 @@ class Agent(nn.Module):
     def forward(
         self, task: Tensor, memory: Memory, frames: int, *, blocks: Sequence[nn.Module], cache: RingCache | None = None
     ) -> Tensor:
-        """Features `[B, T, H]` of tasks int64 `[B, W]` over the world's `memory` of `frames` = T frames.
+        """Features `[B, T, H]` over the world's `memory` of `frames` = T frames, asked for `task`.
 
+        `task`: the words of a label, int64 `[B, W]`; where all tasks are one goal, which of them are left after each
+        slot, bool `[B, T, at most tasks]`.
         `blocks` are the world's layers, used unless the agent owns its weights. With a cache the frames are in
         progress: `cache.commit` keeps them.
         """
         M, width = self.config.tokens, self.config.trunk.width
-        task_BMD = self.task(self.word(_aligned_at_end(task)).flatten(1)).unflatten(-1, (M, width))
-        g_BTMD = self.token_norm(task_BMD + self.token_MD)[:, None].expand(-1, frames, -1, -1)
+        if self.word is not None:
+            task_BMD = self.task(self.word(_aligned_at_end(task)).flatten(1)).unflatten(-1, (M, width))
+            g_BTMD = self.token_norm(task_BMD + self.token_MD)[:, None].expand(-1, frames, -1, -1)
+        else:
+            left_BTP = F.pad(task.float(), (0, self.config.tasks - task.shape[-1]))
+            g_BTMD = self.token_norm(self.task(left_BTP).unflatten(-1, (M, width)) + self.token_MD)
         layers = self.blocks if self.config.own_weights else blocks
         g_BTMD = run_second_stream(list(layers), self.config.trunk, g_BTMD, memory, cache)
         return self.norm(g_BTMD).flatten(2)

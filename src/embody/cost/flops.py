@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, TransformerConfig
 from embody.cost.lpips import lpips_row_flops
-from embody.cost.parameters import block_matrices, event_layers, head_layers, patches
+from embody.cost.parameters import block_matrices, event_layers, head_layers, patches, task_inputs
 
 __all__ = [
     "agent_flops",
@@ -88,7 +88,7 @@ def remember_flops(config: DynamicsConfig, frames: int, keys: int | None = None)
 
 
 def agent_flops(config: AgentConfig, world_tokens: int, frames: int, keys: int | None = None) -> int:
-    """The task to M tokens, once (`2 words M D`), then the stream: the heads are `head_flops`.
+    """The task to M tokens (`2 words M D` once, or `2 tasks M D` a frame), then the stream: the heads are `head_flops`.
 
     A space layer projects the world's S tokens and its own M to keys and values (`2 (S + M) D 2 G K`), and only the M
     to queries: `M (S + M)` pairs a frame. A time layer is a plain one on M tokens.
@@ -97,8 +97,11 @@ def agent_flops(config: AgentConfig, world_tokens: int, frames: int, keys: int |
     keys_and_values = 2 * 2 * trunk.kv_heads * trunk.width * (trunk.width // trunk.heads)
     space = block_flops(trunk, frames * M, frames * M * (world_tokens + M)) + frames * world_tokens * keys_and_values
     time = block_flops(trunk, frames * M, M * frames * (frames if keys is None else keys))
-    task = 2 * config.words * config.word_width * M * trunk.width
-    return task + sum(space if kind == "S" else time for kind in trunk.layers)
+    return _task_flops(config, frames) + sum(space if kind == "S" else time for kind in trunk.layers)
+
+
+def _task_flops(config: AgentConfig, frames: int) -> int:
+    return 2 * task_inputs(config) * config.tokens * config.trunk.width * (1 if config.goal == "one" else frames)
 
 
 def head_flops(config: AgentConfig, *names: str) -> int:
@@ -200,7 +203,8 @@ def _features_row_flops(config: Config, frames: int) -> int:
     if not agent.own_weights:
         read = replace(dynamics.trunk, depth=dynamics.trunk.layers.rindex("S"))
         world += 2 * trunk_flops(read, frames, _tokens(dynamics)) + _latents(dynamics, frames)
-    return world + 3 * agent_flops(agent, _tokens(dynamics), frames)
+    no_gradient = 0 if agent.goal == "one" else _task_flops(agent, frames)  # of which tasks are left
+    return world + 3 * agent_flops(agent, _tokens(dynamics), frames) - no_gradient
 
 
 # --- generation -------------------------------------------------------------------------------------------------------

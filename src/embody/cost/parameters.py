@@ -13,6 +13,7 @@ __all__ = [
     "dynamics_parameters",
     "event_layers",
     "head_layers",
+    "task_inputs",
     "tokenizer_parameters",
     "trunk_parameters",
 ]
@@ -54,10 +55,16 @@ def dynamics_parameters(config: DynamicsConfig) -> int:
 
 def agent_parameters(config: AgentConfig) -> int:
     """Task embedding, agent tokens, two norms, heads; a copy of the world's blocks if the agent owns its weights."""
-    D, M, words = config.trunk.width, config.tokens, config.words * config.word_width
-    task = config.vocabulary * config.word_width + words * M * D + M * D
+    D, M, one = config.trunk.width, config.tokens, config.goal == "one"
+    words = config.vocabulary * config.word_width if one else 0
+    task = task_inputs(config) * M * D + M * D
     heads = sum(a * b + b for layers in head_layers(config).values() for a, b in layers)
-    return task + M * D + 2 * D + heads + config.own_weights * blocks_parameters(config.trunk)
+    return words + task + M * D + 2 * D + heads + config.own_weights * blocks_parameters(config.trunk)
+
+
+def task_inputs(config: AgentConfig) -> int:
+    """What the agent tokens are made from: words, or which tasks are left."""
+    return config.words * config.word_width if config.goal == "one" else config.tasks
 
 
 def head_layers(config: AgentConfig) -> dict[str, list[tuple[int, int]]]:

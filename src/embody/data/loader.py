@@ -149,7 +149,7 @@ class _Reader:
         self.labelled = [row.labelled for row in dataset.episodes()]
         vocabulary = dataset.meta.vocabulary
         self.task = [label_indices(row.label, vocabulary, words) for row in dataset.episodes()]
-        self.label = [label_indices(label if goal == "one" else "", vocabulary, words) for label in dataset.meta.labels]
+        self.label = [label_indices(label, vocabulary, words) for label in dataset.meta.labels]
         steps = dataset.steps
         # Of each task, the steps at which it is achieved, in order.
         self.events = [steps.event_rows[steps.event_tasks == task] for task in range(len(dataset.meta.tasks))]
@@ -174,6 +174,7 @@ class _Reader:
     def achieved_at(self) -> NDArray[np.int64]:
         """The slot `[E, P]` in which an episode first achieves a task; past its end where it never does."""
         found = np.full((len(self.places), self.tasks), np.iinfo(np.int64).max)
+        found[:, len(self.events) :] = -1  # another dataset's: nobody asks for them here
         for task, events in enumerate(self.events):
             episodes = np.searchsorted(self.dataset.offsets, events, side="right") - 1
             np.minimum.at(found[:, task], episodes, events - self.dataset.offsets[episodes])
@@ -227,8 +228,8 @@ class _Reader:
         }
         if self.goal != "one":
             fields["events"] = self._events_at(rows_BT) & (slots_BT == inside_BT)[:, :, None]
-            last_B1 = np.array([[clip.start + length - 1] for clip in drawn])
-            fields["achieved"] = self.achieved_at[[clip.episode for clip in drawn]] <= last_B1
+            achieved_at_BP = self.achieved_at[[clip.episode for clip in drawn]]
+            fields["task"] = (achieved_at_BP[:, None] > inside_BT[:, :, None]) & labelled_B[:, None, None]
         after_BT = slots_BT > inside_BT
         if after_BT.any():  # padded on the right: nothing happens there
             for name in ("actions", "rewards", "returns", "is_terminal", "is_null"):
@@ -396,8 +397,8 @@ def batches(
         gamma: discount of `returns`.
         once: returns of recordings with events stop at the next one.
         goal: what a clip of a recording with events is relabelled for: the task it was drawn for, or all tasks at once,
-            whose reward is 1 where one is achieved for the first time in the episode, and whose label is empty; or
-            for nothing, without a label: its rewards are those recorded.
+            whose reward is 1 where one is achieved for the first time in the episode; or for nothing: its rewards are
+            those recorded. In both of these the batch says which tasks are left, not a label.
         words: W, to which task labels are cut or padded.
         episode_filter: keeps the episodes for which it holds, e.g. the best demonstrations; None keeps all.
         labelled_only: leaves plain videos out.

@@ -114,7 +114,8 @@ def play_achievements(
 ) -> Unlocked:
     """One episode for each of `seeds`, all side by side; the first `record` of them are kept as pictures.
 
-    `goal`: whether the policy is asked for one achievement after the other, or, without words, for all.
+    `goal`: whether the policy is asked for one achievement after the other, or for all, and then told before each frame
+    which of them are left.
     """
     envs = LockstepEnvs(config, config.tasks[0], seeds)
     frames = envs.reset()
@@ -127,13 +128,17 @@ def play_achievements(
     def ask(steps: int, before: list[str]) -> list[str]:
         """The labels of the episodes that go on; of the others, what they were."""
         return [
-            LABELS[scheduler.task(row != NEVER, info["inventory"], steps)] if goes_on and goal == "one" else label
+            LABELS[scheduler.task(row != NEVER, info["inventory"], steps)] if goes_on else label
             for scheduler, row, info, goes_on, label in zip(
                 schedulers, first_step, envs.infos, active, before, strict=True
             )
         ]
 
-    labels = ask(0, [""] * n)
+    def left() -> list[str]:
+        rows = (first_step == NEVER).tolist()
+        return [", ".join(label for label, asked in zip(LABELS, row, strict=True) if asked) for row in rows]
+
+    labels = ask(0, [""] * n) if goal == "one" else left()
     policy.begin(frames, labels)
     at = np.arange(n)  # the episodes that the policy still sees
     seen, played = [frames[:record]], []
@@ -150,14 +155,19 @@ def play_achievements(
         played.append(actions[:record])
         if not active.any():
             break
+        if goal != "one":
+            before, labels = labels, left()
+            if labels != before:
+                policy.relabel([labels[i] for i in at])
         policy.observe(actions[at], frames[at])
         if step % schedule.every == 0:
             if not active[at].all():
                 policy.keep(np.flatnonzero(active[at]).tolist())
                 at = np.flatnonzero(active)
-            before, labels = labels, ask(schedule.every, labels)
-            if labels != before:
-                policy.relabel([labels[i] for i in at])
+            if goal == "one":
+                before, labels = labels, ask(schedule.every, labels)
+                if labels != before:
+                    policy.relabel([labels[i] for i in at])
     return Unlocked(first_step, length, died, reward, tuple(_recordings(config, first_step, length, seen, played)))
 
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embody.agent import Agent, until_rewarded
+from embody.agent import Agent, Events, until_rewarded
 from embody.batch import Batch
 from embody.config import Config, StageConfig
 from embody.data import Dataset, batches, label_indices
@@ -37,7 +37,6 @@ class Dreams:
     returns: Returns | None  # of what follows each context; None without an agent
     context: NDArray[np.uint8]  # [N, C, H, W, 3]
     actions: NDArray[np.int64]  # [N, C + horizon, A]
-    labels: Tensor  # int64 [N, W]
 
 
 def frames_of(datasets: Sequence[Dataset], split: str, episodes: int) -> NDArray[np.uint8]:
@@ -90,11 +89,13 @@ def dream_held_out(
     agent: Agent | None,
     datasets: Sequence[Dataset],
     tokenizer_hash: str,
+    events: Events | None = None,
 ) -> Dreams:
     """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it.
 
     Tasks are drawn uniformly, then any slot but an episode's last as the end of the context. A dream may be longer
-    than the world's window: its ring then forgets the oldest frames. Without an agent no reward is predicted.
+    than the world's window: its ring then forgets the oldest frames. Without an agent no reward is predicted; where all
+    tasks are one goal, those predicted and real are the first times of each, predicted by `events`.
     """
     settings = config.evaluation
     context, horizon = settings.context, settings.horizon
@@ -104,22 +105,28 @@ def dream_held_out(
     assert pixels.frames is not None and latents.latents is not None
     generator = torch.Generator(dynamics.register_RD.device).manual_seed(config.seed)
     k_sample, longest = dynamics.config.k_sample, context + horizon
-    dream = Dream(dynamics, agent, k_sample=k_sample, generator=generator, longest=longest)
-    first = slice(0, context)
-    seen = dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], latents.task)
+    dream = Dream(dynamics, agent, events, k_sample=k_sample, generator=generator, longest=longest)
+    first, task = slice(0, context), latents.task
+    given = task if config.agent.goal == "one" else task[:, first]
+    seen = dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], given)
     imagined = dream.imagine(latents.actions[:, context:])
     shape = latents.latents.shape
     whole = torch.cat((latents.latents[:, first], imagined.latents.view(shape[0], horizon, *shape[2:])), dim=1)
     video = np.concatenate([_to_uint8(tokenizer.decode_video(part)) for part in whole.split(_FRAMES)])
     real = pixels.frames.permute(0, 1, 3, 4, 2).numpy()
+    rewards_real, predicted = pixels.rewards[:, context:], imagined.reward
+    tasks = _tasks(datasets, task, config.agent.words) if config.agent.goal == "one" else ()
+    if imagined.achieved is not None:
+        rewards_real, predicted = (task[:, context - 1 : -1] & ~task[:, context:]).cpu(), imagined.achieved
+        tasks = max((dataset.meta.tasks for dataset in datasets), key=len)
     rollouts = Rollouts(
         context_last=real[:, context - 1],
         real=real[:, context:],
         imagined=video[:, context:],
         valid=pixels.mask[:, context:].numpy(),
-        rewards_real=pixels.rewards[:, context:].numpy(),
-        rewards_predicted=imagined.reward.cpu().numpy() if agent else None,
-        tasks=_tasks(datasets, pixels.task, config.agent.words),
+        rewards_real=rewards_real.numpy(),
+        rewards_predicted=predicted.cpu().numpy() if agent else None,
+        tasks=tasks,
     )
     returns = None
     if agent:
@@ -131,7 +138,7 @@ def dream_held_out(
         outcome = imagined.reward.cpu().numpy(), continues.cpu().numpy()
         gamma = config.imagination.gamma
         returns = Returns(recorded, imagined_returns(*outcome, last, rollouts.valid, gamma), value)
-    return Dreams(rollouts, returns, real[:, first], pixels.actions.numpy(), pixels.task)
+    return Dreams(rollouts, returns, real[:, first], pixels.actions.numpy())
 
 
 def _values(agent: Agent, features: Tensor) -> NDArray[np.float32]:

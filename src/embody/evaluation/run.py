@@ -83,7 +83,8 @@ def evaluate_run(
 
     def measure_world() -> dict[str, Any]:
         assert world is not None
-        dreams = dream_held_out(config, tokenizer, world, agent, datasets, tokenizer_hash)
+        events = first.events if first else None
+        dreams = dream_held_out(config, tokenizer, world, agent, datasets, tokenizer_hash, events)
         _keep_dreams(config, dreams)
         ratios = action_shuffle_ratios(config, world, datasets, tokenizer_hash)
         returns = {"returns": None if dreams.returns is None else measure_returns(dreams.returns)}
@@ -157,8 +158,9 @@ def _player(
     seed = config.seed * 1000 + number
     if model is None:
         return RandomPolicy(config.env.actions, np.random.default_rng(seed))
-    context, vocabulary = config.imagination.context, datasets[0].meta.vocabulary
-    return Player(tokenizer, model.dynamics, model.agent, vocabulary, context=context, seed=seed)
+    context, meta = config.imagination.context, datasets[0].meta
+    words = meta.vocabulary, meta.labels
+    return Player(tokenizer, model.dynamics, model.agent, *words, context=context, seed=seed)
 
 
 def _keep_dreams(config: Config, dreams: Dreams) -> None:

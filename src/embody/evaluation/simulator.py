@@ -127,11 +127,11 @@ def _player(
     model.to(device)
     parts = tokenizer, model.dynamics, model.agent
     weights = digest([[tensors_hash(part.state_dict()), to_dict(part.config)] for part in parts])
-    context, vocabulary = config.imagination.context, about["vocabulary"]
+    context, words = config.imagination.context, (about["vocabulary"], about.get("labels", ()))
 
     def player(first: int) -> TaskPolicy:
         seed = config.seed * 1_000_000 + first
-        return Player(tokenizer, model.dynamics, model.agent, vocabulary, context=context, seed=seed)
+        return Player(tokenizer, model.dynamics, model.agent, *words, context=context, seed=seed)
 
     return player, {"weights": weights, "context": context}
 

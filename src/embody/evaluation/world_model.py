@@ -1,11 +1,11 @@
 """How well imagined sequences agree with real ones, in closed loop, horizon by horizon.
 
-N rollouts, Z steps of horizon, H W pixels.
+N rollouts, Z steps of horizon, H W pixels, P tasks.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,9 @@ class Rollouts:
     real: NDArray[Any]  # [N, Z, H, W, 3]
     imagined: NDArray[Any]  # [N, Z, H, W, 3], under the same actions
     valid: NDArray[np.bool_]  # [N, Z]: false past the episode's end
-    rewards_real: NDArray[Any]  # [N, Z]
-    rewards_predicted: NDArray[Any] | None  # [N, Z]; None: nothing predicts rewards
-    tasks: tuple[str, ...] = ()  # N, or none: they are not told apart
+    rewards_real: NDArray[Any]  # [N, Z]; where all tasks are one goal, what each of them paid: [N, Z, P]
+    rewards_predicted: NDArray[Any] | None  # as those; None: nothing predicts rewards
+    tasks: tuple[str, ...] = ()  # N, or where all are one goal P; or none: they are not told apart
 
 
 def measure(
@@ -81,6 +81,8 @@ def measure(
 
 
 def _measure_rewards(r: Rollouts, tolerance: int) -> dict[str, Any]:
+    if r.rewards_real.ndim == 3:
+        r = _task_by_task(r)
     actual = (r.rewards_real > 0.5) & r.valid
     found: dict[str, Any] = {"reward_precision": None, "reward_recall": None, "rewards": int(actual.sum())}
     if r.rewards_predicted is None:
@@ -88,6 +90,18 @@ def _measure_rewards(r: Rollouts, tolerance: int) -> dict[str, Any]:
     predicted = (r.rewards_predicted > 0.5) & r.valid
     found["reward_precision"], found["reward_recall"] = precision_recall(predicted, actual)
     return found | {"rewards_within": measure_rewards(predicted, actual, r.tasks, tolerance)}
+
+
+def _task_by_task(r: Rollouts) -> Rollouts:
+    """As if each task had its own rollouts: rewards and valid `[N P, Z]`, N P tasks."""
+    n, _, p = r.rewards_real.shape
+
+    def rows(rewards: NDArray[Any]) -> NDArray[Any]:
+        return rewards.transpose(0, 2, 1).reshape(n * p, -1)
+
+    predicted = None if r.rewards_predicted is None else rows(r.rewards_predicted)
+    valid = np.repeat(r.valid, p, axis=0)
+    return replace(r, valid=valid, rewards_real=rows(r.rewards_real), rewards_predicted=predicted, tasks=r.tasks * n)
 
 
 def _measure_similarity(

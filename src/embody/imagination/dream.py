@@ -1,6 +1,6 @@
 """A batch of dreams, side by side: the one way in which latents are generated.
 
-Legend: B rows, T frames, A action factors, L spatial tokens, Z channels, H features.
+Legend: B rows, T frames, A action factors, L spatial tokens, Z channels, H features, P tasks.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from embody.agent import Agent
+from embody.agent import Agent, Events
 from embody.dynamics import Dynamics, Prediction
 from embody.dynamics.shortcut import noise_to
 from embody.nn.cache import RingCache
@@ -36,11 +36,14 @@ class Imagined:
     features: Tensor  # float32 [B, T, H]
     reward: Tensor  # float32 [B, T]
     continues: Tensor  # float32 [B, T]
+    achieved: Tensor | None  # bool [B, T, P]: tasks, of a goal of all, that were left until then
 
 
 class Dream:
     """`reset` with a real context, then `step` with actions. Without an agent there are no features and rewards.
 
+    Where all tasks are one goal, `events` read off the frames which of those left come about: each is paid once, and of
+    what the reward head says only losses count.
     Every frame is kept re-noised to the context level, with its (tau, d) index, whether it was real or dreamt.
     Time and memory a step do not grow: the history is a ring of `dynamics.config.context` frames.
     """
@@ -49,6 +52,7 @@ class Dream:
         self,
         dynamics: Dynamics,
         agent: Agent | None = None,
+        events: Events | None = None,
         *,
         k_sample: int,
         generator: torch.Generator,
@@ -57,7 +61,7 @@ class Dream:
         """`longest`: frames of the longest dream, its context included, if that is known: the ring holds no more."""
         if k_sample < 1 or dynamics.config.k_max % k_sample:
             raise ValueError(f"k_sample {k_sample} must divide k_max {dynamics.config.k_max}: choose a power of two")
-        self.dynamics, self.agent = dynamics, agent
+        self.dynamics, self.agent, self.events = dynamics, agent, events
         self.k_sample, self.generator = k_sample, generator
         self.ring = min(longest or dynamics.config.context, dynamics.config.context)
         self.d_min = 1 / dynamics.config.k_max
@@ -65,13 +69,15 @@ class Dream:
         self.unkept: tuple[Tensor, Tensor] | None = None  # latents and actions of a finished frame not kept yet
         self.world_cache: RingCache | None = None
         self.agent_cache: RingCache | None = None
-        self.task: Tensor | None = None
+        self.task: Tensor | None = None  # a label [B, W]; of a goal of all tasks what is left, bool [B, 1, P]
+        self.last: Tensor | None = None  # latents [B, L, Z] of the last frame, where events are read
+        self.achieved: Tensor | None = None  # bool [B, P]: of what was left, by the last frame
 
     @torch.no_grad()
     def reset(
         self, latents: Tensor, actions: Tensor, is_first: Tensor, task: Tensor | None = None, *, frames_before: int = 0
     ) -> Tensor:
-        """Begin anew from context latents `[B, T, *, *]`, actions `[B, T, A]`, is_first `[B, T]`, task `[B, W]`.
+        """Begin anew from context latents `[B, T, *, *]`, actions `[B, T, A]`, is_first `[B, T]`, and the batch's task.
 
         `frames_before` the context others passed, which are forgotten.
         Returns features `[B, T, H]` (empty without an agent).
@@ -86,7 +92,10 @@ class Dream:
             if cache is not None:
                 cache.start_at(frames_before)
         self.task, self.unkept = task, None
-        return self._keep(self.dynamics.pack(latents), actions, is_first)
+        features = self._see(self.dynamics.pack(latents), actions, is_first)
+        if task is not None and task.dim() == 3:
+            self.task = task[:, -1:]
+        return features
 
     @torch.no_grad()
     def reread(self, rows: Tensor, latents: Tensor, actions: Tensor, is_first: Tensor, task: Tensor) -> Tensor:
@@ -106,11 +115,15 @@ class Dream:
         return features
 
     @torch.no_grad()
-    def observe(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """A real frame came: latents `[B, *, *]` after actions `[B, A]`. Returns features `[B, H]`."""
+    def observe(self, latents: Tensor, actions: Tensor, left: Tensor | None = None) -> Tensor:
+        """A real frame came: latents `[B, *, *]` after actions `[B, A]`. Returns features `[B, H]`.
+
+        `left` bool `[B, P]`: of a goal of all tasks, those that are left now.
+        """
         self.settle()
-        packed = self.dynamics.pack(latents[:, None])
-        return self._keep(packed, actions[:, None])[:, 0]
+        if left is not None:
+            self.task = left[:, None]
+        return self._see(self.dynamics.pack(latents[:, None]), actions[:, None])[:, 0]
 
     @torch.no_grad()
     def step(self, actions: Tensor) -> DreamStep:
@@ -118,7 +131,7 @@ class Dream:
         self.settle()
         latents, _ = self.advance(actions)
         features = self.settle()
-        return DreamStep(latents, features, *self._outcome(features))
+        return DreamStep(latents, features, *self._outcome(features, self.achieved))
 
     @torch.no_grad()
     def advance(self, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,6 +142,7 @@ class Dream:
         """
         z_B1LZ, features = self._sample(actions[:, None])
         self.unkept = z_B1LZ, actions[:, None]
+        self._read_events(z_B1LZ[:, 0])
         return z_B1LZ[:, 0], features[:, 0]
 
     @torch.no_grad()
@@ -146,16 +160,39 @@ class Dream:
         K passes a frame, not K + 1: a finished frame is kept in the pass that begins to denoise the next one.
         """
         self.settle()
-        latents, features = zip(*(self.advance(action) for action in actions.unbind(dim=1)), strict=True)
+        latents, features, achieved = [], [], []
+        for action in actions.unbind(dim=1):
+            z_BLZ, features_BH = self.advance(action)
+            latents.append(z_BLZ)
+            features.append(features_BH)  # of the frame before
+            achieved.append(self.achieved)
         features_BTH = torch.stack((*features[1:], self.settle()), dim=1)
-        return Imagined(torch.stack(latents, dim=1), features_BTH, *self._outcome(features_BTH))
+        achieved_BTP = torch.stack([at for at in achieved if at is not None], dim=1) if self.events else None
+        outcome = self._outcome(features_BTH, achieved_BTP)
+        return Imagined(torch.stack(latents, dim=1), features_BTH, *outcome, achieved_BTP)
 
-    def _outcome(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Reward and continue probability `[...]` at features `[..., H]`; empty without an agent."""
+    def _read_events(self, z: Tensor) -> None:
+        """Which of the tasks left came about between the last frame and `z` `[B, L, Z]`; no more are they left."""
+        if self.events is None:
+            return
+        assert self.task is not None and self.last is not None, "a dream whose events are read needs what is left"
+        left_BP = self.task[:, 0]
+        logits = self.events(self.last.flatten(1), z.flatten(1))
+        self.achieved = left_BP & (logits[:, : left_BP.shape[1]] > 0)
+        self.task, self.last = (left_BP & ~self.achieved)[:, None], z
+
+    def _outcome(self, features: Tensor, achieved: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Reward and continue probability `[...]` at features `[..., H]`; empty without an agent.
+
+        `r = sum_k achieved_k + min(r, 0)` where events are read, `achieved` bool `[..., P]`.
+        """
         if self.agent is None:
             return features.new_zeros(*features.shape[:-1], 0), features.new_zeros(*features.shape[:-1], 0)
         out = self.agent.heads(features)
-        return self.agent.heads.expected_reward(out.reward[..., 0, :]), out.continues.sigmoid()
+        reward = self.agent.heads.expected_reward(out.reward[..., 0, :])
+        if achieved is not None:
+            reward = achieved.sum(dim=-1) + reward.clamp(max=0)
+        return reward, out.continues.sigmoid()
 
     @torch.no_grad()
     def select(self, rows: Tensor) -> None:
@@ -165,6 +202,7 @@ class Dream:
         self.world_cache = self.world_cache.select(rows)
         self.agent_cache = self.agent_cache.select(rows) if self.agent_cache else None
         self.task = self.task[rows] if self.task is not None else None
+        self.last = self.last[rows] if self.last is not None else None
 
     def _sample(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """K steps of `z <- z + d (z^ - z) / (1 - tau)` from noise, with d = 1 / K: `[B, 1, L, Z]`.
@@ -188,6 +226,11 @@ class Dream:
                 features = self._commit(history, Memory(tuple(x_BTSD[:, :1] for x_BTSD in both.memory.inputs)))
             z = z + (clean - z) / (1 - tau) * d
         return z, features
+
+    def _see(self, z: Tensor, actions: Tensor, is_first: Tensor | None = None) -> Tensor:
+        """As `_keep`, of real frames."""
+        self.last = z[:, -1] if self.events else None
+        return self._keep(z, actions, is_first)
 
     def _keep(self, z: Tensor, actions: Tensor, is_first: Tensor | None = None) -> Tensor:
         """Features `[B, T, H]` of finished frames `[B, T, L, Z]`, which become history."""

@@ -23,7 +23,9 @@ class Player:
     """Plays `N` episodes side by side: `begin`, then `act` and `observe` in turn; `relabel` asks for something else,
     `keep` leaves those that are over.
 
-    The history starts as a training context does: the first frame repeated, `context` frames in all.
+    The history starts as a training context does: the first frame repeated, `context` frames in all. An agent whose
+    goal are all tasks is told by its label which of them are left, "collect wood, wake up": `relabel` before the frame
+    in which that changes.
     """
 
     def __init__(
@@ -32,12 +34,15 @@ class Player:
         dynamics: Dynamics,
         agent: Agent,
         vocabulary: Sequence[str],
+        labels: Sequence[str] = (),
         *,
         context: int,
         seed: int = 0,
     ) -> None:
         self.tokenizer, self.agent, self.context = tokenizer, agent, context
         self.vocabulary = tuple(vocabulary)
+        self.labels = {label: place for place, label in enumerate(labels)}  # of each task, where all are one goal
+        self.asked: Tensor | None = None  # words [N, W]; where all are one goal those left, bool [N, P]
         self.device = agent.token_MD.device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.dream = Dream(dynamics, agent, k_sample=dynamics.config.k_sample, generator=self.generator)
@@ -67,7 +72,8 @@ class Player:
         tokenizer = for_inference(tokenizer.to(device), precision="float32", compiled=compiled)
         model = for_inference(model.to(device), precision=precision, compiled=compiled)
         context = about["imagination"]["context"]
-        return cls(tokenizer, model.dynamics, model.agent, about["vocabulary"], context=context, seed=seed)
+        words = about["vocabulary"], about.get("labels", ())
+        return cls(tokenizer, model.dynamics, model.agent, *words, context=context, seed=seed)
 
     @torch.no_grad()
     def begin(self, frames: np.ndarray, labels: list[str]) -> None:
@@ -78,30 +84,33 @@ class Player:
         first = torch.ones(rows, dtype=torch.bool, device=self.device)
         self.history.clear()
         self.history.extend([(self._encode(frames), actions, first)] * self.context)
-        self.features = self.dream.reset(*self._past(slice(None)), self._tasks(labels))[:, -1]
+        self.asked = self._tasks(labels)
+        task = self.asked[:, None].expand(-1, self.context, -1) if self.all_tasks else self.asked
+        self.features = self.dream.reset(*self._past(slice(None)), task)[:, -1]
 
     @torch.no_grad()
     def relabel(self, labels: list[str]) -> None:
         """From now on other task labels, for all `N`; nothing that was seen is lost.
 
         Where the label changes the history is read anew under it, as in training, where a clip has one label: what
-        `act` does next is what it would do had the agent been asked so from the start.
+        `act` does next is what it would do had the agent been asked so from the start. What is left of all tasks
+        changes within clips: that holds from the next frame on.
         """
-        assert self.features is not None and self.dream.task is not None, "begin comes first"
-        task = self._tasks(labels)
-        rows = (task != self.dream.task).any(dim=1).nonzero()[:, 0]
-        if len(rows):
-            features = self.dream.reread(rows, *self._past(rows), task[rows])[:, -1]
+        assert self.features is not None and self.asked is not None, "begin comes first"
+        before, self.asked = self.asked, self._tasks(labels)
+        rows = (self.asked != before).any(dim=1).nonzero()[:, 0]
+        if len(rows) and not self.all_tasks:
+            features = self.dream.reread(rows, *self._past(rows), self.asked[rows])[:, -1]
             self.features = self.features.index_copy(0, rows, features)
 
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these of the `N` episodes only."""
-        assert self.features is not None and self.tokenizer_cache is not None, "begin comes first"
+        assert self.features is not None and self.tokenizer_cache is not None and self.asked is not None, "begin first"
         chosen = torch.tensor(rows, dtype=torch.long, device=self.device)
         self.dream.select(chosen)
         self.tokenizer_cache = self.tokenizer_cache.select(chosen)
-        self.features = self.features[chosen]
+        self.features, self.asked = self.features[chosen], self.asked[chosen]
         kept = [(latents[chosen], actions[chosen], first[chosen]) for latents, actions, first in self.history]
         self.history.clear()
         self.history.extend(kept)
@@ -117,7 +126,7 @@ class Player:
         """The frames uint8 `[N, H, W, 3]` that came after `actions` int64 `[N, A]`."""
         taken, latents = torch.from_numpy(actions).to(self.device), self._encode(frames)
         self.history.append((latents, taken, torch.zeros(len(frames), dtype=torch.bool, device=self.device)))
-        self.features = self.dream.observe(latents, taken)
+        self.features = self.dream.observe(latents, taken, self.asked if self.all_tasks else None)
 
     def _encode(self, frames: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)
@@ -130,6 +139,20 @@ class Player:
         )
         return latents, actions, first
 
+    @property
+    def all_tasks(self) -> bool:
+        """Whether all tasks are one goal, and labels say which are left."""
+        return self.agent.config.goal != "one"
+
     def _tasks(self, labels: Sequence[str]) -> Tensor:
+        if self.all_tasks:
+            left = torch.zeros(len(labels), len(self.labels), dtype=torch.bool)
+            for row, label in zip(left, labels, strict=True):
+                for task in filter(None, label.split(", ")):
+                    if task not in self.labels:
+                        known = ", ".join(self.labels)
+                        raise ValueError(f"unknown task {task!r}: name those that are left, of {known}")
+                    row[self.labels[task]] = True
+            return left.to(self.device)
         words = [label_indices(label, self.vocabulary, self.agent.config.words) for label in labels]
         return torch.from_numpy(np.stack(words)).to(self.device)

@@ -13,7 +13,7 @@ from embody.agent import Agent, AgentLoss, event_loss
 from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import agent_row_flops
-from embody.data import Dataset, EpisodeRow, batches, stage_steps, uniform_rows
+from embody.data import EVERY_TASK, Dataset, EpisodeRow, batches, stage_steps, uniform_rows
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts, noise_to
 from embody.model import WorldAndAgent
@@ -60,6 +60,11 @@ class AgentStage:
                     raise ValueError(
                         f"agent.tasks {config.agent.tasks}: dataset {dataset.root} has {len(dataset.meta.tasks)} tasks,"
                         " set it to that"
+                    )
+                if any(row.labelled and row.task != EVERY_TASK for row in dataset.episodes()):
+                    raise ValueError(
+                        f"agent.goal {config.agent.goal}: recordings in {dataset.root} have one task each, and nothing"
+                        ' says which events they hold: set it to "one"'
                     )
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embody.agent import PmpoLoss, first_times, lambda_returns, until_rewarded
+from embody.agent import PmpoLoss, lambda_returns, until_rewarded
 from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import imagination_row_flops
@@ -29,6 +29,7 @@ class Trajectories:
     rewards: Tensor  # float32 [B, T + 1]; slot 0 is not read
     continues: Tensor  # float32 [B, T + 1], probabilities; slot 0 is not read
     alive: Tensor  # bool [B, T]: whether the dream still went on at slots 0 .. T-1
+    left: Tensor | None  # bool [B, T, P]: of a goal of all tasks, those left after slots 1 .. T
 
 
 def dream_trajectories(model: WorldAndAgent, batch: Batch, *, horizon: int, generator: torch.Generator) -> Trajectories:
@@ -37,13 +38,14 @@ def dream_trajectories(model: WorldAndAgent, batch: Batch, *, horizon: int, gene
     dream = Dream(
         model.dynamics,
         model.agent,
+        model.events,
         k_sample=model.dynamics.config.k_sample,
         generator=generator,
         longest=batch.length + horizon,
     )
     features = [dream.reset(batch.latents, batch.actions, batch.is_first, batch.task)[:, -1]]
     latents, actions, rewards = [], [], [torch.zeros(batch.rows, device=batch.rewards.device)]
-    continues = [torch.ones_like(rewards[0])]
+    continues, left = [torch.ones_like(rewards[0])], []
     for _ in range(horizon):
         with torch.no_grad():
             action = model.agent.heads.act(features[-1]).sample(generator)
@@ -53,6 +55,7 @@ def dream_trajectories(model: WorldAndAgent, batch: Batch, *, horizon: int, gene
         features.append(step.features)
         rewards.append(step.reward)
         continues.append(step.continues)
+        left.append(dream.task)
     return Trajectories(
         torch.stack(latents, dim=1),
         torch.stack(features, dim=1),
@@ -60,6 +63,7 @@ def dream_trajectories(model: WorldAndAgent, batch: Batch, *, horizon: int, gene
         torch.stack(rewards, dim=1),
         torch.stack(continues, dim=1),
         _alive(torch.stack(continues, dim=1)),
+        torch.cat([at for at in left if at is not None], dim=1) if model.events is not None else None,
     )
 
 
@@ -134,8 +138,6 @@ class ImaginationStage:
             self.dreamt = dream_trajectories(self._dreamer(), batch, horizon=config.horizon, generator=generator)
             if config.finetune == "agent":
                 self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, generator)
-            if self.model.events is not None:
-                self.dreamt = replace(self.dreamt, rewards=self._achieved(self.dreamt, batch))
             if config.shuffle_rewards:
                 self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt, generator))
             if self.whole.agent.once:
@@ -195,22 +197,9 @@ class ImaginationStage:
             is_first=torch.cat((contexts.is_first, later), dim=1),
             mask=torch.cat((contexts.mask, ~later), dim=1),
             is_null=torch.cat((contexts.is_null, later), dim=1),
+            task=contexts.task if dreamt.left is None else torch.cat((contexts.task, dreamt.left), dim=1),
         )
         return model.features(sequence, model.context_levels(sequence), generator)[:, -frames - 1 :]
-
-    @torch.no_grad()
-    def _achieved(self, dreamt: Trajectories, contexts: Batch) -> Tensor:
-        """Rewards `[B, T + 1]`: 1 for each task that dreamt frames show, for the first time since the recording began.
-
-        Of what the reward head says only losses count.
-        """
-        assert contexts.latents is not None and contexts.achieved is not None
-        last = self.model.dynamics.pack(contexts.latents[:, -1:])
-        logits = self.model.event_logits(torch.cat((last, dreamt.latents), dim=1))
-        events = logits[..., : contexts.achieved.shape[1]] > 0
-        rewards = dreamt.rewards.clamp(max=0)
-        rewards[:, 1:] += first_times(events, contexts.achieved)
-        return rewards
 
     @torch.no_grad()
     def _as_the_prior_sees_it(self, dreamt: Trajectories, contexts: Batch, generator: torch.Generator) -> Trajectories:
@@ -218,6 +207,10 @@ class ImaginationStage:
         features, heads = self._relive(self.prior, dreamt, contexts, generator), self.prior.agent.heads
         out = heads(features)
         rewards, continues = heads.expected_reward(out.reward[:, :, 0]), out.continues.sigmoid()
+        if dreamt.left is not None:
+            left = torch.cat((contexts.task[:, -1:], dreamt.left), dim=1).sum(dim=-1)
+            rewards = rewards.clamp(max=0)
+            rewards[:, 1:] -= left.diff(dim=1)
         rewards[:, 0], continues[:, 0] = 0.0, 1.0
         return replace(dreamt, features=features, rewards=rewards, continues=continues, alive=_alive(continues))
 
