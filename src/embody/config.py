@@ -246,8 +246,8 @@ class AgentConfig:
     miss_share: float = 0.0
     event_lead: int = 0  # a relevant clip of a recording with events holds one, or begins up to so many slots earlier
     # What recordings with events are relabelled for: one task a clip, whose every event pays 1; or all of them, where a
-    # slot pays 1 if it achieves any for the first time in its episode, and nothing is said by the label.
-    # "recorded": nothing is relabelled, rewards are the game's own (in Crafter also a tenth of a point of health).
+    # slot pays 1 if it achieves any for the first time in its episode, and the agent is told which are left.
+    # "recorded": as that, with the game's own rewards (in Crafter also a tenth of a point of health).
     goal: Goal = "one"
     tasks: int = 32  # that recordings may have where all are one goal: outputs of the head that reads events off frames
     # A task is over with its first event, in returns and in dreams: an achievement counts once, and what pays again and
