@@ -107,7 +107,7 @@ class Bench:
         context = config.dynamics.context
         player = Player(tokenizer, model.dynamics, model.agent, ("", "?"), context=context)
         frame = np.random.default_rng(0).integers(256, size=(1, t.height, t.width, 3), dtype=np.uint8)
-        player.begin(frame, ["?"])
+        player.begin(frame, [""])
 
         def answer() -> None:
             player.observe(player.act(), frame)
@@ -153,7 +153,8 @@ class Bench:
             return model(config)
 
     def _batch(self, rows: int, frames: int) -> Batch:
-        d, shape = self.config.dynamics, (rows, frames)
+        d, agent, shape = self.config.dynamics, self.config.agent, (rows, frames)
+        label = torch.zeros(rows, agent.words, dtype=torch.long)
         no = torch.zeros(shape, dtype=torch.bool)
         batch = Batch(
             actions=torch.zeros(*shape, len(d.actions.sizes), dtype=torch.long),
@@ -162,7 +163,7 @@ class Bench:
             is_first=no,
             is_terminal=no,
             mask=~no,
-            task=torch.zeros(rows, self.config.agent.words, dtype=torch.long),
+            task=label if agent.goal == "one" else torch.ones(*shape, agent.tasks, dtype=torch.bool),
             labelled=torch.ones(rows, dtype=torch.bool),
             is_null=no,
             latents=torch.randn(*shape, d.tokens, d.channels),

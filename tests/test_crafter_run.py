@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from embody.config import Config
+from embody.config import Config, Goal
 from embody.envs import evaluation_seeds
+from embody.envs.crafter import ACHIEVEMENTS
 from embody.evaluation import read_results
 from embody.evaluation.results import lookup
 from embody.presets import crafter_small
@@ -18,7 +19,7 @@ pytest.importorskip("crafter", reason="crafter is not installed")
 STEPS, WORLDS, BATCH = 16, 3, 2
 
 
-def tiny_crafter(root: Path) -> Config:
+def tiny_crafter(root: Path, goal: Goal = "recorded") -> Config:
     preset, tiny = crafter_small(), tiny_config(root)
     of_crafter = {"actions": preset.env.actions}
     return dataclasses.replace(
@@ -28,7 +29,9 @@ def tiny_crafter(root: Path) -> Config:
         collect=dataclasses.replace(preset.collect, train_episodes=4, validation_episodes=2, workers=1),
         tokenizer=dataclasses.replace(tiny.tokenizer, height=64, width=64, patch=16),
         dynamics=dataclasses.replace(tiny.dynamics, **of_crafter),
-        agent=dataclasses.replace(tiny.agent, words=4, value_range=(0.0, 20.0), **of_crafter),
+        agent=dataclasses.replace(
+            tiny.agent, words=4, reward_range=(-1.0, 1.2), value_range=(-2.0, 20.0), goal=goal, **of_crafter
+        ),
         train_tokenizer=dataclasses.replace(tiny.train_tokenizer, steps=2),
         train_dynamics=dataclasses.replace(tiny.train_dynamics, steps=2),
         train_agent=dataclasses.replace(tiny.train_agent, steps=2),
@@ -38,9 +41,9 @@ def tiny_crafter(root: Path) -> Config:
     )
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    config = tiny_crafter(tmp_path_factory.mktemp("crafter"))
+@pytest.fixture(scope="module", params=["recorded", "one"])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = tiny_crafter(tmp_path_factory.mktemp("crafter"), request.param)
     Trainer(config=config).run(command="embody run tiny")
     return config
 
@@ -59,6 +62,8 @@ def test_every_policy_is_counted_over_the_held_out_worlds(run: Config) -> None:
         for name, bits in achieved.items():
             assert found["tasks"][name]["mean"] == pytest.approx(bits.count("1") / WORLDS)
     assert set(results["against_cloning"]) == {"random", "imagination"}
+    rewards = results["dynamics"]["rewards_within"]["tasks"]
+    assert set(rewards) == set(ACHIEVEMENTS) if run.agent.goal == "recorded" else set(rewards) <= set(ACHIEVEMENTS)
 
 
 def test_the_page_has_a_row_an_achievement(run: Config) -> None:
