@@ -234,7 +234,7 @@ def test_flops_of_a_row_of_agent_training(own_weights: bool, goal: Any) -> None:
         total = out.policy.sum() + out.reward.sum() + out.value.sum() + out.continues.sum()
         total = total + ShortcutLoss()(dynamics, rows, seeded(0), bootstrap=True)[0]
         if model.events is not None:
-            total = total + sum(out.sum() for out in model.read_events(dynamics.pack(batch.latents)))
+            total = total + model.event_logits(dynamics.pack(batch.latents)).sum()
         total.backward()
 
     assert counted(step) == pytest.approx(8 * agent_row_flops(config, T), rel=EXACTLY)

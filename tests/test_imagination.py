@@ -541,18 +541,19 @@ def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) 
 
 
 def asked_for_all(goal_all: AgentConfig) -> WorldAndAgent:
-    """Three tasks; events come often. Histories without noise."""
+    """Three tasks; events come often, and the reward head says losses. Histories without noise."""
     agent = make_agent(goal_all)
     model = WorldAndAgent(make_dynamics(dataclasses.replace(DYNAMICS, context_tau=1.0)), agent)
     assert model.events is not None
     with torch.no_grad():
         torch.nn.init.normal_(model.events.mlp[-1].weight, generator=seeded(3))
+        agent.heads.reward_mean.fill_(-0.2)
     return model
 
 
 @pytest.mark.parametrize("finetune", ["heads", "agent"])
 def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: Any, tmp_path: Path) -> None:
-    """One for each task that is left and comes about, once, and the rest. The agent is told what is left.
+    """One for each task that is left and comes about, once; of the reward head, losses. The agent is told what is left.
 
     Slot by slot: features are those of the agent that was told of each slot what was left after it.
     """
@@ -572,15 +573,16 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
     dreamt = stage.dreamt
     assert batch.latents is not None and dreamt is not None and dreamt.left is not None
     z = torch.cat((model.dynamics.pack(batch.latents)[:, -1:], dreamt.latents), dim=1).flatten(2)
+    said = model.agent.heads.expected_reward(model.agent.heads(dreamt.features).reward[:, :, 0])
     for row in range(64):
         still = set(left[row, -1].nonzero()[:, 0].tolist())
         for t in range(dreamt.actions.shape[1]):
-            logits, rest = model.events(z[row, t], z[row, t + 1])
-            shown = set((logits > 0).nonzero()[:, 0].tolist())
-            assert dreamt.rewards[row, t + 1].item() == pytest.approx(len(shown & still) + rest.item(), abs=1e-4)
+            shown = set((model.events(z[row, t], z[row, t + 1]) > 0).nonzero()[:, 0].tolist())
+            expected = len(shown & still) + min(0.0, said[row, t + 1].item())
+            assert dreamt.rewards[row, t + 1].item() == pytest.approx(expected, abs=1e-5)
             still -= shown
             assert set(dreamt.left[row, t].nonzero()[:, 0].tolist()) == still
-    assert 0 < dreamt.left.float().mean() < left[:, -1].float().mean()
+    assert 0 < (dreamt.rewards >= 0.5).float().mean() < 0.5 and (dreamt.rewards < 0).any()
     whole = torch.cat((left, dreamt.left), dim=1)
     anew = stage._relive(model, dreamt, batch, seeded(0))
     torch.testing.assert_close(anew, dreamt.features, atol=2e-5, rtol=1e-4)

@@ -320,9 +320,7 @@ def test_dreams_of_everything_are_told_apart_by_task(tmp_path: Path) -> None:
     assert found["precision"] == found["recall"] == 1 and found["rewards"] == r.rewards_real.sum()
     assert found["tasks"]["paint"]["rewards"] == r.rewards_real[..., 1].sum()
     with torch.no_grad():
-        events.mlp[-1].bias[:] = torch.tensor(
-            [50.0, -50.0, 50.0, 50.0, 0.0]
-        )  # all that is left of "open" comes at once
+        events.mlp[-1].bias[:] = torch.tensor([50.0, -50.0, 50.0, 50.0])  # all that is left of "open" comes at once
     always = dream_held_out(config, make_tokenizer(), world, agent, [dataset], "abc", events).rollouts
     assert always.rewards_predicted is not None and not always.rewards_predicted[..., 1].any()
     assert not always.rewards_predicted[:, 1:].any() and always.rewards_predicted[:, 0, 0].any()

@@ -57,8 +57,8 @@ class WorldAndAgent(nn.Module):
             memory = self.dynamics(*seen, memory_only=True).memory
         return self.agent(batch.task, memory, batch.length, blocks=self.dynamics.trunk.blocks)
 
-    def read_events(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """What `Events` say of the steps between `pack`ed latents `[B, T, S, C]`: `[B, T - 1, P]` and `[B, T - 1]`."""
+    def event_logits(self, latents: Tensor) -> Tensor:
+        """Logits `[B, T - 1, P]` of what the steps between dreamt or `pack`ed latents `[B, T, S, C]` achieved."""
         assert self.events is not None
         return self.events(latents[:, :-1].flatten(2), latents[:, 1:].flatten(2))
 

@@ -1,4 +1,4 @@
-"""What a step brought, read off what changed between two frames: which tasks, and what else it paid.
+"""Which tasks a step achieved, read off what changed between two frames.
 
 The reward head reads features, which know the action: where no recording ever goes it takes the action for the deed,
 and imagination finds that (docs/LOG.md). Two frames show the deed.
@@ -21,15 +21,11 @@ class Events(nn.Module):
     def __init__(self, latent_size: int, config: AgentConfig) -> None:
         """`latent_size`: numbers a frame, S C."""
         super().__init__()
-        self.mlp = mlp(2 * latent_size, config.hidden, config.tasks + 1)
+        self.mlp = mlp(2 * latent_size, config.hidden, config.tasks)
 
-    def forward(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `[..., P]` of tasks achieved between the latents of a frame, `[..., S C]`, and those of the next.
-
-        And the rest of the reward `[...]`, what is not for a task: in Crafter a tenth of each point of health.
-        """
-        out = self.mlp(torch.cat((before, after - before), dim=-1))
-        return out[..., :-1], out[..., -1]
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """Logits `[..., P]` of tasks achieved between the latents of a frame, `[..., S C]`, and those of the next."""
+        return self.mlp(torch.cat((before, after - before), dim=-1))
 
 
 def event_loss(logits: Tensor, events: Tensor, mask: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class Imagined:
 class Dream:
     """`reset` with a real context, then `step` with actions. Without an agent there are no features and rewards.
 
-    Where all tasks are one goal, `events` read rewards off the frames, and which of the tasks that are left came about.
+    Where all tasks are one goal, `events` read off the frames which of those left come about: each is paid once, and of
+    what the reward head says only losses count.
     Every frame is kept re-noised to the context level, with its (tau, d) index, whether it was real or dreamt.
     Time and memory a step do not grow: the history is a ring of `dynamics.config.context` frames.
     """
@@ -71,7 +72,6 @@ class Dream:
         self.task: Tensor | None = None  # a label [B, W]; of a goal of all tasks what is left, bool [B, 1, P]
         self.last: Tensor | None = None  # latents [B, L, Z] of the last frame, where events are read
         self.achieved: Tensor | None = None  # bool [B, P]: of what was left, by the last frame
-        self.paid: Tensor | None = None  # float [B], likewise
 
     @torch.no_grad()
     def reset(
@@ -131,7 +131,7 @@ class Dream:
         self.settle()
         latents, _ = self.advance(actions)
         features = self.settle()
-        return DreamStep(latents, features, *self._outcome(features, self.paid))
+        return DreamStep(latents, features, *self._outcome(features, self.achieved))
 
     @torch.no_grad()
     def advance(self, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,40 +160,38 @@ class Dream:
         K passes a frame, not K + 1: a finished frame is kept in the pass that begins to denoise the next one.
         """
         self.settle()
-        latents, features, achieved, paid = [], [], [], []
+        latents, features, achieved = [], [], []
         for action in actions.unbind(dim=1):
             z_BLZ, features_BH = self.advance(action)
             latents.append(z_BLZ)
             features.append(features_BH)  # of the frame before
             achieved.append(self.achieved)
-            paid.append(self.paid)
         features_BTH = torch.stack((*features[1:], self.settle()), dim=1)
-        achieved_BTP, paid_BT = _side_by_side(achieved), _side_by_side(paid)
-        return Imagined(torch.stack(latents, dim=1), features_BTH, *self._outcome(features_BTH, paid_BT), achieved_BTP)
+        achieved_BTP = torch.stack([at for at in achieved if at is not None], dim=1) if self.events else None
+        outcome = self._outcome(features_BTH, achieved_BTP)
+        return Imagined(torch.stack(latents, dim=1), features_BTH, *outcome, achieved_BTP)
 
     def _read_events(self, z: Tensor) -> None:
-        """What came about between the last frame and `z` `[B, L, Z]`, and what that pays.
-
-        `r_t = sum_k l_{k,t-1} [e_k > 0] + rest`, `l_t = l_{t-1} (1 - [e > 0])`: a task is left until it comes about.
-        """
+        """Which of the tasks left came about between the last frame and `z` `[B, L, Z]`; no more are they left."""
         if self.events is None:
             return
         assert self.task is not None and self.last is not None, "a dream whose events are read needs what is left"
         left_BP = self.task[:, 0]
-        logits, rest = self.events(self.last.flatten(1), z.flatten(1))
+        logits = self.events(self.last.flatten(1), z.flatten(1))
         self.achieved = left_BP & (logits[:, : left_BP.shape[1]] > 0)
-        self.paid = self.achieved.sum(dim=1) + rest
         self.task, self.last = (left_BP & ~self.achieved)[:, None], z
 
-    def _outcome(self, features: Tensor, paid: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _outcome(self, features: Tensor, achieved: Tensor | None) -> tuple[Tensor, Tensor]:
         """Reward and continue probability `[...]` at features `[..., H]`; empty without an agent.
 
-        The reward is the reward head's, unless frames show it (`paid` `[...]`).
+        `r = sum_k achieved_k + min(r, 0)` where events are read, `achieved` bool `[..., P]`.
         """
         if self.agent is None:
             return features.new_zeros(*features.shape[:-1], 0), features.new_zeros(*features.shape[:-1], 0)
         out = self.agent.heads(features)
-        reward = self.agent.heads.expected_reward(out.reward[..., 0, :]) if paid is None else paid
+        reward = self.agent.heads.expected_reward(out.reward[..., 0, :])
+        if achieved is not None:
+            reward = achieved.sum(dim=-1) + reward.clamp(max=0)
         return reward, out.continues.sigmoid()
 
     @torch.no_grad()
@@ -276,8 +274,3 @@ class Dream:
         if values not in self.levels:
             self.levels[values] = torch.tensor(values, device=self.generator.device)
         return self.levels[values]
-
-
-def _side_by_side(found: Sequence[Tensor | None]) -> Tensor | None:
-    """`[B, ...]` of several frames as `[B, T, ...]`; None if there is none."""
-    return torch.stack([at for at in found if at is not None], dim=1) if found[0] is not None else None

@@ -54,7 +54,7 @@ class AgentStage:
         dynamics.requires_grad_(trains_world)
         self.losses = nn.ModuleDict({"agent": AgentLoss(config.agent), "dynamics": ShortcutLoss()})
         if self.model.events is not None:
-            self.losses.update({"events": RunningRms(), "rest": RunningRms()})
+            self.losses["events"] = RunningRms()
             for dataset in datasets:
                 if len(dataset.meta.tasks) > config.agent.tasks:
                     raise ValueError(
@@ -106,8 +106,8 @@ class AgentStage:
         cloned_from = others if others < batch.rows else 0
         loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned_from)
         if self.model.events is not None:
-            for name, term in self._event_losses(batch, generator).items():
-                loss, metrics = loss + self.losses[name](term), {**metrics, name: term.detach()}
+            events = self._event_loss(batch, generator)
+            loss, metrics = loss + self.losses["events"](events), {**metrics, "events": events.detach()}
         if config.dynamics_weight > 0:
             world_loss, world_metrics = self.losses["dynamics"](
                 dynamics, batch.head(uniform), generator, bootstrap=True
@@ -115,22 +115,14 @@ class AgentStage:
             loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
         return loss, metrics
 
-    def _event_losses(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Of the tasks achieved, and of the rest of the reward, `r_t - sum_k [task k for the first time]`, its square.
-
-        On latents a little noised, as those of dreams are not quite those of recordings.
-        """
+    def _event_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """On latents a little noised, as those of dreams are not quite those of recordings."""
         assert batch.latents is not None and batch.events is not None
         z = self.model.dynamics.pack(batch.latents)
         noise = torch.randn(z.shape, generator=generator, device=z.device)
-        logits, rest = self.model.read_events(noise_to(self.model.context_levels(batch).tau, z, noise))
+        logits = self.model.event_logits(noise_to(self.model.context_levels(batch).tau, z, noise))
         mask = batch.mask[:, 1:] & batch.mask[:, :-1] & batch.labelled[:, None]
-        firsts = (batch.task[:, :-1] & ~batch.task[:, 1:]).sum(dim=-1)
-        error = (rest - (batch.rewards[:, 1:] - firsts)).square()
-        return {
-            "events": event_loss(logits, batch.events[:, 1:], mask),
-            "rest": (error * mask).sum() / mask.sum().clamp(min=1),
-        }
+        return event_loss(logits, batch.events[:, 1:], mask)
 
     def row_flops(self, frames: int, progress: float) -> float:
         return agent_row_flops(self.whole, frames)

@@ -208,7 +208,9 @@ class ImaginationStage:
         out = heads(features)
         rewards, continues = heads.expected_reward(out.reward[:, :, 0]), out.continues.sigmoid()
         if dreamt.left is not None:
-            rewards = dreamt.rewards  # read off the frames
+            left = torch.cat((contexts.task[:, -1:], dreamt.left), dim=1).sum(dim=-1)
+            rewards = rewards.clamp(max=0)
+            rewards[:, 1:] -= left.diff(dim=1)
         rewards[:, 0], continues[:, 0] = 0.0, 1.0
         return replace(dreamt, features=features, rewards=rewards, continues=continues, alive=_alive(continues))
 
