@@ -21,7 +21,7 @@ from embody.config import ActionSpec, Config, ImaginationConfig
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.nn.distributions import FactoredCategorical
 from embody.presets import minecraft
-from embody.training.agent import AgentStage
+from embody.training.agent import AgentStage, EventsStage
 from tests.tiny_models import (
     ACTIONS,
     AGENT,
@@ -536,24 +536,29 @@ def test_event_loss_by_hand() -> None:
 
 
 def test_phase_2_learns_what_frames_show(tmp_path: Path) -> None:
-    """The head's loss is over steps inside labelled episodes; its latents are noised as a history is."""
+    """Its loss is over steps inside labelled episodes, on latents noised as a history is; nothing else learns."""
     config = dataclasses.replace(CONFIG, agent=dataclasses.replace(CONFIG.agent, goal="all"))
     dataset, batch = make_dataset(tmp_path, [9, 9], events=[(2, 0)]), make_batch(4, 6)
-    task = torch.ones(4, 6, 3, dtype=torch.bool)
     events = torch.rand(4, 6, 3, generator=seeded(1)) < 0.3
     mask = torch.ones(4, 6, dtype=torch.bool)
     mask[0, :2], mask[1, 4:] = False, False  # before the first slot, behind the last
-    batch = dataclasses.replace(
-        batch, task=task, events=events, mask=mask, labelled=torch.tensor([True, True, True, False])
-    )
+    batch = dataclasses.replace(batch, events=events, mask=mask, labelled=torch.tensor([True, True, True, False]))
     found = {}
     for context_tau in (1.0, 0.75):
         world = make_dynamics(dataclasses.replace(DYNAMICS, context_tau=context_tau))
-        stage = AgentStage(config, [dataset], "", world)
+        before = AgentStage(config, [dataset], "", world)
+        assert before.model.events is not None and not any(p.requires_grad for p in before.model.events.parameters())
+        stage = EventsStage(before)
         assert stage.model.events is not None and batch.latents is not None
         with torch.no_grad():
             torch.nn.init.normal_(stage.model.events.mlp[-1].weight, generator=seeded(2))
-        found[context_tau] = stage.loss(batch, seeded(4), 0.0)[1]["events"].item()
+        loss, _ = stage.loss(batch, seeded(4), 0.0)
+        loss.backward()
+        found[context_tau] = loss.item()
+        learns = {name for name, p in stage.model.named_parameters() if p.grad is not None}
+        (group,) = stage.parameter_groups()
+        assert learns == {f"events.{name}" for name, _ in stage.model.events.named_parameters()}
+        assert len(group["params"]) == len(learns)
     z = world.pack(batch.latents).flatten(2)
     logits = stage.model.events(z[:3, :-1], z[:3, 1:])[..., :3]
     each = F.binary_cross_entropy_with_logits(logits, events[:3, 1:].float(), reduction="none").sum(dim=-1)

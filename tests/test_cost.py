@@ -50,6 +50,7 @@ from embody.nn.transformer import Block
 from embody.presets import minecraft, minigrid
 from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
 from embody.tokenizer.lpips import LpipsNet
+from embody.training.agent import AgentStage, EventsStage
 from embody.training.imagination import ImaginationStage
 from embody.training.loop import _optimizers
 from tests.tiny_models import (
@@ -219,7 +220,6 @@ def test_flops_of_a_row_of_agent_training(own_weights: bool, goal: Any) -> None:
     world = dataclasses.replace(DYNAMICS, image_fraction=0.25, bootstrap_fraction=0.25)
     config = dataclasses.replace(with_agent(own_weights=own_weights, goal=goal), dynamics=world)
     _, dynamics, agent = models(config, "cpu")
-    model = WorldAndAgent(dynamics, agent)
     batch, rows = make_batch(8, T), make_batch(4, T)
     if goal != "one":
         batch = dataclasses.replace(batch, task=torch.ones(8, T, 3, dtype=torch.bool))
@@ -233,11 +233,18 @@ def test_flops_of_a_row_of_agent_training(own_weights: bool, goal: Any) -> None:
         out = agent.heads(agent(batch.task, memory, T, blocks=dynamics.trunk.blocks))
         total = out.policy.sum() + out.reward.sum() + out.value.sum() + out.continues.sum()
         total = total + ShortcutLoss()(dynamics, rows, seeded(0), bootstrap=True)[0]
-        if model.events is not None:
-            total = total + model.event_logits(dynamics.pack(batch.latents)).sum()
         total.backward()
 
     assert counted(step) == pytest.approx(8 * agent_row_flops(config, T), rel=EXACTLY)
+
+
+def test_flops_of_a_row_of_what_reads_events(tmp_path: Path) -> None:
+    config = with_agent(goal="all")
+    before = AgentStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", make_dynamics())
+    stage = EventsStage(before)
+    batch = dataclasses.replace(make_batch(8, T), events=torch.zeros(8, T, 3, dtype=torch.bool))
+    found = counted(lambda: stage.loss(batch, seeded(0), 0.0)[0].backward())
+    assert found == pytest.approx(8 * stage.row_flops(T, 0.0), rel=EXACTLY)
 
 
 def test_flops_of_a_generated_frame_and_of_a_dream() -> None:

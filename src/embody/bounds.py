@@ -31,7 +31,10 @@ BOUNDS: Mapping[str, Mapping[str, Range]] = {
     "DynamicsConfig": dict.fromkeys(("tokens", "channels", "context", "k_max", "k_sample"), _MANY)
     | dict.fromkeys(("context_tau", "bootstrap_fraction", "bootstrap_start", "image_fraction"), _SHARE)
     | {"registers": _NOT_NEGATIVE, "unlabelled_fraction": _SHARE, "tau_power": _POSITIVE, "uniform_share": _PART},
-    "AgentConfig": dict.fromkeys(("tokens", "words", "word_width", "hidden", "distances", "tasks"), _MANY)
+    "AgentConfig": dict.fromkeys(
+        ("tokens", "words", "word_width", "hidden", "distances", "tasks", "event_hidden", "event_steps", "event_rows"),
+        _MANY,
+    )
     | dict.fromkeys(("vocabulary", "bins"), (2, math.inf))
     | dict.fromkeys(("dynamics_weight", "policy_weight", "world_lr_scale"), _NOT_NEGATIVE)
     | {"uniform_share": _PART, "miss_share": _SHARE, "support": _SHARE, "event_lead": _NOT_NEGATIVE},

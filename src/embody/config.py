@@ -249,7 +249,10 @@ class AgentConfig:
     # slot pays 1 if it achieves any for the first time in its episode, and the agent is told which are left.
     # "recorded": as that, with the game's own rewards (in Crafter also a tenth of a point of health).
     goal: Goal = "one"
-    tasks: int = 32  # that recordings may have where all are one goal: outputs of the head that reads events off frames
+    tasks: int = 32  # that recordings may have where all are one goal: outputs of `Events`, which read them off frames
+    event_hidden: int = 512  # their width
+    event_steps: int = 2000  # of their training, when the agent is done: so many steps on
+    event_rows: int = 512  # pairs of frames a step
     # A task is over with its first event, in returns and in dreams: an achievement counts once, and what pays again and
     # again in a dream is not worth finding.
     once: bool = False

@@ -21,7 +21,7 @@ class Events(nn.Module):
     def __init__(self, latent_size: int, config: AgentConfig) -> None:
         """`latent_size`: numbers a frame, S C."""
         super().__init__()
-        self.mlp = mlp(2 * latent_size, config.hidden, config.tasks)
+        self.mlp = mlp(2 * latent_size, config.event_hidden, config.tasks)
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
         """Logits `[..., P]` of tasks achieved between the latents of a frame, `[..., S C]`, and those of the next."""

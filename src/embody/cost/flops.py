@@ -25,6 +25,7 @@ __all__ = [
     "dynamics_flops",
     "dynamics_row_flops",
     "encode_flops",
+    "event_row_flops",
     "generated_frame_flops",
     "head_flops",
     "imagination_row_flops",
@@ -156,10 +157,13 @@ def agent_row_flops(config: Config, frames: int) -> float:
     agent, dynamics = config.agent, config.dynamics
     share = agent.uniform_share if agent.dynamics_weight > 0 else 0.0
     heads = 3 * frames * head_flops(agent)
-    events = event_layers(dynamics, agent)
-    if events:  # latents have no gradient
-        heads += (frames - 1) * (3 * _flops(events) - _flops(events[:1]))
     return _features_row_flops(config, frames) + heads + share * dynamics_row_flops(dynamics, frames, bootstrap=True)
+
+
+def event_row_flops(config: Config, frames: int) -> float:
+    """The head that reads events off each two of so many frames, forward and backward; latents have no gradient."""
+    layers = event_layers(config.dynamics, config.agent)
+    return (frames - 1) * (3 * _flops(layers) - _flops(layers[:1]))
 
 
 def imagination_row_flops(config: Config, dreams: float | None = None) -> float:

@@ -81,7 +81,7 @@ def head_layers(config: AgentConfig) -> dict[str, list[tuple[int, int]]]:
 
 def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> list[tuple[int, int]]:
     """Inputs and outputs of the linear layers that read events off two frames; none where the goal is one task."""
-    seen, hidden = 2 * dynamics.tokens * dynamics.channels, agent.hidden
+    seen, hidden = 2 * dynamics.tokens * dynamics.channels, agent.event_hidden
     return [(seen, hidden), (hidden, hidden), (hidden, agent.tasks)] if agent.goal != "one" else []
 
 

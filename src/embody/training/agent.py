@@ -1,9 +1,11 @@
 """Phase 2: cloning, reward, value and continue heads learn on agent tokens; the dynamics loss goes on.
 
 With the agent's own weights the agent's losses cannot reach the world; in the paper's sharing they finetune it.
+Where all tasks are one goal, `EventsStage` then teaches what reads them off frames.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,16 +13,15 @@ from torch import Tensor, nn
 
 from embody.agent import Agent, AgentLoss, event_loss
 from embody.batch import Batch
-from embody.config import Config
-from embody.cost.flops import agent_row_flops
+from embody.config import Config, StageConfig
+from embody.cost.flops import agent_row_flops, event_row_flops
 from embody.data import EVERY_TASK, Dataset, EpisodeRow, batches, stage_steps, uniform_rows
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts, noise_to
 from embody.model import WorldAndAgent
-from embody.nn.running_rms import RunningRms
 from embody.training.rewards import check_ranges, reward_statistics
 
-__all__ = ["AgentStage"]
+__all__ = ["AgentStage", "EventsStage"]
 
 
 class AgentStage:
@@ -54,7 +55,7 @@ class AgentStage:
         dynamics.requires_grad_(trains_world)
         self.losses = nn.ModuleDict({"agent": AgentLoss(config.agent), "dynamics": ShortcutLoss()})
         if self.model.events is not None:
-            self.losses["events"] = RunningRms()
+            self.model.events.requires_grad_(False)
             for dataset in datasets:
                 if len(dataset.meta.tasks) > config.agent.tasks:
                     raise ValueError(
@@ -69,17 +70,20 @@ class AgentStage:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         world = [p for p in self.model.dynamics.parameters() if p.requires_grad]
-        own = [*self.model.agent.parameters(), *(self.model.events.parameters() if self.model.events else ())]
-        groups: list[dict[str, Any]] = [{"params": own}]
+        groups: list[dict[str, Any]] = [{"params": list(self.model.agent.parameters())}]
         if world:
             groups.append({"params": world, "lr_scale": self.whole.agent.world_lr_scale})
         return groups
 
     def batches(self, start: int) -> Iterable[Batch]:
+        return self.clips(self.config, start, self.whole.agent.event_lead)
+
+    def clips(self, stage: StageConfig, start: int, event_lead: int) -> Iterable[Batch]:
+        """Batches of the shape that `stage` has."""
         return batches(
             self.datasets,
             "train",
-            self.config,
+            stage,
             source="latents",
             tokenizer_hash=self.tokenizer_hash,
             seed=self.whole.seed + 2,
@@ -94,7 +98,7 @@ class AgentStage:
             weights=self.whole.data.weights,
             uniform_share=self.whole.agent.uniform_share,
             miss_share=self.whole.agent.miss_share,
-            event_lead=self.whole.agent.event_lead,
+            event_lead=event_lead,
             workers=self.whole.workers,
         )
 
@@ -105,24 +109,12 @@ class AgentStage:
         others = uniform_rows(batch.rows, config.uniform_share + config.miss_share)
         cloned_from = others if others < batch.rows else 0
         loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned_from)
-        if self.model.events is not None:
-            events = self._event_loss(batch, generator)
-            loss, metrics = loss + self.losses["events"](events), {**metrics, "events": events.detach()}
         if config.dynamics_weight > 0:
             world_loss, world_metrics = self.losses["dynamics"](
                 dynamics, batch.head(uniform), generator, bootstrap=True
             )
             loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
         return loss, metrics
-
-    def _event_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """On latents a little noised, as those of dreams are not quite those of recordings."""
-        assert batch.latents is not None and batch.events is not None
-        z = self.model.dynamics.pack(batch.latents)
-        noise = torch.randn(z.shape, generator=generator, device=z.device)
-        logits = self.model.event_logits(noise_to(self.model.context_levels(batch).tau, z, noise))
-        mask = batch.mask[:, 1:] & batch.mask[:, :-1] & batch.labelled[:, None]
-        return event_loss(logits, batch.events[:, 1:], mask)
 
     def row_flops(self, frames: int, progress: float) -> float:
         return agent_row_flops(self.whole, frames)
@@ -138,3 +130,41 @@ class AgentStage:
         if config.contexts == "alternate":
             levels = hold_contexts(levels, self.model.dynamics.context_level, 1 / config.k_max)
         return levels
+
+
+class EventsStage:
+    """The last steps of phase 2: `Events` alone, on pairs of frames, many of which have events or misses.
+
+    They are rare, and beside the agent's losses too few come by: in 2,000 batches of the agent's it learns half of
+    Crafter's (docs/LOG.md).
+    """
+
+    name = "events"
+
+    def __init__(self, before: AgentStage) -> None:
+        """`before` is finished; its model learns in place."""
+        agent = before.whole.agent
+        self.before, self.steps = before, agent.event_steps
+        self.config = replace(before.config, batch=agent.event_rows, length=2, long_length=0, muon_lr=0.0)
+        self.model: WorldAndAgent = before.model.requires_grad_(False)
+        assert self.model.events is not None
+        self.model.events.requires_grad_(True)
+        self.losses: nn.Module = nn.Identity()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
+
+    def batches(self, start: int) -> Iterable[Batch]:
+        return self.before.clips(self.config, start, 0)
+
+    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """On latents a little noised, as those of dreams are not quite those of recordings."""
+        assert batch.latents is not None and batch.events is not None
+        z = self.model.dynamics.pack(batch.latents)
+        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        logits = self.model.event_logits(noise_to(self.model.context_levels(batch).tau, z, noise))
+        mask = batch.mask[:, 1:] & batch.mask[:, :-1] & batch.labelled[:, None]
+        return event_loss(logits, batch.events[:, 1:], mask), {}
+
+    def row_flops(self, frames: int, progress: float) -> float:
+        return event_row_flops(self.before.whole, frames)
