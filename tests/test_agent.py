@@ -559,7 +559,7 @@ def test_phase_2_learns_what_frames_show(tmp_path: Path) -> None:
         (group,) = stage.parameter_groups()
         assert learns == {f"events.{name}" for name, _ in stage.model.events.named_parameters()}
         assert len(group["params"]) == len(learns)
-    z = world.pack(batch.latents).flatten(2)
+    z = world.pack(batch.latents)
     logits = stage.model.events(z[:3, :-1], z[:3, 1:])[..., :3]
     each = F.binary_cross_entropy_with_logits(logits, events[:3, 1:].float(), reduction="none").sum(dim=-1)
     real = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)

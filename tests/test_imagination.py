@@ -572,7 +572,7 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
     stage.loss(batch, seeded(4), 0.0)
     dreamt = stage.dreamt
     assert batch.latents is not None and dreamt is not None and dreamt.left is not None
-    z = torch.cat((model.dynamics.pack(batch.latents)[:, -1:], dreamt.latents), dim=1).flatten(2)
+    z = torch.cat((model.dynamics.pack(batch.latents)[:, -1:], dreamt.latents), dim=1)
     said = model.agent.heads.expected_reward(model.agent.heads(dreamt.features).reward[:, :, 0])
     for row in range(64):
         still = set(left[row, -1].nonzero()[:, 0].tolist())

@@ -32,7 +32,18 @@ BOUNDS: Mapping[str, Mapping[str, Range]] = {
     | dict.fromkeys(("context_tau", "bootstrap_fraction", "bootstrap_start", "image_fraction"), _SHARE)
     | {"registers": _NOT_NEGATIVE, "unlabelled_fraction": _SHARE, "tau_power": _POSITIVE, "uniform_share": _PART},
     "AgentConfig": dict.fromkeys(
-        ("tokens", "words", "word_width", "hidden", "distances", "tasks", "event_hidden", "event_steps", "event_rows"),
+        (
+            "tokens",
+            "words",
+            "word_width",
+            "hidden",
+            "distances",
+            "tasks",
+            "event_hidden",
+            "event_channels",
+            "event_steps",
+            "event_rows",
+        ),
         _MANY,
     )
     | dict.fromkeys(("vocabulary", "bins"), (2, math.inf))

@@ -250,8 +250,9 @@ class AgentConfig:
     # "recorded": as that, with the game's own rewards (in Crafter also a tenth of a point of health).
     goal: Goal = "one"
     tasks: int = 32  # that recordings may have where all are one goal: outputs of `Events`, which read them off frames
-    event_hidden: int = 512  # their width
-    event_steps: int = 2000  # of their training, when the agent is done: so many steps on
+    event_hidden: int = 128  # their width
+    event_channels: int = 16  # numbers that they keep of each token
+    event_steps: int = 1000  # of their training, when the agent is done: so many steps on
     event_rows: int = 512  # pairs of frames a step
     # A task is over with its first event, in returns and in dreams: an achievement counts once, and what pays again and
     # again in a dream is not worth finding.

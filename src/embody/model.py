@@ -41,7 +41,7 @@ class WorldAndAgent(nn.Module):
         self.dynamics, self.agent = dynamics, agent
         self.events: Events | None = None
         if agent.config.goal != "one":
-            self.events = Events(dynamics.config.tokens * dynamics.config.channels, agent.config)
+            self.events = Events(dynamics.config.tokens, dynamics.config.channels, agent.config)
 
     def features(self, batch: Batch, levels: Levels, generator: torch.Generator) -> Tensor:
         """What the heads read, `[B, T, H]`, of the `batch`'s frames noised to `levels`.
@@ -60,7 +60,7 @@ class WorldAndAgent(nn.Module):
     def event_logits(self, latents: Tensor) -> Tensor:
         """Logits `[B, T - 1, P]` of what the steps between dreamt or `pack`ed latents `[B, T, S, C]` achieved."""
         assert self.events is not None
-        return self.events(latents[:, :-1].flatten(2), latents[:, 1:].flatten(2))
+        return self.events(latents[:, :-1], latents[:, 1:])
 
     def context_levels(self, batch: Batch) -> Levels:
         """The level of a history, for each frame of the `batch`."""

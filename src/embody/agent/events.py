@@ -16,16 +16,22 @@ __all__ = ["Events", "event_loss"]
 
 
 class Events(nn.Module):
-    """An MLP on the latents before a step and on what the step changed in them."""
+    """What each token was and what the step changed in it, by one MLP for all tokens; an MLP on all of that.
 
-    def __init__(self, latent_size: int, config: AgentConfig) -> None:
-        """`latent_size`: numbers a frame, S C."""
+    Wherever in the picture a zombie falls, it is the same weights that see it: a hundred examples are enough.
+    """
+
+    def __init__(self, tokens: int, channels: int, config: AgentConfig) -> None:
+        """A frame's latents are `[tokens, channels]`."""
         super().__init__()
-        self.mlp = mlp(2 * latent_size, config.event_hidden, config.tasks)
+        hidden, kept = config.event_hidden, config.event_channels
+        self.token = nn.Sequential(nn.Linear(2 * channels, hidden), nn.SiLU(), nn.Linear(hidden, kept), nn.SiLU())
+        self.mlp = mlp(tokens * kept, hidden, config.tasks)
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        """Logits `[..., P]` of tasks achieved between the latents of a frame, `[..., S C]`, and those of the next."""
-        return self.mlp(torch.cat((before, after - before), dim=-1))
+        """Logits `[..., P]` of tasks achieved between the latents of a frame, `[..., S, C]`, and those of the next."""
+        changed = torch.cat((before, after - before), dim=-1)
+        return self.mlp(self.token(changed).flatten(-2))
 
 
 def event_loss(logits: Tensor, events: Tensor, mask: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ __all__ = [
     "dynamics_flops",
     "dynamics_row_flops",
     "encode_flops",
+    "event_flops",
     "event_row_flops",
     "generated_frame_flops",
     "head_flops",
@@ -160,10 +161,17 @@ def agent_row_flops(config: Config, frames: int) -> float:
     return _features_row_flops(config, frames) + heads + share * dynamics_row_flops(dynamics, frames, bootstrap=True)
 
 
+def event_flops(dynamics: DynamicsConfig, agent: AgentConfig) -> int:
+    """To read events off two frames."""
+    of_token, of_all = event_layers(dynamics, agent)
+    return dynamics.tokens * _flops(of_token) + _flops(of_all)
+
+
 def event_row_flops(config: Config, frames: int) -> float:
-    """The head that reads events off each two of so many frames, forward and backward; latents have no gradient."""
-    layers = event_layers(config.dynamics, config.agent)
-    return (frames - 1) * (3 * _flops(layers) - _flops(layers[:1]))
+    """Of each two of so many frames, forward and backward; latents have no gradient."""
+    of_token, _ = event_layers(config.dynamics, config.agent)
+    no_gradient = config.dynamics.tokens * _flops(of_token[:1])
+    return (frames - 1) * (3 * event_flops(config.dynamics, config.agent) - no_gradient)
 
 
 def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
@@ -179,7 +187,7 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
     total = remember_flops(config.dynamics, context, context) + agent_flops(agent, S, context)
     ring = min(context + horizon, config.dynamics.context)
     total += horizon * (generated_frame_flops(config, ring) + head_flops(agent))
-    total += horizon * _flops(event_layers(config.dynamics, agent))
+    total += horizon * event_flops(config.dynamics, agent)
     layers = head_layers(agent)
     learning = float(horizon * head_flops(agent, "policy"))  # the prior
     if agent.support:  # wherever a policy is asked, so is the cloned one

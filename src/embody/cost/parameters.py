@@ -79,10 +79,15 @@ def head_layers(config: AgentConfig) -> dict[str, list[tuple[int, int]]]:
     return {name: [(features, hidden), (hidden, hidden), (hidden, size)] for name, size in outputs.items()}
 
 
-def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> list[tuple[int, int]]:
-    """Inputs and outputs of the linear layers that read events off two frames; none where the goal is one task."""
-    seen, hidden = 2 * dynamics.tokens * dynamics.channels, agent.event_hidden
-    return [(seen, hidden), (hidden, hidden), (hidden, agent.tasks)] if agent.goal != "one" else []
+def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Inputs and outputs of the linear layers that read events off two frames: of each token, and of all.
+
+    None where the goal is one task.
+    """
+    hidden, kept = agent.event_hidden, agent.event_channels
+    of_token = [(2 * dynamics.channels, hidden), (hidden, kept)]
+    of_all = [(dynamics.tokens * kept, hidden), (hidden, hidden), (hidden, agent.tasks)]
+    return ([], []) if agent.goal == "one" else (of_token, of_all)
 
 
 def patches(config: TokenizerConfig) -> int:

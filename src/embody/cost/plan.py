@@ -64,7 +64,7 @@ def phases(config: Config) -> list[Phase]:
     halves = sum(half.depth * block_matrices(half) for half in (t.encoder, t.decoder))
     tokenizer, world, agent = tokenizer_parameters(t), dynamics_parameters(d), agent_parameters(a)
     heads = {name: sum(i * o + o for i, o in layers) for name, layers in head_layers(a).items()}
-    events = sum(i * o + o for i, o in event_layers(d, a))
+    events = sum(i * o + o for layers in event_layers(d, a) for i, o in layers)
     cloned = heads["policy"] if a.support else 0  # in imagination
     world_learns = a.dynamics_weight > 0 or not a.own_weights
     # The dynamics loss's rows, and all rows once more where the heads' pass through the world has a gradient.
@@ -121,7 +121,7 @@ def phases(config: Config) -> list[Phase]:
             resident(
                 config.train_agent,
                 held=world + agent + events,
-                trained=agent + events + world * world_learns,
+                trained=agent + world * world_learns,
                 matrices=blocks * (a.own_weights + world_learns),
             ),
             copies(blocks * (1 + a.own_weights)),

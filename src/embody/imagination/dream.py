@@ -177,7 +177,7 @@ class Dream:
             return
         assert self.task is not None and self.last is not None, "a dream whose events are read needs what is left"
         left_BP = self.task[:, 0]
-        logits = self.events(self.last.flatten(1), z.flatten(1))
+        logits = self.events(self.last, z)
         self.achieved = left_BP & (logits[:, : left_BP.shape[1]] > 0)
         self.task, self.last = (left_BP & ~self.achieved)[:, None], z
 
