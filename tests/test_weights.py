@@ -46,6 +46,7 @@ def test_the_agent_achieves_things_in_crafter() -> None:
     config = crafter_small()
     seeds = evaluation_seeds(config, "crafter", 8)
     env = replace(config.env, max_steps=(150,))
-    played = play_achievements(env, config.achievements, seeds, Player.load(WEIGHTS / "crafter_small"))
+    player = Player.load(WEIGHTS / "crafter_small")
+    played = play_achievements(env, config.achievements, seeds, player, goal=config.agent.goal)
     assert played.achieved.sum(axis=1).mean() >= 4
     assert played.achieved[:, ACHIEVEMENTS.index("place_table")].sum() >= 2
