@@ -71,7 +71,9 @@ def tiny_config(root: Path) -> Config:
             patch=8, latents=5, channels=4, context=3, encoder=trunk, decoder=trunk, lpips="none"
         ),
         dynamics=DynamicsConfig(tokens=5, channels=4, registers=2, context=16, trunk=trunk, k_max=8, k_sample=2),
-        agent=AgentConfig(tokens=2, trunk=trunk, hidden=32, distances=3, bins=11, event_steps=3, event_rows=4),
+        agent=AgentConfig(
+            tokens=2, trunk=trunk, hidden=32, distances=3, bins=11, event_steps=3, event_rows=4, risk_steps=3
+        ),
         imagination=ImaginationConfig(context=4, horizon=4),
         train_tokenizer=stage,
         train_dynamics=dataclasses.replace(stage, long_length=8),

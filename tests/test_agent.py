@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, event_loss, lambda_returns
+from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, Risk, event_loss, lambda_returns, risk_loss
 from embody.agent.losses import ahead
 from embody.agent.model import _aligned_at_end
 from embody.batch import Batch
@@ -21,7 +21,7 @@ from embody.config import ActionSpec, Config, ImaginationConfig
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.nn.distributions import FactoredCategorical
 from embody.presets import minecraft
-from embody.training.agent import AgentStage, EventsStage
+from embody.training.agent import AgentStage, EventsStage, RiskStage
 from tests.tiny_models import (
     ACTIONS,
     AGENT,
@@ -508,6 +508,8 @@ def test_support_by_hand() -> None:
     within = p.within(q, 0.2)
     torch.testing.assert_close(within.log_probs[0].exp(), torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0.0]]))
     assert within.entropy().item() == pytest.approx(math.log(3))
+    assert within.allows(torch.tensor([[2]])).all() and not within.allows(torch.tensor([[3]])).any()
+    assert p.allows(torch.tensor([[3]])).all()
     own = q.within(q, 0.2)
     kl = sum(1 / 3 * math.log(1 / 3 / (share / 0.95)) for share in (0.5, 0.3, 0.15))
     assert within.kl(own).item() == pytest.approx(kl, rel=1e-5)
@@ -564,6 +566,71 @@ def test_phase_2_learns_what_frames_show(tmp_path: Path) -> None:
     each = F.binary_cross_entropy_with_logits(logits, events[:3, 1:].float(), reduction="none").sum(dim=-1)
     real = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
     assert found[1.0] == pytest.approx(each[real].mean().item(), rel=1e-5) != found[0.75]
+
+
+def test_risk_by_hand() -> None:
+    """Costs are shares of the greatest; the loss is least where the mean is said, over real steps alone."""
+    config = dataclasses.replace(AGENT, reward_range=(-2.0, 1.0))
+    risk = Risk(DYNAMICS.tokens, DYNAMICS.channels, config)
+    with torch.no_grad():
+        risk.mlp[-1].weight.zero_()
+        risk.mlp[-1].bias.copy_(torch.tensor([math.log(1 / 3), math.log(1 / 9)]))  # a quarter, a tenth
+    before, actions = torch.randn(1, 3, DYNAMICS.tokens, DYNAMICS.channels), torch.zeros(1, 3, 2, dtype=torch.long)
+    cost, continues = risk.expected(before, actions)
+    torch.testing.assert_close(cost, torch.full((1, 3), 0.5))
+    torch.testing.assert_close(continues, torch.full((1, 3), 0.9))
+    said, costs = risk(before, actions), torch.tensor([[0.5, 0.0, 1.0]])
+    ends, mask = torch.tensor([[False, True, True]]), torch.tensor([[True, True, False]])
+    of_costs = -0.5 * math.log(1 / 4) - 0.5 * math.log(3 / 4) - math.log(3 / 4)
+    expected = (of_costs - math.log(9 / 10) - math.log(1 / 10)) / 2
+    assert risk_loss(said, costs, ends, mask).item() == pytest.approx(expected, rel=1e-5)
+    assert risk_loss(said, costs, ends, torch.zeros_like(mask)) == 0
+    no_losses = Risk(DYNAMICS.tokens, DYNAMICS.channels, dataclasses.replace(AGENT, reward_range=(0.0, 1.0)))
+    assert (no_losses.expected(before, actions)[0] == 0).all()
+
+
+def test_phase_2_learns_what_steps_may_cost(tmp_path: Path) -> None:
+    """From the frame before and the action alone, wherever recordings are: rare losses by how often they come.
+
+    Token 1 of the frame says danger; there action 1 costs 2.5 each second time, and ends one time in four.
+    """
+    agent = dataclasses.replace(
+        CONFIG.agent, goal="recorded", reward_range=(-5.0, 1.0), value_range=(-9.0, 9.0), tasks=4
+    )
+    config = dataclasses.replace(CONFIG, agent=agent)
+    stage = RiskStage(AgentStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", make_dynamics()))
+    batch = make_batch(64, 6)
+    assert batch.latents is not None and stage.model.risk is not None
+    optimizer = torch.optim.AdamW(stage.parameter_groups(), lr=1e-2)
+    random = seeded(3)
+    for _ in range(150):
+        latents, actions = torch.randn(batch.latents.shape, generator=random), batch.actions.clone()
+        actions[..., 0] = torch.randint(0, 2, (64, 6), generator=random)
+        danger = torch.rand(64, 6, generator=random) < 0.5
+        stage.model.dynamics.pack(latents)[:, :, 1] = torch.where(danger, 2.0, -2.0)[..., None]
+        risky = danger[:, :-1] & (actions[:, 1:, 0] == 1)
+        chance = torch.rand(64, 5, generator=random)
+        left = torch.ones(64, 6, 3, dtype=torch.bool)
+        left[::2, 3:, 1] = False  # an achievement in slot 3, which hides no loss
+        rewards, ends = torch.zeros(64, 6), torch.zeros(64, 6, dtype=torch.bool)
+        rewards[:, 1:] -= 2.5 * (risky & (chance < 0.5))
+        rewards[::2, 3] += 1
+        ends[:, 1:] = risky & (chance < 0.25)
+        seen = dataclasses.replace(
+            batch, latents=latents, actions=actions, rewards=rewards, is_terminal=ends, task=left, events=left
+        )
+        loss, _ = stage.loss(seen, random, 0.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert {name for name, p in stage.model.named_parameters() if p.requires_grad} == {
+        f"risk.{name}" for name, _ in stage.model.risk.named_parameters()
+    }
+    with torch.no_grad():
+        z = stage.model.dynamics.pack(latents)[:, :-1]
+        cost, continues = stage.model.risk.expected(z, actions[:, 1:])
+    assert cost[risky].mean().item() == pytest.approx(1.25, abs=0.25) and cost[~risky].mean() < 0.1
+    assert continues[risky].mean().item() == pytest.approx(0.75, abs=0.06) and continues[~risky].mean() > 0.98
 
 
 @torch.no_grad()

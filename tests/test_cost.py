@@ -50,7 +50,7 @@ from embody.nn.transformer import Block
 from embody.presets import minecraft, minigrid
 from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
 from embody.tokenizer.lpips import LpipsNet
-from embody.training.agent import AgentStage, EventsStage
+from embody.training.agent import AgentStage, EventsStage, RiskStage
 from embody.training.imagination import ImaginationStage
 from embody.training.loop import _optimizers
 from tests.tiny_models import (
@@ -238,11 +238,12 @@ def test_flops_of_a_row_of_agent_training(own_weights: bool, goal: Any) -> None:
     assert counted(step) == pytest.approx(8 * agent_row_flops(config, T), rel=EXACTLY)
 
 
-def test_flops_of_a_row_of_what_reads_events(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [EventsStage, RiskStage])
+def test_flops_of_a_row_of_what_judges_steps(kind: type[EventsStage | RiskStage], tmp_path: Path) -> None:
     config = with_agent(goal="all")
     before = AgentStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", make_dynamics())
-    stage = EventsStage(before)
-    batch = dataclasses.replace(make_batch(8, T), events=torch.zeros(8, T, 3, dtype=torch.bool))
+    stage, left = kind(before), torch.ones(8, T, 3, dtype=torch.bool)
+    batch = dataclasses.replace(make_batch(8, T), task=left, events=torch.zeros_like(left))
     found = counted(lambda: stage.loss(batch, seeded(0), 0.0)[0].backward())
     assert found == pytest.approx(8 * stage.row_flops(T, 0.0), rel=EXACTLY)
 

@@ -541,19 +541,20 @@ def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) 
 
 
 def asked_for_all(goal_all: AgentConfig) -> WorldAndAgent:
-    """Three tasks; events come often, and the reward head says losses. Histories without noise."""
+    """Three tasks; events come often, and steps cost something. Histories without noise."""
     agent = make_agent(goal_all)
     model = WorldAndAgent(make_dynamics(dataclasses.replace(DYNAMICS, context_tau=1.0)), agent)
-    assert model.events is not None
+    assert model.events is not None and model.risk is not None
     with torch.no_grad():
         torch.nn.init.normal_(model.events.mlp[-1].weight, generator=seeded(3))
-        agent.heads.reward_mean.fill_(-0.2)
+        torch.nn.init.normal_(model.risk.mlp[-1].weight, std=3.0, generator=seeded(6))
+        model.risk.greatest = 0.5
     return model
 
 
 @pytest.mark.parametrize("finetune", ["heads", "agent"])
 def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: Any, tmp_path: Path) -> None:
-    """One for each task that is left and comes about, once; of the reward head, losses. The agent is told what is left.
+    """One for each task that is left and comes about, once, less what `risk` expects. The agent is told what is left.
 
     Slot by slot: features are those of the agent that was told of each slot what was left after it.
     """
@@ -564,7 +565,7 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
         imagination=dataclasses.replace(CONFIG.imagination, finetune=finetune),
     )
     model = asked_for_all(config.agent)
-    assert model.events is not None
+    assert model.events is not None and model.risk is not None
     left = torch.rand(64, CONTEXT, 3, generator=seeded(1)) < 0.7
     left = left.long().cumprod(dim=1).bool()  # what is no more left is not left later
     batch = dataclasses.replace(make_batch(64, CONTEXT), task=left)
@@ -573,12 +574,14 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
     dreamt = stage.dreamt
     assert batch.latents is not None and dreamt is not None and dreamt.left is not None
     z = torch.cat((model.dynamics.pack(batch.latents)[:, -1:], dreamt.latents), dim=1)
-    said = model.agent.heads.expected_reward(model.agent.heads(dreamt.features).reward[:, :, 0])
+    cost, continues = model.risk.expected(z[:, :-1], dreamt.actions)
+    torch.testing.assert_close(dreamt.continues[:, 1:], continues)
+    assert cost.std() > 0.01 and continues.std() > 0.01
     for row in range(64):
         still = set(left[row, -1].nonzero()[:, 0].tolist())
         for t in range(dreamt.actions.shape[1]):
             shown = set((model.events(z[row, t], z[row, t + 1]) > 0).nonzero()[:, 0].tolist())
-            expected = len(shown & still) + min(0.0, said[row, t + 1].item())
+            expected = len(shown & still) - cost[row, t].item()
             assert dreamt.rewards[row, t + 1].item() == pytest.approx(expected, abs=1e-5)
             still -= shown
             assert set(dreamt.left[row, t].nonzero()[:, 0].tolist()) == still

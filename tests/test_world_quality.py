@@ -299,9 +299,10 @@ def test_dreams_of_everything_are_told_apart_by_task(tmp_path: Path) -> None:
     agent_config = dataclasses.replace(CONFIG.agent, goal="all", tasks=4)
     config = dataclasses.replace(settings(rollouts=64, horizon=5), agent=agent_config)
     world, agent = make_dynamics(), make_agent(agent_config)
-    events = WorldAndAgent(world, agent).events
-    assert events is not None
-    dreams = dream_held_out(config, make_tokenizer(), world, agent, [dataset], "abc", events)
+    model = WorldAndAgent(world, agent)
+    events, risk = model.events, model.risk
+    assert events is not None and risk is not None
+    dreams = dream_held_out(config, make_tokenizer(), world, agent, [dataset], "abc", events, risk)
     r = dreams.rollouts
     assert r.tasks == ("open", "paint") and r.rewards_real.shape == (64, 5, 2) == r.rewards_predicted.shape
     firsts = {(episode, task): at for episode, task, at in ((0, 0, 5), (1, 0, 5), (0, 1, 7))}
@@ -321,7 +322,7 @@ def test_dreams_of_everything_are_told_apart_by_task(tmp_path: Path) -> None:
     assert found["tasks"]["paint"]["rewards"] == r.rewards_real[..., 1].sum()
     with torch.no_grad():
         events.mlp[-1].bias[:] = torch.tensor([50.0, -50.0, 50.0, 50.0])  # all that is left of "open" comes at once
-    always = dream_held_out(config, make_tokenizer(), world, agent, [dataset], "abc", events).rollouts
+    always = dream_held_out(config, make_tokenizer(), world, agent, [dataset], "abc", events, risk).rollouts
     assert always.rewards_predicted is not None and not always.rewards_predicted[..., 1].any()
     assert not always.rewards_predicted[:, 1:].any() and always.rewards_predicted[:, 0, 0].any()
 

@@ -55,6 +55,7 @@ AGENT = AgentConfig(
     event_hidden=16,
     event_steps=3,
     event_rows=4,
+    risk_steps=3,
     distances=3,
     bins=11,
     reward_range=(-4.0, 4.0),

@@ -43,6 +43,7 @@ BOUNDS: Mapping[str, Mapping[str, Range]] = {
             "event_channels",
             "event_steps",
             "event_rows",
+            "risk_steps",
         ),
         _MANY,
     )

@@ -254,6 +254,7 @@ class AgentConfig:
     event_channels: int = 16  # numbers that they keep of each token
     event_steps: int = 1000  # of their training, when the agent is done: so many steps on
     event_rows: int = 512  # pairs of frames a step
+    risk_steps: int = 2000  # of the training of `Risk`, what steps may cost: as many pairs a step, the same widths
     # A task is over with its first event, in returns and in dreams: an achievement counts once, and what pays again and
     # again in a dream is not worth finding.
     once: bool = False

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from embody.agent import Agent, Events
+from embody.agent import Agent, Events, Risk
 from embody.batch import Batch
 from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, from_dict
 from embody.distributed.checkpoint import load_tensors, load_weights
@@ -40,8 +40,10 @@ class WorldAndAgent(nn.Module):
         super().__init__()
         self.dynamics, self.agent = dynamics, agent
         self.events: Events | None = None
+        self.risk: Risk | None = None
         if agent.config.goal != "one":
             self.events = Events(dynamics.config.tokens, dynamics.config.channels, agent.config)
+            self.risk = Risk(dynamics.config.tokens, dynamics.config.channels, agent.config)
 
     def features(self, batch: Batch, levels: Levels, generator: torch.Generator) -> Tensor:
         """What the heads read, `[B, T, H]`, of the `batch`'s frames noised to `levels`.

@@ -289,7 +289,7 @@ def crafter_small() -> Config:
             gamma=0.97,
             alpha=1.0,
             beta=1.0,
-            margin=0.2,
+            margin=0.1,
             updates=4,
             uniform_share=0.25,
             first_slots=200,
@@ -307,23 +307,20 @@ def crafter_small() -> Config:
 
 
 def crafter() -> Config:
-    """Crafter on one GPU: `crafter_small` with a larger world and agent, larger batches and more epochs.
-
-    Nobody has trained it to its end yet (docs/performance.md).
-    """
+    """Crafter on one GPU: `crafter_small` with a larger world and agent (12M parameters), and more of the data."""
     small = crafter_small()
-    trunk = replace(small.dynamics.trunk, width=384, depth=6, heads=6, kv_heads=2, pattern="STS", mlp_width=1024)
-    lengths = replace(small.train_dynamics, batch=128, epochs=6.0)
+    trunk = replace(small.dynamics.trunk, width=256, depth=6, heads=4, kv_heads=2, pattern="STS", mlp_width=704)
+    lengths = replace(small.train_dynamics, batch=128, epochs=8.0)
     return replace(
         small,
         name="crafter",
         preset="crafter",
-        dynamics=replace(small.dynamics, trunk=trunk, context=64, k_sample=4),
+        dynamics=replace(small.dynamics, trunk=trunk, context=64),
         agent=replace(small.agent, trunk=trunk, hidden=512),
         train_tokenizer=replace(small.train_tokenizer, batch=128, epochs=0.6),
         train_dynamics=lengths,
-        train_agent=replace(lengths, epochs=3.0),
-        train_imagination=replace(small.train_imagination, batch=512, epochs=8.0),
+        train_agent=replace(lengths, epochs=2.0),
+        train_imagination=replace(small.train_imagination, epochs=0.6),
     )
 
 

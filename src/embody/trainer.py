@@ -52,7 +52,7 @@ from embody.logger_manager import LoggerManager, ProgressBar
 from embody.model import WorldAndAgent, load_dynamics, load_lpips, load_tokenizer, load_world_and_agent
 from embody.presets import minigrid, preset
 from embody.tokenizer import Tokenizer
-from embody.training.agent import AgentStage, EventsStage
+from embody.training.agent import AgentStage, EventsStage, RiskStage
 from embody.training.dynamics import DynamicsStage
 from embody.training.imagination import ImaginationStage
 from embody.training.loop import Stage, train
@@ -192,8 +192,10 @@ class Trainer:
                 self._train(stage, about, record)
                 if stage.model.events is not None and variant == "agent":  # the controls do not dream
                     self._train(EventsStage(stage), about, record)
+                    self._train(RiskStage(stage), about, record)
                 self._save(stage, path, about)
-                self.config.checkpoint(EventsStage.name).unlink(missing_ok=True)
+                for later in (EventsStage, RiskStage):
+                    self.config.checkpoint(later.name).unlink(missing_ok=True)
         return load_world_and_agent(path)[0]
 
     def train_imagination(self, data: Data | None = None, *, shuffled: bool = False) -> WorldAndAgent:

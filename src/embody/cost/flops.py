@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, TransformerConfig
 from embody.cost.lpips import lpips_row_flops
-from embody.cost.parameters import block_matrices, event_layers, head_layers, patches, task_inputs
+from embody.cost.parameters import block_matrices, event_layers, head_layers, patches, risk_layers, task_inputs
 
 __all__ = [
     "agent_flops",
@@ -31,6 +31,8 @@ __all__ = [
     "head_flops",
     "imagination_row_flops",
     "remember_flops",
+    "risk_flops",
+    "risk_row_flops",
     "tokenizer_row_flops",
     "trunk_flops",
 ]
@@ -174,6 +176,19 @@ def event_row_flops(config: Config, frames: int) -> float:
     return (frames - 1) * (3 * event_flops(config.dynamics, config.agent) - no_gradient)
 
 
+def risk_flops(dynamics: DynamicsConfig, agent: AgentConfig) -> int:
+    """To expect costs of a frame and an action."""
+    of_token, of_all = risk_layers(dynamics, agent)
+    return dynamics.tokens * _flops(of_token) + _flops(of_all)
+
+
+def risk_row_flops(config: Config, frames: int) -> float:
+    """As `event_row_flops`."""
+    of_token, _ = risk_layers(config.dynamics, config.agent)
+    no_gradient = config.dynamics.tokens * _flops(of_token[:1])
+    return (frames - 1) * (3 * risk_flops(config.dynamics, config.agent) - no_gradient)
+
+
 def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
     """Phase 3, a step of one dream: `dreams` dreamings, then the policy and value heads on H + 1 frames.
 
@@ -186,8 +201,9 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
     context, horizon, S = dream.context, dream.horizon, _tokens(config.dynamics)
     total = remember_flops(config.dynamics, context, context) + agent_flops(agent, S, context)
     ring = min(context + horizon, config.dynamics.context)
-    total += horizon * (generated_frame_flops(config, ring) + head_flops(agent))
-    total += horizon * event_flops(config.dynamics, agent)
+    judged = agent.goal != "one"  # by frames and actions: the other heads are not asked
+    judging = event_flops(config.dynamics, agent) + risk_flops(config.dynamics, agent)
+    total += horizon * (generated_frame_flops(config, ring) + (judging if judged else head_flops(agent)))
     layers = head_layers(agent)
     learning = float(horizon * head_flops(agent, "policy"))  # the prior
     if agent.support:  # wherever a policy is asked, so is the cloned one
@@ -199,7 +215,7 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
     if dream.finetune == "agent":
         whole = context + horizon
         total += remember_flops(config.dynamics, whole) + agent_flops(agent, S, whole)
-        total += (horizon + 1) * head_flops(agent)
+        total += (horizon + 1) * head_flops(agent) * (not judged)
         learning += _features_row_flops(config, whole)
     return total * (1 / dream.updates if dreams is None else dreams) + learning
 

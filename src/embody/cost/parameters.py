@@ -12,6 +12,7 @@ __all__ = [
     "block_matrices",
     "dynamics_parameters",
     "event_layers",
+    "risk_layers",
     "head_layers",
     "task_inputs",
     "tokenizer_parameters",
@@ -87,6 +88,14 @@ def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[list[tup
     hidden, kept = agent.event_hidden, agent.event_channels
     of_token = [(2 * dynamics.channels, hidden), (hidden, kept)]
     of_all = [(dynamics.tokens * kept, hidden), (hidden, hidden), (hidden, agent.tasks)]
+    return ([], []) if agent.goal == "one" else (of_token, of_all)
+
+
+def risk_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """As `event_layers`, of what expects costs of a frame and an action."""
+    hidden, kept = agent.event_hidden, agent.event_channels
+    of_token = [(dynamics.channels, hidden), (hidden, kept)]
+    of_all = [(dynamics.tokens * kept + sum(agent.actions.sizes), hidden), (hidden, hidden), (hidden, 2)]
     return ([], []) if agent.goal == "one" else (of_token, of_all)
 
 

@@ -26,6 +26,7 @@ from embody.cost.parameters import (
     dynamics_parameters,
     event_layers,
     head_layers,
+    risk_layers,
     tokenizer_parameters,
 )
 
@@ -64,7 +65,8 @@ def phases(config: Config) -> list[Phase]:
     halves = sum(half.depth * block_matrices(half) for half in (t.encoder, t.decoder))
     tokenizer, world, agent = tokenizer_parameters(t), dynamics_parameters(d), agent_parameters(a)
     heads = {name: sum(i * o + o for i, o in layers) for name, layers in head_layers(a).items()}
-    events = sum(i * o + o for layers in event_layers(d, a) for i, o in layers)
+    layers = (*event_layers(d, a), *risk_layers(d, a))
+    judges = sum(i * o + o for part in layers for i, o in part)
     cloned = heads["policy"] if a.support else 0  # in imagination
     world_learns = a.dynamics_weight > 0 or not a.own_weights
     # The dynamics loss's rows, and all rows once more where the heads' pass through the world has a gradient.
@@ -120,7 +122,7 @@ def phases(config: Config) -> list[Phase]:
             config.train_agent,
             resident(
                 config.train_agent,
-                held=world + agent + events,
+                held=world + agent + judges,
                 trained=agent + world * world_learns,
                 matrices=blocks * (a.own_weights + world_learns),
             ),
@@ -133,7 +135,7 @@ def phases(config: Config) -> list[Phase]:
             replace(config.train_imagination, length=config.imagination.horizon, long_length=0),
             resident(
                 config.train_imagination,
-                held=world + agent + events + cloned,
+                held=world + agent + judges + cloned,
                 trained=dream_learns,
                 matrices=dream_matrices,
                 prior=dream_learns,

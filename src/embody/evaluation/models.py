@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embody.agent import Agent, Events, until_rewarded
+from embody.agent import Agent, Events, Risk, until_rewarded
 from embody.batch import Batch
 from embody.config import Config, StageConfig
 from embody.data import Dataset, batches, label_indices
@@ -90,12 +90,14 @@ def dream_held_out(
     datasets: Sequence[Dataset],
     tokenizer_hash: str,
     events: Events | None = None,
+    risk: Risk | None = None,
 ) -> Dreams:
     """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it.
 
     Tasks are drawn uniformly, then any slot but an episode's last as the end of the context. A dream may be longer
     than the world's window: its ring then forgets the oldest frames. Without an agent no reward is predicted; where all
-    tasks are one goal, those predicted and real are the first times of each, predicted by `events`.
+    tasks are one goal, those predicted and real are the first times of each, predicted by `events`, and
+    what steps cost and whether they are the last is what `risk` expects.
     """
     settings = config.evaluation
     context, horizon = settings.context, settings.horizon
@@ -105,7 +107,7 @@ def dream_held_out(
     assert pixels.frames is not None and latents.latents is not None
     generator = torch.Generator(dynamics.register_RD.device).manual_seed(config.seed)
     k_sample, longest = dynamics.config.k_sample, context + horizon
-    dream = Dream(dynamics, agent, events, k_sample=k_sample, generator=generator, longest=longest)
+    dream = Dream(dynamics, agent, events, risk, k_sample=k_sample, generator=generator, longest=longest)
     first, task = slice(0, context), latents.task
     given = task if config.agent.goal == "one" else task[:, first]
     seen = dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], given)

@@ -83,8 +83,8 @@ def evaluate_run(
 
     def measure_world() -> dict[str, Any]:
         assert world is not None
-        events = first.events if first else None
-        dreams = dream_held_out(config, tokenizer, world, agent, datasets, tokenizer_hash, events)
+        judges = (first.events, first.risk) if first else ()
+        dreams = dream_held_out(config, tokenizer, world, agent, datasets, tokenizer_hash, *judges)
         _keep_dreams(config, dreams)
         ratios = action_shuffle_ratios(config, world, datasets, tokenizer_hash)
         returns = {"returns": None if dreams.returns is None else measure_returns(dreams.returns)}

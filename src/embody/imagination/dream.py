@@ -5,11 +5,12 @@ Legend: B rows, T frames, A action factors, L spatial tokens, Z channels, H feat
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from embody.agent import Agent, Events
+from embody.agent import Agent, Events, Risk
 from embody.dynamics import Dynamics, Prediction
 from embody.dynamics.shortcut import noise_to
 from embody.nn.cache import RingCache
@@ -39,11 +40,19 @@ class Imagined:
     achieved: Tensor | None  # bool [B, T, P]: tasks, of a goal of all, that were left until then
 
 
+class Judged(NamedTuple):
+    """What a step brought where all tasks are one goal."""
+
+    achieved: Tensor  # bool [B, P] or [B, T, P]: of the tasks that were left
+    cost: Tensor  # float32 [B] or [B, T]: expected
+    continues: Tensor  # of the same shape: probability that the episode goes on
+
+
 class Dream:
     """`reset` with a real context, then `step` with actions. Without an agent there are no features and rewards.
 
-    Where all tasks are one goal, `events` read off the frames which of those left come about: each is paid once, and of
-    what the reward head says only losses count.
+    Where all tasks are one goal, `events` read off the frames which of those left come about: each is paid once. What a
+    step costs, and whether the episode goes on, is then what `risk` expects of the frame before and the action.
     Every frame is kept re-noised to the context level, with its (tau, d) index, whether it was real or dreamt.
     Time and memory a step do not grow: the history is a ring of `dynamics.config.context` frames.
     """
@@ -53,15 +62,17 @@ class Dream:
         dynamics: Dynamics,
         agent: Agent | None = None,
         events: Events | None = None,
+        risk: Risk | None = None,
         *,
         k_sample: int,
         generator: torch.Generator,
         longest: int | None = None,
     ) -> None:
         """`longest`: frames of the longest dream, its context included, if that is known: the ring holds no more."""
+        assert (events is None) == (risk is None), "what steps bring and what they cost go together"
         if k_sample < 1 or dynamics.config.k_max % k_sample:
             raise ValueError(f"k_sample {k_sample} must divide k_max {dynamics.config.k_max}: choose a power of two")
-        self.dynamics, self.agent, self.events = dynamics, agent, events
+        self.dynamics, self.agent, self.events, self.risk = dynamics, agent, events, risk
         self.k_sample, self.generator = k_sample, generator
         self.ring = min(longest or dynamics.config.context, dynamics.config.context)
         self.d_min = 1 / dynamics.config.k_max
@@ -71,7 +82,7 @@ class Dream:
         self.agent_cache: RingCache | None = None
         self.task: Tensor | None = None  # a label [B, W]; of a goal of all tasks what is left, bool [B, 1, P]
         self.last: Tensor | None = None  # latents [B, L, Z] of the last frame, where events are read
-        self.achieved: Tensor | None = None  # bool [B, P]: of what was left, by the last frame
+        self.judged: Judged | None = None  # the last step
 
     @torch.no_grad()
     def reset(
@@ -131,7 +142,7 @@ class Dream:
         self.settle()
         latents, _ = self.advance(actions)
         features = self.settle()
-        return DreamStep(latents, features, *self._outcome(features, self.achieved))
+        return DreamStep(latents, features, *self._outcome(features, self.judged))
 
     @torch.no_grad()
     def advance(self, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +153,7 @@ class Dream:
         """
         z_B1LZ, features = self._sample(actions[:, None])
         self.unkept = z_B1LZ, actions[:, None]
-        self._read_events(z_B1LZ[:, 0])
+        self._judge(actions, z_B1LZ[:, 0])
         return z_B1LZ[:, 0], features[:, 0]
 
     @torch.no_grad()
@@ -160,39 +171,40 @@ class Dream:
         K passes a frame, not K + 1: a finished frame is kept in the pass that begins to denoise the next one.
         """
         self.settle()
-        latents, features, achieved = [], [], []
+        latents, features, judged = [], [], []
         for action in actions.unbind(dim=1):
             z_BLZ, features_BH = self.advance(action)
             latents.append(z_BLZ)
             features.append(features_BH)  # of the frame before
-            achieved.append(self.achieved)
+            judged.append(self.judged)
         features_BTH = torch.stack((*features[1:], self.settle()), dim=1)
-        achieved_BTP = torch.stack([at for at in achieved if at is not None], dim=1) if self.events else None
-        outcome = self._outcome(features_BTH, achieved_BTP)
-        return Imagined(torch.stack(latents, dim=1), features_BTH, *outcome, achieved_BTP)
+        steps = [step for step in judged if step is not None]
+        in_time = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
+        of_all = Judged(*in_time) if steps else None
+        outcome = self._outcome(features_BTH, of_all)
+        return Imagined(torch.stack(latents, dim=1), features_BTH, *outcome, of_all.achieved if of_all else None)
 
-    def _read_events(self, z: Tensor) -> None:
-        """Which of the tasks left came about between the last frame and `z` `[B, L, Z]`; no more are they left."""
-        if self.events is None:
+    def _judge(self, actions: Tensor, z: Tensor) -> None:
+        """What `actions` `[B, A]`, which led to `z` `[B, L, Z]` from the last frame, bring; what came is not left."""
+        if self.events is None or self.risk is None:
             return
-        assert self.task is not None and self.last is not None, "a dream whose events are read needs what is left"
+        assert self.task is not None and self.last is not None, "a dream whose steps are judged needs what is left"
         left_BP = self.task[:, 0]
-        logits = self.events(self.last, z)
-        self.achieved = left_BP & (logits[:, : left_BP.shape[1]] > 0)
-        self.task, self.last = (left_BP & ~self.achieved)[:, None], z
+        achieved = left_BP & (self.events(self.last, z)[:, : left_BP.shape[1]] > 0)
+        self.judged = Judged(achieved, *self.risk.expected(self.last, actions))
+        self.task, self.last = (left_BP & ~achieved)[:, None], z
 
-    def _outcome(self, features: Tensor, achieved: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _outcome(self, features: Tensor, judged: Judged | None) -> tuple[Tensor, Tensor]:
         """Reward and continue probability `[...]` at features `[..., H]`; empty without an agent.
 
-        `r = sum_k achieved_k + min(r, 0)` where events are read, `achieved` bool `[..., P]`.
+        `r_t = sum_k achieved_k - E[cost | z_{t-1}, a_t]` and `c_t = 1 - P[end | z_{t-1}, a_t]` where steps are judged.
         """
         if self.agent is None:
             return features.new_zeros(*features.shape[:-1], 0), features.new_zeros(*features.shape[:-1], 0)
+        if judged is not None:
+            return judged.achieved.sum(dim=-1) - judged.cost, judged.continues
         out = self.agent.heads(features)
-        reward = self.agent.heads.expected_reward(out.reward[..., 0, :])
-        if achieved is not None:
-            reward = achieved.sum(dim=-1) + reward.clamp(max=0)
-        return reward, out.continues.sigmoid()
+        return self.agent.heads.expected_reward(out.reward[..., 0, :]), out.continues.sigmoid()
 
     @torch.no_grad()
     def select(self, rows: Tensor) -> None:

@@ -124,7 +124,10 @@ def attend_capped(
 ) -> Tensor:
     """`attend` with a cap, by FlexAttention: no `[X, Y]` matrix is kept where `kernel` is compiled."""
     mask = _past(q.shape[2], q.device) if causal else None
-    return kernel(q, k, v, score_mod=_cap(soft_cap), block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    # Where lengths vary Inductor may choose the kernel for few queries, which has no choice of blocks in float32.
+    options: dict[str, Any] = {"kernel_options": {"BACKEND": "TRITON"}} if q.is_cuda else {}
+    grouped = q.shape[1] != k.shape[1]
+    return kernel(q, k, v, score_mod=_cap(soft_cap), block_mask=mask, enable_gqa=grouped, **options)
 
 
 # The same objects every time, so that nothing is compiled twice.

@@ -87,6 +87,10 @@ class FactoredCategorical:
         ]
         return limited
 
+    def allows(self, actions: Tensor) -> Tensor:
+        """bool `[...]`: which of int64 actions `[..., A]` are not among those that `within` left out."""
+        return self.log_prob(actions) > _NEVER / 2
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """int64 `[..., A]`, by the Gumbel trick."""
         return torch.stack([_gumbel_argmax(log_p, generator) for log_p in self.log_probs], dim=-1)

@@ -1,7 +1,7 @@
 """Phase 2: cloning, reward, value and continue heads learn on agent tokens; the dynamics loss goes on.
 
 With the agent's own weights the agent's losses cannot reach the world; in the paper's sharing they finetune it.
-Where all tasks are one goal, `EventsStage` then teaches what reads them off frames.
+Where all tasks are one goal, `EventsStage` then teaches what reads them off frames, `RiskStage` what steps may cost.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embody.agent import Agent, AgentLoss, event_loss
+from embody.agent import Agent, AgentLoss, event_loss, risk_loss
 from embody.batch import Batch
-from embody.config import Config, StageConfig
-from embody.cost.flops import agent_row_flops, event_row_flops
+from embody.config import AgentConfig, Config, StageConfig
+from embody.cost.flops import agent_row_flops, event_row_flops, risk_row_flops
 from embody.data import EVERY_TASK, Dataset, EpisodeRow, batches, stage_steps, uniform_rows
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts, noise_to
 from embody.model import WorldAndAgent
 from embody.training.rewards import check_ranges, reward_statistics
 
-__all__ = ["AgentStage", "EventsStage"]
+__all__ = ["AgentStage", "EventsStage", "RiskStage"]
 
 
 class AgentStage:
@@ -54,8 +54,9 @@ class AgentStage:
         trains_world = config.agent.dynamics_weight > 0 or not config.agent.own_weights
         dynamics.requires_grad_(trains_world)
         self.losses = nn.ModuleDict({"agent": AgentLoss(config.agent), "dynamics": ShortcutLoss()})
-        if self.model.events is not None:
-            self.model.events.requires_grad_(False)
+        if self.model.events is not None and self.model.risk is not None:
+            for later in (self.model.events, self.model.risk):
+                later.requires_grad_(False)
             for dataset in datasets:
                 if len(dataset.meta.tasks) > config.agent.tasks:
                     raise ValueError(
@@ -76,10 +77,10 @@ class AgentStage:
         return groups
 
     def batches(self, start: int) -> Iterable[Batch]:
-        return self.clips(self.config, start, self.whole.agent.event_lead)
+        return self.clips(self.config, start, self.whole.agent)
 
-    def clips(self, stage: StageConfig, start: int, event_lead: int) -> Iterable[Batch]:
-        """Batches of the shape that `stage` has."""
+    def clips(self, stage: StageConfig, start: int, agent: AgentConfig) -> Iterable[Batch]:
+        """Batches of the shape that `stage` has, of rows as `agent` says."""
         return batches(
             self.datasets,
             "train",
@@ -90,15 +91,15 @@ class AgentStage:
             start=start,
             left_pad=self.whole.imagination.context - 1,
             gamma=self.whole.imagination.gamma,
-            once=self.whole.agent.once,
-            goal=self.whole.agent.goal,
-            words=self.whole.agent.words,
+            once=agent.once,
+            goal=agent.goal,
+            words=agent.words,
             episode_filter=self.episode_filter,
             labelled_only=True,
             weights=self.whole.data.weights,
-            uniform_share=self.whole.agent.uniform_share,
-            miss_share=self.whole.agent.miss_share,
-            event_lead=event_lead,
+            uniform_share=agent.uniform_share,
+            miss_share=agent.miss_share,
+            event_lead=agent.event_lead,
             workers=self.whole.workers,
         )
 
@@ -132,8 +133,34 @@ class AgentStage:
         return levels
 
 
-class EventsStage:
-    """The last steps of phase 2: `Events` alone, on pairs of frames, many of which have events or misses.
+class _PairsStage:
+    """A stage after the agent's: one part of its model alone learns in place, on pairs of frames."""
+
+    name: str
+
+    def __init__(self, before: AgentStage, part: nn.Module | None, steps: int, length: int) -> None:
+        """`before` is finished; `part` of its model learns, for so many steps, on clips of `length` frames."""
+        assert part is not None
+        self.before, self.steps = before, steps
+        rows = max(1, before.whole.agent.event_rows // (length - 1))
+        self.config = replace(before.config, batch=rows, length=length, long_length=0, muon_lr=0.0)
+        self.model: WorldAndAgent = before.model.requires_grad_(False)
+        self.part = part.requires_grad_(True)
+        self.losses: nn.Module = nn.Identity()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.part.parameters())}]
+
+    def latents(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The batch's, `[B, T, S, C]`, a little noised, as those of dreams are not quite those of recordings."""
+        assert batch.latents is not None
+        z = self.model.dynamics.pack(batch.latents)
+        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        return noise_to(self.model.context_levels(batch).tau, z, noise)
+
+
+class EventsStage(_PairsStage):
+    """Of phase 2's last steps the first: `Events`, on pairs many of which have events or misses.
 
     They are rare, and beside the agent's losses too few come by: in 2,000 batches of the agent's it learns half of
     Crafter's (docs/LOG.md).
@@ -142,29 +169,45 @@ class EventsStage:
     name = "events"
 
     def __init__(self, before: AgentStage) -> None:
-        """`before` is finished; its model learns in place."""
-        agent = before.whole.agent
-        self.before, self.steps = before, agent.event_steps
-        self.config = replace(before.config, batch=agent.event_rows, length=2, long_length=0, muon_lr=0.0)
-        self.model: WorldAndAgent = before.model.requires_grad_(False)
-        assert self.model.events is not None
-        self.model.events.requires_grad_(True)
-        self.losses: nn.Module = nn.Identity()
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
+        super().__init__(before, before.model.events, before.whole.agent.event_steps, length=2)
 
     def batches(self, start: int) -> Iterable[Batch]:
-        return self.before.clips(self.config, start, 0)
+        return self.before.clips(self.config, start, replace(self.before.whole.agent, event_lead=0))
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """On latents a little noised, as those of dreams are not quite those of recordings."""
-        assert batch.latents is not None and batch.events is not None
-        z = self.model.dynamics.pack(batch.latents)
-        noise = torch.randn(z.shape, generator=generator, device=z.device)
-        logits = self.model.event_logits(noise_to(self.model.context_levels(batch).tau, z, noise))
-        mask = batch.mask[:, 1:] & batch.mask[:, :-1] & batch.labelled[:, None]
-        return event_loss(logits, batch.events[:, 1:], mask), {}
+        assert batch.events is not None
+        logits = self.model.event_logits(self.latents(batch, generator))
+        return event_loss(logits, batch.events[:, 1:], _steps(batch)), {}
 
     def row_flops(self, frames: int, progress: float) -> float:
         return event_row_flops(self.before.whole, frames)
+
+
+class RiskStage(_PairsStage):
+    """The last: `Risk`, on pairs from anywhere, since it is to be right on average."""
+
+    name = "risk"
+
+    def __init__(self, before: AgentStage) -> None:
+        super().__init__(before, before.model.risk, before.whole.agent.risk_steps, length=9)
+
+    def batches(self, start: int) -> Iterable[Batch]:
+        agent = replace(self.before.whole.agent, uniform_share=1.0, miss_share=0.0, event_lead=0)
+        return self.before.clips(self.config, start, agent)
+
+    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """A cost is what a recorded reward is below what was achieved for the first time."""
+        risk = self.model.risk
+        assert risk is not None
+        paid = (batch.task[:, :-1] & ~batch.task[:, 1:]).sum(dim=-1)
+        costs = (paid - batch.rewards[:, 1:]).clamp(min=0) / max(risk.greatest, 1e-6)
+        said = risk(self.latents(batch, generator)[:, :-1], batch.actions[:, 1:])
+        return risk_loss(said, costs, batch.is_terminal[:, 1:], _steps(batch)), {}
+
+    def row_flops(self, frames: int, progress: float) -> float:
+        return risk_row_flops(self.before.whole, frames)
+
+
+def _steps(batch: Batch) -> Tensor:
+    """Which steps between slots are real and recorded with actions, bool `[B, T - 1]`."""
+    return batch.mask[:, 1:] & batch.mask[:, :-1] & batch.labelled[:, None]

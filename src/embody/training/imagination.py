@@ -39,6 +39,7 @@ def dream_trajectories(model: WorldAndAgent, batch: Batch, *, horizon: int, gene
         model.dynamics,
         model.agent,
         model.events,
+        model.risk,
         k_sample=model.dynamics.config.k_sample,
         generator=generator,
         longest=batch.length + horizon,
@@ -152,7 +153,9 @@ class ImaginationStage:
         values = heads.value_bins.decode(value_logits).detach()
         returns = lambda_returns(rewards, dreamt.continues, values, config.gamma, config.lambda_)
         policy, prior = heads.act(features[:, :-1]), self.prior.agent.heads.act(dreamt.features[:, :-1])
-        loss, metrics = self.losses(policy, prior, dreamt.actions, returns - values[:, :-1], dreamt.alive)
+        # At the support's edge, in bfloat16, an action may have been taken that now is just outside: it says nothing.
+        taken = dreamt.alive & policy.allows(dreamt.actions)
+        loss, metrics = self.losses(policy, prior, dreamt.actions, returns - values[:, :-1], taken)
         value_BT = heads.value_bins.loss(value_logits[:, :-1], returns)
         alive = dreamt.alive.float()
         value = (value_BT * alive).sum() / alive.sum().clamp(min=1)
@@ -205,12 +208,10 @@ class ImaginationStage:
     def _as_the_prior_sees_it(self, dreamt: Trajectories, contexts: Batch, generator: torch.Generator) -> Trajectories:
         """The same latents with the prior's features, rewards and ends: those of a stream that learns would drift."""
         features, heads = self._relive(self.prior, dreamt, contexts, generator), self.prior.agent.heads
+        if dreamt.left is not None:  # judged by frames and actions, not by features
+            return replace(dreamt, features=features)
         out = heads(features)
         rewards, continues = heads.expected_reward(out.reward[:, :, 0]), out.continues.sigmoid()
-        if dreamt.left is not None:
-            left = torch.cat((contexts.task[:, -1:], dreamt.left), dim=1).sum(dim=-1)
-            rewards = rewards.clamp(max=0)
-            rewards[:, 1:] -= left.diff(dim=1)
         rewards[:, 0], continues[:, 0] = 0.0, 1.0
         return replace(dreamt, features=features, rewards=rewards, continues=continues, alive=_alive(continues))
 

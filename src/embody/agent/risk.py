@@ -1,0 +1,59 @@
+"""What a step is likely to cost, read off the frame before it and its action.
+
+A world model draws what mostly happens. A blow that falls one time in fifty beside a zombie, dreams hardly ever show
+(docs/LOG.md); so they pay its expectation, which one look at the zombie gives.
+Legend: B rows, T slots, S tokens, C channels, A action factors.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from embody.agent.model import mlp
+from embody.config import AgentConfig
+
+__all__ = ["Risk", "StepRisk", "risk_loss"]
+
+
+@dataclass(frozen=True)
+class StepRisk:
+    """Logits `[...]` of what a step costs, as a share of the greatest cost, and of its being the episode's last."""
+
+    cost: Tensor
+    end: Tensor
+
+
+class Risk(nn.Module):
+    """An MLP for every token of the frame alike, and an MLP on what it keeps of all and on the action."""
+
+    def __init__(self, tokens: int, channels: int, config: AgentConfig) -> None:
+        """A frame's latents are `[tokens, channels]`."""
+        super().__init__()
+        hidden, kept = config.event_hidden, config.event_channels
+        self.greatest = max(0.0, -config.reward_range[0])  # a reward is never less than minus this
+        self.token = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, kept), nn.SiLU())
+        self.sizes = config.actions.sizes
+        self.mlp = mlp(tokens * kept + sum(self.sizes), hidden, 2)
+
+    def forward(self, before: Tensor, actions: Tensor) -> StepRisk:
+        """Of `actions` int64 `[..., A]` taken when latents `[..., S, C]` are seen."""
+        seen = self.token(before).flatten(-2)
+        taken = [F.one_hot(a, size) for a, size in zip(actions.unbind(-1), self.sizes, strict=True)]
+        return StepRisk(*self.mlp(torch.cat((seen, *taken), dim=-1)).unbind(-1))
+
+    def expected(self, before: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """The expected cost, at least 0, and the probability that the episode goes on: `[...]` each."""
+        risk = self(before, actions)
+        return self.greatest * risk.cost.sigmoid(), 1 - risk.end.sigmoid()
+
+
+def risk_loss(risk: StepRisk, costs: Tensor, ends: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of both, whose least is at the mean; a mean over steps that are real (`mask` `[B, T]`).
+
+    `costs` `[B, T]`, shares of the greatest; `ends` bool `[B, T]`.
+    """
+    loss_BT = F.binary_cross_entropy_with_logits(risk.cost, costs, reduction="none")
+    loss_BT = loss_BT + F.binary_cross_entropy_with_logits(risk.end, ends.float(), reduction="none")
+    return (loss_BT * mask).sum() / mask.sum().clamp(min=1)
