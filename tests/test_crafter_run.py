@@ -4,12 +4,14 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from embody.config import Config, Goal
 from embody.envs import evaluation_seeds
 from embody.envs.crafter import ACHIEVEMENTS
 from embody.evaluation import read_results
 from embody.evaluation.results import lookup
+from embody.model import Agent, WorldAndAgent, load_world_and_agent
 from embody.presets import crafter_small
 from embody.trainer import Trainer
 from tests.conftest import killed_at, tiny_config
@@ -64,6 +66,21 @@ def test_every_policy_is_counted_over_the_held_out_worlds(run: Config) -> None:
     assert set(results["against_cloning"]) == {"random", "imagination"}
     rewards = results["dynamics"]["rewards_within"]["tasks"]
     assert set(rewards) == set(ACHIEVEMENTS) if run.agent.goal == "recorded" else set(rewards) <= set(ACHIEVEMENTS)
+
+
+def test_what_judges_steps_is_taught_when_the_agent_is(run: Config) -> None:
+    model, _ = load_world_and_agent(run.weights("agent"))
+    if run.agent.goal == "one":
+        assert model.events is None and model.risk is None
+        return
+    torch.manual_seed(run.seed + 2)
+    agent = Agent(model.agent.config)
+    begun = WorldAndAgent(model.dynamics, agent)  # as `AgentStage` begins it
+    for found, first in ((model.events, begun.events), (model.risk, begun.risk)):
+        assert found is not None and first is not None
+        pairs = list(zip(found.parameters(), first.parameters(), strict=True))
+        assert all(not torch.equal(mine, other) for mine, other in pairs)
+        assert all((mine - other).abs().max() < 0.1 for mine, other in pairs)  # three steps from there
 
 
 def test_the_page_has_a_row_an_achievement(run: Config) -> None:

@@ -518,7 +518,8 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
 
 def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) -> None:
     """Whatever it learns, dreaming or loaded to play: an action that the cloned policy hardly takes, it never takes."""
-    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(CONFIG.agent, support=0.5))
+    dreams = dataclasses.replace(CONFIG.imagination, updates=2)
+    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(CONFIG.agent, support=0.5), imagination=dreams)
     agent = Agent(config.agent)
     agent.load_state_dict(make_agent().state_dict())
     with torch.no_grad():
@@ -533,6 +534,17 @@ def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) 
     loss, metrics = stage.loss(batch, seeded(4), 0.0)
     assert stage.dreamt is not None and loss.isfinite() and 0 < metrics["kl"] < 2
     assert [set(stage.dreamt.actions[..., factor].flatten().tolist()) for factor in (0, 1)] == [{1, 2}, {1}]
+    # What was inside when it was dreamt may be outside when it is learnt from: as if it were not there.
+    taken = stage.dreamt.actions.clone()
+    taken[::2, 1, 0] = 0
+    stage.dreamt = dataclasses.replace(stage.dreamt, actions=taken)
+    _, metrics = stage.loss(batch, seeded(4), 1 / stage.steps)
+    assert stage.dreamt.actions is taken
+    kept = stage.dreamt.alive.clone()
+    kept[::2, 1] = False
+    states, prior = stage.dreamt.features[:, :-1], stage.prior.agent.heads
+    kl = heads.act(states).kl(prior.act(states))
+    torch.testing.assert_close(metrics["kl"], kl[kept].mean().detach())
     about = {"models": {"dynamics": to_dict(model.dynamics.config), "agent": to_dict(config.agent)}}
     save_tensors(tmp_path / "imagination.safetensors", stage.model.state_dict(), about)
     loaded, _ = load_world_and_agent(tmp_path / "imagination.safetensors")

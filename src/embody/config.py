@@ -250,7 +250,7 @@ class AgentConfig:
     # "recorded": as that, with the game's own rewards (in Crafter also a tenth of a point of health).
     goal: Goal = "one"
     tasks: int = 32  # that recordings may have where all are one goal: outputs of `Events`, which read them off frames
-    event_hidden: int = 128  # their width
+    event_hidden: int = 128  # their width, and that of `Risk`
     event_channels: int = 16  # numbers that they keep of each token
     event_steps: int = 1000  # of their training, when the agent is done: so many steps on
     event_rows: int = 512  # pairs of frames a step
@@ -269,6 +269,11 @@ class AgentConfig:
             raise ValueError(
                 f"agent.once ends a task with its first event, agent.goal {self.goal} has many: set once to false"
             )
+        if self.standardise_rewards and self.goal != "one":
+            raise ValueError(
+                f"agent.goal {self.goal}: dreams pay 1 for an achievement, rewards cannot be standardised:"
+                " set standardise_rewards to false"
+            )
 
 
 @dataclass(frozen=True)
@@ -283,7 +288,7 @@ class ImaginationConfig:
     beta: float = 0.3
     margin: float = 0.0  # advantages this close to 0 make an action neither good nor bad: their sign is chance
     # What learns: the policy and value heads [P], or the agent's layers too (and the world's where it lends them). The
-    # prior, rewards and ends are then those of a frozen copy.
+    # prior, and of one task's goal rewards and ends, are then those of a frozen copy.
     finetune: Literal["heads", "agent"] = "heads"
     updates: int = 1  # gradient steps on each batch of dreams; they cost little beside the dreaming
     # Of the contexts; the others are of successful episodes or, where there are events, end so close to one that the

@@ -26,13 +26,16 @@ class StepRisk:
 
 
 class Risk(nn.Module):
-    """An MLP for every token of the frame alike, and an MLP on what it keeps of all and on the action."""
+    """An MLP for every token of the frame alike, and an MLP on what it keeps of all and on the action.
+
+    Costs are those in recorded rewards: where the reward range has no losses, there are none.
+    """
 
     def __init__(self, tokens: int, channels: int, config: AgentConfig) -> None:
         """A frame's latents are `[tokens, channels]`."""
         super().__init__()
         hidden, kept = config.event_hidden, config.event_channels
-        self.greatest = max(0.0, -config.reward_range[0])  # a reward is never less than minus this
+        self.greatest = max(0.0, -config.reward_range[0])  # a recorded reward is never less than minus this
         self.token = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, kept), nn.SiLU())
         self.sizes = config.actions.sizes
         self.mlp = mlp(tokens * kept + sum(self.sizes), hidden, 2)
@@ -41,10 +44,15 @@ class Risk(nn.Module):
         """Of `actions` int64 `[..., A]` taken when latents `[..., S, C]` are seen."""
         seen = self.token(before).flatten(-2)
         taken = [F.one_hot(a, size) for a, size in zip(actions.unbind(-1), self.sizes, strict=True)]
-        return StepRisk(*self.mlp(torch.cat((seen, *taken), dim=-1)).unbind(-1))
+        # In bfloat16 a chance to go on would be 1 wherever that to end is below 0.2%: most ends come by such chances.
+        return StepRisk(*self.mlp(torch.cat((seen, *taken), dim=-1)).float().unbind(-1))
+
+    def shares(self, costs: Tensor) -> Tensor:
+        """`costs` as shares of the greatest, 0 to 1."""
+        return (costs / self.greatest).clamp(0, 1) if self.greatest else torch.zeros_like(costs)
 
     def expected(self, before: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """The expected cost, at least 0, and the probability that the episode goes on: `[...]` each."""
+        """The expected cost, 0 to `greatest`, and the probability that the episode goes on: `[...]` each."""
         risk = self(before, actions)
         return self.greatest * risk.cost.sigmoid(), 1 - risk.end.sigmoid()
 

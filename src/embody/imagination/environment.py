@@ -17,9 +17,9 @@ __all__ = ["DreamEnv"]
 class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """Each `reset` starts from a recorded context (`contexts(seed)` gives one row); `horizon` steps at most.
 
-    Observation uint8 `[H, W, 3]`; action int64 `[A]`; the reward is the reward head's; the episode ends where the
-    continue head says so. The info holds the `continue` probability. A dream without an agent has neither: its reward
-    is 0, it goes on to the horizon, and a frame costs K passes instead of K + 1.
+    Observation uint8 `[H, W, 3]`; action int64 `[A]`; the reward is the dream's; the episode ends where it is less
+    likely than not to go on. The info holds the `continue` probability. A dream without an agent has neither: its
+    reward is 0, it goes on to the horizon, and a frame costs K passes instead of K + 1.
     """
 
     def __init__(self, tokenizer: Tokenizer, dream: Dream, contexts: Callable[[int], Batch], horizon: int) -> None:

@@ -79,8 +79,8 @@ class AgentStage:
     def batches(self, start: int) -> Iterable[Batch]:
         return self.clips(self.config, start, self.whole.agent)
 
-    def clips(self, stage: StageConfig, start: int, agent: AgentConfig) -> Iterable[Batch]:
-        """Batches of the shape that `stage` has, of rows as `agent` says."""
+    def clips(self, stage: StageConfig, start: int, agent: AgentConfig, after: int = 0) -> Iterable[Batch]:
+        """Batches of the shape that `stage` has, of rows as `agent` says; the last `after` slots may outlast it."""
         return batches(
             self.datasets,
             "train",
@@ -100,6 +100,8 @@ class AgentStage:
             uniform_share=agent.uniform_share,
             miss_share=agent.miss_share,
             event_lead=agent.event_lead,
+            contexts=after > 0,
+            after=after,
             workers=self.whole.workers,
         )
 
@@ -134,7 +136,7 @@ class AgentStage:
 
 
 class _PairsStage:
-    """A stage after the agent's: one part of its model alone learns in place, on pairs of frames."""
+    """A stage after the agent's: one part of its model alone learns in place, on neighbouring frames."""
 
     name: str
 
@@ -160,7 +162,7 @@ class _PairsStage:
 
 
 class EventsStage(_PairsStage):
-    """Of phase 2's last steps the first: `Events`, on pairs many of which have events or misses.
+    """The last steps of phase 2 but `RiskStage`'s: `Events` alone, on pairs many of which have events or misses.
 
     They are rare, and beside the agent's losses too few come by: in 2,000 batches of the agent's it learns half of
     Crafter's (docs/LOG.md).
@@ -184,23 +186,28 @@ class EventsStage(_PairsStage):
 
 
 class RiskStage(_PairsStage):
-    """The last: `Risk`, on pairs from anywhere, since it is to be right on average."""
+    """The last steps of phase 2: `Risk` alone, on steps from anywhere, since it is to be right on average.
+
+    A clip begins anywhere but at the end, and may outlast its episode: so an episode's last steps, which are those that
+    cost, come as often as others. Only its first seven come less.
+    """
 
     name = "risk"
 
     def __init__(self, before: AgentStage) -> None:
-        super().__init__(before, before.model.risk, before.whole.agent.risk_steps, length=9)
+        length = 9  # eight steps a clip: clips of two frames take longer to read than to learn from
+        super().__init__(before, before.model.risk, before.whole.agent.risk_steps, length)
 
     def batches(self, start: int) -> Iterable[Batch]:
         agent = replace(self.before.whole.agent, uniform_share=1.0, miss_share=0.0, event_lead=0)
-        return self.before.clips(self.config, start, agent)
+        return self.before.clips(self.config, start, agent, after=self.config.length - 1)
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
         """A cost is what a recorded reward is below what was achieved for the first time."""
         risk = self.model.risk
         assert risk is not None
         paid = (batch.task[:, :-1] & ~batch.task[:, 1:]).sum(dim=-1)
-        costs = (paid - batch.rewards[:, 1:]).clamp(min=0) / max(risk.greatest, 1e-6)
+        costs = risk.shares(paid - batch.rewards[:, 1:])
         said = risk(self.latents(batch, generator)[:, :-1], batch.actions[:, 1:])
         return risk_loss(said, costs, batch.is_terminal[:, 1:], _steps(batch)), {}
 
