@@ -298,7 +298,7 @@ def crafter_small() -> Config:
             epochs=0.25, batch=64, length=1, long_length=2, long_every=2, lr=2e-3, muon_lr=8e-3
         ),
         train_dynamics=replace(lengths, epochs=1.2),
-        train_agent=replace(lengths, epochs=0.5),
+        train_agent=replace(lengths, epochs=1.5),
         train_imagination=StageConfig(
             epochs=1.0, batch=64, lr=1e-3, weight_decay=0.0, clip=0.5, ema=0.98, checkpoint_every=20, log_every=4
         ),
