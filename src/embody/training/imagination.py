@@ -206,7 +206,7 @@ class ImaginationStage:
 
     @torch.no_grad()
     def _as_the_prior_sees_it(self, dreamt: Trajectories, contexts: Batch, generator: torch.Generator) -> Trajectories:
-        """The same latents with the prior's features, and what its heads read off them: those of a learner would drift."""
+        """The same latents with the prior's features, and what its heads read there: a learner's would drift."""
         features, heads = self._relive(self.prior, dreamt, contexts, generator), self.prior.agent.heads
         if dreamt.left is not None:  # judged by frames and actions, not by features
             return replace(dreamt, features=features)
