@@ -206,7 +206,7 @@ def minecraft_small() -> Config:
 
 
 def crafter_small() -> Config:
-    """Crafter, 22 achievements up to the diamond, on two CPU cores: models of 1.8M, 1.6M and 2.2M parameters."""
+    """Crafter, 22 achievements up to the diamond, on two CPU cores: models of 1.8M, 1.6M and 2.5M parameters."""
     actions = ActionSpec((17,))
     shape = TransformerConfig(width=192, depth=2, heads=4, kv_heads=2, mlp_width=480)
     trunk = TransformerConfig(
