@@ -307,7 +307,7 @@ def crafter_small() -> Config:
 
 
 def crafter() -> Config:
-    """Crafter on one GPU: `crafter_small` with a larger world and agent (12M parameters), and more of the data."""
+    """Crafter on one GPU: `crafter_small` with a larger world and agent, 12M parameters, more passes over the data."""
     small = crafter_small()
     trunk = replace(small.dynamics.trunk, width=256, depth=6, heads=4, kv_heads=2, pattern="STS", mlp_width=704)
     lengths = replace(small.train_dynamics, batch=128, epochs=8.0)

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, TransformerConfig
 from embody.cost.lpips import lpips_row_flops
-from embody.cost.parameters import block_matrices, event_layers, head_layers, patches, risk_layers, task_inputs
+from embody.cost.parameters import Layers, block_matrices, event_layers, head_layers, patches, risk_layers, task_inputs
 
 __all__ = [
     "agent_flops",
@@ -25,13 +25,11 @@ __all__ = [
     "dynamics_flops",
     "dynamics_row_flops",
     "encode_flops",
-    "event_flops",
     "event_row_flops",
     "generated_frame_flops",
     "head_flops",
     "imagination_row_flops",
     "remember_flops",
-    "risk_flops",
     "risk_row_flops",
     "tokenizer_row_flops",
     "trunk_flops",
@@ -163,30 +161,23 @@ def agent_row_flops(config: Config, frames: int) -> float:
     return _features_row_flops(config, frames) + heads + share * dynamics_row_flops(dynamics, frames, bootstrap=True)
 
 
-def event_flops(dynamics: DynamicsConfig, agent: AgentConfig) -> int:
-    """To read events off two frames."""
-    of_token, of_all = event_layers(dynamics, agent)
-    return dynamics.tokens * _flops(of_token) + _flops(of_all)
-
-
 def event_row_flops(config: Config, frames: int) -> float:
-    """Of each two of so many frames, forward and backward; latents have no gradient."""
-    of_token, _ = event_layers(config.dynamics, config.agent)
-    no_gradient = config.dynamics.tokens * _flops(of_token[:1])
-    return (frames - 1) * (3 * event_flops(config.dynamics, config.agent) - no_gradient)
-
-
-def risk_flops(dynamics: DynamicsConfig, agent: AgentConfig) -> int:
-    """To expect costs of a frame and an action."""
-    of_token, of_all = risk_layers(dynamics, agent)
-    return dynamics.tokens * _flops(of_token) + _flops(of_all)
+    """What reads events off each two of so many frames, forward and backward."""
+    return (frames - 1) * _judge_row_flops(config.dynamics.tokens, *event_layers(config.dynamics, config.agent))
 
 
 def risk_row_flops(config: Config, frames: int) -> float:
-    """As `event_row_flops`."""
-    of_token, _ = risk_layers(config.dynamics, config.agent)
-    no_gradient = config.dynamics.tokens * _flops(of_token[:1])
-    return (frames - 1) * (3 * risk_flops(config.dynamics, config.agent) - no_gradient)
+    """What expects costs of all of so many frames but the last, forward and backward."""
+    return (frames - 1) * _judge_row_flops(config.dynamics.tokens, *risk_layers(config.dynamics, config.agent))
+
+
+def _judge_flops(tokens: int, of_token: Layers, of_all: Layers) -> int:
+    return tokens * _flops(of_token) + _flops(of_all)
+
+
+def _judge_row_flops(tokens: int, of_token: Layers, of_all: Layers) -> int:
+    """Of one step, forward and backward; latents have no gradient."""
+    return 3 * _judge_flops(tokens, of_token, of_all) - tokens * _flops(of_token[:1])
 
 
 def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
@@ -202,7 +193,8 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
     total = remember_flops(config.dynamics, context, context) + agent_flops(agent, S, context)
     ring = min(context + horizon, config.dynamics.context)
     judged = agent.goal != "one"  # by frames and actions: the other heads are not asked
-    judging = event_flops(config.dynamics, agent) + risk_flops(config.dynamics, agent)
+    layers_of = event_layers(config.dynamics, agent), risk_layers(config.dynamics, agent)
+    judging = sum(_judge_flops(config.dynamics.tokens, *part) for part in layers_of)
     total += horizon * (generated_frame_flops(config, ring) + (judging if judged else head_flops(agent)))
     layers = head_layers(agent)
     learning = float(horizon * head_flops(agent, "policy"))  # the prior

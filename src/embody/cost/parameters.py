@@ -8,6 +8,7 @@ import math
 from embody.config import AgentConfig, DynamicsConfig, TokenizerConfig, TransformerConfig
 
 __all__ = [
+    "Layers",
     "agent_parameters",
     "block_matrices",
     "dynamics_parameters",
@@ -18,6 +19,8 @@ __all__ = [
     "tokenizer_parameters",
     "trunk_parameters",
 ]
+
+Layers = list[tuple[int, int]]  # inputs and outputs of each
 
 
 def block_matrices(trunk: TransformerConfig) -> int:
@@ -68,7 +71,7 @@ def task_inputs(config: AgentConfig) -> int:
     return config.words * config.word_width if config.goal == "one" else config.tasks
 
 
-def head_layers(config: AgentConfig) -> dict[str, list[tuple[int, int]]]:
+def head_layers(config: AgentConfig) -> dict[str, Layers]:
     """Inputs and outputs of the linear layers of each head."""
     features, hidden = config.tokens * config.trunk.width, config.hidden
     outputs = {
@@ -80,7 +83,7 @@ def head_layers(config: AgentConfig) -> dict[str, list[tuple[int, int]]]:
     return {name: [(features, hidden), (hidden, hidden), (hidden, size)] for name, size in outputs.items()}
 
 
-def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[Layers, Layers]:
     """Inputs and outputs of the linear layers that read events off two frames: of each token, and of all.
 
     None where the goal is one task.
@@ -91,7 +94,7 @@ def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[list[tup
     return ([], []) if agent.goal == "one" else (of_token, of_all)
 
 
-def risk_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+def risk_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[Layers, Layers]:
     """As `event_layers`, of what expects costs of a frame and an action."""
     hidden, kept = agent.event_hidden, agent.event_channels
     of_token = [(dynamics.channels, hidden), (hidden, kept)]
