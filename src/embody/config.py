@@ -250,11 +250,11 @@ class AgentConfig:
     # "recorded": as that, with the game's own rewards (in Crafter also a tenth of a point of health).
     goal: Goal = "one"
     tasks: int = 32  # that recordings may have where all are one goal: outputs of `Events`, which read them off frames
-    event_hidden: int = 128  # their width, and that of `Risk`
-    event_channels: int = 16  # numbers that they keep of each token
-    event_steps: int = 1000  # of their training, when the agent is done: so many steps on
-    event_rows: int = 512  # pairs of frames a step
-    risk_steps: int = 2000  # of the training of `Risk`, what steps may cost: as many pairs a step, the same widths
+    event_hidden: int = 128  # width of `Events`, and of `Risk`, which says what steps may cost
+    event_channels: int = 16  # numbers that `Events` and `Risk` keep of each token
+    event_steps: int = 1000  # of the training of `Events`, when the agent is done
+    event_rows: int = 512  # pairs of frames in each of these steps, and of those of `Risk`
+    risk_steps: int = 2000  # of the training of `Risk`, after that
     # A task is over with its first event, in returns and in dreams: an achievement counts once, and what pays again and
     # again in a dream is not worth finding.
     once: bool = False
