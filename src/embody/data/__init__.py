@@ -6,8 +6,6 @@ from embody.data.format import Dataset, Meta, Shard, is_complete, open_dataset
 from embody.data.latents import Latents, LatentWriter, open_latents
 from embody.data.loader import (
     batches,
-    discounted_returns,
-    first_events,
     open_datasets,
     recorded_actions,
     rows_and_length,
@@ -15,6 +13,7 @@ from embody.data.loader import (
     steps_per_epoch,
     uniform_rows,
 )
+from embody.data.reader import discounted_returns, first_events
 from embody.data.sampler import ClipSampler
 from embody.data.video import Video, index_video, reencode
 from embody.data.writer import DatasetWriter
