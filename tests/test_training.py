@@ -175,7 +175,7 @@ def test_the_average_keeps_to_its_decay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, bad: float) -> None:
     stage = OneNumber([1.0, 1.0, bad, 1.0])
-    with pytest.raises(ValueError, match="one: the loss is not finite at step 2: lower train_one.lr"):
+    with pytest.raises(ValueError, match="one: the loss is not finite at step 2: lower its lr, and muon_lr"):
         run(stage, tmp_path)
     saved, about = load_tensors(tmp_path / "one.safetensors")
     assert about["step"] == 2 and float(saved["model.weight"]) == pytest.approx(0.8)

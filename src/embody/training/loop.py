@@ -115,7 +115,7 @@ def train(
             trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
             norm = nn.utils.clip_grad_norm_(trained, config.clip)
             if not torch.isfinite(norm):
-                raise ValueError(f"{stage.name}: the loss is not finite at step {step}: lower train_{stage.name}.lr")
+                raise ValueError(f"{stage.name}: the loss is not finite at step {step}: lower its lr, and muon_lr")
             for optimizer in optimizers:
                 optimizer.step()
             _average(average, stage.model, min(config.ema, (step + 1) / (step + 10)))
