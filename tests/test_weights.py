@@ -34,7 +34,7 @@ def test_they_are_small_and_the_card_names_their_hash(path: Path) -> None:
 
 
 def test_the_agent_opens_doors() -> None:
-    """Of these 40 held-out seeds chance opens none (README: 0 of 200)."""
+    """Of these 40 held-out seeds chance opens none (minigrid_long.md: 0 of 600)."""
     config, task = minigrid(), "MiniGrid-DoorKey-6x6-v0"
     player = Player.load(WEIGHTS / "minigrid")
     played = play(config.env, task, evaluation_seeds(config, task, 40), player, 40)
