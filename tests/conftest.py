@@ -31,15 +31,15 @@ def killed_at(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     measured: list[str] = []
     whole = FinishedParts.part
 
-    def counted(self: FinishedParts, name: str, measure: Any) -> Any:
+    def counted(self: FinishedParts, model: str, name: str, measure: Any) -> Any:
         def measure_unless_killed() -> Any:
-            measured.append(name)
-            if name == part and not killed:
-                killed.append(name)
+            measured.append(f"{model} {name}".strip())
+            if measured[-1] == part and not killed:
+                killed.append(part)
                 raise KeyboardInterrupt
             return measure()
 
-        return whole(self, name, measure_unless_killed)
+        return whole(self, model, name, measure_unless_killed)
 
     killed: list[str] = []
     monkeypatch.setattr(FinishedParts, "part", counted)

@@ -174,18 +174,33 @@ def test_a_killed_evaluation_goes_on(finished_config: Config, monkeypatch: pytes
     for name in ("tokenizer", "dynamics", "dynamics_before_agent", "success"):
         assert second[name] == first[name], name
     measured.clear()
-    Trainer(config=config).evaluate()  # once complete, the next one measures anew
-    assert len(measured) == 6
+    third = Trainer(config=config).evaluate()  # once complete, the next one measures anew
+    assert len(measured) == 6 and third["success"] == second["success"]
 
 
-def test_parts_of_another_evaluation_are_not_used(tmp_path: Path) -> None:
+def test_a_policy_added_later_is_all_that_is_played(finished_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, path = finished_config, finished_config.weights("imagination")
+    path.rename(path.with_suffix(".later"))
+    measured = killed_at("nothing", monkeypatch)
+    first = Trainer(config=config).evaluate()
+    path.with_suffix(".later").rename(path)
+    measured.clear()
+    second = Trainer(config=config).evaluate()
+    assert measured == [f"imagination {TASK}"]
+    assert second["success"]["cloning"] == first["success"]["cloning"] and "imagination" in second["against_cloning"]
+    assert second["dynamics"] == first["dynamics"] and second["tokenizer"] == first["tokenizer"]
+
+
+def test_parts_of_another_evaluation_or_model_are_not_used(tmp_path: Path) -> None:
     path, calls = tmp_path / "parts.json", []
 
-    def part(of: str) -> Any:
-        return FinishedParts(path, of).part("a", lambda: calls.append(of) or {"x": len(calls)})
+    def part(of: str, model: str = "1") -> Any:
+        parts = FinishedParts(path, of, {"a": model, "b": "1"})
+        return parts.part("a", "x", lambda: calls.append(of + model) or len(calls)), parts.part("b", "x", lambda: 0)
 
-    assert [part("one"), part("one"), part("two"), part("two")] == [{"x": 1}, {"x": 1}, {"x": 2}, {"x": 2}]
-    assert calls == ["one", "two"]
+    assert [part("one"), part("one"), part("two"), part("two")] == [(1, 0), (1, 0), (2, 0), (2, 0)]
+    assert [part("two", "2"), part("two", "2")] == [(3, 0), (3, 0)]
+    assert calls == ["one1", "two1", "two2"]
 
 
 def test_the_world_is_measured_without_an_agent(finished_config: Config, capsys: pytest.CaptureFixture[str]) -> None:

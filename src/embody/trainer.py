@@ -241,15 +241,23 @@ class Trainer:
             if config.weights(name).exists()
         }
         self._must_fit("tokenizer", "dynamics", *names.values(), if_there=True)
-        hashes = [tensors_hash(model.state_dict()) for model in (world, *policies.values()) if model is not None]
+        hashes = {name: tensors_hash(model.state_dict()) for name, model in policies.items()}
+        before = "" if world is None else tensors_hash(world.state_dict())
+        models = {
+            "tokenizer": tokenizer_hash,
+            "dynamics": next(iter(hashes.values()), before),
+            "dynamics before the agent": before,
+            "random": "",
+            **hashes,
+        }
         parts = (config.evaluation, config.env, config.collect, config.imagination, config.achievements)
         settings = [to_dict(part) for part in parts]
         data_used = [dataset.fingerprint for dataset in datasets]
-        measured = digest([settings, config.seed, list(policies), tokenizer_hash, hashes, data_used])
+        measured = digest([settings, config.seed, tokenizer_hash, data_used])
         path = config.run_dir / "evaluation.json"
-        begun = len(FinishedParts(path, measured)) > 0
+        begun = len(FinishedParts(path, measured, models)) > 0
         with self._timed("evaluate", anew=not begun) as record:
-            finished = FinishedParts(path, measured, record)
+            finished = FinishedParts(path, measured, models, record)
             tokenizer.to(self.device)
             results = evaluate_run(config, tokenizer, tokenizer_hash, world, policies, datasets, self.logger, finished)
         seconds = self._seconds()
@@ -271,7 +279,7 @@ class Trainer:
         }
         write_results(self.config.run_dir / "results.json", results)
         write_results_page(self.config.run_dir / "results.md", results)
-        finished.forget()
+        finished.complete()
         self.logger.info(results_table(results))
         return results
 

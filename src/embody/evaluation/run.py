@@ -100,12 +100,12 @@ def evaluate_run(
     players = {name: partial(_player, config, tokenizer, model, datasets) for name, model in _all(policies).items()}
     results: dict[str, Any] = {}
     with logger.progress("evaluate", 2 + len(players) * (len(games.names) if games else 0)) as bar:
-        results["tokenizer"] = finished.part("tokenizer", measure_tokenizer)
+        results["tokenizer"] = finished.part("tokenizer", "", measure_tokenizer)
         bar.advance(1, note="tokenizer")
         if world is not None:
-            results["dynamics"] = finished.part("dynamics", measure_world)
+            results["dynamics"] = finished.part("dynamics", "", measure_world)
         if first is not None and dynamics is not None:
-            results["dynamics_before_agent"] = finished.part("dynamics before the agent", measure_before)
+            results["dynamics_before_agent"] = finished.part("dynamics before the agent", "", measure_before)
         bar.advance(1, note="dreams")
         if games is None:
             return results
@@ -115,37 +115,47 @@ def evaluate_run(
             found[name] = []
             for number, game in enumerate(games.names):
                 play = partial(games.play, number, player, films)
-                found[name].append(finished.part(f"{name} {game}", play))
+                found[name].append(finished.part(name, game, play))
                 bar.advance(1, note=f"{name} {game}")
     return results | games.results(found)
 
 
 class FinishedParts:
-    """What an evaluation has measured so far, in a file: one that was stopped goes on from there.
+    """What an evaluation has measured, in a file: one that was stopped goes on from there.
 
-    `of` says what is measured: parts of anything else are not used.
+    A complete one is measured anew, unless it is asked for more: a policy added later is all that is played then.
     """
 
-    def __init__(self, path: Path, of: str, kept: Callable[[], None] = lambda: None) -> None:
-        """`kept` is called after each part."""
+    def __init__(self, path: Path, of: str, models: Mapping[str, str], kept: Callable[[], None] = lambda: None) -> None:
+        """`of` says what is measured, `models` the hash of each that is: parts of anything else are not used.
+
+        `kept` is called after each part.
+        """
         found = read_results(path) if path.exists() else {}
-        self._path, self._of, self._kept = path, f"{of} {_FORM}", kept
-        self._parts: dict[str, Any] = found["parts"] if found.get("of") == self._of else {}
+        self._path, self._of, self._models, self._kept = path, f"{of} {_FORM}", dict(models), kept
+        usable = found.get("of") == self._of and not (found["complete"] and found["models"] == self._models)
+        same = {name for name, model in self._models.items() if usable and found["models"].get(name) == model}
+        self._parts: dict[str, dict[str, Any]] = {name: found["parts"].get(name, {}) for name in same}
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return sum(len(parts) for parts in self._parts.values())
 
-    def part(self, name: str, measured: Callable[[], Any]) -> Any:
-        """The part `name`: what was kept of it, or what `measured` returns."""
-        if name not in self._parts:
-            self._parts[name] = measured()
-            write_results(self._path, {"of": self._of, "parts": self._parts})
+    def part(self, model: str, name: str, measured: Callable[[], Any]) -> Any:
+        """The part `name` of what is measured of `model`: what was kept of it, or what `measured` returns."""
+        parts = self._parts.setdefault(model, {})
+        if name not in parts:
+            parts[name] = measured()
+            self._write(complete=False)
             self._kept()
-        return self._parts[name]
+        return parts[name]
 
-    def forget(self) -> None:
-        """Delete the file: the evaluation is complete."""
-        self._path.unlink(missing_ok=True)
+    def complete(self) -> None:
+        """All parts are there."""
+        self._write(complete=True)
+
+    def _write(self, complete: bool) -> None:
+        kept = {"of": self._of, "models": self._models, "complete": complete, "parts": self._parts}
+        write_results(self._path, kept)
 
 
 def _all(policies: Mapping[str, WorldAndAgent]) -> dict[str, WorldAndAgent | None]:
