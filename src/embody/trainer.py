@@ -222,7 +222,8 @@ class Trainer:
     def evaluate(self, data: Data | None = None, command: str = "") -> dict[str, Any]:
         """Measure everything that is trained; writes `results.json` and the report's pictures.
 
-        What is not trained is left out, and said so. An evaluation that was stopped goes on.
+        What is not trained is left out, and said so. An evaluation that was stopped goes on, and one that is complete
+        is measured anew unless a policy has come: that alone is played then.
         """
         tokenizer, tokenizer_hash = self._tokenizer()
         datasets = self._datasets(data)

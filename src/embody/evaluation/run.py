@@ -40,7 +40,7 @@ _DRIFT = (
     *("psnr_db", "gain_over_copy_db", "cell_accuracy_h10", "changed_cell_accuracy_h10", "changed_cell_accuracy"),
     *("ssim", "frechet"),  # not LPIPS, which takes longer than all the others
 )
-_FORM = 2  # of what a part holds: those of an evaluation that an older version began are not used
+_FORM = 3  # of what a part holds: those of an evaluation that an older version began are not used
 _FILMS_A_TASK = 2  # episodes of imagination in the report
 _TEMPLATES = 200  # episodes a task and split whose frames give the cell templates
 
