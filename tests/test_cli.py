@@ -109,6 +109,10 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("run minigrid --tokenizer.patch 0", "tokenizer.patch must be at least 1, got 0"),
         ("run minigrid --tokenizer.context 0", "tokenizer.context must be at least 1, got 0"),
         ("run minigrid --dynamics.image-fraction 2", "dynamics.image_fraction must be in 0 to 1, got 2"),
+        (
+            "run minigrid --dynamics.k-max 4",
+            "context_tau 0.9 is 1 on the grid of dynamics.k_max 4, a level that is never",
+        ),
         ("run minigrid --dynamics.context-tau 2", "dynamics.context_tau must be in 0 to 1, got 2"),
         ("run minigrid --agent.distances 0", "agent.distances must be at least 1, got 0"),
         ("run minigrid --agent.bins 1", "agent.bins must be at least 2, got 1"),
@@ -229,9 +233,18 @@ def test_settings_of_finished_stages_are_not_ignored(done: Path, refused: Refusa
         (("evaluate", "--dynamics.k-sample=4"), "dynamics"),
         (("evaluate", "--seed=7"), "tokenizer"),
         (("evaluate", "--train-agent.lr=0.5"), "agent"),
+        (("evaluate", "--imagination.context=2"), "tokenizer"),
+        (("train", "imagination", "--imagination.gamma=0.5"), "tokenizer"),
     ):
         said = refused(*arguments, "--name", "tiny")
         assert f"models/tiny/{path}.safetensors was made with other settings" in said
+    assert artefacts(done) == before and stored(done) == tiny_config(done)
+
+
+def test_a_policy_is_played_with_the_settings_it_learnt_with(done: Path, refused: Refusal) -> None:
+    before = artefacts(done)
+    said = refused("evaluate", "--imagination.beta=0.1", "--name", "tiny")
+    assert "models/tiny/imagination.safetensors was made with other settings (imagination differs)" in said
     assert artefacts(done) == before and stored(done) == tiny_config(done)
 
 

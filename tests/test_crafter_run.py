@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from embody.envs import evaluation_seeds
 from embody.envs.crafter import ACHIEVEMENTS
 from embody.evaluation import read_results
 from embody.evaluation.results import lookup
+from embody.evaluation.statistics import bootstrap, mean_rate
 from embody.model import Agent, WorldAndAgent, load_world_and_agent
 from embody.presets import crafter_small
 from embody.trainer import Trainer
@@ -59,7 +61,10 @@ def test_every_policy_is_counted_over_the_held_out_worlds(run: Config) -> None:
         assert len(achieved) == 22 and all(len(bits) == WORLDS for bits in achieved.values())
         ones = sum(bits.count("1") for bits in achieved.values())
         assert found["return"]["mean"] == pytest.approx(ones / WORLDS)
-        assert found["mean"] == pytest.approx(ones / WORLDS / 22)
+        assert found["mean"] == pytest.approx(ones / WORLDS / 22) and found["episodes"] == WORLDS
+        outcomes = np.array([[bit == "1" for bit in bits] for bits in achieved.values()]).T[None]
+        estimate = bootstrap(outcomes, mean_rate)
+        assert [found["low"], found["high"]] == pytest.approx([float(estimate.low), float(estimate.high)])
         assert 0 < found["length"] <= STEPS and 0 <= found["score"]["mean"] <= 100
         for name, bits in achieved.items():
             assert found["tasks"][name]["mean"] == pytest.approx(bits.count("1") / WORLDS)

@@ -70,6 +70,17 @@ def test_mean_over_tasks_weighs_tasks_not_episodes() -> None:
         mean_over_tasks({"a": (0, 0)})
 
 
+def test_mean_over_tasks_of_one_episode_for_all() -> None:
+    found = mean_over_tasks({"a": (10, 50), "b": (40, 50)}, together=True)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, *wilson(25, 50))) and found.episodes == 50
+    # Where an episode has all or nothing, no less will do.
+    rng, hits = np.random.default_rng(0), 0
+    for k in rng.binomial(50, 0.3, size=2000):
+        low, high = (mean := mean_over_tasks({str(i): (int(k), 50) for i in range(4)}, together=True)).low, mean.high
+        hits += low <= 0.3 <= high
+    assert 0.93 <= hits / 2000 <= 0.98
+
+
 def test_mean_over_tasks_interval_covers() -> None:
     rng = np.random.default_rng(0)
     truth, n = np.array([0.9, 0.05, 0.4, 0.6]), 100
@@ -368,4 +379,5 @@ def test_demonstrations_and_summary_by_hand() -> None:
     assert table["demonstrations"]["mean"] == pytest.approx((3 / 4 + 1 / 3) / 2)
     assert table["demonstrations"]["by_noise"]["0.5"]["mean"] == pytest.approx(0.25)
     assert table["demonstrations"]["by_noise"]["0"]["episodes"] == 3
+    assert list(summary({"random": {"a": (1, 10)}}, Demonstrations({}, {}))) == ["random"]
     assert rate(1, 10).mean == 0.1

@@ -583,22 +583,23 @@ class PackagePipeline:
             yield item + [{"success": False, "stream_name": stream_name}] if include_metadata else item
 
 
+def of_package(seed: int) -> dict[str, NDArray]:
+    random = np.random.default_rng(seed)
+    steps = 6 + seed
+    return {
+        "pov": random.integers(0, 256, (steps + 1, 64, 64, 3), np.uint8),
+        "log": np.array([0, 0, 1, *[1] * (steps - 2)]),
+        "reward": np.array([0, 1, *[0] * (steps - 2)], np.float32),
+        "attack": random.integers(0, 2, steps),
+        "camera": random.normal(0, 3, (steps, 2)).astype(np.float32),
+        "craft": np.array(["none", "planks", *["none"] * (steps - 2)]),
+        "place": np.array(["none"] * steps),
+    }
+
+
 @pytest.fixture
 def package() -> PackagePipeline:
-    def arrays(seed: int) -> dict[str, NDArray]:
-        random = np.random.default_rng(seed)
-        steps = 6 + seed
-        return {
-            "pov": random.integers(0, 256, (steps + 1, 64, 64, 3), np.uint8),
-            "log": np.array([0, 0, 1, *[1] * (steps - 2)]),
-            "reward": np.array([0, 1, *[0] * (steps - 2)], np.float32),
-            "attack": random.integers(0, 2, steps),
-            "camera": random.normal(0, 3, (steps, 2)).astype(np.float32),
-            "craft": np.array(["none", "planks", *["none"] * (steps - 2)]),
-            "place": np.array(["none"] * steps),
-        }
-
-    return PackagePipeline(OBTAIN, {f"v3_player-{seed}": arrays(seed) for seed in range(3)})
+    return PackagePipeline(OBTAIN, {f"v3_player-{seed}": of_package(seed) for seed in range(3)})
 
 
 def test_the_packages_pipeline_becomes_a_dataset(
@@ -620,6 +621,16 @@ def test_the_packages_pipeline_becomes_a_dataset(
     name = small.episodes()[0].source
     means = package.episodes[name]["pov"].reshape(-1, 32, 2, 32, 2, 3).mean(axis=(2, 4))
     np.testing.assert_allclose(small.frames(0, 0, len(means)), means, atol=1.01)  # rounded twice
+    logger.close()
+
+
+def test_pieces_of_a_stream_are_not_parted_by_the_split(tmp_path: Path) -> None:
+    logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "x")
+    pieces = {f"v3_player-{n}_{at}-{at + 6}": of_package(0) for n in range(30) for at in (0, 6, 12)}
+    dataset = dataset_of_pipeline(PackagePipeline(OBTAIN, pieces), tmp_path / "out", 64, 64, logger)
+    streams = {split: {row.source.rsplit("_", 1)[0] for row in dataset.episodes(split)} for split in dataset.splits}
+    assert streams["train"] and streams["validation"] and not streams["train"] & streams["validation"]
+    assert len(dataset.episodes("validation")) == 3 * len(streams["validation"])
     logger.close()
 
 

@@ -129,6 +129,19 @@ def test_a_recording_is_relabelled_for_the_task_that_is_drawn(tmp_path: Path) ->
     assert 25 < seen.count(2) < 55 and len(seen) == 80  # half of 80, three standard deviations
 
 
+def test_recordings_in_which_nothing_is_achieved_are_drawn_too(tmp_path: Path) -> None:
+    """They show how the world goes on, whatever comes of it; no task is theirs."""
+    nothing = write(tmp_path / "nothing", slots_shown(1, 10, at(10)))
+    alone = list(rows(take(2, [nothing], left_pad=0)))
+    assert all(row["frames"][0, 1, 0, 0] == 1 and row["labelled"] for row in alone)
+    assert not any(row["task"].any() or row["rewards"].any() for row in alone)
+    some = write(tmp_path / "some", slots_shown(2, 10, at(10, (5, 0))))
+    drawn = [int(row["frames"][0, 1, 0, 0]) for row in rows(take(10, [nothing, some], left_pad=0))]
+    assert set(drawn) == {1, 2}
+    achieving = rows(take(10, [nothing, some], left_pad=0, uniform_share=0.0))
+    assert {int(row["frames"][0, 1, 0, 0]) for row in achieving} == {2}
+
+
 def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> None:
     """By hand: what an earlier episode achieved does not count, what this one achieved before does."""
     dataset = write(

@@ -129,6 +129,17 @@ def test_attention_over_the_batch_limit_goes_in_parts(soft_cap: float, monkeypat
     assert rows == [3, 3, 1]
 
 
+@torch.no_grad()
+def test_a_cached_step_over_the_batch_limit_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Attention(TRUNK)
+    heads = (TRUNK.heads, TRUNK.kv_heads, TRUNK.kv_heads)
+    q, k, v = (normal(7, n, 1 if n == TRUNK.heads else 5, step.head_dim, seed=n) for n in heads)
+    bias = torch.tensor([0.0, 0, 0, 0, float("-inf")])
+    whole = step.recall(q, k, v, bias)
+    monkeypatch.setattr(attention, "_MAX_BATCH", 3)
+    torch.testing.assert_close(step.recall(q, k, v, bias), whole)
+
+
 def test_attention_in_a_bf16_step_on_the_cpu_is_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     inside = []
     sdpa = F.scaled_dot_product_attention

@@ -105,7 +105,7 @@ def test_matrices_of_eight_bits_dream_nearly_the_same(precision: Precision, conf
 
 def test_eight_bits_without_torchao_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    with pytest.raises(ValueError, match=r"precision int8 needs torchao: pip install 'embody\[quantise\]'"):
+    with pytest.raises(ValueError, match=r"precision int8 needs torchao: pip install torchao"):
         for_inference(make_model(), precision="int8")
 
 
@@ -291,6 +291,32 @@ def test_a_second_model_of_a_class_is_traced_anew(monkeypatch: pytest.MonkeyPatc
         begin(dream, batch)
         dream.advance(batch.actions[:, 0])
         assert len(graphs) == 2 * models  # into an empty ring, and after it
+
+
+@pytest.mark.usefixtures("as_before")
+def test_a_history_read_anew_is_not_traced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many frames came before it: asked for something else, a player must not stop to compile."""
+    graphs, real = [], torch.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any, **settings: Any) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    def trace_only(function: Any, *, options: dict[str, Any], **settings: Any) -> Callable[..., Any]:
+        return real(function, backend=backend, options={"guard_filter_fn": options["guard_filter_fn"]}, **settings)
+
+    monkeypatch.setattr(torch, "compile", trace_only)
+    trunk = dataclasses.replace(DYNAMICS.trunk, depth=2, pattern="ST")
+    world, batch = dataclasses.replace(DYNAMICS, trunk=trunk, context=4), make_batch(1, CONTEXT)
+    model = WorldAndAgent(make_dynamics(world), make_agent(dataclasses.replace(AGENT, trunk=trunk)))
+    model, traced = for_inference(model, compiled=True), []
+    for frames_before in (0, 1, 7, 30):
+        dream = make_dream(model)
+        assert batch.latents is not None
+        past = batch.latents, batch.actions, batch.is_first
+        dream.reset(*past, batch.task, frames_before=frames_before)
+        traced.append(len(graphs))
+    assert traced == [2, 2, 2, 2]
 
 
 def shown(tokenizer: Tokenizer, frames: Tensor) -> list[Tensor]:

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from embody.agent import AgentLoss
 from embody.config import Config, to_dict
-from embody.data import open_dataset, open_datasets
+from embody.data import DatasetWriter, Episode, Meta, open_dataset, open_datasets
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.envs import evaluation_seeds
-from embody.evaluation import FinishedParts, demonstrations, read_results
+from embody.evaluation import FinishedParts, demonstrations, evaluate_run, read_results
 from embody.evaluation.results import lookup
 from embody.evaluation.seeds import outcomes_of
 from embody.logger_manager import read_metrics
@@ -189,6 +190,45 @@ def test_a_policy_added_later_is_all_that_is_played(finished_config: Config, mon
     assert measured == [f"imagination {TASK}"]
     assert second["success"]["cloning"] == first["success"]["cloning"] and "imagination" in second["against_cloning"]
     assert second["dynamics"] == first["dynamics"] and second["tokenizer"] == first["tokenizer"]
+
+
+def test_a_setting_that_no_weight_shows_is_measured_anew(
+    finished_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many passes a dream takes: the same world and clone come out of training, bit for bit."""
+    config = finished_config
+    Trainer(config=config).evaluate()
+    before = tensors_hash(load_dynamics(config.weights("dynamics"))[0].state_dict())
+    for name in ("dynamics", "agent", "imagination"):
+        config.weights(name).unlink()
+    config = changed(config, "dynamics", k_sample=4)
+    measured = killed_at("nothing", monkeypatch)
+    Trainer(config=config).run()
+    assert tensors_hash(load_dynamics(config.weights("dynamics"))[0].state_dict()) == before
+    assert "dynamics" in measured and f"cloning {TASK}" in measured
+
+
+def test_plain_videos_beside_the_game_change_neither_words_nor_games(config: Config) -> None:
+    """Whatever comes first in the list: their words are not the agent's, and nobody plays them."""
+    game = open_datasets(config)[0].meta
+    words = (*game.vocabulary[:2], "cobblestone", "log")
+    writer = DatasetWriter(
+        Path(config.data_dir) / "videos", Meta(("video",), game.actions, game.height, game.width, game.fps, words)
+    )
+    frames = np.random.default_rng(0).integers(0, 256, (9, game.height, game.width, 3), np.uint8)
+    blank = {"rewards": np.zeros(9, np.float32), "is_terminal": np.zeros(9, bool), "success": False, "seed": 0}
+    actions = np.zeros((9, len(game.actions.sizes)), np.int64)
+    episode = Episode(frames, actions, task="video", label="", source="", noise=0.0, labelled=False, **blank)
+    writer.write_shard("train", 0, [episode])  # too few to hold one out
+    writer.finish()
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=("videos", TASK)))
+    Trainer(config=config).run()
+    assert load_tensors(config.weights("agent"))[1]["vocabulary"] == list(game.vocabulary)
+    results = read_results(config.run_dir / "results.json")
+    assert set(results["success"]["cloning"]["tasks"]) == {TASK}
+    other = dataclasses.replace(config, env=dataclasses.replace(config.env, tasks=("MiniGrid-Fetch-6x6-N2-v0",)))
+    with pytest.raises(ValueError, match="no held-out episode of MiniGrid-Fetch-6x6-N2-v0"):
+        evaluate_run(other, Any, "", None, {}, open_datasets(config), Any, Any)  # type: ignore[arg-type]
 
 
 def test_parts_of_another_evaluation_or_model_are_not_used(tmp_path: Path) -> None:
@@ -370,6 +410,13 @@ def test_epochs_are_positional(config: Config) -> None:
     assert Trainer(config=config).config == config
     auto = Trainer(config=dataclasses.replace(config, precision="auto")).config
     assert auto.precision in ("float32", "bfloat16")
+
+
+def test_a_precision_is_not_chosen_by_the_machine_that_records(config: Config) -> None:
+    for _ in range(2):  # an interrupted recording goes on
+        with Trainer(config=dataclasses.replace(config, precision="auto"))._timed("collect"):
+            pass
+        assert json.loads((config.run_dir / "config.json").read_text())["precision"] == "auto"
 
 
 def test_the_device_is_a_gpu_where_there_is_one(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

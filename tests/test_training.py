@@ -368,6 +368,12 @@ def test_stopped_and_resumed_equals_uninterrupted(name: str, config: Config, dat
     assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
 
 
+def test_a_stage_that_begins_anew_forgets_its_old_metrics(config: Config, dataset: Dataset, tmp_path: Path) -> None:
+    run(make("dynamics", config, dataset), tmp_path, stop=4).unlink()
+    run(make("dynamics", config, dataset), tmp_path, stop=2)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
 def test_dreams_are_not_cut_by_a_checkpoint(config: Config) -> None:
     """A dream that serves several steps is not saved: resuming inside of it would dream another."""
     with pytest.raises(ValueError, match="checkpoint_every 2 must be a multiple of imagination.updates 3"):

@@ -177,6 +177,7 @@ def _settings(
         "data": [dataset.fingerprint for dataset in datasets],
         "tokenizer": tokenizer_hash,
         "precision": config.precision,
+        "compile": config.compile,
     }
 
 
@@ -207,7 +208,16 @@ def _train(
     checkpoint = config.checkpoint("ablation")
     checkpoint.unlink(missing_ok=True)
     start = time.perf_counter()
-    train(stage, checkpoint=checkpoint, about={}, logger=logger, precision=config.precision, seed=seed)
+    train(
+        stage,
+        checkpoint=checkpoint,
+        about={},
+        logger=logger,
+        precision=config.precision,
+        seed=seed,
+        recompute=config.recompute,
+        compile=config.compile,
+    )
     seconds = (time.perf_counter() - start) / steps
     checkpoint.unlink()
     return stage.model, seconds

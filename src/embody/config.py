@@ -436,6 +436,11 @@ class Config:
             )
         if "S" not in d.trunk.layers:
             raise ValueError("dynamics.trunk.pattern needs a space layer: tokens of a frame meet only there")
+        if d.k_max > 1 and round(d.context_tau * d.k_max) == d.k_max:
+            raise ValueError(
+                f"dynamics.context_tau {d.context_tau:g} is 1 on the grid of dynamics.k_max {d.k_max}, a level that is"
+                f" never trained: lower it to {1 - 1 / d.k_max:g} or less, or raise k_max"
+            )
         if not self.collect.noise_levels:
             raise ValueError("collect.noise_levels is empty: name at least one, such as 0.0")
         if d.contexts == "alternate" and self.train_dynamics.length < 2:

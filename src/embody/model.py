@@ -101,7 +101,7 @@ def _quantise(block: Block, precision: Literal["int8", "float8"]) -> None:
     try:
         from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
     except ImportError as error:
-        raise ValueError(f"precision {precision} needs torchao: pip install 'embody[quantise]'") from error
+        raise ValueError(f"precision {precision} needs torchao: pip install torchao") from error
     quantize_(block, Int8WeightOnlyConfig() if precision == "int8" else Float8WeightOnlyConfig())
 
 

@@ -35,7 +35,7 @@ from embody.config import (
     from_dict,
     to_dict,
 )
-from embody.data import Dataset, EpisodeRow, is_complete, open_datasets, recorded_actions, write_json
+from embody.data import Dataset, EpisodeRow, is_complete, labelled_meta, open_datasets, recorded_actions, write_json
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.dynamics import Dynamics
 from embody.evaluation import (
@@ -251,7 +251,9 @@ class Trainer:
             "random": "",
             **hashes,
         }
-        parts = (config.evaluation, config.env, config.collect, config.imagination, config.achievements)
+        # Not all of what models do is in their weights: how often they sample, what an agent may choose from.
+        models_of = (config.dynamics, config.agent)
+        parts = (config.evaluation, config.env, config.collect, config.imagination, config.achievements, *models_of)
         settings = [to_dict(part) for part in parts]
         data_used = [dataset.fingerprint for dataset in datasets]
         measured = digest([settings, config.seed, tokenizer_hash, data_used])
@@ -410,7 +412,8 @@ class Trainer:
         dreams = to_dict(imagination or self.config.imagination)
         weights = {"weights": self.config.data.weights} if self.config.data.weights else {}
         agent = models.get("agent")
-        labels = {"labels": datasets[0].meta.labels} if agent is not None and agent.goal != "one" else {}
+        meta = labelled_meta(datasets)
+        labels = {"labels": meta.labels} if agent is not None and agent.goal != "one" else {}
         return json.loads(
             json.dumps(
                 {
@@ -420,7 +423,7 @@ class Trainer:
                     "variant": name,
                     "data": [dataset.fingerprint for dataset in datasets],
                     **weights,
-                    "vocabulary": datasets[0].meta.vocabulary,
+                    "vocabulary": meta.vocabulary,
                     **labels,
                     "upstream": digest(upstream),
                     "seed": self.config.seed,
@@ -460,6 +463,9 @@ class Trainer:
             }
             if config.world and stage in ("tokenizer", "dynamics"):
                 del wanted["seed"]  # made by another run
+            if "imagination" in found:
+                dreams = to_dict(dataclasses.replace(config.imagination, shuffle_rewards=stage == "shuffled"))
+                wanted["imagination"] = {name: dreams[name] for name in dreams if name in found["imagination"]}
             for part, value in json.loads(json.dumps(wanted)).items():
                 if found.get(part) != value:
                     raise ValueError(
@@ -489,7 +495,7 @@ class Trainer:
         path = self.config.run_dir / "config.json"
         before = path.read_bytes() if path.exists() else None
         # What is recorded or encoded here may be trained on another device, in its own precision.
-        open_still = self.chosen and stage in ("collect", "encode") and before is None
+        open_still = self.chosen and stage in ("collect", "encode")
         config = dataclasses.replace(self.config, precision="auto") if open_still else self.config
         write_json(path, to_dict(config))
         start, spent = time.monotonic(), 0.0 if anew else self._seconds().get(stage, 0.0)

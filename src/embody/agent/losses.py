@@ -74,7 +74,8 @@ class AgentLoss(nn.Module):
                 mask,
             ),
         }
-        normed = {name: self.rms[name](term) for name, term in terms.items()}
+        there = {"policy": action_mask.any()}  # a small batch may hold no row to clone
+        normed = {name: self.rms[name](term, there.get(name)) for name, term in terms.items()}
         normed["policy"] = self.config.policy_weight * normed["policy"]
         loss = torch.stack(list(normed.values())).sum()
         metrics = {name: term.detach() for name, term in terms.items()}

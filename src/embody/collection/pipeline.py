@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embody.collection.importing import import_recordings
-from embody.collection.recordings import minerl_episode, minerl_tasks
+from embody.collection.recordings import minerl_episode, minerl_tasks, stream_of
 from embody.data import Dataset, Episode, Meta
 from embody.data.minerl import Trajectory
 from embody.logger_manager import LoggerManager
@@ -56,7 +56,7 @@ class _PipelineSource:
         return names
 
     def group(self, name: str) -> str:
-        return name
+        return stream_of(name)
 
     def meta(self) -> Meta:
         environment = self.pipeline.environment

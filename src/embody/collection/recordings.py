@@ -24,7 +24,7 @@ from embody.data.minerl.trajectory import POV
 from embody.data.vpt import find_segments, read_segment
 from embody.minecraft import TASKS, VOCABULARY, VPT, minerl_space, task_label
 
-__all__ = ["MinerlSource", "Source", "VideoSource", "VptSource", "minerl_episode", "minerl_tasks"]
+__all__ = ["MinerlSource", "Source", "VideoSource", "VptSource", "minerl_episode", "minerl_tasks", "stream_of"]
 
 _FPS = 20  # of the game
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
@@ -54,6 +54,11 @@ class Source(Protocol):
 
     def read(self, name: str) -> Episode:
         """One recording; a `ValueError` if it is broken."""
+
+
+def stream_of(trajectory: str) -> str:
+    """The name of the stream that one of MineRL's trajectories, `NAME_START-END`, is a part of."""
+    return re.sub(r"_\d+-\d+$", "", trajectory)
 
 
 def _number_of(name: str) -> int:
@@ -105,7 +110,7 @@ class MinerlSource:
         return sorted(p.relative_to(self._folder).as_posix() for p in find_trajectories(self.root, self.environment))
 
     def group(self, name: str) -> str:
-        return re.sub(r"_\d+-\d+$", "", name)  # parts of one stream
+        return stream_of(name)
 
     def meta(self) -> Meta:
         tasks, labels = minerl_tasks(self.environment)

@@ -6,6 +6,7 @@ from embody.data.format import Dataset, Meta, Shard, is_complete, open_dataset
 from embody.data.latents import Latents, LatentWriter, open_latents
 from embody.data.loader import (
     batches,
+    labelled_meta,
     open_datasets,
     recorded_actions,
     rows_and_length,
@@ -34,10 +35,11 @@ __all__ = [
     "batches",
     "discounted_returns",
     "first_events",
-    "is_complete",
     "index_video",
+    "is_complete",
     "label_indices",
     "label_words",
+    "labelled_meta",
     "open_dataset",
     "open_datasets",
     "recorded_actions",

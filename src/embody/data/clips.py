@@ -78,7 +78,7 @@ def entries_of(readers: Sequence[ClipReader], rows: Sequence[tuple[int, EpisodeR
         for task in occurring:
             entries += [Entry(source, row, names[task], task if row.labelled else None) for row in own]
         if not occurring:
-            entries += [Entry(source, row, EVERY_TASK) for row in own if not row.labelled]
+            entries += [Entry(source, row, EVERY_TASK) for row in own]
     return entries
 
 

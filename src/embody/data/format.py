@@ -102,6 +102,7 @@ class Shard:
         return f"{self.split}-{self.index:05d}"
 
 
+_MADE_BY = "what made it (`embody collect` or `embody import`)"
 OWN = ("task", "label", "source", "noise", "seed", "success")  # of an episode, in its row of the table
 
 
@@ -114,10 +115,10 @@ def read_meta(root: Path) -> tuple[Meta, dict[str, int] | None, int]:
         if version in SCHEMAS:
             return from_dict(Meta, values), splits, version
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"dataset {root}: meta.json is damaged ({error}); run `embody collect` anew") from error
+        raise ValueError(f"dataset {root}: meta.json is damaged ({error}): delete it, run {_MADE_BY} again") from error
     raise ValueError(
         f"dataset {root}: format version {version}, this embody reads {PLAIN} and {EXTENDED};"
-        " run `embody collect` into another folder"
+        f" run {_MADE_BY} into another folder"
     )
 
 
@@ -136,7 +137,7 @@ def open_dataset(root: Path | str, size: tuple[int, int] | None = None) -> "Data
     if not (root / "meta.json").exists():
         raise ValueError(f"no dataset in {root}: run `embody collect` or `embody import` first")
     if not is_complete(root):
-        raise ValueError(f"dataset {root} is half-written: run `embody collect` again, it goes on where it stopped")
+        raise ValueError(f"dataset {root} is half-written: run {_MADE_BY} again, it goes on where it stopped")
     return Dataset(root, size)
 
 
@@ -157,7 +158,7 @@ class Dataset:
             self._read()
         except (OSError, KeyError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"dataset {root} is damaged ({reason}): delete it and run `embody collect`") from error
+            raise ValueError(f"dataset {root} is damaged ({reason}): delete it, run {_MADE_BY} again") from error
         self.size = size if size and self.is_video else (self.meta.height, self.meta.width)  # of the frames it gives
         self._files: dict[Path, h5py.Dataset] = {}
         self._videos = OpenVideos()

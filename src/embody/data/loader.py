@@ -23,12 +23,13 @@ from embody.batch import Batch
 from embody.config import ActionSpec, Config, Goal, StageConfig
 from embody.data.clips import Clips, achieving_entries, entries_of, missing_entries
 from embody.data.episodes import EpisodeRow
-from embody.data.format import Dataset, open_dataset
+from embody.data.format import Dataset, Meta, open_dataset
 from embody.data.latents import open_latents
 from embody.data.reader import ClipReader
 
 __all__ = [
     "batches",
+    "labelled_meta",
     "open_datasets",
     "recorded_actions",
     "rows_and_length",
@@ -104,6 +105,11 @@ def recorded_actions(datasets: Sequence[Dataset]) -> ActionSpec | None:
                     " plain videos beside if you like"
                 )
     return labelled[0].meta.actions if labelled else None
+
+
+def labelled_meta(datasets: Sequence[Dataset]) -> Meta:
+    """What agents are told in: the meta of those datasets that have labels (they agree), or of plain videos alone."""
+    return next((dataset for dataset in datasets if _is_labelled(dataset)), datasets[0]).meta
 
 
 class _Batches(TorchDataset[Batch]):

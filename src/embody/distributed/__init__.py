@@ -1,1 +1,1 @@
-"""Checkpoints (and, with several processes, the mesh)."""
+"""Checkpoints, and weights as files."""

@@ -125,7 +125,7 @@ def _load_crafter() -> Any:
         import crafter
         from crafter import engine
     except ImportError as error:
-        raise ValueError("crafter is not installed: pip install embody[crafter]") from error
+        raise ValueError("crafter is not installed: pip install crafter==1.8.3") from error
     known = tuple(name.replace(" ", "_") for name in ACTION_NAMES[0]), ACHIEVEMENTS
     if (tuple(crafter.constants.actions), tuple(sorted(crafter.constants.achievements))) != known:
         raise ValueError("this crafter has other actions or achievements than 1.8.3: pip install crafter==1.8.3")

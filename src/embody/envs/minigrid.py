@@ -95,5 +95,5 @@ def _load_minigrid() -> None:
         import minigrid.core.roomgrid  # noqa: F401
         from minigrid.envs.babyai.core import roomgrid_level
     except ImportError as error:
-        raise ValueError("minigrid is not installed: pip install embody[minigrid]") from error
+        raise ValueError("minigrid is not installed: pip install minigrid") from error
     vars(roomgrid_level)["print"] = lambda *_: None  # BabyAI levels print every rejected draw

@@ -15,7 +15,7 @@ from embody.envs import FAMILIES, evaluation_seeds
 from embody.evaluation.achievements import AchievementPolicy, Unlocked, play_achievements
 from embody.evaluation.pictures import Film, action_captions, write_films
 from embody.evaluation.seeds import BASELINE, against, outcomes_of
-from embody.evaluation.statistics import bootstrap, crafter_score, mean_return
+from embody.evaluation.statistics import Outcomes, Statistic, bootstrap, crafter_score, mean_rate, mean_return
 from embody.evaluation.success import Recording, demonstrations, play, summary
 
 __all__ = ["CrafterGames", "Games", "MiniGridGames", "Player", "episode_film", "games_of"]
@@ -93,21 +93,22 @@ class CrafterGames:
         return played.to_json()
 
     def results(self, found: Found) -> dict[str, Any]:
-        """As `Games`; and of each policy its `score`, `return` (achievements an episode), length, deaths and reward."""
+        """As `Games`; and of each policy its `score`, `return` (achievements an episode), length, deaths and reward.
+
+        Intervals of what is over all achievements are bootstrapped over worlds.
+        """
         unlocked = {policy: Unlocked.from_json(parts) for policy, parts in found.items()}
         achieved = {
             policy: {name: _bits(u.achieved[:, place]) for place, name in enumerate(self._achievements)}
             for policy, u in unlocked.items()
         }
         seeds = {self._config.env.tasks[0]: [seed for part in self._seeds for seed in part]}
-        results = _results(achieved, seeds, self._datasets)
+        results = _results(achieved, seeds, self._datasets, together=True)
         for policy, u in unlocked.items():
             outcomes = u.achieved[None]
-            for name, statistic in (("score", crafter_score), ("return", mean_return)):
-                estimate = bootstrap(outcomes, statistic)
-                values = {"mean": estimate.value, "low": estimate.low, "high": estimate.high}
-                results["success"][policy][name] = {key: float(value) for key, value in values.items()}
-            results["success"][policy] |= {
+            results["success"][policy] |= _estimated(outcomes, mean_rate) | {
+                "score": _estimated(outcomes, crafter_score),
+                "return": _estimated(outcomes, mean_return),
                 "length": float(u.length.mean()),
                 "died": float(u.died.mean()),
                 "reward": float(u.reward.mean()),
@@ -116,17 +117,25 @@ class CrafterGames:
 
 
 def _results(
-    achieved: Mapping[str, Mapping[str, str]], seeds: Mapping[str, Sequence[int]], datasets: Sequence[Dataset]
+    achieved: Mapping[str, Mapping[str, str]],
+    seeds: Mapping[str, Sequence[int]],
+    datasets: Sequence[Dataset],
+    together: bool = False,
 ) -> dict[str, Any]:
     counts = {name: {task: (o.count("1"), len(o)) for task, o in tasks.items()} for name, tasks in achieved.items()}
     outcomes = {"seeds": {task: [found[0], found[-1]] for task, found in seeds.items()}, "achieved": achieved}
     _, played = outcomes_of([{"outcomes": outcomes}])
     others = [name for name in played if name != BASELINE and BASELINE in played]
     return {
-        "success": summary(counts, demonstrations(datasets, "validation")),
+        "success": summary(counts, demonstrations(datasets, "validation"), together),
         "against_cloning": {name: against(played[name], played[BASELINE]) for name in others},
         "outcomes": outcomes,
     }
+
+
+def _estimated(outcomes: Outcomes, statistic: Statistic) -> dict[str, float]:
+    estimate = bootstrap(outcomes, statistic)
+    return {"mean": float(estimate.value), "low": float(estimate.low), "high": float(estimate.high)}
 
 
 def _bits(outcomes: np.ndarray) -> str:

@@ -53,20 +53,25 @@ def rate(successes: int, episodes: int) -> Rate:
     return Rate(successes / episodes, low, high, episodes)
 
 
-def mean_over_tasks(counts: Mapping[str, Counts]) -> Rate:
+def mean_over_tasks(counts: Mapping[str, Counts], together: bool = False) -> Rate:
     """The mean of the tasks' rates, every task weighing the same, with a Wilson interval.
 
     The interval is Wilson's at the mean rate for `tasks^2 / sum(1 / n_task)` episodes. When every task has the same
     number of episodes (ours do) that is Wilson on the pooled counts, and somewhat too wide rather than too narrow: the
     variance within tasks is at most that of one pooled binomial. Other draws of tasks are not part of it.
+
+    `together`: each episode is one of every task, as Crafter's are. The interval is then Wilson's for so many episodes
+    as one task has, which is too wide: the mean of an episode's outcomes varies at most as much as a single one.
     """
     if not counts:
         raise ValueError("success rate: no tasks were played")
     rates = [rate(k, n) for k, n in counts.values()]
     mean = sum(r.mean for r in rates) / len(rates)
     effective = len(rates) ** 2 / sum(1 / r.episodes for r in rates)
+    if together:
+        effective = min(r.episodes for r in rates)
     low, high = wilson(mean * effective, effective)
-    return Rate(mean, low, high, sum(r.episodes for r in rates))
+    return Rate(mean, low, high, int(effective) if together else sum(r.episodes for r in rates))
 
 
 def precision_recall(predicted: ArrayLike, actual: ArrayLike) -> tuple[float | None, float | None]:

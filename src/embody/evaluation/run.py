@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from embody.config import Config
-from embody.data import Dataset
+from embody.data import Dataset, labelled_meta
 from embody.dynamics import Dynamics
 from embody.envs import FAMILIES
 from embody.evaluation.achievements import AchievementPolicy
@@ -59,8 +59,10 @@ def evaluate_run(
 
     The world that is measured is that of the first policy, or `dynamics` if there is none; with both, `dynamics` too:
     the drift of phase 2. `finished` keeps each part. Cells are MiniGrid's; Minecraft is played in a simulator
-    (`evaluate_in_simulator`). Plain videos are not dreamt, as nobody knows their actions.
+    (`evaluate_in_simulator`). Plain videos are not dreamt, as nobody knows their actions. Datasets without a held-out
+    episode are left out, and in MiniGrid those of no task; a `ValueError` if none is left.
     """
+    datasets = _measured(config, datasets)
     pictures = config.run_dir / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     reader = None
@@ -158,6 +160,19 @@ class FinishedParts:
         write_results(self._path, kept)
 
 
+def _measured(config: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
+    held_out = [dataset for dataset in datasets if "validation" in dataset.splits]
+    if config.env.family == "minigrid":  # a task is a game, and cells are read off its frames
+        held_out = [dataset for dataset in held_out if dataset.meta.tasks[0] in config.env.tasks]
+    if not held_out:
+        roots = ", ".join(str(dataset.root) for dataset in datasets)
+        raise ValueError(
+            f"nothing to measure with: {roots} hold no held-out episode of {', '.join(config.env.tasks)}: collect with"
+            " --collect.validation-episodes above 0, or import with a --validation-share that comes to an episode"
+        )
+    return held_out
+
+
 def _all(policies: Mapping[str, WorldAndAgent]) -> dict[str, WorldAndAgent | None]:
     return {"random": None, **policies}
 
@@ -168,7 +183,7 @@ def _player(
     seed = config.seed * 1000 + number
     if model is None:
         return RandomPolicy(config.env.actions, np.random.default_rng(seed))
-    context, meta = config.imagination.context, datasets[0].meta
+    context, meta = config.imagination.context, labelled_meta(datasets)
     words = meta.vocabulary, meta.labels
     return Player(tokenizer, model.dynamics, model.agent, *words, context=context, seed=seed)
 

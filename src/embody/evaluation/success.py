@@ -204,20 +204,20 @@ def _outcomes(dataset: Dataset, row: EpisodeRow) -> Iterable[tuple[str, bool]]:
 
 
 def summary(
-    results: Mapping[str, Mapping[str, Counts]], recorded: Demonstrations | None = None
+    results: Mapping[str, Mapping[str, Counts]], recorded: Demonstrations | None = None, together: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Rates with 95% intervals, ready for JSON: `{policy: {mean, low, high, episodes, tasks: {task: {mean, ...}}}}`.
 
     `results` is `{policy: {task: (successes, episodes)}}`. `recorded` adds the policy `demonstrations`, which also has
-    `by_noise`: `{"0.25": {mean, low, high, episodes}}`.
+    `by_noise`: `{"0.25": {mean, low, high, episodes}}`, if there is any with labels. `together`: see `mean_over_tasks`.
     """
-    table = {policy: _rates(tasks) for policy, tasks in results.items()}
-    if recorded is not None:
-        by_noise = {noise: dataclasses.asdict(mean_over_tasks(t)) for noise, t in recorded.by_noise.items()}
-        table["demonstrations"] = _rates(recorded.tasks) | {"by_noise": by_noise}
+    table = {policy: _rates(tasks, together) for policy, tasks in results.items()}
+    if recorded is not None and recorded.tasks:
+        by_noise = {noise: dataclasses.asdict(mean_over_tasks(t, together)) for noise, t in recorded.by_noise.items()}
+        table["demonstrations"] = _rates(recorded.tasks, together) | {"by_noise": by_noise}
     return table
 
 
-def _rates(tasks: Mapping[str, Counts]) -> dict[str, Any]:
+def _rates(tasks: Mapping[str, Counts], together: bool) -> dict[str, Any]:
     each = {task: dataclasses.asdict(rate(k, n)) for task, (k, n) in tasks.items()}
-    return dataclasses.asdict(mean_over_tasks(tasks)) | {"tasks": each}
+    return dataclasses.asdict(mean_over_tasks(tasks, together)) | {"tasks": each}

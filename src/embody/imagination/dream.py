@@ -204,7 +204,8 @@ class Dream:
         if judged is not None:
             return judged.achieved.sum(dim=-1) - judged.cost, judged.continues
         out = self.agent.heads(features)
-        return self.agent.heads.expected_reward(out.reward[..., 0, :]), out.continues.sigmoid()
+        # In bfloat16 a chance to end below 0.2% would be none.
+        return self.agent.heads.expected_reward(out.reward[..., 0, :]), out.continues.float().sigmoid()
 
     @torch.no_grad()
     def select(self, rows: Tensor) -> None:

@@ -73,6 +73,9 @@ class Attention(nn.Module):
 
     def recall(self, q_BN1K: Tensor, k_BGCK: Tensor, v_BGCK: Tensor, bias_C: Tensor | None) -> Tensor:
         """Attend with one query a head to a ring, `bias_C` added to the logits, and project back to `[B, 1, D]`."""
+        if q_BN1K.shape[0] > _MAX_BATCH:
+            parts = zip(*(x.split(_MAX_BATCH) for x in (q_BN1K, k_BGCK, v_BGCK)), strict=True)
+            return torch.cat([self.recall(q, k, v, bias_C) for q, k, v in parts])
         # The heads of a group stand side by side as queries: plain calls, whatever the kernel thinks of groups.
         q_BGnK = q_BN1K.unflatten(1, (self.kv_heads, -1)).squeeze(3).to(k_BGCK.dtype)
         bias = None if bias_C is None else bias_C.expand(1, 1, 1, -1)

@@ -60,7 +60,7 @@ class RingCache:
         """Write a context, `[rows * tokens, G, n, K]`, into the empty ring."""
         n = k.shape[2]
         assert self.empty and n <= self.context, "several frames fit an empty cache only"
-        places = (self.frames + self.every_place[:n]) % self.context
+        places = (self.position[0] + self.every_place[:n]) % self.context
         self.k[layer][:, :, places] = k.to(self.dtype)
         self.v[layer][:, :, places] = v.to(self.dtype)
 

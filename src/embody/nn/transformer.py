@@ -247,6 +247,7 @@ def _angles(config: TransformerConfig, frames: int, places: Tensor, cache: RingC
     # A context into an empty cache may be longer than what a pass adds to a filled one.
     time = torch.arange(frames, device=places.device)
     if cache is not None:
-        time = time + cache.frames if cache.empty else cache.position[:frames]
+        # Read from the tensor: a compiled step would be compiled anew for every number of frames.
+        time = time + cache.position[0] if cache.empty else cache.position[:frames]
     fastest, base = config.time_rope
     return rotary_angles(places, dim, config.rope_base), rotary_angles(time, dim, base, fastest)

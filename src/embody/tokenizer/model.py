@@ -13,6 +13,8 @@ from embody.nn.transformer import Transformer, initialise
 
 __all__ = ["Tokenizer"]
 
+_STATISTICS_ROWS = 8  # clips encoded side by side for the statistics of latents
+
 
 class Tokenizer(nn.Module):
     """Frames uint8 `[B, T, 3, H, W]` <-> standardised latents float32 `[B, T, L, Z]`.
@@ -80,7 +82,8 @@ class Tokenizer(nn.Module):
         """From now on latents have mean 0 and deviation 1 per channel over `frames` `[B, T, 3, H, W]`."""
         self.latent_mean.zero_()
         self.latent_std.fill_(1.0)
-        latents = self.encode_video(frames)
+        # A few rows at a time: each has a history as long as the context, whatever the clips' length.
+        latents = torch.cat([self.encode_video(rows) for rows in frames.split(_STATISTICS_ROWS)])
         self.latent_mean.copy_(latents.mean(dim=(0, 1, 2)))
         self.latent_std.copy_(latents.std(dim=(0, 1, 2)).clamp(min=1e-3))
 

@@ -109,8 +109,8 @@ class AgentStage:
         config, dynamics, agent = self.whole.agent, self.model.dynamics, self.model.agent
         features = self.model.features(batch, self._levels(batch, generator), generator)
         uniform = uniform_rows(batch.rows, config.uniform_share)
-        others = uniform_rows(batch.rows, config.uniform_share + config.miss_share)
-        cloned_from = others if others < batch.rows else 0
+        share = config.uniform_share + config.miss_share
+        cloned_from = uniform_rows(batch.rows, share) if share < 1 else 0
         loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned_from)
         if config.dynamics_weight > 0:
             world_loss, world_metrics = self.losses["dynamics"](

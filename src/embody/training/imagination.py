@@ -211,7 +211,7 @@ class ImaginationStage:
         if dreamt.left is not None:  # judged by frames and actions, not by features
             return replace(dreamt, features=features)
         out = heads(features)
-        rewards, continues = heads.expected_reward(out.reward[:, :, 0]), out.continues.sigmoid()
+        rewards, continues = heads.expected_reward(out.reward[:, :, 0]), out.continues.float().sigmoid()
         rewards[:, 0], continues[:, 0] = 0.0, 1.0
         return replace(dreamt, features=features, rewards=rewards, continues=continues, alive=_alive(continues))
 

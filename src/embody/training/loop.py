@@ -88,8 +88,8 @@ def train(
     optimizers = _optimizers(stage)
     average = copy.deepcopy(stage.model).requires_grad_(False)
     first = _resume(stage, average, optimizers, checkpoint, about) if checkpoint.exists() else 0
+    logger.truncate(stage.name, first)
     if first:
-        logger.truncate(stage.name, first)
         logger.info(f"{stage.name}: going on from step {first} of {stage.steps}")
     last = stage.steps if stop_after is None else min(stage.steps, first + stop_after)
     generator = torch.Generator(device)
