@@ -258,6 +258,12 @@ def test_slots_behind_a_context_do_not_move_it() -> None:
         assert followed.clip(position, 4 + 7) == alone.clip(position, 4)
 
 
+def test_clips_around_an_event_may_begin_before_their_episode() -> None:
+    sampler = ClipSampler([20], [0], seed=0, left_pad=3, events={0: np.array([1])})
+    starts = {sampler.clip(n, 6)[1] for n in range(200)}
+    assert starts == {-3, -2, -1, 0, 1}  # the event in any slot, as far as padding goes
+
+
 def test_context_ends_are_uniform_over_non_final_slots() -> None:
     sampler, n = ClipSampler([5, 9, 1], [0, 0, 0], seed=2, ends=True), 12_000
     counts = np.zeros((3, 9))

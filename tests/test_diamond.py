@@ -143,6 +143,11 @@ def test_gains_are_the_events_by_which_vpts_recordings_are_labelled(known: bool)
         inventory = {item: int(count[n]) for item, count in counts.items()}
         gains.update(inventory, 0.0, {"use": int(using[n])}, bool(gui[n]) if known else None)
         placed[n], obtained[n] = ([have[item] for item in ITEMS] for have in (gains.placed, gains.obtained))
+    for task in ("mine_log", "craft_planks"):  # what rises in an open GUI was crafted, outside of one mined
+        verb, item = task.split("_", 1)
+        there = rises(counts[item]) & (gui if verb == "craft" else ~gui)
+        np.testing.assert_array_equal(events[:, TASKS.index(task)], there)
+        assert (rises(counts[item]) & gui).any() == known
     for place, item in enumerate(ITEMS):
         down = (np.diff(counts[item], prepend=counts[item][0]) == -1) & using & ~gui
         np.testing.assert_array_equal(np.diff(placed[:, place], prepend=0) > 0, down)

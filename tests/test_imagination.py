@@ -402,6 +402,14 @@ def test_the_dream_is_a_gymnasium_environment() -> None:
     assert terminated == (info["continue"] < 0.5)
 
 
+def test_a_dream_is_over_where_its_end_is_likelier_than_not() -> None:
+    environment = make_environment()
+    assert environment.dream.agent is not None
+    environment.dream.agent.heads.continues = Scripted([[0.2], [-0.2]])
+    environment.reset(seed=1)
+    assert [environment.step(environment.action_space.sample())[2] for _ in range(2)] == [False, True]
+
+
 def test_a_seeded_dream_repeats_itself() -> None:
     environment = make_environment()
     actions = make_actions(4).numpy()

@@ -17,7 +17,7 @@ from embody.config import Config, to_dict
 from embody.data import DatasetWriter, Episode, Meta, open_dataset, open_datasets
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.envs import evaluation_seeds
-from embody.evaluation import FinishedParts, demonstrations, evaluate_run, read_results
+from embody.evaluation import FinishedParts, demonstrations, evaluate_run, games, read_results
 from embody.evaluation.results import lookup
 from embody.evaluation.seeds import outcomes_of
 from embody.logger_manager import read_metrics
@@ -160,6 +160,49 @@ def test_full_adds_the_controls(finished_config: Config) -> None:
     about = {name: load_tensors(config.weights(name))[1] for name in ("shuffled", "imagination")}
     assert [about[name]["imagination"]["shuffle_rewards"] for name in about] == [True, False]
     assert about["shuffled"]["upstream"] == about["imagination"]["upstream"]
+
+
+class _Begun(Exception):
+    pass
+
+
+def begins_with(config: Config, stage: str, run: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
+    """What the trainer hands to the stage of that name when it is to run it."""
+    handed: list[tuple[Any, ...]] = []
+
+    def begin(*given: Any) -> Any:
+        handed.append(given)
+        raise _Begun
+
+    monkeypatch.setattr(f"embody.trainer.{stage}", begin)
+    with pytest.raises(_Begun):
+        {
+            "shuffled": lambda: Trainer(config=config).train_imagination(shuffled=True),
+            "cloning_best": lambda: Trainer(config=config).train_agent(variant="cloning_best"),
+        }[run]()
+    return handed[0]
+
+
+def test_the_controls_are_what_they_are_called(finished_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = begins_with(finished_config, "ImaginationStage", "shuffled", monkeypatch)[0]
+    assert config.imagination.shuffle_rewards and not finished_config.imagination.shuffle_rewards
+    *_, best = begins_with(finished_config, "AgentStage", "cloning_best", monkeypatch)
+    row = next(row for row in open_datasets(finished_config)[0].episodes() if row.source == "expert")
+    kinds = [("expert", 0.0), ("expert", 0.25), ("mistaken", 0.0), ("random", 0.0)]
+    kept = [best(dataclasses.replace(row, source=source, noise=noise)) for source, noise in kinds]
+    assert kept == [True, False, False, False]
+
+
+def test_policies_play_the_seeds_that_the_results_name(
+    finished_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[Any] = []
+    whole = games.play
+    monkeypatch.setattr(
+        games, "play", lambda env, task, seeds, *rest: played.append(seeds) or whole(env, task, seeds, *rest)
+    )
+    Trainer(config=finished_config).evaluate()
+    assert played == 3 * [evaluation_seeds(finished_config, TASK, 3)]
 
 
 def test_a_killed_evaluation_goes_on(finished_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,58 @@ def make(name: str, config: Config, dataset: Dataset) -> Stage:
 def with_stage(config: Config, name: str, **fields: Any) -> Config:
     changed = dataclasses.replace(getattr(config, f"train_{name}"), **fields)
     return dataclasses.replace(config, **{f"train_{name}": changed})
+
+
+@pytest.mark.parametrize("name", STAGES[1:])
+def test_every_setting_of_a_stages_clips_reaches_the_loader(
+    name: str, config: Config, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(
+        config,
+        seed=5,
+        workers=2,
+        data=dataclasses.replace(config.data, weights=(3.0,)),
+        dynamics=dataclasses.replace(config.dynamics, uniform_share=0.4),
+        agent=dataclasses.replace(config.agent, uniform_share=0.6, miss_share=0.1, event_lead=7, once=True),
+        imagination=dataclasses.replace(config.imagination, gamma=0.7, uniform_share=0.8, first_slots=90),
+    )
+    handed: list[dict[str, Any]] = []
+    module = sys.modules[f"embody.training.{name}"]
+    monkeypatch.setattr(module, "batches", lambda *_, **settings: handed.append(settings) or ())
+    stage = make(name, config, dataset)
+    if isinstance(stage, AgentStage):
+        stage.episode_filter = bool
+    stage.batches(11)
+    common = {"source": "latents", "tokenizer_hash": "raw", "start": 11, "weights": (3.0,), "workers": 2}
+    common |= {"left_pad": config.imagination.context - 1, "words": config.agent.words}
+    own: dict[str, dict[str, Any]] = {
+        "dynamics": {"seed": 6, "uniform_share": 0.4},
+        "agent": {
+            **{"seed": 7, "uniform_share": 0.6, "miss_share": 0.1, "event_lead": 7, "once": True, "gamma": 0.7},
+            **{"goal": "one", "labelled_only": True, "episode_filter": bool, "contexts": False, "after": 0},
+        },
+        "imagination": {
+            **{"seed": 8, "uniform_share": 0.8, "event_lead": config.imagination.horizon, "first_slots": 90},
+            **{"goal": "one", "labelled_only": True, "contexts": True},
+        },
+    }
+    assert handed == [common | own[name]]
+
+
+def test_the_seed_is_that_of_the_losses_too(tmp_path: Path) -> None:
+    class Drawing(OneNumber):
+        def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> Any:
+            return self.model(batch.rewards).sum(), {"drawn": torch.rand((), generator=generator)}
+
+    drawn = []
+    for seed in (3, 3, 4):
+        folder = tmp_path / str(len(drawn))
+        logger = LoggerManager(folder, folder, "test")
+        stage = Drawing([1.0] * 3)
+        train(stage, checkpoint=folder / "x.safetensors", about={}, logger=logger, precision="float32", seed=seed)
+        logger.close()
+        drawn.append(losses(folder, "drawn"))
+    assert drawn[0] == drawn[1] and not set(drawn[0]) & set(drawn[2]) and len(set(drawn[0])) == 3
 
 
 def test_muon_steps_the_matrices_of_blocks_and_adamw_the_rest(config: Config, dataset: Dataset) -> None:
