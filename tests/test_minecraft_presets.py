@@ -133,7 +133,7 @@ def test_every_phase_of_the_small_preset_trains(tmp_path: Path) -> None:
 def thin(config: Config) -> Config:
     """With a small tokenizer and a small world, of few passes a frame."""
     trunk = replace(config.dynamics.trunk, width=32, depth=2, pattern="ST")
-    dynamics = replace(config.dynamics, trunk=trunk, k_max=4, k_sample=2)
+    dynamics = replace(config.dynamics, trunk=trunk, k_max=8, k_sample=2)
     tokenizer = replace(config.tokenizer, encoder=trunk, decoder=trunk)
     return replace(config, tokenizer=tokenizer, dynamics=dynamics, agent=replace(config.agent, trunk=trunk))
 
@@ -286,6 +286,9 @@ def test_steps_are_what_weights_depend_on_where_they_are_asked_for(tmp_path: Pat
 class _Described:
     fingerprint = "abc"
     meta = Meta(("mine_log",), VPT.spec, 72, 128, 20, VOCABULARY)
+
+    def episodes(self) -> tuple[()]:
+        return ()
 
 
 # --- the paper's size -------------------------------------------------------------------------------------------------
