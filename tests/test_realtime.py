@@ -271,12 +271,13 @@ def test_each_model_is_compiled_apart_and_only_for_calls_with_a_history(monkeypa
     assert not called
 
 
-@pytest.mark.usefixtures("as_before")
-def test_a_second_model_of_a_class_is_traced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs, real = [], torch.compile
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is traced from now on; nothing is compiled."""
+    traced, real = [], torch.compile
 
     def backend(graph: torch.fx.GraphModule, inputs: Any, **settings: Any) -> Callable[..., Any]:
-        graphs.append(graph)
+        traced.append(graph)
         return graph.forward
 
     def trace_only(function: Any, *, options: dict[str, Any], **settings: Any) -> Callable[..., Any]:
@@ -284,6 +285,11 @@ def test_a_second_model_of_a_class_is_traced_anew(monkeypatch: pytest.MonkeyPatc
         return real(function, backend=backend, options=seen, **settings)
 
     monkeypatch.setattr(torch, "compile", trace_only)
+    return traced
+
+
+@pytest.mark.usefixtures("as_before")
+def test_a_second_model_of_a_class_is_traced_anew(graphs: list[Any]) -> None:
     trunk = dataclasses.replace(DYNAMICS.trunk, depth=2, pattern="ST")
     dynamics, batch = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk, context=4)), make_batch(1, CONTEXT)
     for models in (1, 2):
@@ -294,18 +300,8 @@ def test_a_second_model_of_a_class_is_traced_anew(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("as_before")
-def test_a_history_read_anew_is_not_traced_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_history_read_anew_is_not_traced_anew(graphs: list[Any]) -> None:
     """However many frames came before it: asked for something else, a player must not stop to compile."""
-    graphs, real = [], torch.compile
-
-    def backend(graph: torch.fx.GraphModule, inputs: Any, **settings: Any) -> Callable[..., Any]:
-        graphs.append(graph)
-        return graph.forward
-
-    def trace_only(function: Any, *, options: dict[str, Any], **settings: Any) -> Callable[..., Any]:
-        return real(function, backend=backend, options={"guard_filter_fn": options["guard_filter_fn"]}, **settings)
-
-    monkeypatch.setattr(torch, "compile", trace_only)
     trunk = dataclasses.replace(DYNAMICS.trunk, depth=2, pattern="ST")
     world, batch = dataclasses.replace(DYNAMICS, trunk=trunk, context=4), make_batch(1, CONTEXT)
     model = WorldAndAgent(make_dynamics(world), make_agent(dataclasses.replace(AGENT, trunk=trunk)))

@@ -204,7 +204,6 @@ def _train(
     # The row in progress is lost when interrupted: its steps are timed as one.
     stage.config, stage.steps = replace(stage.config, checkpoint_every=steps), steps
     stage.name = f"{row.name}, seed {seed}"
-    logger.truncate(stage.name, 0)
     checkpoint = config.checkpoint("ablation")
     checkpoint.unlink(missing_ok=True)
     start = time.perf_counter()
