@@ -218,6 +218,24 @@ def test_heads_read_the_noised_pass_or_the_context_level(
     torch.testing.assert_close(noised, (1 - share) * noise + share * z, atol=1e-6, rtol=1e-6)
 
 
+def test_batches_that_clone_nothing_are_refused(tmp_path: Path) -> None:
+    data = [make_dataset(tmp_path, [9, 9])]
+    train = dataclasses.replace(CONFIG.train_agent, batch=4, length=4)
+    for stage, share, refused in (
+        (train, 0.75, None),
+        (train, 0.8, "batches of 4 x 4 frames"),
+        (dataclasses.replace(train, long_length=16), 0.5, "batches of 1 x 16 frames"),
+        (dataclasses.replace(train, long_length=16), 1.0, None),
+    ):
+        agent = dataclasses.replace(AGENT, uniform_share=share)
+        config = dataclasses.replace(CONFIG, agent=agent, train_agent=stage)
+        if refused is None:
+            AgentStage(config, data, "", make_dynamics())
+        else:
+            with pytest.raises(ValueError, match=f"{refused} no row would be cloned .*: raise it"):
+                AgentStage(config, data, "", make_dynamics())
+
+
 @pytest.mark.parametrize(
     ("share", "misses", "uniform", "others"), [(0.5, 0, 3, 3), (1.0, 0, 5, 0), (0.2, 0.4, 1, 3), (0.9, 0, 5, 5)]
 )
@@ -225,7 +243,9 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
     share: float, misses: float, uniform: int, others: int, tmp_path: Path
 ) -> None:
     """Rows with misses teach neither of them. Where rounding leaves no relevant row, nothing is cloned."""
-    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, uniform_share=share, miss_share=misses))
+    agent = dataclasses.replace(AGENT, uniform_share=share, miss_share=misses)
+    train = dataclasses.replace(CONFIG.train_agent, batch=16)
+    config = dataclasses.replace(CONFIG, agent=agent, train_agent=train)
     stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
     open_heads(stage.model.agent)
     seen: list[Batch] = []

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -280,6 +281,16 @@ def test_a_place_that_cannot_be_written(refused: Refusal, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     assert "file" in refused("run", "--logs-dir", "file/logs", "--precision", "float32")
+
+
+def test_as_many_files_may_be_open_as_the_system_allows(refused: Refusal) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] // 2, before[1]))
+    try:
+        refused("nonsense")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 # --- what is run ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from embody.collection import collect, play_episodes
 from embody.config import Config
-from embody.data import DatasetWriter, is_complete, open_dataset
+from embody.data import DatasetWriter, alone, is_complete, open_dataset
 from embody.data.episodes import Episode, label_indices
 from embody.envs import environment_seeds, make_env
 from embody.presets import minigrid
@@ -91,6 +91,14 @@ def test_collect_writes_what_is_played_and_then_leaves_it(tmp_path: Path) -> Non
     before = contents(tmp_path)
     collect(config)
     assert contents(tmp_path) == before
+
+
+def test_one_process_at_a_time_collects(tmp_path: Path) -> None:
+    config = small(tmp_path, train_episodes=2, validation_episodes=1)
+    with alone(tmp_path / GOTO), pytest.raises(ValueError, match="another process writes there: wait until it is done"):
+        collect(config)
+    collect(config)
+    assert len(open_dataset(tmp_path / GOTO).episodes()) == 3
 
 
 def test_collect_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

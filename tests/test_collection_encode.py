@@ -11,7 +11,7 @@ import torch
 from embody.collection import encode
 from embody.collection.encode import encode_dataset
 from embody.config import Config
-from embody.data import Dataset, LatentWriter, Shard, open_dataset, open_latents
+from embody.data import Dataset, LatentWriter, Shard, alone, open_dataset, open_latents
 from embody.distributed.checkpoint import tensors_hash
 from embody.model import Tokenizer, load_tokenizer
 from tests.conftest import TASK, tiny_config
@@ -99,6 +99,31 @@ def test_encoding_goes_on_after_a_kill_and_then_does_nothing(config: Config, mon
         assert files[0].read_bytes() == files[1].read_bytes()
     encode_dataset(tokenizer, "killed", dataset, lambda *state: seen.append(state))
     assert len(seen) == 1
+
+
+def test_one_process_at_a_time_encodes(config: Config) -> None:
+    tokenizer, dataset = Tokenizer(config.tokenizer), open_dataset(config.dataset_dir(TASK))
+    with alone(dataset.root / "latents" / "one"):
+        with pytest.raises(ValueError, match="latents/one: another process writes there: wait until it is done"):
+            encode_dataset(tokenizer, "one", dataset)
+        encode_dataset(tokenizer, "another", dataset)
+    encode_dataset(tokenizer, "one", dataset)
+    assert len(open_latents(dataset, "one").slice(0, 0, 2)) == 2
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = open_dataset(config.dataset_dir(TASK))
+    encode_dataset(Tokenizer(config.tokenizer), "abc", dataset)
+
+    def too_many(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
+        patch.setattr(np, "load", too_many)
+        open_latents(dataset, "abc")
+    (dataset.root / "latents" / "abc" / f"{dataset.shards[0].name}.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="damaged: delete the file"):
+        open_latents(dataset, "abc")
 
 
 def test_shards_are_encoded_together_up_to_the_rows_that_fit(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

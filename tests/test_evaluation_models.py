@@ -47,7 +47,13 @@ def acting_dataset(root: Path) -> Dataset:
 
 
 @pytest.mark.parametrize("contexts", ["noised", "alternate"])
-def test_action_shuffle_ratios_by_hand(contexts: Any, tmp_path: Path) -> None:
+def test_action_shuffle_ratios_by_hand(contexts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _action_shuffle_ratios_by_hand(contexts, tmp_path / "whole")
+    monkeypatch.setattr("embody.evaluation.models._PASS", 30)  # a few clips at a time
+    assert _action_shuffle_ratios_by_hand(contexts, tmp_path / "parts") == pytest.approx(whole, rel=1e-5)
+
+
+def _action_shuffle_ratios_by_hand(contexts: Any, tmp_path: Path) -> dict[str, float]:
     config = dataclasses.replace(CONFIG, dynamics=dataclasses.replace(DYNAMICS, contexts=contexts))
     world, dataset = ActingWorld(config.dynamics), acting_dataset(tmp_path)
     found = action_shuffle_ratios(config, cast(Dynamics, world), [dataset], "abc")
@@ -63,3 +69,4 @@ def test_action_shuffle_ratios_by_hand(contexts: Any, tmp_path: Path) -> None:
     assert (found["action_shuffle_ratio"] == found["action_shuffle_ratio_noised"]) == (contexts == "noised")
     held = (world.tau[:, ::2] == world.context_level).all()
     assert bool(held) == (contexts == "alternate")  # the last pass has levels as trained
+    return found

@@ -543,6 +543,14 @@ def test_sessions_are_not_parted_by_the_split(tmp_path: Path) -> None:
     assert set.union(*splits.values()) == {"train", "validation"}
 
 
+def test_one_recording_is_trained_on(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    write_video(tmp_path / "raw" / "recording-16.mp4", 5)  # whose hash would have it in validation
+    assert import_recordings(VideoSource(tmp_path / "raw"), tmp_path / "out").splits == ("train",)
+    write_video(tmp_path / "raw" / "recording-17.mp4", 5)  # and this one's too
+    assert import_recordings(VideoSource(tmp_path / "raw"), tmp_path / "two").splits == ("train", "validation")
+
+
 # --- the package's pipeline -----------------------------------------------------------------------------------------
 
 

@@ -168,7 +168,7 @@ def test_plain_videos_alone_are_enough_for_the_world(
     main(["import", "videos", "films", "--workers", "1"])
     brief = ["--precision", "float32", "--imagination.context", "3", "--evaluation.context", "3"]
     for stage in ("tokenizer", "dynamics"):
-        brief += [f"--train-{stage}.{name}" for name in ("steps=2", "batch=1", "length=4", "long-length=0")]
+        brief += [f"--train-{stage}.{name}" for name in ("steps=2", "batch=2", "length=4", "long-length=0")]
     main(["train", "tokenizer", "minecraft_small", "--data.sources", "videos", *brief])
     main(["encode", "minecraft_small"])
     main(["train", "dynamics", "minecraft_small"])

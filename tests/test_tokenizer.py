@@ -403,6 +403,9 @@ def test_frames_are_padded_on_the_way_in_and_cropped_on_the_way_out() -> None:
     dropped = smaller.drop_patches(2, 3, seeded(0))
     error = smaller.decode(smaller.encode(cut, dropped=dropped)) - (cut / 255 - 0.5) / 0.25
     assert float(metrics["mse"]) == pytest.approx(float(error.square().mean()), rel=1e-4)  # of the frame's own pixels
+    for other in (frames, cut[..., :6, :]):  # else cropped, or padded further, without a word
+        with pytest.raises(ValueError, match=r"frames of \(\d, \d+\) pixels, the tokenizer was made for \(7, 10\)"):
+            smaller.encode(other)
 
 
 def test_the_grid_of_patches() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from embody.agent import AgentLoss
 from embody.config import Config, to_dict
@@ -299,6 +300,9 @@ def test_the_world_is_measured_without_an_agent(finished_config: Config, capsys:
     said = capsys.readouterr().out
     for name in ("agent", "imagination"):
         assert f"not measured: {name} is not trained (`embody train {name}`)" in said
+    Trainer(config=changed(config, "evaluation", context=2)).evaluate()  # two frames before the dream begins, not three
+    with Image.open(config.run_dir / "pictures" / "dream.gif") as picture:
+        assert picture.n_frames > 2
     config.weights("dynamics").unlink()
     assert "dynamics" not in Trainer(config=config).evaluate()
 
@@ -414,7 +418,9 @@ def test_a_run_on_another_runs_world(finished_config: Config) -> None:
     for train in (trainer.train_tokenizer, trainer.train_dynamics):
         with pytest.raises(ValueError, match="other takes tokenizer and dynamics from tiny: train them there"):
             train()
-    with pytest.raises(ValueError, match=r"dynamics\.safetensors was made with other settings \(training differs\)"):
+    with pytest.raises(
+        ValueError, match=r"dynamics\.safetensors was made .*\(training differs\): give those of run tiny"
+    ):
         Trainer(config=changed(config, "train_dynamics", lr=0.1)).train_agent()
 
 
@@ -431,8 +437,33 @@ def test_a_new_tokenizer_makes_what_follows_stale(finished_config: Config) -> No
         trainer.train_dynamics()
     trainer.encode()
     trainer.train_dynamics()
-    with pytest.raises(ValueError, match=r"agent\.safetensors was made .*\(upstream differs\)"):
-        trainer.train_agent()
+    for later in (trainer.train_agent, trainer.train_imagination, trainer.evaluate):
+        with pytest.raises(ValueError, match=r"agent\.safetensors was made .*\(upstream differs\)"):
+            later()
+
+
+def test_a_world_of_another_tokenizer_is_refused(finished_config: Config) -> None:
+    config = finished_config
+    for name in ("tokenizer", "agent", "imagination"):
+        config.weights(name).unlink()
+    trainer = Trainer(config=changed(config, "train_tokenizer", lr=1e-3))
+    trainer.train_tokenizer()
+    trainer.encode()
+    for later in (trainer.train_agent, trainer.evaluate):
+        with pytest.raises(
+            ValueError, match=r"dynamics\.safetensors was made from other weights .*\(upstream differs\)"
+        ):
+            later()
+
+
+def test_frames_of_another_size_are_refused(finished_config: Config) -> None:
+    larger = dataclasses.replace(finished_config.env, height=56)
+    tokenizer = dataclasses.replace(finished_config.tokenizer, height=56)
+    config = dataclasses.replace(finished_config, env=larger, tokenizer=tokenizer, name="larger")
+    dataset = open_datasets(finished_config)
+    for refused in (lambda: Trainer(config=config).train_tokenizer(dataset), lambda: open_datasets(config)):
+        with pytest.raises(ValueError, match=r"frame size \(48, 48\), the config says \(56, 48\); collect it anew"):
+            refused()
 
 
 def test_stages_out_of_order_say_what_is_missing(config: Config) -> None:
@@ -455,11 +486,22 @@ def test_epochs_are_positional(config: Config) -> None:
     assert auto.precision in ("float32", "bfloat16")
 
 
-def test_a_precision_is_not_chosen_by_the_machine_that_records(config: Config) -> None:
-    for _ in range(2):  # an interrupted recording goes on
-        with Trainer(config=dataclasses.replace(config, precision="auto"))._timed("collect"):
-            pass
-        assert json.loads((config.run_dir / "config.json").read_text())["precision"] == "auto"
+def test_a_precision_is_not_chosen_by_the_machine_that_records(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = dataclasses.replace(config, precision="auto")
+    first = dataclasses.replace(auto, data_dir=f"{config.data_dir}2", name="first")
+    first = changed(first, "collect", train_episodes=1, validation_episodes=1)
+    for recorder in (first, auto):  # of the second all is recorded; its settings are kept all the same
+        Trainer(config=recorder).collect()
+        kept = recorder.run_dir / "config.json"
+        assert json.loads(kept.read_text())["precision"] == "auto"
+        with pytest.raises(KeyboardInterrupt), Trainer(config=recorder)._timed("collect", open_still=True):
+            raise KeyboardInterrupt
+        assert json.loads(kept.read_text())["precision"] == "auto"  # an interrupted recording goes on
+    played = lambda *_: json.loads((auto.run_dir / "config.json").read_text())["precision"]  # noqa: E731
+    monkeypatch.setattr("embody.trainer.evaluate_in_simulator", played)
+    monkeypatch.setattr(Trainer, "_must_fit", lambda *_: None)
+    assert Trainer(config=auto).evaluate_in_simulator("MineRLObtainDiamond-v0", [], "random") == "auto"
+    assert Trainer(config=auto).evaluate_in_simulator("MineRLObtainDiamond-v0", [], "cloning") != "auto"
 
 
 def test_the_device_is_a_gpu_where_there_is_one(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import inspect
 import io
 import json
 import os
+import resource
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `embody`: a mistake of the user's is one line and exit code 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     keep_freed_memory()
+    keep_files_open()
     try:
         _parse(arguments, _base_config(arguments))()
     except (ValueError, OSError) as error:
@@ -377,6 +379,13 @@ def keep_freed_memory() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def keep_files_open() -> None:
+    """Allow as many open files as the system does: each shard of a dataset and of its latents is one or two."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 if __name__ == "__main__":

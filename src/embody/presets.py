@@ -166,7 +166,7 @@ def minecraft() -> Config:
         train_dynamics=lengths,
         train_agent=lengths,
         train_imagination=stage,
-        evaluation=EvaluationConfig(episodes=1000, context=192),  # [P]: 1,000 episodes
+        evaluation=EvaluationConfig(episodes=1000, rollouts=32, context=192),  # [P]: 1,000 episodes
     )
 
 

@@ -35,7 +35,16 @@ from embody.config import (
     from_dict,
     to_dict,
 )
-from embody.data import Dataset, EpisodeRow, is_complete, labelled_meta, open_datasets, recorded_actions, write_json
+from embody.data import (
+    Dataset,
+    EpisodeRow,
+    check_datasets,
+    is_complete,
+    labelled_meta,
+    open_datasets,
+    recorded_actions,
+    write_json,
+)
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.dynamics import Dynamics
 from embody.evaluation import (
@@ -106,7 +115,9 @@ class Trainer:
         collect_config = self.config.collect
         total = len(self.config.env.tasks) * (collect_config.train_episodes + collect_config.validation_episodes)
         recorded = all(is_complete(self.config.dataset_dir(task)) for task in self.config.env.tasks)
-        timed = contextlib.nullcontext() if recorded else self._timed("collect")
+        if recorded and not (self.config.run_dir / "config.json").exists():
+            self._keep_config(open_still=True)
+        timed = contextlib.nullcontext() if recorded else self._timed("collect", open_still=True)
         with timed as record, self.logger.progress("collect", total) as bar:
             done: dict[str, int] = {}
 
@@ -141,7 +152,7 @@ class Trainer:
         self._must_fit("tokenizer")
         tokenizer, tokenizer_hash = self._tokenizer()
         datasets = self._datasets(data)
-        with self._timed("encode") as record:
+        with self._timed("encode", open_still=True) as record:
             for dataset in datasets:
                 with self.logger.progress(f"encode {dataset.meta.tasks[0]}", len(dataset.shards)) as bar:
 
@@ -292,7 +303,7 @@ class Trainer:
         """`policy` on its way to the diamond in MineRL's `environment`, behind each of `servers` (host:port)."""
         if policy != "random":
             self._must_fit("tokenizer", "agent" if policy == "cloning" else policy)
-        with self._timed(f"evaluate-{environment}"):
+        with self._timed(f"evaluate-{environment}", open_still=policy == "random"):
             return evaluate_in_simulator(self.config, environment, servers, policy, self.logger, command, self.device)
 
     def report(self) -> Path:
@@ -352,6 +363,7 @@ class Trainer:
             datasets = [dataset_of_pipeline(data, root, env.height, env.width, self.logger)]
         else:
             datasets = [data] if isinstance(data, Dataset) else list(data)
+            check_datasets(self.config, datasets)
         self._act_by(recorded_actions(datasets))
         for dataset in datasets:
             if dataset.meta.fps != self.config.env.fps:
@@ -456,22 +468,37 @@ class Trainer:
             if if_there and not path.exists():
                 continue
             found, (models, training) = _made_with(path), made[stage]
+            upstream = None if stage == "tokenizer" else self._upstream(stage)
+            if upstream is not None and found["upstream"] != digest(upstream):
+                raise ValueError(
+                    f"{path} was made from other weights than those that are here now (upstream differs): delete it to"
+                    " train it anew"
+                )
             wanted = {
                 "models": {name: to_dict(model) for name, model in models.items()},
                 "training": _training(training),
                 "seed": config.seed,
             }
+            remedy = "leave those of finished stages as they were, delete it to train it anew, or use another --name"
             if config.world and stage in ("tokenizer", "dynamics"):
                 del wanted["seed"]  # made by another run
+                remedy = f"give those of run {config.world}, whose world it is"
             if "imagination" in found:
                 dreams = to_dict(dataclasses.replace(config.imagination, shuffle_rewards=stage == "shuffled"))
                 wanted["imagination"] = {name: dreams[name] for name in dreams if name in found["imagination"]}
             for part, value in json.loads(json.dumps(wanted)).items():
                 if found.get(part) != value:
-                    raise ValueError(
-                        f"{path} was made with other settings ({part} differs): leave those of finished stages as they"
-                        " were, delete it to train it anew, or use another --name"
-                    )
+                    raise ValueError(f"{path} was made with other settings ({part} differs): {remedy}")
+
+    def _upstream(self, stage: str) -> Any:
+        """What `stage` is made from, as `_about` is told; None if that is not there any more."""
+        tokenizer_hash = self._tokenizer()[1]
+        if stage == "dynamics":
+            return tokenizer_hash
+        if stage == "cloning_plain":
+            return [tokenizer_hash, None]
+        path = self.config.weights("agent" if stage in ("imagination", "shuffled") else "dynamics")
+        return [tokenizer_hash, load_tensors(path)[1]] if path.exists() else None
 
     def _finished(self, path: Path, about: dict[str, Any]) -> bool:
         if not path.exists():
@@ -485,8 +512,13 @@ class Trainer:
         self.logger.info(f"{path} is finished")
         return True
 
+    def _keep_config(self, open_still: bool) -> None:
+        """Write the config into the run; `open_still`: what follows may run elsewhere, in that device's precision."""
+        config = dataclasses.replace(self.config, precision="auto") if self.chosen and open_still else self.config
+        write_json(self.config.run_dir / "config.json", to_dict(config))
+
     @contextlib.contextmanager
-    def _timed(self, stage: str, anew: bool = False) -> Iterator[Callable[[], None]]:
+    def _timed(self, stage: str, anew: bool = False, open_still: bool = False) -> Iterator[Callable[[], None]]:
         """Write the config into the run; add the seconds spent to its record (or begin it anew), interrupted or not.
 
         Yields a function that records the seconds so far: called at checkpoints, a killed stage keeps them. An error
@@ -494,10 +526,7 @@ class Trainer:
         """
         path = self.config.run_dir / "config.json"
         before = path.read_bytes() if path.exists() else None
-        # What is recorded or encoded here may be trained on another device, in its own precision.
-        open_still = self.chosen and stage in ("collect", "encode")
-        config = dataclasses.replace(self.config, precision="auto") if open_still else self.config
-        write_json(path, to_dict(config))
+        self._keep_config(open_still)
         start, spent = time.monotonic(), 0.0 if anew else self._seconds().get(stage, 0.0)
 
         def record() -> None:

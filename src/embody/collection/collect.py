@@ -12,7 +12,7 @@ from typing import Any
 from embody.collection.play import Split, play_episodes
 from embody.collection.workers import processes, worker_pool
 from embody.config import Config
-from embody.data import DatasetWriter, Episode, Meta, aside, is_complete
+from embody.data import DatasetWriter, Episode, Meta, alone, aside, is_complete
 from embody.envs import FAMILIES, make_env
 
 __all__ = ["Progress", "collect"]
@@ -50,16 +50,18 @@ def collect(config: Config, progress: Progress | None = None) -> None:
         _check_folder(config, task)
     with worker_pool(processes(config.collect.workers)) as pool:
         for task in config.env.tasks:
-            _collect_task(config, task, pool, progress or (lambda task, done, total: None))
+            root, total = Path(config.data_dir) / task, sum(job.count for job in _shards(config, task))
+            said = progress or (lambda task, done, total: None)
+            if is_complete(root):
+                said(task, total, total)
+                continue
+            with alone(root):
+                _collect_task(config, task, root, pool, said)
 
 
-def _collect_task(config: Config, task: str, pool: ProcessPoolExecutor | None, progress: Progress) -> None:
+def _collect_task(config: Config, task: str, root: Path, pool: ProcessPoolExecutor | None, progress: Progress) -> None:
     jobs = _shards(config, task)
     total = sum(job.count for job in jobs)
-    root = Path(config.data_dir) / task
-    if is_complete(root):
-        progress(task, total, total)
-        return
     env, family = config.env, FAMILIES[config.env.family]
     tasks = family.achievements or (task,)
     meta = Meta(tasks, env.actions, env.height, env.width, env.fps, family.vocabulary, family.labels)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embody.config import TokenizerConfig
 from embody.cost.memory import ring_bytes
 from embody.cost.parameters import patches
-from embody.data import Dataset, EpisodeRow, LatentWriter, Shard
+from embody.data import Dataset, EpisodeRow, LatentWriter, Shard, alone
 from embody.tokenizer import Tokenizer
 
 __all__ = ["encode_dataset"]
@@ -31,6 +31,15 @@ def encode_dataset(
     """
     config = tokenizer.config
     writer = LatentWriter(dataset, tokenizer_hash, config.latents, config.channels)
+    if not writer.pending():
+        return
+    with alone(writer.folder):
+        _encode_pending(tokenizer, dataset, writer, progress or (lambda done, total: None))
+
+
+def _encode_pending(
+    tokenizer: Tokenizer, dataset: Dataset, writer: LatentWriter, progress: Callable[[int, int], None]
+) -> None:
     pending = writer.pending()
     tokenizer.eval()
 
@@ -41,13 +50,12 @@ def encode_dataset(
         return len(shards)
 
     on_gpu = tokenizer.masked_D.is_cuda
-    rows = _rows_on_gpu(config) if on_gpu else _ROWS
+    rows = _rows_on_gpu(tokenizer.config) if on_gpu else _ROWS
     done, groups = 0, _together(dataset, pending, rows)
     with _one_thread_each() as threads, ThreadPoolExecutor(1 if on_gpu else threads) as pool:
         for shards in pool.map(encode, groups):
             done += shards
-            if progress is not None:
-                progress(done, len(pending))
+            progress(done, len(pending))
 
 
 def _rows_on_gpu(config: TokenizerConfig) -> int:

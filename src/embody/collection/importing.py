@@ -13,7 +13,18 @@ from typing import Any
 
 from embody.collection.recordings import Source
 from embody.collection.workers import worker_pool
-from embody.data import Dataset, DatasetWriter, Episode, Video, aside, is_complete, open_dataset, reencode, write_json
+from embody.data import (
+    Dataset,
+    DatasetWriter,
+    Episode,
+    Video,
+    alone,
+    aside,
+    is_complete,
+    open_dataset,
+    reencode,
+    write_json,
+)
 
 __all__ = ["REPORT", "Skipped", "import_recordings", "read_report"]
 
@@ -71,14 +82,15 @@ def import_recordings(
     if is_complete(root):
         progress(len(names), len(names), len(read_report(root)))
         return open_dataset(root)
-    writer = DatasetWriter(root, source.meta())
-    write_json(root / RECORD, about)
-    skipped = {broken.file: broken for broken in read_report(root)}
-    shards = _shards(source, names, validation_share)
-    pending = _pending(shards, {split: writer.shards(split) for split in ("train", "validation")}, skipped)
-    done = len(names) - sum(len(shard.names) for shard in pending)
-    progress(done, len(names), len(skipped))
-    with worker_pool(workers) as pool:
+    meta = source.meta()
+    with alone(root), worker_pool(workers) as pool:
+        writer = DatasetWriter(root, meta)
+        write_json(root / RECORD, about)
+        skipped = {broken.file: broken for broken in read_report(root)}
+        shards = _shards(source, names, validation_share)
+        pending = _pending(shards, {split: writer.shards(split) for split in ("train", "validation")}, skipped)
+        done = len(names) - sum(len(shard.names) for shard in pending)
+        progress(done, len(names), len(skipped))
         results = _read_all(source, [name for shard in pending for name in shard.names], root, encode, pool, workers)
         for shard in pending:
             episodes = []
@@ -95,10 +107,10 @@ def import_recordings(
             _write_report(root, list(skipped.values()))
             if episodes:
                 writer.write_shard(shard.split, writer.shards(shard.split), episodes)
-    if len(skipped) == len(names):
-        first = next(iter(skipped.values()))
-        raise ValueError(f"none of {len(names)} recordings can be read: {first.file}, {first.where}: {first.what}")
-    writer.finish()
+        if len(skipped) == len(names):
+            first = next(iter(skipped.values()))
+            raise ValueError(f"none of {len(names)} recordings can be read: {first.file}, {first.where}: {first.what}")
+        writer.finish()
     return open_dataset(root)
 
 
@@ -106,8 +118,11 @@ def _shards(source: Source, names: Sequence[str], validation_share: float) -> li
     """All recordings, in the order they are written. A group's split is that of the hash of its name."""
     places = {group: _place(group) for group in map(source.group, names)}
     validation = {group for group, place in places.items() if place < validation_share}
-    if validation_share and not validation and len(places) > 1:  # of a few groups, one at least
-        validation = {min(places, key=lambda group: places[group])}
+    in_order = sorted(places, key=lambda group: places[group])
+    if validation_share and not validation:  # of a few groups, one at least
+        validation = set(in_order[:1])
+    if len(validation) == len(places):  # but never all
+        validation.remove(in_order[-1])
     splits: dict[str, list[str]] = {"train": [], "validation": []}
     for name in names:
         splits["validation" if source.group(name) in validation else "train"].append(name)

@@ -1,11 +1,12 @@
 """Episodes on disk, and batches of them in an order that can be resumed."""
 
-from embody.data.aside import aside, write_json
+from embody.data.aside import alone, aside, write_json
 from embody.data.episodes import EVERY_TASK, Episode, EpisodeRow, label_indices, label_words
 from embody.data.format import Dataset, Meta, Shard, is_complete, open_dataset
 from embody.data.latents import Latents, LatentWriter, open_latents
 from embody.data.loader import (
     batches,
+    check_datasets,
     labelled_meta,
     open_datasets,
     recorded_actions,
@@ -31,8 +32,10 @@ __all__ = [
     "Meta",
     "Shard",
     "Video",
+    "alone",
     "aside",
     "batches",
+    "check_datasets",
     "discounted_returns",
     "first_events",
     "index_video",

@@ -93,7 +93,7 @@ class Latents:
             raise ValueError(f"latents {folder} are half-written: run `embody encode` again, it goes on")
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError) as error:
+        except (ValueError, EOFError) as error:
             raise ValueError(f"latents {path} are damaged: delete the file and run `embody encode`") from error
         if array.shape != (shard.stop - shard.start, self.tokens, self.channels) or array.dtype != np.float16:
             raise ValueError(f"latents {path} have another shape: delete the file and run `embody encode`")

@@ -80,18 +80,22 @@ def open_datasets(config: Config) -> list[Dataset]:
     if not sources:
         raise ValueError("env.tasks is empty: name at least one task, or data.sources")
     datasets = [open_dataset(Path(config.data_dir) / source, (env.height, env.width)) for source in sources]
+    check_datasets(config, datasets)
+    return datasets
+
+
+def check_datasets(config: Config, datasets: Sequence[Dataset]) -> None:
+    """A `ValueError` names the dataset whose frames or labels do not fit the config."""
     for dataset in datasets:
-        meta, wanted = dataset.meta, (env.height, env.width)
+        meta, wanted = dataset.meta, (config.env.height, config.env.width)
         if dataset.size != wanted:
-            raise ValueError(
-                f"dataset {dataset.root}: frame size {dataset.size}, the config says {wanted}; collect it anew"
-            )
+            how = f"open it with size={wanted}" if dataset.is_video else "collect it anew"
+            raise ValueError(f"dataset {dataset.root}: frame size {dataset.size}, the config says {wanted}; {how}")
         if len(meta.vocabulary) > config.agent.vocabulary:
             raise ValueError(
                 f"dataset {dataset.root} has {len(meta.vocabulary)} words: raise agent.vocabulary,"
                 f" now {config.agent.vocabulary}"
             )
-    return datasets
 
 
 def recorded_actions(datasets: Sequence[Dataset]) -> ActionSpec | None:

@@ -119,8 +119,8 @@ class ShortcutLoss(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics of `batch` (latents needed). `bootstrap` adds the second term on its rows.
 
-        Rows in order: separate images, bootstrap, plain. Rows are exchangeable, so a fixed split is no bias. With a
-        uniform draw all rows may have steps above d_min, images too.
+        Rows in order: separate images, bootstrap, plain. Of a stage with a `uniform_share` its uniform rows come first,
+        and so make most of the former two. With a uniform draw all rows may have steps above d_min, images too.
         """
         assert batch.latents is not None
         config = dynamics.config

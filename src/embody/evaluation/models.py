@@ -26,6 +26,7 @@ from embody.tokenizer import Tokenizer
 __all__ = ["Dreams", "action_shuffle_ratios", "dream_held_out", "frames_of", "tokenizer_quality"]
 
 _FRAMES = 128  # decoded at a time
+_PASS = 1024  # frames in a pass of the dynamics, where clips are many
 _WHOLE, _CLIP = 100, 20  # frames of an episode that is encoded whole; and of a clip of a longer one
 
 
@@ -177,7 +178,8 @@ def action_shuffle_ratios(
 def _action_shuffle_ratio(
     config: Config, dynamics: Dynamics, datasets: Sequence[Dataset], tokenizer_hash: str, held: bool
 ) -> float:
-    stage = replace(config.train_dynamics, batch=256, length=config.imagination.context + 2, long_length=0)
+    rows = min(256, config.evaluation.rollouts)
+    stage = replace(config.train_dynamics, batch=rows, length=config.imagination.context + 2, long_length=0)
     device = dynamics.register_RD.device
     batch = _first_batch(config, datasets, stage, "latents", tokenizer_hash).to(device)
     assert batch.latents is not None
@@ -194,7 +196,9 @@ def _action_shuffle_ratio(
     shuffled[slots] = shuffled[slots[torch.randperm(len(slots), generator=generator, device=device)]]
 
     def loss(actions: Tensor) -> float:
-        clean = dynamics(noised, levels.tau, levels.d, actions, batch.is_first).clean
+        inputs = (noised, levels.tau, levels.d, actions, batch.is_first)
+        parts = zip(*(x.split(max(1, _PASS // batch.length)) for x in inputs), strict=True)
+        clean = torch.cat([dynamics(*part).clean for part in parts])
         return float((clean - z).square().mean(dim=(2, 3))[counted].mean())
 
     return loss(shuffled.view_as(batch.actions)) / loss(batch.actions)

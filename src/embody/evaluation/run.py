@@ -206,4 +206,5 @@ def _keep_dreams(config: Config, dreams: Dreams) -> None:
     write_films(pictures / "dreams.npz", films)
     stop = given + int(rollouts.valid[longest].sum(axis=1).min())
     # The last context frames are enough to see where the dream begins.
-    dream_gif(pictures / "dream.gif", real[:, given - 3 : stop], imagined[:, given - 3 : stop], given=3)
+    shown = min(3, given)
+    dream_gif(pictures / "dream.gif", real[:, given - shown : stop], imagined[:, given - shown : stop], given=shown)

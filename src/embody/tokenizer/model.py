@@ -103,6 +103,11 @@ class Tokenizer(nn.Module):
         it holds and are kept: one at a time, or a context into an empty one.
         """
         B, T = frames.shape[:2]
+        size = (self.config.height, self.config.width)
+        if frames.shape[-2:] != size:
+            raise ValueError(
+                f"frames of {tuple(frames.shape[-2:])} pixels, the tokenizer was made for {size}: resize them"
+            )
         patch_BTPD = self._project_patches(self.standardise(self.pad(frames)))
         if dropped is not None:
             patch_BTPD = torch.where(dropped[..., None], self.masked_D.to(patch_BTPD.dtype), patch_BTPD)

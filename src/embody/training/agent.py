@@ -15,7 +15,7 @@ from embody.agent import Agent, AgentLoss, event_loss, risk_loss
 from embody.batch import Batch
 from embody.config import AgentConfig, Config, StageConfig
 from embody.cost.flops import agent_row_flops, event_row_flops, risk_row_flops
-from embody.data import EVERY_TASK, Dataset, EpisodeRow, batches, stage_steps, uniform_rows
+from embody.data import EVERY_TASK, Dataset, EpisodeRow, batches, rows_and_length, stage_steps, uniform_rows
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts, noise_to
 from embody.model import WorldAndAgent
@@ -41,6 +41,13 @@ class AgentStage:
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.episode_filter = episode_filter
         self.steps = stage_steps(datasets, self.config, labelled_only=True)
+        share = config.agent.uniform_share + config.agent.miss_share
+        for rows, length in {rows_and_length(self.config, step) for step in range(self.config.long_every)}:
+            if share < 1 and uniform_rows(rows, share) == rows:
+                raise ValueError(
+                    f"train_agent.batch {self.config.batch}: in batches of {rows} x {length} frames no row would be"
+                    f" cloned (agent.uniform_share {config.agent.uniform_share:g}): raise it, or set uniform_share 1"
+                )
         torch.manual_seed(config.seed + 2)
         agent = Agent(config.agent)
         rewards = reward_statistics(datasets, config.imagination.gamma, once=config.agent.once, goal=config.agent.goal)
