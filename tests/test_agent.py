@@ -563,6 +563,16 @@ def test_event_loss_by_hand() -> None:
     assert event_loss(logits, events, torch.zeros_like(mask)) == 0
 
 
+def test_pairs_hold_their_event_whatever_the_lead_of_clips(tmp_path: Path) -> None:
+    agent = dataclasses.replace(CONFIG.agent, goal="all", event_lead=20, uniform_share=0.01, event_rows=64)
+    config = dataclasses.replace(CONFIG, agent=agent, train_agent=dataclasses.replace(CONFIG.train_agent, batch=64))
+    dataset = make_dataset(tmp_path, [40], events=[(30, 0)])
+    encode_dataset(make_tokenizer(), "abc", dataset)
+    stage = EventsStage(AgentStage(config, [dataset], "abc", make_dynamics()))
+    batch = next(iter(stage.batches(0)))
+    assert batch.length == 2 and batch.events is not None and batch.events[1:].any(dim=(1, 2)).all()
+
+
 def test_phase_2_learns_what_frames_show(tmp_path: Path) -> None:
     """Its loss is over steps inside labelled episodes, on latents noised as a history is; nothing else learns."""
     config = dataclasses.replace(CONFIG, agent=dataclasses.replace(CONFIG.agent, goal="all"))

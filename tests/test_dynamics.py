@@ -355,6 +355,14 @@ def test_a_tau_power_draws_low_levels_more_often() -> None:
     assert (tau < 0.25).float().mean() == pytest.approx(0.5, abs=0.02)  # u^2 < 1/4
 
 
+@pytest.mark.parametrize(("draw", "share"), [("partial", 0.0), ("partial", 1.0), ("uniform", 0.0)])
+def test_the_loss_draws_its_levels_by_the_tau_power(draw: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamics = make_dynamics(variant(step_draw=draw, bootstrap_fraction=share, tau_power=1e9))  # u^p is 0
+    calls = record(dynamics, monkeypatch)
+    ShortcutLoss()(dynamics, make_batch(4, 4), seeded(0), bootstrap=draw == "uniform" or share > 0)
+    assert (calls[0].tau == 0).all()
+
+
 def test_bootstrap_rows_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     dynamics, batch = make_dynamics(variant(bootstrap_fraction=1.0)), make_batch(3, 4)
     batch.mask[1, 2:] = False
@@ -377,6 +385,13 @@ def test_bootstrap_rows_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
     expected = float(frames[batch.mask].mean())
     assert float(metrics["bootstrap"]) == pytest.approx(expected, rel=1e-4)
     assert float(metrics["flow"]) == 0.0 and loss.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_bootstrap_takes_the_rows_that_images_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    dynamics = make_dynamics(variant(image_fraction=0.75, bootstrap_fraction=0.5))
+    calls = record(dynamics, monkeypatch)
+    ShortcutLoss()(dynamics, make_batch(4, 3), seeded(0), bootstrap=True)
+    assert [len(call.noised) for call in calls] == [9, 1, 1, 1]  # images apart, the video, its two half steps
 
 
 def test_images_come_first_then_bootstrap_rows_with_their_own_actions(monkeypatch: pytest.MonkeyPatch) -> None:

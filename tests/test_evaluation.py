@@ -192,6 +192,13 @@ def grey_rollouts(dtype: type) -> tuple[Rollouts, CellReader]:
     return Rollouts(frames[0], frames[1], frames[2], valid, rewards, predicted), reader
 
 
+def test_the_gain_beyond_horizon_10_by_hand() -> None:
+    rollouts, _ = grey_rollouts(np.uint8)
+    rollouts.imagined[0, 10, :, :8] += 20  # of the first rollout's two frames, horizons 11 and 12
+    ours, copied = (20 / 255) ** 2 / 4, (200 / 255) ** 2 / 2
+    assert measure(rollouts, None)["gain_over_copy_db_beyond"] == pytest.approx(psnr(ours) - psnr(copied), rel=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_measure_by_hand(dtype: type) -> None:
     rollouts, reader = grey_rollouts(dtype)

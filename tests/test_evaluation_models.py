@@ -13,8 +13,11 @@ from embody.config import DynamicsConfig
 from embody.data import Dataset, LatentWriter
 from embody.dynamics import Dynamics, Prediction
 from embody.evaluation.models import action_shuffle_ratios
+from embody.evaluation.run import _player
+from embody.imagination import Player
+from embody.model import WorldAndAgent
 from embody.nn.transformer import Memory
-from tests.tiny_models import CONFIG, DYNAMICS, make_dataset
+from tests.tiny_models import CONFIG, DYNAMICS, make_agent, make_dataset, make_dynamics, make_tokenizer
 
 
 @dataclass
@@ -32,6 +35,7 @@ class ActingWorld:
     def __call__(self, noised: Tensor, tau: Tensor, d: Tensor, actions: Tensor, is_first: Tensor) -> Prediction:
         self.tau = tau
         clean = actions[..., :1, None].float().expand(noised.shape) + self.miss
+        clean = clean + 100 * is_first[..., None, None]  # first slots have no action, and do not count
         return Prediction(clean, Memory(()))
 
 
@@ -44,6 +48,13 @@ def acting_dataset(root: Path) -> Dataset:
         with writer.filling(shard) as latents:
             latents[:] = actions.repeat(4, 1).repeat(4, 2)
     return dataset
+
+
+def test_a_player_has_the_history_that_it_learnt_with(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, evaluation=dataclasses.replace(CONFIG.evaluation, context=5))
+    model = WorldAndAgent(make_dynamics(), make_agent())
+    player = _player(config, make_tokenizer(), model, [make_dataset(tmp_path, [5])], 0)
+    assert isinstance(player, Player) and player.context == config.imagination.context != 5
 
 
 @pytest.mark.parametrize("contexts", ["noised", "alternate"])

@@ -667,6 +667,23 @@ def test_in_bfloat16_the_live_policy_dreams_in_matrices_cast_beforehand(finetune
     torch.testing.assert_close(second.latents[:, 0], exact.latents[:, 0], atol=0.1, rtol=0.1)
 
 
+def test_in_bfloat16_the_live_stream_dreams_where_it_learns(tmp_path: Path) -> None:
+    stage, batch = make_stage(tmp_path, finetune="agent"), make_batch(4, CONTEXT)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        stage.loss(batch, seeded(4), 0.0)
+        with torch.no_grad():
+            stage.model.agent.token_MD += 1
+        stage.loss(batch, seeded(4), 0.0)
+    assert stage.dreamer is not None
+    assert torch.equal(stage.dreamer.agent.token_MD, stage.model.agent.token_MD)
+
+
+def test_dreams_begin_anew_at_steps_that_the_updates_divide(tmp_path: Path) -> None:
+    stage = make_stage(tmp_path, updates=5)
+    stage.steps = 22  # 15 / 22 * 22 is less than 15
+    assert [n for n in range(22) if stage._dreams_anew(n / stage.steps)] == [0, 5, 10, 15, 20]
+
+
 @pytest.mark.parametrize("finetune", ["heads", "agent"])
 def test_a_rollout_serves_several_updates(finetune: str, tmp_path: Path) -> None:
     stage = make_stage(tmp_path, updates=2, finetune=finetune)
@@ -751,7 +768,10 @@ def test_finetuning_reads_no_more_than_the_window() -> None:
         dataclasses.replace(CONFIG, imagination=imagination)
 
 
-def test_the_control_shuffles_rewards_over_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("finetune", ["heads", "agent"])
+def test_the_control_shuffles_rewards_over_the_batch(
+    finetune: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: list[Tensor] = []
 
     def recorded(rewards: Tensor, *rest: Any) -> Tensor:
@@ -761,7 +781,7 @@ def test_the_control_shuffles_rewards_over_the_batch(tmp_path: Path, monkeypatch
     monkeypatch.setattr(imagination, "lambda_returns", recorded)
     batch = make_batch(32, CONTEXT)
     for number, shuffle in enumerate((False, True, True)):
-        stage = make_stage(tmp_path / str(number), shuffle_rewards=shuffle)
+        stage = make_stage(tmp_path / str(number), shuffle_rewards=shuffle, finetune=finetune)
         torch.manual_seed(number)
         stage.loss(batch, seeded(0), 0.0)
     assert stage.dreamt is not None

@@ -25,11 +25,13 @@ from embody.data import (
     steps_per_epoch,
 )
 from embody.dynamics import ShortcutLoss
+from embody.model import WorldAndAgent
 from embody.presets import minecraft, minigrid
 from embody.training.agent import AgentStage
+from embody.training.imagination import ImaginationStage
 from embody.training.rewards import check_ranges, reward_statistics
 from tests.test_loader import STAGE, VOCABULARY, make, take
-from tests.tiny_models import AGENT, CONFIG, make_agent, make_batch, make_dynamics, seeded
+from tests.tiny_models import AGENT, CONFIG, make_agent, make_batch, make_dataset, make_dynamics, seeded
 
 LABELS = ("open", "open the door", "door")
 
@@ -309,6 +311,15 @@ def test_some_clips_hold_a_miss(tmp_path: Path) -> None:
     assert seen == {task: set(slots) for task, slots in misses.items()}
 
 
+def test_misses_are_held_whatever_the_lead_of_clips(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "set", slots_shown(1, 40, at(40, (3, 0), (10, 0))))
+    stage = StageConfig(batch=10, length=3)
+    for batch in take(20, [dataset], stage=stage, left_pad=0, uniform_share=0.1, miss_share=0.4, event_lead=20):
+        assert batch.frames is not None
+        for row in range(1, 5):
+            assert set(batch.frames[row, :, 0, 0, 0].tolist()) & {17, 24, 31, 38}
+
+
 def test_misses_need_events(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="agent.miss_share: no recording has events and misses one: set it to 0"):
         take(1, [make(tmp_path, "a", [5, 14])], uniform_share=0.5, miss_share=0.25)
@@ -380,6 +391,17 @@ def test_rows_of_plain_videos_say_so(tmp_path: Path) -> None:
     assert all(torch.equal(a.returns, b.returns) for a, b in zip(*same, strict=True))  # as if they were not there
     with pytest.raises(ValueError, match="differ in actions"):
         take(1, [datasets[0], write(tmp_path / "d", slots_shown(1, 9, None), tasks=("c",), actions=9)])
+
+
+def test_agents_train_as_long_as_labelled_recordings_are(tmp_path: Path) -> None:
+    own = make_dataset(tmp_path / "own", [40])
+    both = [own, plain(tmp_path / "videos", 160, 12, actions=2)]
+    model = WorldAndAgent(make_dynamics(), make_agent())
+    for steps in (
+        [AgentStage(CONFIG, data, "", make_dynamics()).steps for data in ([own], both)],
+        [ImaginationStage(CONFIG, data, "", model).steps for data in ([own], both)],
+    ):
+        assert steps[0] == steps[1]
 
 
 def test_plain_videos_give_the_action_embedding_no_gradient() -> None:

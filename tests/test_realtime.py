@@ -175,6 +175,19 @@ def test_a_dream_without_an_agent_is_played_in_k_passes(monkeypatch: pytest.Monk
         assert np.abs(difference).max() <= 1  # rounding to a colour
 
 
+def test_no_frame_of_the_dream_before_is_kept() -> None:
+    model, batch = make_model(), make_batch(1, CONTEXT)
+    used, fresh = (
+        DreamEnv(make_tokenizer(), make_dream(model, with_agent=False), lambda seed: batch, horizon=3) for _ in range(2)
+    )
+    used.reset(seed=3)
+    used.step(np.array([1, 0]))  # is read only with the next action
+    for environment in (used, fresh):
+        environment.reset(seed=1)
+    for action in ([0, 1], [2, 0]):
+        assert np.array_equal(used.step(np.array(action))[0], fresh.step(np.array(action))[0])
+
+
 # --- one cost, however long ------------------------------------------------------------------------------------------
 
 

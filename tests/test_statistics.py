@@ -161,6 +161,11 @@ def test_difference_of_scores() -> None:
     assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
 
 
+def test_a_p_that_is_drawn_is_never_0() -> None:
+    ours = np.ones((1, 60, 2), bool)
+    assert exchange_test(ours, ~ours, crafter_score) == pytest.approx(1 / 4001)
+
+
 # --- several runs ---------------------------------------------------------------------------------------------------
 
 

@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from embody.agent.losses import lambda_returns
 from embody.collection.encode import encode_dataset
 from embody.config import Config
 from embody.data import EVERY_TASK, Dataset, DatasetWriter, Episode, Meta, discounted_returns, open_dataset
 from embody.evaluation import Rollouts, measure
-from embody.evaluation.models import action_shuffle_ratios, dream_held_out
+from embody.evaluation import models as measured
+from embody.evaluation.metrics import psnr
+from embody.evaluation.models import action_shuffle_ratios, dream_held_out, tokenizer_quality
 from embody.evaluation.rewards import Returns, imagined_returns, matched, measure_returns, measure_rewards
 from embody.evaluation.similarity import frechet, lpips_distances, random_features, ssim
+from embody.imagination import Imagined
 from embody.model import WorldAndAgent
 from embody.tokenizer import Lpips
 from tests.tiny_models import (
@@ -343,6 +347,68 @@ def test_dreams_go_on_past_the_window(tmp_path: Path) -> None:
     assert np.abs(np.diff(late, axis=1)).max() > 0  # it still moves
     rollouts = measure(long, None)["horizon"]["rollouts"]
     assert rollouts[0] == 16 > rollouts[-1] > 0 and rollouts == sorted(rollouts, reverse=True)
+
+
+def test_a_held_out_dream_stands_beside_its_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames, actions, rewards and returns are of the slots behind the context; rewards here tell their slot."""
+    lengths, horizon, context = (9, 30), 4, CONFIG.evaluation.context
+    rewards = [0.5 * t for length in lengths for t in range(length)]
+    dataset = encoded(make_dataset(tmp_path, list(lengths), "validation", rewards=rewards))
+    asked: list[Tensor] = []
+
+    class Told:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def reset(self, latents: Tensor, *_: Tensor) -> Tensor:
+            self.rows = len(latents)
+            return torch.arange(float(context)).expand(self.rows, -1)[..., None]
+
+        def imagine(self, actions: Tensor) -> Imagined:
+            asked.append(actions)
+            h = torch.arange(100.0, 100 + horizon).expand(self.rows, -1)
+            ones = torch.ones(self.rows, horizon)
+            return Imagined(h[..., None, None].expand(-1, -1, 2, 8), h[..., None], 0 * ones, ones, None)
+
+    tokenizer = make_tokenizer()
+    monkeypatch.setattr(measured, "Dream", Told)
+    monkeypatch.setattr(measured, "_values", lambda _, features: features[:, 0].numpy())
+    monkeypatch.setattr(tokenizer, "decode_video", lambda z: z[:, :, :1, :1, None].expand(-1, -1, 3, 8, 12) / 255)
+    found = dream_held_out(settings(32, horizon), tokenizer, make_dynamics(), make_agent(), [dataset], "abc")
+    rollouts, returns = found.rollouts, found.returns
+    assert returns is not None and rollouts.rewards_real is not None
+    places = [(episode, slot) for episode in range(2) for slot in range(lengths[episode])]
+    for row in range(32):
+        episode, slot = next(
+            place
+            for place in places
+            if np.array_equal(dataset.frames(place[0], place[1], place[1] + 1)[0], rollouts.context_last[row])
+        )
+        behind = range(slot + 1, lengths[episode])
+        there = behind[:horizon]
+        n = len(there)
+        assert rollouts.valid[row].tolist() == [True] * n + [False] * (horizon - n)
+        if n:
+            steps = (episode, slot + 1, slot + 1 + n)
+            np.testing.assert_array_equal(rollouts.real[row, :n], dataset.frames(*steps))
+            np.testing.assert_array_equal(asked[0][row, :n], dataset.actions[dataset.rows(*steps)])
+        assert rollouts.rewards_real[row, :n].tolist() == [0.5 * t for t in there]
+        assert rollouts.imagined[row, :, 0, 0, 0].tolist() == [100, 101, 102, 103]
+        recorded = sum(0.5 * t * 0.9 ** (t - slot - 1) for t in behind)
+        assert returns.recorded[row] == pytest.approx(recorded, rel=1e-5)
+        assert returns.value[row] == context - 1
+        assert returns.imagined[row] == pytest.approx(0.9**4 * 103 if n == horizon else 0)
+
+
+def test_tokenizer_quality_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that is 3 too dark; of 130 frames five clips of 20 count."""
+    dataset, tokenizer = make_dataset(tmp_path, [5, 130], "validation"), make_tokenizer()
+    monkeypatch.setattr(tokenizer, "encode_video", lambda frames: frames)
+    monkeypatch.setattr(tokenizer, "decode_video", lambda frames: (frames.int() - 3).clamp(min=0) / 255)
+    values, (real, _) = tokenizer_quality(tokenizer, [dataset], None, 8)
+    assert values["frames"] == 5 + 100 == len(real)
+    assert values["psnr_db"] == pytest.approx(psnr(float(((np.minimum(real, 3) / 255) ** 2).mean())))
+    np.testing.assert_array_equal(real[5:25], dataset.frames(1, 0, 20))
+    np.testing.assert_array_equal(real[-20:], dataset.frames(1, 110, 130))
 
 
 def test_the_value_is_that_of_the_contexts_last_slot(tmp_path: Path) -> None:
