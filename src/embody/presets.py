@@ -97,7 +97,7 @@ def minigrid() -> Config:
             uniform_share=0.25,
         ),
         imagination=ImaginationConfig(horizon=14, gamma=0.96, updates=4),
-        train_tokenizer=StageConfig(epochs=0.09, batch=16, length=2, lr=2e-3, muon_lr=8e-3),
+        train_tokenizer=StageConfig(epochs=0.18, batch=16, length=2, lr=2e-3, muon_lr=8e-3),
         train_dynamics=StageConfig(epochs=0.8, batch=48, length=2, long_length=16, lr=2e-3, muon_lr=4e-3),
         # Large batches: as many frames in batches of 96 never tell the named object from the other (LOG.md).
         train_agent=StageConfig(epochs=4.0, batch=256, length=6, long_length=16, lr=2e-3, muon_lr=4e-3),
