@@ -50,33 +50,32 @@ def collect(config: Config, progress: Progress | None = None) -> None:
         _check_folder(config, task)
     with worker_pool(processes(config.collect.workers)) as pool:
         for task in config.env.tasks:
-            root, total = Path(config.data_dir) / task, sum(job.count for job in _shards(config, task))
-            said = progress or (lambda task, done, total: None)
-            if is_complete(root):
-                said(task, total, total)
-                continue
-            with alone(root):
-                _collect_task(config, task, root, pool, said)
+            _collect_task(config, task, pool, progress or (lambda task, done, total: None))
 
 
-def _collect_task(config: Config, task: str, root: Path, pool: ProcessPoolExecutor | None, progress: Progress) -> None:
+def _collect_task(config: Config, task: str, pool: ProcessPoolExecutor | None, progress: Progress) -> None:
     jobs = _shards(config, task)
     total = sum(job.count for job in jobs)
+    root = Path(config.data_dir) / task
+    if is_complete(root):
+        progress(task, total, total)
+        return
     env, family = config.env, FAMILIES[config.env.family]
     tasks = family.achievements or (task,)
     meta = Meta(tasks, env.actions, env.height, env.width, env.fps, family.vocabulary, family.labels)
-    writer = DatasetWriter(root, meta)
-    with aside(root / RECORD) as path:
-        record = {name: value for name, value in _record(config, task).items() if value != _LATER.get(name)}
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    missing = [job for job in jobs if job.index >= writer.shards(job.split)]
-    done = total - sum(job.count for job in missing)
-    progress(task, done, total)
-    for job, episodes in _play(config, missing, pool):
-        writer.write_shard(job.split, job.index, episodes)
-        done += job.count
+    with alone(root):
+        writer = DatasetWriter(root, meta)
+        with aside(root / RECORD) as path:
+            record = {name: value for name, value in _record(config, task).items() if value != _LATER.get(name)}
+            path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        missing = [job for job in jobs if job.index >= writer.shards(job.split)]
+        done = total - sum(job.count for job in missing)
         progress(task, done, total)
-    writer.finish()
+        for job, episodes in _play(config, missing, pool):
+            writer.write_shard(job.split, job.index, episodes)
+            done += job.count
+            progress(task, done, total)
+        writer.finish()
 
 
 def _shards(config: Config, task: str) -> list[Job]:
