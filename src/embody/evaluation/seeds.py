@@ -133,13 +133,14 @@ def seeds_markdown(table: Mapping[str, Any], baseline: str = BASELINE) -> str:
     first = table[policies[0]]
     parts = [
         f"{first['seeds']} training seeds, {first['episodes']} episodes each. Achievements: Wilson's 95% intervals over"
-        " all episodes; mean, score and return: bootstrap over seeds and their episodes.",
+        " all episodes; mean, score and return: bootstrap over seeds, and over the episodes that they share.",
         markdown(["", *titles], reached),
     ]
     if compared:
         parts += [
-            f"Paired with {POLICIES.get(baseline, baseline)}, episode by episode: difference, 95% bootstrap interval; p"
-            " if episodes, and p if training seeds, are what chance could have exchanged. Not corrected for how many.",
+            f"Paired with {POLICIES.get(baseline, baseline)}, episode by episode: difference and its 95% bootstrap"
+            " interval. First p: the two policies exchanged at random in each episode; second: in each training seed. Not"
+            " corrected for the number of tests.",
             markdown(["", *(POLICIES.get(policy, policy) for policy in compared)], differences),
         ]
     return "\n\n".join(parts) + "\n"
