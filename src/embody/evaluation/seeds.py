@@ -139,8 +139,8 @@ def seeds_markdown(table: Mapping[str, Any], baseline: str = BASELINE) -> str:
     if compared:
         parts += [
             f"Paired with {POLICIES.get(baseline, baseline)}, episode by episode: difference and its 95% bootstrap"
-            " interval. First p: the two policies exchanged at random in each episode; second: in each training seed. Not"
-            " corrected for the number of tests.",
+            " interval. First p: the two policies exchanged at random in each episode; second: in each training seed."
+            " Not corrected for the number of tests.",
             markdown(["", *(POLICIES.get(policy, policy) for policy in compared)], differences),
         ]
     return "\n\n".join(parts) + "\n"
