@@ -85,8 +85,8 @@ def bootstrap(outcomes: Outcomes, statistic: Statistic, resamples: int = _RESAMP
 
     A resample draws S seeds and N episodes with replacement, the same episodes of each seed: episode n is one world,
     which all of them play. Of one seed the interval is over episodes alone: it says nothing of other seeds. Of few it
-    is too narrow where seeds differ: at 0.4 +- 0.15 it covers 50% with 2 of
-    them, 74% with 3, 91% with 5; at +- 0.05 89%, 92% and 95%. `seed` fixes the draws.
+    is too narrow where seeds differ: at 0.4 +- 0.15 it covers 50% with 2 of them, 74% with 3, 91% with 5; at +- 0.05
+    88%, 92% and 95%. `seed` fixes the draws.
     """
     _check(outcomes)
     drawn = [statistic(outcomes[places]) for places in _resampled(outcomes.shape, resamples, seed)]
