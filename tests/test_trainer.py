@@ -15,7 +15,7 @@ from PIL import Image
 
 from embody.agent import AgentLoss
 from embody.config import Config, to_dict
-from embody.data import DatasetWriter, Episode, Meta, alone, open_dataset, open_datasets
+from embody.data import DatasetWriter, Episode, Meta, open_dataset, open_datasets
 from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.envs import evaluation_seeds
 from embody.evaluation import FinishedParts, demonstrations, evaluate_run, games, read_results
@@ -361,14 +361,6 @@ def test_a_refusal_leaves_the_config_of_the_run(config: Config) -> None:
     with pytest.raises(ValueError, match=r"checkpoints/tokenizer\.safetensors was made with another config"):
         Trainer(config=changed(config, "train_tokenizer", lr=1e-3)).train_tokenizer()
     assert path.read_bytes() == before
-
-
-def test_a_stage_is_trained_by_one_process_at_a_time(config: Config) -> None:
-    with alone(config.run_dir / "checkpoints" / "tokenizer.lock"):
-        with pytest.raises(ValueError, match=r"tokenizer\.lock: another process writes there: wait until it is done"):
-            Trainer(config=config).train_tokenizer()
-        assert not config.checkpoint("tokenizer").exists()
-    Trainer(config=config).train_tokenizer()
 
 
 def test_cloning_without_a_world_model(finished_config: Config) -> None:

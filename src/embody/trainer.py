@@ -38,7 +38,6 @@ from embody.config import (
 from embody.data import (
     Dataset,
     EpisodeRow,
-    alone,
     check_datasets,
     is_complete,
     labelled_meta,
@@ -396,19 +395,17 @@ class Trainer:
     def _train(self, stage: Stage, about: dict[str, Any], record: Callable[[], None]) -> None:
         stage.model.to(self.device)
         stage.losses.to(self.device)
-        checkpoint = self.config.checkpoint(stage.name)
-        with alone(checkpoint.with_suffix(".lock")):  # other stages of the run may train meanwhile
-            train(
-                stage,
-                checkpoint=checkpoint,
-                about=about,
-                logger=self.logger,
-                precision=self.config.precision,
-                seed=self.config.seed,
-                recompute=self.config.recompute,
-                compile=self.config.compile,
-                on_checkpoint=record,
-            )
+        train(
+            stage,
+            checkpoint=self.config.checkpoint(stage.name),
+            about=about,
+            logger=self.logger,
+            precision=self.config.precision,
+            seed=self.config.seed,
+            recompute=self.config.recompute,
+            compile=self.config.compile,
+            on_checkpoint=record,
+        )
 
     def _save(self, stage: Stage, path: Path, about: dict[str, Any]) -> None:
         save_tensors(path, stage.model.state_dict(), about)
