@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.collection import play_episodes
 from embody.config import Config
 from embody.data import aside
-from embody.envs.crafter import ACHIEVEMENTS, LABELS
+from embody.games.crafter.environment import ACHIEVEMENTS, LABELS
 from embody.presets import crafter_small
+from embody.recording import play_episodes
 
 FIRST = 500_000  # training episode: no preset records so many
 

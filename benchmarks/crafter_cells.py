@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from embody.data import aside
-from embody.envs import ExpertLost, environment_seeds, make_env, make_expert
-from embody.envs.crafter import CrafterPixels
+from embody.games import ExpertLost, environment_seeds, make_env, make_expert
+from embody.games.crafter.environment import CrafterPixels
 from embody.model import load_tokenizer
 from embody.presets import crafter_small
 from embody.tokenizer import Tokenizer

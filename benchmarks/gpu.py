@@ -25,7 +25,6 @@ from benchmarks.machine import describe
 from benchmarks.ours import answer_flops
 from benchmarks.roofline import matrix_rate
 from benchmarks.run import ROOT, commit, save
-from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import (
     decode_flops,
@@ -34,6 +33,7 @@ from embody.cost.flops import (
     imagination_row_flops,
     tokenizer_row_flops,
 )
+from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream, Player
 from embody.model import Agent, WorldAndAgent, for_inference

@@ -28,7 +28,7 @@ from av.video.reformatter import VideoReformatter
 
 from benchmarks.machine import describe
 from benchmarks.run import ROOT, commit, save
-from embody.batch import Batch
+from embody.cli.main import keep_freed_memory
 from embody.config import ActionSpec, StageConfig
 from embody.data import (
     Dataset,
@@ -43,8 +43,8 @@ from embody.data import (
     open_latents,
     reencode,
 )
+from embody.data.sampling.batch import Batch
 from embody.logger_manager import read_metrics
-from embody.main import keep_freed_memory
 from embody.presets import minecraft_small
 from embody.trainer import Trainer
 

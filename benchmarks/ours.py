@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Unit, autocast
 from benchmarks.workloads import WORKLOADS, Precision, Shapes, Workload
-from embody.batch import Batch
 from embody.config import (
     ActionSpec,
     AgentConfig,
@@ -36,6 +35,7 @@ from embody.cost.flops import (
     imagination_row_flops,
     tokenizer_row_flops,
 )
+from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream, Player
 from embody.model import Agent, WorldAndAgent, for_inference

@@ -18,11 +18,11 @@ from benchmarks.machine import describe
 from benchmarks.run import ROOT, commit, save
 from embody.config import Config, from_dict
 from embody.data import open_dataset
-from embody.distributed.checkpoint import tensors_hash
-from embody.evaluation.metrics import psnr
-from embody.evaluation.models import dream_held_out
-from embody.evaluation.world_model import NEAR
+from embody.evaluation.held_out import dream_held_out
+from embody.metrics.rates import psnr
+from embody.metrics.rollouts import NEAR
 from embody.model import Precision, for_inference, load_dynamics, load_tokenizer
+from embody.saving.tensors import tensors_hash
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "float8")
 

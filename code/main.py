@@ -1,1 +1,1 @@
-from embody.main import *  # noqa: F403
+from embody.cli.main import *  # noqa: F403

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from embody.collection import collect
 from embody.config import (
     AgentConfig,
     Config,
@@ -19,8 +18,9 @@ from embody.config import (
     TokenizerConfig,
     TransformerConfig,
 )
-from embody.evaluation import FinishedParts
+from embody.evaluation.run import FinishedParts
 from embody.presets import minigrid
+from embody.recording import collect
 from embody.trainer import Trainer
 
 TASK = "MiniGrid-Fetch-5x5-N2-v0"

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-import embody.envs.simulator
+import embody.games.minecraft.simulator
 
-SERVER = Path(embody.envs.simulator.__file__).parent / "server.py"
+SERVER = Path(embody.games.minecraft.simulator.__file__).parent / "server.py"
 FAKE = Path(__file__).parent / "fake_simulator"
 # The server is for old Pythons; with one that has numpy here, the tests run it there.
 PYTHON = os.environ.get("EMBODY_SIMULATOR_PYTHON", sys.executable)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from embody import ablation
-from embody.ablation import Row, cascade, frames_per_second
+from embody.cli.main import main
 from embody.config import Config, to_dict
-from embody.main import main
+from embody.evaluation import cascade as ablation
+from embody.evaluation.cascade import Row, cascade, frames_per_second
 from embody.presets import minigrid
 from tests.conftest import tiny_config
 from tests.tiny_models import DYNAMICS, make_actions, make_dynamics, seeded

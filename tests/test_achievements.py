@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from embody.config import AchievementSchedule, EnvConfig
-from embody.envs import make_env
-from embody.envs.crafter import ACHIEVEMENTS, AFTER, LABELS
-from embody.evaluation.achievements import AchievementScheduler, Unlocked, play_achievements
+from embody.games import make_env
+from embody.games.crafter.environment import ACHIEVEMENTS, AFTER, LABELS
+from embody.games.crafter.play import AchievementScheduler, Unlocked, play_achievements
 from embody.presets import crafter_small
 
 FULL = {"food": 9, "drink": 9, "energy": 9}

@@ -17,13 +17,13 @@ from torch import Tensor
 from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, Risk, event_loss, lambda_returns, risk_loss
 from embody.agent.losses import ahead
 from embody.agent.model import _aligned_at_end
-from embody.batch import Batch
-from embody.collection.encode import encode_dataset
 from embody.config import ActionSpec, Config, ImaginationConfig
+from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.nn.distributions import FactoredCategorical
 from embody.presets import minecraft
 from embody.training.agent import AgentStage, EventsStage, RiskStage
+from embody.training.encode import encode_dataset
 from tests.tiny_models import (
     ACTIONS,
     AGENT,

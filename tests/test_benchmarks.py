@@ -20,7 +20,7 @@ from benchmarks.table import markdown, mfu
 from benchmarks.worker import timed
 from benchmarks.workloads import FULL, TINY, WORKLOADS, chosen
 from embody.dynamics import Dynamics
-from embody.evaluation.models import dream_held_out
+from embody.evaluation.held_out import dream_held_out
 
 # --- what is counted --------------------------------------------------------------------------------------------------
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from embody.cli.main import main
 from embody.config import Config, from_dict, to_dict
 from embody.data import DatasetWriter, open_dataset
-from embody.distributed.checkpoint import load_tensors, save_tensors
-from embody.evaluation import write_results
-from embody.main import main
+from embody.evaluation.results import write_results
+from embody.saving.tensors import load_tensors, save_tensors
 from embody.training.tokenizer import TokenizerStage
 from tests.conftest import TASK, tiny_config
 
@@ -362,7 +362,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def start(arguments: list[str], place: Path) -> subprocess.Popen[str]:
     # A shell's background jobs, such as a CI's, hand on an ignored SIGINT: Python then has no handler for it.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    program += " from embody.main import main; main()"
+    program += " from embody.cli.main import main; main()"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=place, env=environment, text=True, **pipes)

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embody.collection import collect, play_episodes
 from embody.config import Config
 from embody.data import DatasetWriter, alone, is_complete, open_dataset
-from embody.data.episodes import Episode, label_indices
-from embody.envs import environment_seeds, make_env
+from embody.data.episode import Episode, label_indices
+from embody.games import environment_seeds, make_env
 from embody.presets import minigrid
+from embody.recording import collect, play_episodes
 
 GOTO, DOORKEY = "BabyAI-GoToLocalS5N2-v0", "MiniGrid-DoorKey-6x6-v0"
 

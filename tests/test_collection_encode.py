@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from embody.collection import encode
-from embody.collection.encode import encode_dataset
 from embody.config import Config
 from embody.data import Dataset, LatentWriter, Shard, alone, open_dataset, open_latents
-from embody.distributed.checkpoint import tensors_hash
 from embody.model import Tokenizer, load_tokenizer
+from embody.saving.tensors import tensors_hash
+from embody.training import encode
+from embody.training.encode import encode_dataset
 from tests.conftest import TASK, tiny_config
 
 

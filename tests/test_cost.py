@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from embody.agent import Agent
+from embody.cli.main import main
 from embody.config import Config, StageConfig, TransformerConfig
 from embody.cost.flops import (
     agent_row_flops,
@@ -43,7 +44,6 @@ from embody.cost.parameters import agent_parameters, block_matrices, dynamics_pa
 from embody.cost.plan import phases
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream
-from embody.main import main
 from embody.model import WorldAndAgent
 from embody.nn.cache import RingCache
 from embody.nn.transformer import Block

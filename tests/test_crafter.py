@@ -11,14 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embody.collection import collect, play_episodes
-from embody.collection.encode import encode_dataset
-from embody.collection.play import _draw, _draw_noise, _rng, _unlabelled
 from embody.config import ActionSpec, Config, StageConfig
 from embody.data import EVERY_TASK, batches, open_dataset
-from embody.data.episodes import label_words
-from embody.envs import FAMILIES, LockstepEnvs, environment_seeds, make_env, make_expert, make_mistaken_expert
-from embody.envs.crafter import (
+from embody.data.episode import label_words
+from embody.games import FAMILIES, LockstepEnvs, environment_seeds, make_env, make_expert, make_mistaken_expert
+from embody.games.crafter.demonstrator import ACTION, CrafterExpert
+from embody.games.crafter.environment import (
     ACHIEVEMENTS,
     ACTION_NAMES,
     LABELS,
@@ -27,12 +25,14 @@ from embody.envs.crafter import (
     _begin,
     _load_crafter,
 )
-from embody.envs.crafter_expert import ACTION, CrafterExpert
-from embody.envs.crafter_planning import Sight, Walls, route, wall_in
-from embody.envs.crafter_whims import FUMBLE, ON, TRIES, WHILE, CrafterWhims
+from embody.games.crafter.planning import Sight, Walls, route, wall_in
+from embody.games.crafter.whims import FUMBLE, ON, TRIES, WHILE, CrafterWhims
 from embody.presets import crafter_small
+from embody.recording import collect, play_episodes
+from embody.recording.play import _draw, _draw_noise, _rng, _unlabelled
 from embody.tokenizer import Tokenizer
 from embody.training.dynamics import DynamicsStage
+from embody.training.encode import encode_dataset
 from embody.training.tokenizer import TokenizerStage
 from tests.test_collect import GOTO, assert_same
 from tests.test_collect import small as small_minigrid
@@ -534,7 +534,7 @@ def test_the_share_of_videos_is_part_of_the_recipe(tmp_path: Path, recorded: Pat
 
 
 def test_shards_hold_so_much_as_fits_in_memory() -> None:
-    from embody.collection.collect import SHARD_BYTES, _shards
+    from embody.recording.collect import SHARD_BYTES, _shards
 
     config = crafter_small()
     jobs = _shards(config, "crafter")

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from embody.config import Config, Goal
-from embody.envs import evaluation_seeds
-from embody.envs.crafter import ACHIEVEMENTS
-from embody.evaluation import read_results
-from embody.evaluation.results import lookup
-from embody.evaluation.statistics import bootstrap, mean_rate
+from embody.evaluation.results import lookup, read_results
+from embody.games import evaluation_seeds
+from embody.games.crafter.environment import ACHIEVEMENTS
+from embody.metrics.statistics import bootstrap, mean_rate
 from embody.model import Agent, WorldAndAgent, load_world_and_agent
 from embody.presets import crafter_small
 from embody.trainer import Trainer

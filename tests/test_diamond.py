@@ -18,6 +18,7 @@ import torch
 from gymnasium import spaces
 from torch.testing import assert_close
 
+from embody.cli.main import _base_config, _parse, main
 from embody.config import (
     AgentConfig,
     Config,
@@ -29,25 +30,16 @@ from embody.config import (
     from_dict,
     to_dict,
 )
-from embody.data.achievements import events_of_inventory, rises, was_crafted
-from embody.data.minerl import Trajectory
-from embody.envs.simulator import MineRLEnv, SimulatorGone, SimulatorLost
-from embody.evaluation import (
-    DiamondEpisode,
-    EpisodeLog,
-    Gains,
-    RandomPolicy,
-    Scheduler,
-    diamond_summary,
-    diamond_table,
-    play_diamond,
-)
-from embody.evaluation.diamond import episodes_table
-from embody.evaluation.schedule import check_schedule
+from embody.games.minecraft.diamond import DiamondEpisode, EpisodeLog, diamond_summary, diamond_table, episodes_table
+from embody.games.minecraft.events import events_of_inventory, rises, was_crafted
+from embody.games.minecraft.minerl import Trajectory
+from embody.games.minecraft.play import play_diamond
+from embody.games.minecraft.schedule import Gains, Scheduler, check_schedule
+from embody.games.minecraft.simulator import MineRLEnv, SimulatorGone, SimulatorLost
+from embody.games.minecraft.spaces import ITEMS, TASKS, item_counts, minerl_space
+from embody.games.success import RandomPolicy
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
-from embody.main import _base_config, _parse, main
-from embody.minecraft import ITEMS, TASKS, item_counts, minerl_space
 from embody.presets import minecraft
 from embody.trainer import Trainer
 from tests.simulators import record_episode, serving
@@ -382,7 +374,7 @@ def logged(config: Config) -> str:
 
 
 def test_two_simulators_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embody.evaluation.simulator.RandomPolicy", Placing)
+    monkeypatch.setattr("embody.games.minecraft.play.RandomPolicy", Placing)
     config = small_config(tmp_path)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -572,9 +564,9 @@ def trained(tmp_path: Path) -> Config:
 
 def save_weights(config: Config) -> None:
     from embody.agent import Agent
-    from embody.distributed.checkpoint import save_tensors
     from embody.dynamics import Dynamics
     from embody.model import WorldAndAgent
+    from embody.saving.tensors import save_tensors
     from embody.tokenizer import Tokenizer
     from embody.trainer import _training
 
@@ -602,7 +594,7 @@ def test_a_trained_agent_plays_and_a_killed_run_goes_on(
         folders = [part for kind in ("runs", "models", "logs") for part in (f"--{kind}-dir", str(tmp_path / kind))]
         arguments = ["evaluate", "--env", f"minerl:{DIAMOND}", "--name", "small", *folders]
         arguments += ["--server", server.address, "--policy", "cloning", "--evaluation.episodes", "2"]
-        process = subprocess.Popen([sys.executable, "-m", "embody.main", *arguments], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, "-m", "embody.cli.main", *arguments], stdout=subprocess.DEVNULL)
         while process.poll() is None and not (path.exists() and len(path.read_text().splitlines()) == 2):
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)

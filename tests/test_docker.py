@@ -71,7 +71,9 @@ def test_the_environment_is_outside_what_is_mounted() -> None:
 
 def test_the_server_has_what_it_needs() -> None:
     parsed = dict(instructions("docker/minerl/Dockerfile"))  # the last of each
-    assert parsed["COPY"].split()[:2] == [f"src/embody/envs/simulator/{name}.py" for name in ("protocol", "server")]
+    assert parsed["COPY"].split()[:2] == [
+        f"src/embody/games/minecraft/simulator/{name}.py" for name in ("protocol", "server")
+    ]
     entry = json.loads(parsed["ENTRYPOINT"])
     assert entry[0] == "xvfb-run" and entry[-3:] == ["/srv/embody/server.py", "--host", "0.0.0.0"]
     pins = (ROOT / "docker/minerl/requirements.txt").read_text().splitlines()[1:]

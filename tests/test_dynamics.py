@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from embody.batch import Batch
 from embody.config import DynamicsConfig
+from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.dynamics.shortcut import Levels, bootstrap_velocity, draw_levels, hold_contexts, noise_to, ramp_weight
 from tests.tiny_models import ACTIONS, DYNAMICS, make_actions, make_batch, make_dynamics, seeded

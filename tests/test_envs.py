@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from embody.config import ActionSpec, EnvConfig
-from embody.envs import (
+from embody.games import (
     Expert,
     ExpertLost,
     LockstepEnvs,
@@ -17,7 +17,7 @@ from embody.envs import (
     make_expert,
     make_mistaken_expert,
 )
-from embody.envs.minigrid import TASKS, VOCABULARY
+from embody.games.minigrid.environment import TASKS, VOCABULARY
 from embody.presets import minigrid
 
 CONFIG = EnvConfig(tasks=TASKS, max_steps=(40,) * len(TASKS))

@@ -10,24 +10,11 @@ import numpy as np
 import pytest
 
 from embody.config import ActionSpec, EnvConfig
-from embody.envs import LockstepEnvs
-from embody.evaluation import (
-    CellReader,
-    Demonstrations,
-    RandomPolicy,
-    Rollouts,
-    cell_accuracy,
-    changed_cell_accuracy,
-    demonstrations,
-    mean_over_tasks,
-    measure,
-    play,
-    precision_recall,
-    psnr,
-    rate,
-    summary,
-    wilson,
-)
+from embody.games import LockstepEnvs
+from embody.games.minigrid.cells import CellReader, cell_accuracy, changed_cell_accuracy
+from embody.games.success import Demonstrations, RandomPolicy, demonstrations, play, summary
+from embody.metrics.rates import mean_over_tasks, precision_recall, psnr, rate, wilson
+from embody.metrics.rollouts import Rollouts, measure
 
 ENV = EnvConfig(tasks=("BabyAI-GoToLocalS5N2-v0", "MiniGrid-DoorKey-6x6-v0"), max_steps=(40, 40))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from embody.config import DynamicsConfig
 from embody.data import Dataset, LatentWriter
 from embody.dynamics import Dynamics, Prediction
-from embody.evaluation.models import action_shuffle_ratios
+from embody.evaluation.held_out import action_shuffle_ratios
 from embody.evaluation.run import _player
 from embody.imagination import Player
 from embody.model import WorldAndAgent
@@ -60,7 +60,7 @@ def test_a_player_has_the_history_that_it_learnt_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize("contexts", ["noised", "alternate"])
 def test_action_shuffle_ratios_by_hand(contexts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _action_shuffle_ratios_by_hand(contexts, tmp_path / "whole")
-    monkeypatch.setattr("embody.evaluation.models._PASS", 30)  # a few clips at a time
+    monkeypatch.setattr("embody.evaluation.held_out._PASS", 30)  # a few clips at a time
     assert _action_shuffle_ratios_by_hand(contexts, tmp_path / "parts") == pytest.approx(whole, rel=1e-5)
 
 

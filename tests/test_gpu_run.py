@@ -9,9 +9,9 @@ import torch
 
 from embody.config import Config, StageConfig
 from embody.data import open_dataset, open_latents
-from embody.distributed.checkpoint import tensors_hash
-from embody.evaluation import read_results
+from embody.evaluation.results import read_results
 from embody.model import load_dynamics, load_tokenizer, load_world_and_agent
+from embody.saving.tensors import tensors_hash
 from embody.trainer import Trainer
 from embody.training import loop
 from tests.test_crafter_run import tiny_crafter

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embody.agent import Agent, PmpoLoss, lambda_returns
-from embody.batch import Batch
-from embody.collection.encode import encode_dataset
 from embody.config import AgentConfig, StageConfig, to_dict
 from embody.data import Dataset, batches, open_latents
-from embody.distributed.checkpoint import save_tensors
+from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.imagination import Dream, DreamEnv, DreamStep, Player
 from embody.model import WorldAndAgent, load_world_and_agent
+from embody.saving.tensors import save_tensors
 from embody.training import imagination
+from embody.training.encode import encode_dataset
 from embody.training.imagination import ImaginationStage, dream_trajectories
 from tests.tiny_models import (
     ACTIONS,

@@ -20,16 +20,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embody.collection.importing import REPORT, import_recordings, read_report
-from embody.collection.pipeline import Pipeline, dataset_of_pipeline
-from embody.collection.recordings import MinerlSource, VideoSource, VptSource
-from embody.data import Dataset, DatasetWriter, Video, minerl, open_dataset
-from embody.data.minerl import read_trajectory
+from embody.cli.main import main
+from embody.data import Dataset, DatasetWriter, Video, open_dataset
 from embody.data.video import draw_pointer
-from embody.data.vpt import read_segment
+from embody.games.minecraft import minerl
+from embody.games.minecraft.minerl import read_trajectory
+from embody.games.minecraft.spaces import TASKS, VPT
+from embody.games.minecraft.vpt import read_segment
 from embody.logger_manager import LoggerManager
-from embody.main import main
-from embody.minecraft import TASKS, VPT
+from embody.recording.importing import REPORT, import_recordings, read_report
+from embody.recording.pipeline import Pipeline, dataset_of_pipeline
+from embody.recording.recordings import MinerlSource, VideoSource, VptSource
 from tests.recordings import (
     NAVIGATE,
     OBTAIN,
@@ -460,8 +461,8 @@ def test_what_was_repaired_after_a_kill_is_no_longer_reported(tmp_path: Path, mo
 KILLED = """
 import dataclasses, os, sys
 from pathlib import Path
-from embody.collection.importing import import_recordings
-from embody.collection.recordings import VptSource
+from embody.recording.importing import import_recordings
+from embody.recording.recordings import VptSource
 
 def progress(done, total, skipped):
     print(done, flush=True)

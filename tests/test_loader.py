@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from embody.batch import Batch
 from embody.config import ActionSpec, EnvConfig, StageConfig
 from embody.data import (
     Dataset,
@@ -27,7 +26,8 @@ from embody.data import (
     steps_per_epoch,
     uniform_rows,
 )
-from embody.data.loader import _in_thread
+from embody.data.sampling.batch import Batch
+from embody.data.sampling.loader import _in_thread
 from embody.presets import minigrid
 
 STAGE = StageConfig(batch=6, length=4, long_length=12, long_every=3)

@@ -20,11 +20,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
+from embody.cli.main import _base_config, main
 from embody.config import Config
-from embody.distributed.checkpoint import load_tensors, save_tensors
-from embody.main import _base_config, main
 from embody.model import load_lpips
 from embody.presets import minigrid
+from embody.saving.tensors import load_tensors, save_tensors
 from embody.tokenizer import Lpips
 from embody.tokenizer.lpips import LPIPS_NETS, LpipsNet
 from embody.trainer import Trainer

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from embody.minecraft import MINERL_REWARDS, TASKS, VPT, ActionSpace, camera_bins, camera_degrees, minerl_space
+from embody.games.minecraft.spaces import (
+    MINERL_REWARDS,
+    TASKS,
+    VPT,
+    ActionSpace,
+    camera_bins,
+    camera_degrees,
+    minerl_space,
+)
 from embody.presets import minecraft
 
 CENTRES = np.array([0, 0.615, 1.609, 3.215, 5.809, 10])

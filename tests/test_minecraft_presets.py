@@ -11,18 +11,19 @@ import pytest
 import torch
 from torch import nn
 
-from embody.batch import Batch
-from embody.collection.importing import import_recordings
-from embody.collection.recordings import MinerlSource
+from embody.cli.main import main, train_agent, train_dynamics, train_tokenizer
 from embody.config import ActionSpec, AgentConfig, Config, DynamicsConfig, TokenizerConfig
 from embody.cost.parameters import dynamics_parameters, tokenizer_parameters
-from embody.data import DatasetWriter, Episode, Meta, Video, minerl
+from embody.data import DatasetWriter, Episode, Meta, Video
+from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
+from embody.games.minecraft import minerl
+from embody.games.minecraft.spaces import VOCABULARY, VPT, minerl_space
 from embody.logger_manager import read_metrics
-from embody.main import main, train_agent, train_dynamics, train_tokenizer
-from embody.minecraft import VOCABULARY, VPT, minerl_space
 from embody.model import load_dynamics
 from embody.presets import minecraft, minecraft_small
+from embody.recording.importing import import_recordings
+from embody.recording.recordings import MinerlSource
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.trainer import Trainer
 from tests.recordings import OBTAIN, TREECHOP, minerl_arrays, write_trajectory

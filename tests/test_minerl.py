@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embody.data import minerl
-from embody.data.minerl import find_trajectories, read_trajectory
-from embody.minecraft import TASKS, camera_bins, minerl_space
+from embody.games.minecraft import minerl
+from embody.games.minecraft.minerl import find_trajectories, read_trajectory
+from embody.games.minecraft.spaces import TASKS, camera_bins, minerl_space
 from tests.recordings import ITEMS, NAVIGATE, OBTAIN, TREECHOP, minerl_arrays, real, write_trajectory
 
 

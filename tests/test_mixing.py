@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from embody.agent import AgentLoss
-from embody.batch import Batch
 from embody.config import ActionSpec, DataConfig, EnvConfig, ImaginationConfig, StageConfig
 from embody.data import (
     EVERY_TASK,
@@ -24,6 +23,7 @@ from embody.data import (
     open_datasets,
     steps_per_epoch,
 )
+from embody.data.sampling.batch import Batch
 from embody.dynamics import ShortcutLoss
 from embody.model import WorldAndAgent
 from embody.presets import minecraft, minigrid

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embody.main import _base_config, _parse
+from embody.cli.main import _base_config, _parse
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parents[1]

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from embody.batch import Batch
 from embody.config import AgentConfig
+from embody.data.sampling.batch import Batch
 from embody.imagination import Dream, DreamEnv
 from embody.model import Precision, WorldAndAgent, for_inference
 from embody.nn.cache import RingCache

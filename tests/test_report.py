@@ -14,22 +14,20 @@ import pytest
 from PIL import Image
 
 from embody.config import to_dict
-from embody.evaluation import (
-    Demonstrations,
+from embody.evaluation.report import write_report
+from embody.evaluation.results import TARGETS, duration, lookup, read_results, results_table, write_results
+from embody.games.success import Demonstrations, summary
+from embody.metrics.charts import Bar, Line, bar_chart, line_chart, smooth, ticks
+from embody.metrics.pictures import (
     Film,
     action_captions,
     dream_gif,
-    read_results,
-    results_table,
-    summary,
+    png,
+    read_films,
+    read_pairs,
     write_films,
     write_pairs,
-    write_report,
-    write_results,
 )
-from embody.evaluation.charts import Bar, Line, bar_chart, line_chart, smooth, ticks
-from embody.evaluation.pictures import png, read_films, read_pairs
-from embody.evaluation.results import TARGETS, duration, lookup
 from embody.presets import minigrid
 
 DOOR, GOTO = "MiniGrid-DoorKey-6x6-v0", "BabyAI-GoToLocalS5N2-v0"

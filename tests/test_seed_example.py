@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from embody.collection import collect
 from embody.data import open_dataset
 from embody.model import load_tokenizer
 from embody.presets import Tasks, minigrid
+from embody.recording import collect
 from tests.recordings import NAVIGATE, minerl_arrays, real, write_trajectory
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ Tasks = ["MineRLNavigate-v0"]  # its data is a folder of this name in data/
 
 # To the letter, but for its first line, which was `import minerl`.
 SEED = """
-from embody.data import minerl
+from embody.games.minecraft import minerl
 from config import GameConfig, TrainConfig
 from main import train_tokenizer
 from model import Tokenizer

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embody.envs.simulator import MineRLEnv, SimulatorLost, area_average, protocol
-from embody.envs.simulator.client import SimulatorGone
-from embody.minecraft import VPT, ActionSpace, camera_bins, minerl_space
+from embody.games.minecraft.simulator import MineRLEnv, SimulatorLost, area_average, protocol
+from embody.games.minecraft.simulator.client import SimulatorGone
+from embody.games.minecraft.spaces import VPT, ActionSpace, camera_bins, minerl_space
 from tests.simulators import SERVER, Server, record_episode, serving
 
 RECORDED = Path(__file__).parents[1] / ".." / "shared" / "data" / "vpt_actions"
@@ -188,7 +188,7 @@ def test_spaces_that_embody_does_not_know(small: Server, monkeypatch: pytest.Mon
     fewer = ActionSpace(
         "minerl044", minerl_space(DIAMOND).keys, {**minerl_space(DIAMOND).words, "craft": ("none", "bed")}
     )
-    monkeypatch.setattr("embody.envs.simulator.client.minerl_space", lambda _: fewer)
+    monkeypatch.setattr("embody.games.minecraft.simulator.client.minerl_space", lambda _: fewer)
     with pytest.raises(ValueError, match=r"craft is {'kind': 'enum', 'values': \['crafting_table'"):
         connect(small)
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embody.evaluation.metrics import wilson
-from embody.evaluation.seeds import outcomes_of, seeds_markdown, seeds_table
-from embody.evaluation.statistics import (
+from embody.evaluation.compare import outcomes_of, seeds_markdown, seeds_table
+from embody.metrics.rates import wilson
+from embody.metrics.statistics import (
     achievement_rates,
     bootstrap,
     crafter_score,

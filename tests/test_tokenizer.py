@@ -11,10 +11,10 @@ from torch import Tensor
 
 from embody.config import Config, TokenizerConfig
 from embody.data import open_datasets
-from embody.distributed.checkpoint import load_tensors
 from embody.logger_manager import LoggerManager
 from embody.nn import transformer
 from embody.nn.rope import rotary_angles
+from embody.saving.tensors import load_tensors
 from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
 from embody.tokenizer.loss import random_crop
 from embody.trainer import Trainer

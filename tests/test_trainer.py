@@ -16,13 +16,15 @@ from PIL import Image
 from embody.agent import AgentLoss
 from embody.config import Config, to_dict
 from embody.data import DatasetWriter, Episode, Meta, open_dataset, open_datasets
-from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
-from embody.envs import evaluation_seeds
-from embody.evaluation import FinishedParts, demonstrations, evaluate_run, games, read_results
-from embody.evaluation.results import lookup
-from embody.evaluation.seeds import outcomes_of
+from embody.evaluation import games
+from embody.evaluation.compare import outcomes_of
+from embody.evaluation.results import lookup, read_results
+from embody.evaluation.run import FinishedParts, evaluate_run
+from embody.games import evaluation_seeds
+from embody.games.success import demonstrations
 from embody.logger_manager import read_metrics
 from embody.model import load_dynamics, load_tokenizer
+from embody.saving.tensors import load_tensors, save_tensors, tensors_hash
 from embody.trainer import Trainer
 from embody.training.agent import AgentStage
 from tests.conftest import TASK, killed_at, tiny_config

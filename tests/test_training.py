@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from embody.batch import Batch
-from embody.collection import collect
 from embody.config import Config, StageConfig
 from embody.data import Dataset, LatentWriter, open_dataset
-from embody.distributed.checkpoint import load_tensors
+from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.logger_manager import LoggerManager, read_metrics
 from embody.model import Agent, WorldAndAgent
 from embody.nn import transformer
 from embody.nn.running_rms import RunningRms
+from embody.recording import collect
+from embody.saving.tensors import load_tensors
 from embody.trainer import Trainer
 from embody.training import imagination, loop, precision
 from embody.training.agent import AgentStage

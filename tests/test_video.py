@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from embody.collection.encode import encode_dataset
 from embody.config import ActionSpec, StageConfig
 from embody.data import (
     EVERY_TASK,
@@ -29,6 +28,7 @@ from embody.data import (
 )
 from embody.data.video import OpenVideos, draw_pointer, identity
 from embody.tokenizer import Tokenizer
+from embody.training.encode import encode_dataset
 from tests.tiny_models import TOKENIZER
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
@@ -457,7 +457,7 @@ def test_latents_of_long_videos_are_made_in_pieces(tmp_path: Path, monkeypatch: 
     asked = []
     frames = Dataset.frames
     monkeypatch.setattr(Dataset, "frames", lambda self, i, a, b: (asked.append(b - a), frames(self, i, a, b))[1])
-    monkeypatch.setattr("embody.collection.encode._PIECE", 7 * 2 * TOKENIZER.height * TOKENIZER.width * 3)
+    monkeypatch.setattr("embody.training.encode._PIECE", 7 * 2 * TOKENIZER.height * TOKENIZER.width * 3)
     encode_dataset(tokenizer, "abc", dataset)
     assert max(asked) == 7
     latents = open_latents(dataset, "abc")

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embody.data.vpt import find_segments, read_segment
-from embody.minecraft import TASKS, VPT, camera_bins
+from embody.games.minecraft.spaces import TASKS, VPT, camera_bins
+from embody.games.minecraft.vpt import find_segments, read_segment
 from tests.recordings import contractor_actions, contractor_lines, real, vpt_line, write_lines
 
 

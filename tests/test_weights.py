@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from embody.distributed.checkpoint import load_tensors, tensors_hash
-from embody.envs import evaluation_seeds
-from embody.envs.crafter import ACHIEVEMENTS
-from embody.evaluation import play
-from embody.evaluation.achievements import play_achievements
+from embody.games import evaluation_seeds
+from embody.games.crafter.environment import ACHIEVEMENTS
+from embody.games.crafter.play import play_achievements
+from embody.games.success import play
 from embody.imagination import Player
 from embody.presets import crafter_small, minigrid
+from embody.saving.tensors import load_tensors, tensors_hash
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 FILES = sorted(WEIGHTS.glob("*/*.safetensors"))

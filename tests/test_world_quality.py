@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from embody.agent.losses import lambda_returns
-from embody.collection.encode import encode_dataset
 from embody.config import Config
 from embody.data import EVERY_TASK, Dataset, DatasetWriter, Episode, Meta, discounted_returns, open_dataset
-from embody.evaluation import Rollouts, measure
-from embody.evaluation import models as measured
-from embody.evaluation.metrics import psnr
-from embody.evaluation.models import action_shuffle_ratios, dream_held_out, tokenizer_quality
-from embody.evaluation.rewards import Returns, imagined_returns, matched, measure_returns, measure_rewards
-from embody.evaluation.similarity import frechet, lpips_distances, random_features, ssim
+from embody.evaluation import held_out as measured
+from embody.evaluation.held_out import action_shuffle_ratios, dream_held_out, tokenizer_quality
 from embody.imagination import Imagined
+from embody.metrics.rates import psnr
+from embody.metrics.rewards import Returns, imagined_returns, matched, measure_returns, measure_rewards
+from embody.metrics.rollouts import Rollouts, measure
+from embody.metrics.similarity import frechet, lpips_distances, random_features, ssim
 from embody.model import WorldAndAgent
 from embody.tokenizer import Lpips
+from embody.training.encode import encode_dataset
 from tests.tiny_models import (
     ACTIONS,
     CONFIG,

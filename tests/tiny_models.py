@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from embody.agent import Agent
-from embody.batch import Batch
 from embody.config import (
     ActionSpec,
     AgentConfig,
@@ -24,6 +23,7 @@ from embody.config import (
     TransformerConfig,
 )
 from embody.data import EVERY_TASK, Dataset, DatasetWriter, Episode, Meta, open_dataset
+from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.nn.transformer import Block
 from embody.tokenizer import Tokenizer

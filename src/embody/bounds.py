@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from embody.errors import UserError
+
 __all__ = ["check_bounds"]
 
 Range = tuple[float, float]  # closed; NaN is in none
@@ -66,7 +68,7 @@ BOUNDS: Mapping[str, Mapping[str, Range]] = {
 
 
 def check_bounds(config: Any) -> None:
-    """A `ValueError` names the first number of `config`, a dataclass, or of one inside it, that cannot work."""
+    """A `UserError` names the first number of `config`, a dataclass, or of one inside it, that cannot work."""
     for path, part in _parts(config, ""):
         for name, (low, high) in BOUNDS.get(type(part).__name__, {}).items():
             value = getattr(part, name)
@@ -74,7 +76,7 @@ def check_bounds(config: Any) -> None:
                 if not low <= number <= high or math.isinf(number):
                     wanted = f"at least {low:g}" if high == math.inf else f"in {low:g} to {high:g}"
                     wanted = wanted if low != math.ulp(0.0) else f"above 0{'' if high == math.inf else ', at most 1'}"
-                    raise ValueError(f"{path}{name} must be {wanted}, got {number:g}")
+                    raise UserError(f"{path}{name} must be {wanted}, got {number:g}")
 
 
 def _parts(config: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from embody.bounds import check_bounds
+from embody.errors import UserError
 
 T = TypeVar("T")
 
@@ -49,7 +50,7 @@ class ActionSpec:
 
     def __post_init__(self) -> None:
         if not self.sizes or any(size < 2 for size in self.sizes):
-            raise ValueError(f"action sizes {self.sizes}: every factor needs at least 2 choices")
+            raise UserError(f"action sizes {self.sizes}: every factor needs at least 2 choices")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         if len(self.tasks) != len(self.max_steps):
-            raise ValueError(f"env.max_steps: one limit per task ({len(self.tasks)}), got {len(self.max_steps)}")
+            raise UserError(f"env.max_steps: one limit per task ({len(self.tasks)}), got {len(self.max_steps)}")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.weights and self.sources and len(self.weights) != len(self.sources):
-            raise ValueError(f"data.weights: one for each of {len(self.sources)} sources, got {len(self.weights)}")
+            raise UserError(f"data.weights: one for each of {len(self.sources)} sources, got {len(self.weights)}")
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,13 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         if min(self.width, self.heads, self.kv_heads) < 1:
-            raise ValueError(f"width {self.width}, heads {self.heads}, kv_heads {self.kv_heads}: each at least 1")
+            raise UserError(f"width {self.width}, heads {self.heads}, kv_heads {self.kv_heads}: each at least 1")
         if self.width % self.heads or (self.width // self.heads) % 2:
-            raise ValueError(f"width {self.width} must split into {self.heads} heads of an even size")
+            raise UserError(f"width {self.width} must split into {self.heads} heads of an even size")
         if self.heads % self.kv_heads:
-            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+            raise UserError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         if not self.pattern or set(self.pattern) - set("ST"):
-            raise ValueError(f"pattern {self.pattern!r}: only the letters S (space) and T (time)")
+            raise UserError(f"pattern {self.pattern!r}: only the letters S (space) and T (time)")
 
     @property
     def layers(self) -> str:
@@ -151,16 +152,16 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         for side, padded in zip((self.height, self.width), self.padded, strict=True):
             if padded and (padded < side or padded % max(1, self.patch)):
-                raise ValueError(
+                raise UserError(
                     f"tokenizer.padded {padded}: a multiple of patch {self.patch} that holds {side} pixels, or 0"
                 )
         if self.lpips != "none" and min(self.height, self.width) < 32:
-            raise ValueError(
+            raise UserError(
                 f"tokenizer.lpips {self.lpips} needs frames of 32x32 or more, not {self.height}x{self.width}:"
                 " set it to none"
             )
         if not 0 <= self.decoder_share < 1:
-            raise ValueError(f"tokenizer.decoder_share {self.decoder_share}: from 0 to below 1")
+            raise UserError(f"tokenizer.decoder_share {self.decoder_share}: from 0 to below 1")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -207,9 +208,9 @@ class DynamicsConfig:
         for name in ("k_max", "k_sample"):
             value = getattr(self, name)
             if value < 1 or value & (value - 1):
-                raise ValueError(f"dynamics.{name} must be a power of two, got {value}")
+                raise UserError(f"dynamics.{name} must be a power of two, got {value}")
         if self.k_sample > self.k_max:
-            raise ValueError(f"dynamics.k_sample {self.k_sample} exceeds k_max {self.k_max}")
+            raise UserError(f"dynamics.k_sample {self.k_sample} exceeds k_max {self.k_max}")
 
 
 Goal = Literal["one", "all", "recorded"]
@@ -266,11 +267,11 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         if self.once and self.goal != "one":
-            raise ValueError(
+            raise UserError(
                 f"agent.once ends a task with its first event, agent.goal {self.goal} has many: set once to false"
             )
         if self.standardise_rewards and self.goal != "one":
-            raise ValueError(
+            raise UserError(
                 f"agent.goal {self.goal}: dreams pay 1 for an achievement, rewards cannot be standardised:"
                 " set standardise_rewards to false"
             )
@@ -358,7 +359,7 @@ class TaskSchedule:
 
     def __post_init__(self) -> None:
         if not self.tasks or not len(self.tasks) == len(self.amounts) == len(self.max_steps):
-            raise ValueError(
+            raise UserError(
                 f"schedule: {len(self.tasks)} tasks, {len(self.amounts)} amounts and {len(self.max_steps)} max_steps:"
                 " give one of each for every task, and at least one task"
             )
@@ -369,7 +370,7 @@ class AchievementSchedule:
     """What the agent is asked for in one episode of Crafter: what it is short of, else what it has not achieved yet.
 
     Of those it is asked for the first in `order` for which it has achieved all that comes before
-    (`embody.envs.crafter.AFTER`), and after `patience` steps without it for the next one, round and round.
+    (`embody.games.crafter.environment.AFTER`), and after `patience` steps without it for the next one, round and round.
     """
 
     order: tuple[str, ...] = (
@@ -420,59 +421,57 @@ class Config:
         check_bounds(self)
         t, d, a = self.tokenizer, self.dynamics, self.agent
         if t.latents * t.channels != d.tokens * d.channels:
-            raise ValueError(
+            raise UserError(
                 f"tokenizer latents {t.latents}x{t.channels} and dynamics tokens {d.tokens}x{d.channels}"
                 " must hold the same numbers: set dynamics.tokens and dynamics.channels"
             )
         if (t.height, t.width) != (self.env.height, self.env.width):
-            raise ValueError(
+            raise UserError(
                 f"tokenizer frame {t.height}x{t.width}, environment {self.env.height}x{self.env.width}: make them equal"
             )
         if d.actions != self.env.actions or a.actions != self.env.actions:
-            raise ValueError("env.actions, dynamics.actions and agent.actions must be the same")
+            raise UserError("env.actions, dynamics.actions and agent.actions must be the same")
         if a.uniform_share + a.miss_share > 1:
-            raise ValueError(
+            raise UserError(
                 f"agent.uniform_share {a.uniform_share:g} and miss_share {a.miss_share:g}: more than all rows"
             )
         if "S" not in d.trunk.layers:
-            raise ValueError("dynamics.trunk.pattern needs a space layer: tokens of a frame meet only there")
+            raise UserError("dynamics.trunk.pattern needs a space layer: tokens of a frame meet only there")
         if d.k_max > 1 and round(d.context_tau * d.k_max) == d.k_max:
-            raise ValueError(
+            raise UserError(
                 f"dynamics.context_tau {d.context_tau:g} is 1 on the grid of dynamics.k_max {d.k_max}, a level that is"
                 f" never trained: lower it to {1 - 1 / d.k_max:g} or less, or raise k_max"
             )
         if not self.collect.noise_levels:
-            raise ValueError("collect.noise_levels is empty: name at least one, such as 0.0")
+            raise UserError("collect.noise_levels is empty: name at least one, such as 0.0")
         if d.contexts == "alternate" and self.train_dynamics.length < 2:
-            raise ValueError(
-                "dynamics.contexts alternate predicts every second frame: train_dynamics.length is below 2"
-            )
+            raise UserError("dynamics.contexts alternate predicts every second frame: train_dynamics.length is below 2")
         if a.trunk != d.trunk:
-            raise ValueError("agent.trunk must equal dynamics.trunk: agent tokens read its keys and values")
+            raise UserError("agent.trunk must equal dynamics.trunk: agent tokens read its keys and values")
         if self.train_imagination.checkpoint_every % self.imagination.updates:
-            raise ValueError(
+            raise UserError(
                 f"train_imagination.checkpoint_every {self.train_imagination.checkpoint_every} must be a multiple of"
                 f" imagination.updates {self.imagination.updates}: dreams under way are not saved"
             )
         if a.support and self.imagination.finetune == "agent":
-            raise ValueError(
+            raise UserError(
                 "agent.support is read off features by the cloned policy, which does not know those that"
                 " imagination.finetune agent makes: set one of the two to its default"
             )
         for name, context in (("imagination", self.imagination.context), ("evaluation", self.evaluation.context)):
             if context > d.context:
-                raise ValueError(f"{name}.context {context} exceeds dynamics.context {d.context}")
+                raise UserError(f"{name}.context {context} exceeds dynamics.context {d.context}")
         for name in ("reward_range", "value_range"):
             low, high = getattr(a, name)
             if not low < high:
-                raise ValueError(f"agent.{name} must go from low to high, got {low} to {high}")
+                raise UserError(f"agent.{name} must go from low to high, got {low} to {high}")
         for name in ("train_tokenizer", "train_dynamics", "train_agent"):
             stage = getattr(self, name)
             if 0 < stage.long_length < stage.length:
-                raise ValueError(f"{name}.long_length {stage.long_length} is shorter than its length {stage.length}")
+                raise UserError(f"{name}.long_length {stage.long_length} is shorter than its length {stage.length}")
         whole = self.imagination.context + self.imagination.horizon
         if self.imagination.finetune == "agent" and whole > d.context:
-            raise ValueError(
+            raise UserError(
                 f"imagination.finetune agent reads {whole} frames at once (imagination.context + horizon):"
                 f" dynamics.context is {d.context}"
             )
@@ -514,30 +513,30 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """The dataclass `cls` from `to_dict`'s values; a `ValueError` names any unknown field."""
+    """The dataclass `cls` from `to_dict`'s values; a `UserError` names any unknown field."""
     return _build(cls, values, cls.__name__)
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
-            raise ValueError(f"{where}: expected a table of fields, got {value!r}")
+            raise UserError(f"{where}: expected a table of fields, got {value!r}")
         hints = typing.get_type_hints(kind)
         unknown = sorted(set(value) - set(hints))
         if unknown:
-            raise ValueError(f"{where}: unknown field {unknown[0]!r}")
+            raise UserError(f"{where}: unknown field {unknown[0]!r}")
         return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
     if get_origin(kind) is tuple:
         item_kind = get_args(kind)[0]
         return tuple(_build(item_kind, item, where) for item in value)
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise ValueError(f"{where}: {value!r} is not one of {', '.join(map(str, get_args(kind)))}")
+            raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, get_args(kind)))}")
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(kind, types.UnionType | type) and not isinstance(value, kind):
-        raise ValueError(f"{where}: expected {kind}, got {value!r}")
+        raise UserError(f"{where}: expected {kind}, got {value!r}")
     return value
 
 

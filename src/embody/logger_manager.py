@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from embody.errors import UserError
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -131,11 +133,11 @@ class LoggerManager:
     def metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Append the `values` of `stage` at `step` to `metrics.jsonl` and TensorBoard (tags `stage/key`).
 
-        A `ValueError` says so if a value would hide `stage`, `step` or `time`.
+        A `UserError` says so if a value would hide `stage`, `step` or `time`.
         """
         head: dict[str, Any] = {"stage": stage, "step": step, "time": round(time.time(), 3)}
         if hidden := sorted(head.keys() & values.keys()):
-            raise ValueError(f"metrics of {stage}: {hidden[0]!r} is a reserved key, name the value otherwise")
+            raise UserError(f"metrics of {stage}: {hidden[0]!r} is a reserved key, name the value otherwise")
         numbers = {key: float(value) for key, value in values.items()}
         self._metrics.write(json.dumps(head | numbers) + "\n")
         self._metrics.flush()

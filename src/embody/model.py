@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from embody.agent import Agent, Events, Risk
-from embody.batch import Batch
 from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, from_dict
-from embody.distributed.checkpoint import load_tensors, load_weights
+from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.dynamics.shortcut import Levels, noise_to
+from embody.errors import UserError
 from embody.nn.compiled import compile_steps
 from embody.nn.transformer import Block, Transformer
+from embody.saving.tensors import load_tensors, load_weights
 from embody.tokenizer import Lpips, Tokenizer
 from embody.tokenizer.lpips import LpipsNet
 
@@ -101,7 +102,7 @@ def _quantise(block: Block, precision: Literal["int8", "float8"]) -> None:
     try:
         from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
     except ImportError as error:
-        raise ValueError(f"precision {precision} needs torchao: pip install torchao") from error
+        raise UserError(f"precision {precision} needs torchao: pip install torchao") from error
     quantize_(block, Int8WeightOnlyConfig() if precision == "int8" else Float8WeightOnlyConfig())
 
 
@@ -113,7 +114,7 @@ def _cached(model: nn.Module) -> list[nn.Module]:
 
 
 def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
-    """The tokenizer in a weights file, for use, and what the file says of itself; a `ValueError` if it has none."""
+    """The tokenizer in a weights file, for use, and what the file says of itself; a `UserError` if it has none."""
     tensors, about = load_tensors(path)
     model = Tokenizer(_config(TokenizerConfig, about, "tokenizer", path))
     load_weights(model, tensors, path)
@@ -121,13 +122,13 @@ def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
 
 
 def load_lpips(config: Config) -> Lpips | None:
-    """The network of the tokenizer's perceptual loss, if it has one; a `ValueError` if its weights are missing."""
+    """The network of the tokenizer's perceptual loss, if it has one; a `UserError` if its weights are missing."""
     net = config.tokenizer.lpips
     if net == "none":
         return None
     found = fetched_lpips(config, net)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"tokenizer.lpips {net}: no weights at {config.lpips_weights(net)}:"
             f" run `embody weights lpips --cache-dir {config.cache_dir}`"
         )
@@ -163,4 +164,4 @@ def _config(cls: Any, about: dict[str, Any], name: str, path: Path) -> Any:
     try:
         return from_dict(cls, about["models"][name])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no {name} that this version can read ({error}): train it again") from error
+        raise UserError(f"{path} holds no {name} that this version can read ({error}): train it again") from error

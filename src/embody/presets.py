@@ -17,6 +17,7 @@ from embody.config import (
     TokenizerConfig,
     TransformerConfig,
 )
+from embody.errors import UserError
 
 __all__ = [
     "PRESETS",
@@ -336,9 +337,9 @@ PRESETS: Mapping[str, Callable[[], Config]] = {
 
 
 def preset(name: str) -> Config:
-    """The preset `name`; a `ValueError` lists the known ones."""
+    """The preset `name`; a `UserError` lists the known ones."""
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+        raise UserError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
     return PRESETS[name]()
 
 

@@ -18,11 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from embody.ablation import ablate
-from embody.collection import collect
-from embody.collection.encode import encode_dataset
-from embody.collection.pipeline import Pipeline, dataset_of_pipeline
-from embody.collection.workers import processes
 from embody.config import (
     ActionSpec,
     AgentConfig,
@@ -45,24 +40,24 @@ from embody.data import (
     recorded_actions,
     write_json,
 )
-from embody.distributed.checkpoint import load_tensors, save_tensors, tensors_hash
 from embody.dynamics import Dynamics
-from embody.evaluation import (
-    FinishedParts,
-    Simulated,
-    evaluate_in_simulator,
-    evaluate_run,
-    results_table,
-    write_report,
-    write_results,
-    write_results_page,
-)
+from embody.errors import UserError
+from embody.evaluation.cascade import ablate
+from embody.evaluation.report import write_report
+from embody.evaluation.results import results_table, write_results, write_results_page
+from embody.evaluation.run import FinishedParts, evaluate_run
+from embody.games.minecraft.play import Simulated, evaluate_in_simulator
 from embody.logger_manager import LoggerManager, ProgressBar
 from embody.model import WorldAndAgent, load_dynamics, load_lpips, load_tokenizer, load_world_and_agent
 from embody.presets import minigrid, preset
+from embody.recording import collect
+from embody.recording.pipeline import Pipeline, dataset_of_pipeline
+from embody.recording.workers import processes
+from embody.saving.tensors import load_tensors, save_tensors, tensors_hash
 from embody.tokenizer import Tokenizer
 from embody.training.agent import AgentStage, EventsStage, RiskStage
 from embody.training.dynamics import DynamicsStage
+from embody.training.encode import encode_dataset
 from embody.training.imagination import ImaginationStage
 from embody.training.loop import Stage, train
 from embody.training.precision import fastest_precision
@@ -309,7 +304,7 @@ class Trainer:
     def report(self) -> Path:
         """The run as one HTML page; what is not done yet is left out."""
         if not (self.config.run_dir / "config.json").exists():
-            raise ValueError(f"no run in {self.config.run_dir}: start one, or use another --name")
+            raise UserError(f"no run in {self.config.run_dir}: start one, or use another --name")
         path = write_report(self.config.run_dir)
         self.logger.info(f"report: {path}")
         return path
@@ -382,7 +377,7 @@ class Trainer:
         if actions is None or actions == own:
             return
         if own != preset(self.config.preset).env.actions:
-            raise ValueError(
+            raise UserError(
                 f"the datasets have actions {actions.sizes}, the run {own.sizes}: use another --name, or other datasets"
             )
         self.config = self.config.acting_by(actions)
@@ -447,10 +442,10 @@ class Trainer:
     def _must_own_world(self) -> None:
         name, world = self.config.name, self.config.world
         if world:
-            raise ValueError(f"{name} takes tokenizer and dynamics from {world}: train them there")
+            raise UserError(f"{name} takes tokenizer and dynamics from {world}: train them there")
 
     def _must_fit(self, *stages: str, if_there: bool = False) -> None:
-        """A `ValueError` if finished weights that are built on were made with other settings than this config's.
+        """A `UserError` if finished weights that are built on were made with other settings than this config's.
 
         Their data may differ: a tokenizer can serve tasks that it was not trained on.
         """
@@ -470,7 +465,7 @@ class Trainer:
             found, (models, training) = _made_with(path), made[stage]
             upstream = None if stage == "tokenizer" else self._upstream(stage)
             if upstream is not None and found["upstream"] != digest(upstream):
-                raise ValueError(
+                raise UserError(
                     f"{path} was made from other weights than those that are here now (upstream differs): delete it to"
                     " train it anew"
                 )
@@ -488,7 +483,7 @@ class Trainer:
                 wanted["imagination"] = {name: dreams[name] for name in dreams if name in found["imagination"]}
             for part, value in json.loads(json.dumps(wanted)).items():
                 if found.get(part) != value:
-                    raise ValueError(f"{path} was made with other settings ({part} differs): {remedy}")
+                    raise UserError(f"{path} was made with other settings ({part} differs): {remedy}")
 
     def _upstream(self, stage: str) -> Any:
         """What `stage` is made from, as `_about` is told; None if that is not there any more."""
@@ -506,7 +501,7 @@ class Trainer:
         found = _made_with(path)
         if found != about:
             different = next((key for key in about if found.get(key) != about[key]), "version")
-            raise ValueError(
+            raise UserError(
                 f"{path} was made with another config or data ({different} differs): delete it, or use another --name"
             )
         self.logger.info(f"{path} is finished")
@@ -557,7 +552,7 @@ class Trainer:
 def _made_with(path: Path) -> dict[str, Any]:
     """What weights depend on, with the settings that came after them: their defaults stand for what was done before.
 
-    A `ValueError` names the file if it has a setting that there is no more.
+    A `UserError` names the file if it has a setting that there is no more.
     """
     kinds = {"tokenizer": TokenizerConfig, "dynamics": DynamicsConfig, "agent": AgentConfig}
     about = load_tensors(path)[1]
@@ -568,7 +563,7 @@ def _made_with(path: Path) -> dict[str, Any]:
         if set(dreams) - set(_FOR_ALL_STAGES):
             dreams = to_dict(from_dict(ImaginationConfig, dreams))
     except ValueError as error:
-        raise ValueError(f"{path} was made by another version ({error}): delete it, or use another --name") from error
+        raise UserError(f"{path} was made by another version ({error}): delete it, or use another --name") from error
     made = {**about, "models": models, "training": training} | ({"imagination": dreams} if dreams else {})
     return json.loads(json.dumps(made))
 
@@ -580,10 +575,10 @@ def _training(stage: StageConfig) -> dict[str, Any]:
 
 
 def _device(config: Config) -> torch.device:
-    """Where `config` has its models; `ValueError` if a GPU is asked for and there is none."""
+    """Where `config` has its models; `UserError` if a GPU is asked for and there is none."""
     there = torch.cuda.is_available()
     if config.device == "cuda" and not there:
-        raise ValueError("device cuda: torch sees no GPU here: --device cpu, or a torch that is built for yours")
+        raise UserError("device cuda: torch sees no GPU here: --device cpu, or a torch that is built for yours")
     return torch.device("cuda" if there and config.device != "cpu" else "cpu")
 
 

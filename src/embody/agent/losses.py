@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embody.agent.model import Heads
-from embody.batch import Batch
 from embody.config import AgentConfig, ImaginationConfig
+from embody.data.sampling.batch import Batch
 from embody.nn.distributions import FactoredCategorical
 from embody.nn.running_rms import RunningRms
 

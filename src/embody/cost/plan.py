@@ -29,6 +29,7 @@ from embody.cost.parameters import (
     risk_layers,
     tokenizer_parameters,
 )
+from embody.errors import UserError
 
 __all__ = ["Phase", "phases", "plan"]
 
@@ -150,18 +151,18 @@ def phases(config: Config) -> list[Phase]:
 def plan(config: Config, *, gpus: int, frames: float, mfu: float, peak_tflops: float) -> str:
     """The table for `gpus` of `peak_tflops` each, used to a share `mfu`; each phase sees `frames` frames.
 
-    A `ValueError` where a batch does not split over the GPUs, or a number cannot be.
+    A `UserError` where a batch does not split over the GPUs, or a number cannot be.
     """
     for name, value in (("gpus", gpus), ("frames", frames), ("mfu", mfu), ("peak-tflops", peak_tflops)):
         if value <= 0:
-            raise ValueError(f"--{name} must be above 0, got {value:g}")
+            raise UserError(f"--{name} must be above 0, got {value:g}")
     if mfu > 1:
-        raise ValueError(f"--mfu is a share of the peak, at most 1, got {mfu:g}")
+        raise UserError(f"--mfu is a share of the peak, at most 1, got {mfu:g}")
     trained = phases(config)
     for phase in trained:
         for rows, length in phase.shapes:
             if rows % gpus:
-                raise ValueError(
+                raise UserError(
                     f"train_{phase.name}: {rows} rows of {length} frames do not split over {gpus} GPUs:"
                     " change --gpus, or the stage's batch"
                 )

@@ -1,10 +1,9 @@
 """Episodes on disk, and batches of them in an order that can be resumed."""
 
-from embody.data.aside import alone, aside, write_json
-from embody.data.episodes import EVERY_TASK, Episode, EpisodeRow, label_indices, label_words
-from embody.data.format import Dataset, Meta, Shard, is_complete, open_dataset
+from embody.data.dataset import Dataset, Meta, Shard, is_complete, open_dataset
+from embody.data.episode import EVERY_TASK, Episode, EpisodeRow, label_indices, label_words
 from embody.data.latents import Latents, LatentWriter, open_latents
-from embody.data.loader import (
+from embody.data.sampling.loader import (
     batches,
     check_datasets,
     labelled_meta,
@@ -15,10 +14,11 @@ from embody.data.loader import (
     steps_per_epoch,
     uniform_rows,
 )
-from embody.data.reader import discounted_returns, first_events
-from embody.data.sampler import ClipSampler
+from embody.data.sampling.reader import discounted_returns, first_events
+from embody.data.sampling.sampler import ClipSampler
 from embody.data.video import Video, index_video, reencode
 from embody.data.writer import DatasetWriter
+from embody.saving.atomic_write import alone, aside, write_json
 
 __all__ = [
     "EVERY_TASK",

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.data.aside import aside
-from embody.data.format import Dataset, Shard
+from embody.data.dataset import Dataset, Shard
+from embody.errors import UserError
+from embody.saving.atomic_write import aside
 
 __all__ = ["LatentWriter", "Latents", "open_latents"]
 
@@ -20,23 +21,21 @@ def _folder(dataset: Dataset, tokenizer_hash: str) -> Path:
 
 
 def _read_shape(dataset: Dataset, folder: Path) -> tuple[int, int]:
-    """Tokens and channels a frame; a `ValueError` if the latents belong to another content of the dataset."""
+    """Tokens and channels a frame; a `UserError` if the latents belong to another content of the dataset."""
     try:
         values = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         fingerprint, shape = values["fingerprint"], (int(values["tokens"]), int(values["channels"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"latents {folder}: meta.json is damaged; delete the folder and run `embody encode`"
-        ) from error
+        raise UserError(f"latents {folder}: meta.json is damaged; delete the folder and run `embody encode`") from error
     if fingerprint != dataset.fingerprint:
-        raise ValueError(f"latents {folder} were made from other episodes: delete the folder and run `embody encode`")
+        raise UserError(f"latents {folder} were made from other episodes: delete the folder and run `embody encode`")
     return shape
 
 
 class LatentWriter:
     """Writes the latents of one tokenizer, shard by shard; killed at any time, a new one writes what is `pending`.
 
-    A `ValueError` if the folder holds latents of another shape, or of other episodes.
+    A `UserError` if the folder holds latents of another shape, or of other episodes.
     """
 
     def __init__(self, dataset: Dataset, tokenizer_hash: str, tokens: int, channels: int) -> None:
@@ -47,7 +46,7 @@ class LatentWriter:
             with aside(path) as temporary:
                 temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         elif (found := _read_shape(dataset, self.folder)) != self.shape:
-            raise ValueError(
+            raise UserError(
                 f"latents {self.folder} are {found[0]}x{found[1]} a frame, not {tokens}x{channels}: delete the folder"
             )
 
@@ -75,7 +74,7 @@ class Latents:
         self.dataset, self.tokenizer_hash = dataset, tokenizer_hash
         folder = _folder(dataset, tokenizer_hash)
         if not (folder / "meta.json").exists():
-            raise ValueError(f"no latents of tokenizer {tokenizer_hash} in {dataset.root}: run `embody encode` first")
+            raise UserError(f"no latents of tokenizer {tokenizer_hash} in {dataset.root}: run `embody encode` first")
         self.tokens, self.channels = _read_shape(dataset, folder)
         maps = [self._open(folder, shard) for shard in dataset.shards]
         # Of each episode: all latents of its shard, and where its own stand among them.
@@ -90,13 +89,13 @@ class Latents:
     def _open(self, folder: Path, shard: Shard) -> NDArray[np.float16]:
         path = folder / f"{shard.name}.npy"
         if not path.exists():
-            raise ValueError(f"latents {folder} are half-written: run `embody encode` again, it goes on")
+            raise UserError(f"latents {folder} are half-written: run `embody encode` again, it goes on")
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise ValueError(f"latents {path} are damaged: delete the file and run `embody encode`") from error
+            raise UserError(f"latents {path} are damaged: delete the file and run `embody encode`") from error
         if array.shape != (shard.stop - shard.start, self.tokens, self.channels) or array.dtype != np.float16:
-            raise ValueError(f"latents {path} have another shape: delete the file and run `embody encode`")
+            raise UserError(f"latents {path} have another shape: delete the file and run `embody encode`")
         return array.view(np.ndarray)  # a memmap's own slices take longer than a clip's other fields together
 
     def slice(self, episode_id: int, start: int, stop: int) -> NDArray[np.float16]:
@@ -107,5 +106,5 @@ class Latents:
 
 
 def open_latents(dataset: Dataset, tokenizer_hash: str) -> Latents:
-    """The latents that `tokenizer_hash` gave; a `ValueError` of one line if they are missing, half-written or stale."""
+    """The latents that `tokenizer_hash` gave; a `UserError` of one line if they are missing, half-written or stale."""
     return Latents(dataset, tokenizer_hash)

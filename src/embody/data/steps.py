@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from embody.data.episodes import Episode
+from embody.data.episode import Episode
 from embody.data.video import Video
 
 __all__ = ["OPTIONAL", "Steps", "recorded", "steps_table"]

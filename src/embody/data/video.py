@@ -22,7 +22,8 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from embody.data.aside import aside
+from embody.errors import UserError
+from embody.saving.atomic_write import aside
 
 __all__ = ["OpenVideos", "Video", "VideoIndex", "identity", "index_video", "reencode"]
 
@@ -63,9 +64,9 @@ class Video:
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.length < 1:
-            raise ValueError(f"video {self.path}: frames {self.start} and {self.length} more are none to read")
+            raise UserError(f"video {self.path}: frames {self.start} and {self.length} more are none to read")
         if self.cursor is not None and (self.cursor.dtype != np.int16 or self.cursor.shape != (self.length, 2)):
-            raise ValueError(f"video {self.path}: cursor must be int16 [{self.length}, 2], got {self.cursor.shape}")
+            raise UserError(f"video {self.path}: cursor must be int16 [{self.length}, 2], got {self.cursor.shape}")
 
 
 @dataclass(frozen=True)
@@ -82,21 +83,21 @@ class VideoIndex:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """What FFmpeg says of a broken file, as a `ValueError` of one line."""
+    """What FFmpeg says of a broken file, as a `UserError` of one line."""
     try:
         yield
     except FileNotFoundError as error:
-        raise ValueError(f"video {path} is not there: put it back, or import it anew") from error
+        raise UserError(f"video {path} is not there: put it back, or import it anew") from error
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise ValueError(f"video {path} cannot be read ({reason}): it is no video or cut off; leave it out") from error
+        raise UserError(f"video {path} cannot be read ({reason}): it is no video or cut off; leave it out") from error
 
 
 def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
     container = av.open(str(path))
     if not container.streams.video:
         container.close()
-        raise ValueError(f"video {path} has no video stream: leave it out")
+        raise UserError(f"video {path} has no video stream: leave it out")
     stream = container.streams.video[0]
     stream.thread_type = "NONE"  # loading processes are many already
     return container, stream
@@ -105,7 +106,7 @@ def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
 def index_video(path: Path) -> VideoIndex:
     """Counts the frames of a file and finds its seekable ones, without decoding: reads the file once.
 
-    A `ValueError` of one line if it cannot be opened, has no video stream, no frame, or is cut off.
+    A `UserError` of one line if it cannot be opened, has no video stream, no frame, or is cut off.
     """
     with _readable(path):
         container, stream = _open(path)
@@ -125,9 +126,9 @@ def index_video(path: Path) -> VideoIndex:
             declared = (container.duration or 0) / av.time_base if "matroska" in container.format.name else 0.0
             if is_cut or found < listed or end < declared - _SHORT:
                 count = f"{found} of {listed}" if listed else f"only {found}"
-                raise ValueError(f"video {path} is cut off: {count} frames are there; leave it out")
+                raise UserError(f"video {path} is cut off: {count} frames are there; leave it out")
     if not shown:
-        raise ValueError(f"video {path} has no frame: leave it out")
+        raise UserError(f"video {path} has no frame: leave it out")
     times = [pts for pts, _ in shown if pts is not None]
     if len(set(times)) < len(shown):
         return VideoIndex(len(shown), np.zeros(1, np.int64), np.zeros(1, np.int64))
@@ -177,7 +178,7 @@ class _File:
         out = np.empty((stop - start, height, width, 3), np.uint8)
         with self.lock, _readable(self.path):
             if not start <= stop <= self.index.frames:
-                raise ValueError(f"video {self.path} has {self.index.frames} frames, {start} to {stop} are asked for")
+                raise UserError(f"video {self.path} has {self.index.frames} frames, {start} to {stop} are asked for")
             key = int(np.searchsorted(self.index.keys, start, side="right")) - 1
             if not self.index.keys[key] <= self.at <= start:
                 self._seek(key)
@@ -205,7 +206,7 @@ class _File:
         frame = next(self.decoded, None)
         if frame is None:
             at, self.at = self.at, self.index.frames + 1
-            raise ValueError(f"video {self.path} ends at frame {at} of {self.index.frames}: import it anew")
+            raise UserError(f"video {self.path} ends at frame {at} of {self.index.frames}: import it anew")
         self.at += 1
         return frame
 
@@ -239,7 +240,7 @@ class OpenVideos:
         """The frames of `video`, uint8 `[length, height, width, 3]`, the pointer drawn, then resized.
 
         Sizes are changed by FFmpeg's area filter (`SWS_AREA`): the mean of the pixels that a new one covers. The same
-        frame gives the same pixels, whatever was read before. A `ValueError` of one line if the file is not there,
+        frame gives the same pixels, whatever was read before. A `UserError` of one line if the file is not there,
         cannot be decoded, or is no longer the one whose `identity` was `known`.
         """
         file = self._file(video.path, index, known)
@@ -251,7 +252,7 @@ class OpenVideos:
         with self._lock:
             if path not in self._files:
                 if identity(path) != known:
-                    raise ValueError(f"video {path} has changed since it was imported: put it back, or import it anew")
+                    raise UserError(f"video {path} has changed since it was imported: put it back, or import it anew")
                 with _readable(path):
                     self._files[path] = _File(path, index)
                 if len(self._files) > _OPEN_FILES:
@@ -282,11 +283,11 @@ def reencode(source: Video, target: Path, *, fps: int = 20) -> Video:
     """The episode's frames alone in an MP4 made for random access: H.264, a key frame every 8, no B-frames, faststart.
 
     The pointer is not drawn in, but kept with what is returned. An odd size loses a row or column: H.264 halves the
-    colours. A `ValueError` if the source cannot be read. Written aside, then renamed.
+    colours. A `UserError` if the source cannot be read. Written aside, then renamed.
     """
     index = index_video(source.path)
     if source.start + source.length > index.frames:
-        raise ValueError(f"video {source.path} has {index.frames} frames, {source.start + source.length} are asked for")
+        raise UserError(f"video {source.path} has {index.frames} frames, {source.start + source.length} are asked for")
     with _readable(source.path), aside(target) as path:
         file = _File(source.path, index)
         key = int(np.searchsorted(index.keys, source.start, side="right")) - 1

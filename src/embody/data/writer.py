@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from embody.data.aside import aside, write_json
-from embody.data.episodes import EVERY_TASK, Episode
-from embody.data.format import EPISODE_SCHEMA, EXTENDED, OWN, PLAIN, SCHEMAS, Meta, Shard, is_complete, read_meta
+from embody.data.dataset import EPISODE_SCHEMA, EXTENDED, OWN, PLAIN, SCHEMAS, Meta, Shard, is_complete, read_meta
+from embody.data.episode import EVERY_TASK, Episode
 from embody.data.steps import recorded, steps_table
 from embody.data.video import Video, VideoIndex, identity, index_video
+from embody.errors import UserError
+from embody.saving.atomic_write import aside, write_json
 
 __all__ = ["DatasetWriter"]
 
@@ -28,7 +29,7 @@ GZIP_LEVEL = 4
 class DatasetWriter:
     """Writes a dataset shard by shard; killed at any time, a new writer on the same folder goes on after the last one.
 
-    A shard counts once `episodes.parquet`, rewritten last, lists it. One writer at a time. A `ValueError` if `root`
+    A shard counts once `episodes.parquet`, rewritten last, lists it. One writer at a time. A `UserError` if `root`
     holds something else: another meta, another format version, files that are no dataset.
     """
 
@@ -38,13 +39,13 @@ class DatasetWriter:
             found, _, self.version = read_meta(self.root)
             if found != meta:
                 names = [f.name for f in dataclasses.fields(Meta) if getattr(found, f.name) != getattr(meta, f.name)]
-                raise ValueError(
+                raise UserError(
                     f"dataset {self.root}: its {', '.join(names)} differ from what is to be written;"
                     " choose another folder or delete this one"
                 )
         else:
             if self.root.exists() and any(not entry.name.endswith(".tmp") for entry in self.root.iterdir()):
-                raise ValueError(f"{self.root} holds files but no dataset: choose another folder")
+                raise UserError(f"{self.root} holds files but no dataset: choose another folder")
             self.version = EXTENDED if meta.labels else PLAIN
             self._write_meta(None)
         table = self.root / "episodes.parquet"
@@ -64,12 +65,12 @@ class DatasetWriter:
     def write_shard(self, split: str, index: int, episodes: Sequence[Episode]) -> None:
         """Add `episodes` as shard `index`, which must be `shards(split)`; all of it is there afterwards, or nothing.
 
-        A `ValueError` if an episode does not fit the meta, or the dataset is finished.
+        A `UserError` if an episode does not fit the meta, or the dataset is finished.
         """
         if is_complete(self.root):
-            raise ValueError(f"dataset {self.root} is finished: write to another folder or delete this one")
+            raise UserError(f"dataset {self.root} is finished: write to another folder or delete this one")
         if index != self.shards(split) or not episodes:
-            raise ValueError(
+            raise UserError(
                 f"dataset {self.root}: shard {index} of {split} with {len(episodes)} episodes;"
                 f" the next is {self.shards(split)}, with at least one"
             )
@@ -97,7 +98,7 @@ class DatasetWriter:
     def finish(self) -> None:
         """Mark the dataset complete: it can be opened from now on, and not added to."""
         if not self._table.num_rows:
-            raise ValueError(f"dataset {self.root} holds no episode: write a shard before finishing it")
+            raise UserError(f"dataset {self.root} holds no episode: write a shard before finishing it")
         self._write_meta(self._counts())
 
     def _write_meta(self, splits: dict[str, int] | None) -> None:
@@ -107,16 +108,16 @@ class DatasetWriter:
         write_json(self.root / "meta.json", values)
 
     def _is_video(self, episodes: Sequence[Episode]) -> bool:
-        """Whether frames stay in files; a `ValueError` unless all episodes and those before them agree."""
+        """Whether frames stay in files; a `UserError` unless all episodes and those before them agree."""
         kinds = {isinstance(episode.frames, Video) for episode in episodes}
         if self._table.num_rows:
             kinds.add("video" in self._table.column_names and self._table["video"][0].is_valid)
         if len(kinds) > 1:
-            raise ValueError(f"dataset {self.root}: frames are all pixels or all in video files; write two datasets")
+            raise UserError(f"dataset {self.root}: frames are all pixels or all in video files; write two datasets")
         return kinds.pop()
 
     def _places(self, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
-        """Where the frames are, for the table; a `ValueError` if they are not all there."""
+        """Where the frames are, for the table; a `UserError` if they are not all there."""
         known: dict[Path, tuple[VideoIndex, str]] = {}
         root, places = self.root.absolute(), []
         for episode in episodes:
@@ -126,7 +127,7 @@ class DatasetWriter:
                 known[video.path] = index_video(video.path), identity(video.path)
             index, content = known[video.path]
             if video.start + video.length > index.frames:
-                raise ValueError(
+                raise UserError(
                     f"dataset {self.root}: video {video.path} has {index.frames} frames, the episode with seed"
                     f" {episode.seed} needs {video.start + video.length}"
                 )
@@ -147,21 +148,21 @@ class DatasetWriter:
         where = f"dataset {self.root}, episode with seed {episode.seed}"
         if episode.events is not None:
             if len(self.meta.labels) != episode.events.shape[1]:
-                raise ValueError(
+                raise UserError(
                     f"{where}: events of {episode.events.shape[1]} tasks, the dataset has {len(self.meta.tasks)} with"
                     f" {len(self.meta.labels)} labels: give meta.labels, and a column of events each"
                 )
         elif episode.task not in self.meta.tasks and not (self.meta.labels and episode.task == EVERY_TASK):
-            raise ValueError(f"{where}: task {episode.task!r} is none of {', '.join(self.meta.tasks)}")
+            raise UserError(f"{where}: task {episode.task!r} is none of {', '.join(self.meta.tasks)}")
         if isinstance(episode.frames, Video):
             pass
         elif episode.frames.shape[1:3] != (self.meta.height, self.meta.width):
             size = f"{self.meta.height}x{self.meta.width}"
-            raise ValueError(f"{where}: frames {list(episode.frames.shape)}, the dataset's are {size}")
+            raise UserError(f"{where}: frames {list(episode.frames.shape)}, the dataset's are {size}")
         sizes = np.array(self.meta.actions.sizes)
         actions = episode.actions
         if actions.shape[1] != len(sizes) or (actions < 0).any() or (actions >= sizes).any():
-            raise ValueError(f"{where}: actions do not fit sizes {self.meta.actions.sizes}")
+            raise UserError(f"{where}: actions do not fit sizes {self.meta.actions.sizes}")
 
 
 def _is_extended(episode: Episode) -> bool:

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from embody.batch import Batch
 from embody.config import DynamicsConfig
+from embody.data.sampling.batch import Batch
 from embody.dynamics.model import Dynamics
 from embody.nn.running_rms import RunningRms
 

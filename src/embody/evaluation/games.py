@@ -11,12 +11,12 @@ import numpy as np
 
 from embody.config import Config
 from embody.data import Dataset
-from embody.envs import FAMILIES, evaluation_seeds
-from embody.evaluation.achievements import AchievementPolicy, Unlocked, play_achievements
-from embody.evaluation.pictures import Film, action_captions, write_films
-from embody.evaluation.seeds import BASELINE, against, outcomes_of
-from embody.evaluation.statistics import Outcomes, Statistic, bootstrap, crafter_score, mean_rate, mean_return
-from embody.evaluation.success import Recording, demonstrations, play, summary
+from embody.evaluation.compare import BASELINE, against, outcomes_of
+from embody.games import FAMILIES, evaluation_seeds
+from embody.games.crafter.play import AchievementPolicy, Unlocked, play_achievements
+from embody.games.success import Recording, demonstrations, play, summary
+from embody.metrics.pictures import Film, action_captions, write_films
+from embody.metrics.statistics import Outcomes, Statistic, bootstrap, crafter_score, mean_rate, mean_return
 
 __all__ = ["CrafterGames", "Games", "MiniGridGames", "Player", "episode_film", "games_of"]
 

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.data.aside import aside
-from embody.evaluation.charts import Bar, Line, bar_chart, line_chart, smooth
+from embody.errors import UserError
 from embody.evaluation.page import SCRIPT, STYLE
-from embody.evaluation.pictures import Film, png, read_films, read_pairs
 from embody.evaluation.results import (
     POLICIES,
     TARGETS,
@@ -32,8 +30,11 @@ from embody.evaluation.results import (
     success_table,
     tasks_of,
 )
-from embody.evaluation.world_model import NEAR
 from embody.logger_manager import read_metrics
+from embody.metrics.charts import Bar, Line, bar_chart, line_chart, smooth
+from embody.metrics.pictures import Film, png, read_films, read_pairs
+from embody.metrics.rollouts import NEAR
+from embody.saving.atomic_write import aside
 
 __all__ = ["write_report"]
 
@@ -48,11 +49,11 @@ def write_report(run_dir: Path) -> Path:
     """Write `run_dir/report.html` from what the run has left there, and return its path.
 
     Reads `results.json`, `metrics.jsonl`, `config.json` and, in `pictures/`, `reconstructions.npz`, `dreams.npz`,
-    `episodes-*.npz` (see `pictures.py`) and any other PNG or GIF. What is missing is said in a sentence. A `ValueError`
+    `episodes-*.npz` (see `pictures.py`) and any other PNG or GIF. What is missing is said in a sentence. A `UserError`
     names a missing folder or a damaged file. Written aside, then renamed.
     """
     if not run_dir.is_dir():
-        raise ValueError(f"no run in {run_dir}: run `embody run` first, or name another run")
+        raise UserError(f"no run in {run_dir}: run `embody run` first, or name another run")
     results, config = (
         read_results(path) if path.exists() else {} for path in (run_dir / "results.json", run_dir / "config.json")
     )

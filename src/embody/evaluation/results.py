@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from embody.data.aside import aside
-from embody.evaluation.metrics import rate
-from embody.evaluation.world_model import SHOWN
+from embody.errors import UserError
+from embody.metrics.rates import rate
+from embody.metrics.rollouts import SHOWN
+from embody.saving.atomic_write import aside
 
 __all__ = [
     "POLICIES",
@@ -71,13 +72,13 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; a `ValueError` names a file that is not one."""
+    """The JSON object in `path`; a `UserError` names a file that is not one."""
     try:
         values = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); run the evaluation again") from error
+        raise UserError(f"{path}: not valid JSON ({error}); run the evaluation again") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a JSON object; run the evaluation again")
+        raise UserError(f"{path}: expected a JSON object; run the evaluation again")
     return values
 
 

@@ -10,24 +10,25 @@ import numpy as np
 from embody.config import Config
 from embody.data import Dataset, labelled_meta
 from embody.dynamics import Dynamics
-from embody.envs import FAMILIES
-from embody.evaluation.achievements import AchievementPolicy
-from embody.evaluation.cells import CellReader
+from embody.errors import UserError
 from embody.evaluation.games import games_of
-from embody.evaluation.models import (
+from embody.evaluation.held_out import (
     Dreams,
     action_shuffle_ratios,
     dream_held_out,
     frames_of,
     tokenizer_quality,
 )
-from embody.evaluation.pictures import Film, action_captions, dream_gif, write_films, write_pairs
 from embody.evaluation.results import read_results, write_results
-from embody.evaluation.rewards import measure_returns
-from embody.evaluation.success import RandomPolicy
-from embody.evaluation.world_model import measure
+from embody.games import FAMILIES
+from embody.games.crafter.play import AchievementPolicy
+from embody.games.minigrid.cells import CellReader
+from embody.games.success import RandomPolicy
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
+from embody.metrics.pictures import Film, action_captions, dream_gif, write_films, write_pairs
+from embody.metrics.rewards import measure_returns
+from embody.metrics.rollouts import measure
 from embody.model import WorldAndAgent, fetched_lpips
 from embody.tokenizer import Tokenizer
 
@@ -60,7 +61,7 @@ def evaluate_run(
     The world that is measured is that of the first policy, or `dynamics` if there is none; with both, `dynamics` too:
     the drift of phase 2. `finished` keeps each part. Cells are MiniGrid's; Minecraft is played in a simulator
     (`evaluate_in_simulator`). Plain videos are not dreamt, as nobody knows their actions. Datasets without a held-out
-    episode are left out, and in MiniGrid those of no task; a `ValueError` if none is left.
+    episode are left out, and in MiniGrid those of no task; a `UserError` if none is left.
     """
     datasets = _measured(config, datasets)
     pictures = config.run_dir / "pictures"
@@ -166,7 +167,7 @@ def _measured(config: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
         held_out = [dataset for dataset in held_out if dataset.meta.tasks[0] in config.env.tasks]
     if not held_out:
         roots = ", ".join(str(dataset.root) for dataset in datasets)
-        raise ValueError(
+        raise UserError(
             f"nothing to measure with: {roots} hold no held-out episode of {', '.join(config.env.tasks)}: collect with"
             " --collect.validation-episodes above 0, or import with a --validation-share that comes to an episode"
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from embody.agent import Agent, Events, Risk
 from embody.dynamics import Dynamics, Prediction
 from embody.dynamics.shortcut import noise_to
+from embody.errors import UserError
 from embody.nn.cache import RingCache
 from embody.nn.transformer import Memory
 
@@ -71,7 +72,7 @@ class Dream:
         """`longest`: frames of the longest dream, its context included, if that is known: the ring holds no more."""
         assert (events is None) == (risk is None), "what steps bring and what they cost go together"
         if k_sample < 1 or dynamics.config.k_max % k_sample:
-            raise ValueError(f"k_sample {k_sample} must divide k_max {dynamics.config.k_max}: choose a power of two")
+            raise UserError(f"k_sample {k_sample} must divide k_max {dynamics.config.k_max}: choose a power of two")
         self.dynamics, self.agent, self.events, self.risk = dynamics, agent, events, risk
         self.k_sample, self.generator = k_sample, generator
         self.ring = min(longest or dynamics.config.context, dynamics.config.context)
@@ -96,7 +97,7 @@ class Dream:
         rows, frames = latents.shape[:2]
         if frames > self.ring:
             limit = "dynamics.context" if self.ring == self.dynamics.config.context else "the longest dream"
-            raise ValueError(f"a context of {frames} frames does not fit {limit} {self.ring}")
+            raise UserError(f"a context of {frames} frames does not fit {limit} {self.ring}")
         self.world_cache = self.dynamics.new_cache(rows, self.ring)
         self.agent_cache = self.agent.new_cache(rows, self.ring, self.world_cache.dtype) if self.agent else None
         for cache in (self.world_cache, self.agent_cache):

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from embody.batch import Batch
+from embody.data.sampling.batch import Batch
 from embody.imagination.dream import Dream
 from embody.tokenizer import Tokenizer
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from embody.agent import Agent
 from embody.data import label_indices
 from embody.dynamics import Dynamics
+from embody.errors import UserError
 from embody.imagination.dream import Dream
 from embody.model import Precision, for_inference, load_tokenizer, load_world_and_agent
 from embody.nn.cache import RingCache
@@ -151,7 +152,7 @@ class Player:
                 for task in filter(None, label.split(", ")):
                     if task not in self.labels:
                         known = ", ".join(self.labels)
-                        raise ValueError(f"unknown task {task!r}: name those that are left, of {known}")
+                        raise UserError(f"unknown task {task!r}: name those that are left, of {known}")
                     row[self.labels[task]] = True
             return left.to(self.device)
         words = [label_indices(label, self.vocabulary, self.agent.config.words) for label in labels]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embody.config import ActionSpec
+from embody.errors import UserError
 
 __all__ = ["FactoredCategorical", "TwoHot", "symexp", "symlog"]
 
@@ -32,7 +33,7 @@ class TwoHot(nn.Module):
     def __init__(self, low: float, high: float, bins: int) -> None:
         super().__init__()
         if not low < high or bins < 2:
-            raise ValueError(f"two-hot range ({low}, {high}) with {bins} bins: needs low < high and at least 2 bins")
+            raise UserError(f"two-hot range ({low}, {high}) with {bins} bins: needs low < high and at least 2 bins")
         # On the CPU also where models are laid out without memory (the meta device).
         ends = symlog(torch.tensor([low, high], dtype=torch.float64, device="cpu"))
         self.register_buffer("bins", torch.linspace(float(ends[0]), float(ends[1]), bins), persistent=False)
@@ -67,7 +68,7 @@ class FactoredCategorical:
 
     def __init__(self, logits: Tensor, spec: ActionSpec) -> None:
         if logits.shape[-1] != sum(spec.sizes):
-            raise ValueError(f"{logits.shape[-1]} logits for action sizes {spec.sizes}: needs {sum(spec.sizes)}")
+            raise UserError(f"{logits.shape[-1]} logits for action sizes {spec.sizes}: needs {sum(spec.sizes)}")
         self.log_probs = [part.log_softmax(dim=-1) for part in logits.float().split(spec.sizes, dim=-1)]
 
     def log_prob(self, actions: Tensor) -> Tensor:

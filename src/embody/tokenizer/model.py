@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embody.config import TokenizerConfig
+from embody.errors import UserError
 from embody.nn.cache import RingCache
 from embody.nn.transformer import Transformer, initialise
 
@@ -105,7 +106,7 @@ class Tokenizer(nn.Module):
         B, T = frames.shape[:2]
         size = (self.config.height, self.config.width)
         if frames.shape[-2:] != size:
-            raise ValueError(
+            raise UserError(
                 f"frames of {tuple(frames.shape[-2:])} pixels, the tokenizer was made for {size}: resize them"
             )
         patch_BTPD = self._project_patches(self.standardise(self.pad(frames)))

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from embody.agent import Agent, AgentLoss, event_loss, risk_loss
-from embody.batch import Batch
 from embody.config import AgentConfig, Config, StageConfig
 from embody.cost.flops import agent_row_flops, event_row_flops, risk_row_flops
 from embody.data import EVERY_TASK, Dataset, EpisodeRow, batches, rows_and_length, stage_steps, uniform_rows
+from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts, noise_to
+from embody.errors import UserError
 from embody.model import WorldAndAgent
 from embody.training.rewards import check_ranges, reward_statistics
 
@@ -44,7 +45,7 @@ class AgentStage:
         share = config.agent.uniform_share + config.agent.miss_share
         for rows, length in {rows_and_length(self.config, step) for step in range(self.config.long_every)}:
             if share < 1 and uniform_rows(rows, share) == rows:
-                raise ValueError(
+                raise UserError(
                     f"train_agent.batch {self.config.batch}: in batches of {rows} x {length} frames no row would be"
                     f" cloned (agent.uniform_share {config.agent.uniform_share:g}): raise it, or set uniform_share 1"
                 )
@@ -66,12 +67,12 @@ class AgentStage:
                 later.requires_grad_(False)
             for dataset in datasets:
                 if len(dataset.meta.tasks) > config.agent.tasks:
-                    raise ValueError(
+                    raise UserError(
                         f"agent.tasks {config.agent.tasks}: dataset {dataset.root} has {len(dataset.meta.tasks)} tasks,"
                         " set it to that"
                     )
                 if any(row.labelled and row.task != EVERY_TASK for row in dataset.episodes()):
-                    raise ValueError(
+                    raise UserError(
                         f"agent.goal {config.agent.goal}: recordings in {dataset.root} have one task each, and nothing"
                         ' says which events they hold: set it to "one"'
                     )

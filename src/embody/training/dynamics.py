@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import dynamics_row_flops
 from embody.data import Dataset, batches, stage_steps
+from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
 
 __all__ = ["DynamicsStage"]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from embody.agent import PmpoLoss, lambda_returns, until_rewarded
-from embody.batch import Batch
 from embody.config import Config
 from embody.cost.flops import imagination_row_flops
 from embody.data import Dataset, batches, stage_steps
+from embody.data.sampling.batch import Batch
 from embody.imagination import Dream
 from embody.model import Precision, WorldAndAgent, for_inference
 

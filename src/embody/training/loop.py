@@ -14,17 +14,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from embody.batch import Batch
 from embody.config import StageConfig
-from embody.distributed.checkpoint import (
+from embody.data.sampling.batch import Batch
+from embody.errors import UserError
+from embody.logger_manager import LoggerManager
+from embody.nn.transformer import Block
+from embody.saving.tensors import (
     flatten_optimizer,
     load_tensors,
     load_weights,
     save_tensors,
     unflatten_optimizer,
 )
-from embody.logger_manager import LoggerManager
-from embody.nn.transformer import Block
 from embody.training.muon import Muon
 from embody.training.precision import matrix_rate
 
@@ -115,7 +116,7 @@ def train(
             trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
             norm = nn.utils.clip_grad_norm_(trained, config.clip)
             if not torch.isfinite(norm):
-                raise ValueError(f"{stage.name}: the loss is not finite at step {step}: lower its lr, and muon_lr")
+                raise UserError(f"{stage.name}: the loss is not finite at step {step}: lower its lr, and muon_lr")
             for optimizer in optimizers:
                 optimizer.step()
             _average(average, stage.model, min(config.ema, (step + 1) / (step + 10)))
@@ -244,7 +245,7 @@ def _resume(
 ) -> int:
     tensors, saved = load_tensors(path)
     if saved.get("config") != about or saved.get("steps") != stage.steps:
-        raise ValueError(
+        raise UserError(
             f"{path} was made with another config or data: delete it to train {stage.name} anew, or use another --name"
         )
 

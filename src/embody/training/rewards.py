@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from embody.config import Config, Goal
 from embody.data import EVERY_TASK, Dataset, discounted_returns, first_events
+from embody.errors import UserError
 
 __all__ = ["RewardStatistics", "check_ranges", "reward_statistics"]
 
@@ -68,7 +69,7 @@ def _most(events: NDArray[np.int64], gamma: float) -> float:
 
 
 def check_ranges(config: Config, found: RewardStatistics) -> None:
-    """A `ValueError` if rewards or returns leave the range of their bins, whose ends would clamp them in silence."""
+    """A `UserError` if rewards or returns leave the range of their bins, whose ends would clamp them in silence."""
     rewards, what = found.rewards, "rewards"
     if config.agent.standardise_rewards:
         std = max(found.std, 1e-3)
@@ -78,7 +79,7 @@ def check_ranges(config: Config, found: RewardStatistics) -> None:
         low, high = getattr(config.agent, setting)
         if span[0] < low or span[1] > high:
             wide = floor(100 * min(span[0], low)) / 100, ceil(100 * max(span[1], high)) / 100
-            raise ValueError(
+            raise UserError(
                 f"agent.{setting} {low:g} to {high:g} does not hold the data's {name}, {span[0]:g} to {span[1]:g}:"
                 f" set it to {wide[0]:g} {wide[1]:g}"
             )

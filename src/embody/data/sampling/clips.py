@@ -1,0 +1,119 @@
+"""Which clips come: number n of some episodes, of those that achieve their task, or of those that miss its events."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embody.data.episode import EVERY_TASK, EpisodeRow
+from embody.data.sampling.reader import ClipReader, Drawn
+from embody.data.sampling.sampler import ClipSampler
+from embody.errors import UserError
+
+__all__ = ["Clips", "Entry", "achieving_entries", "entries_of", "missing_entries"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An episode to draw; one with events is there for each of the dataset's tasks that occur."""
+
+    source: int  # its dataset's place
+    row: EpisodeRow
+    name: str  # of the task
+    task: int | None = None  # its number, where the episode has events
+
+
+class Clips:
+    """Clip number n of some episodes, for any n."""
+
+    def __init__(
+        self,
+        readers: list[ClipReader],
+        entries: Sequence[Entry],
+        *,
+        weights: Sequence[float],
+        seed: int,
+        left_pad: int,
+        ends: bool = False,
+        after: int = 0,
+        events: Mapping[int, NDArray[np.int64]] | None = None,
+        lead: int = 0,
+    ) -> None:
+        """`events`: of some entries, by their place; `ClipSampler` says where their clips are."""
+        self.readers = readers
+        self.entries = [(entry.source, entry.row.id, entry.task) for entry in entries]
+        # Events and slots are not drawn from one urn, nor are sources that have weights.
+        keys = [
+            (entry.source if weights else 0, entry.name, events is not None and place in events)
+            for place, entry in enumerate(entries)
+        ]
+        groups = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        sizes = Counter(source for source, *_ in groups)
+        self.sampler = ClipSampler(
+            [entry.row.length for entry in entries],
+            [groups[key] for key in keys],
+            seed,
+            left_pad,
+            ends=ends,
+            after=after,
+            shares=[weights[source] / sizes[source] for source, *_ in groups] if weights else None,
+            events=events,
+            lead=lead,
+        )
+
+    def draw(self, position: int, length: int) -> Drawn:
+        place, start = self.sampler.clip(position, length)
+        return Drawn(*self.entries[place], start)
+
+
+def entries_of(readers: Sequence[ClipReader], rows: Sequence[tuple[int, EpisodeRow]]) -> list[Entry]:
+    entries = [Entry(source, row, row.task) for source, row in rows if row.task != EVERY_TASK]
+    for source, reader in enumerate(readers):
+        own = [row for place, row in rows if place == source and row.task == EVERY_TASK]
+        names = reader.dataset.meta.tasks
+        occurring = [
+            task for task in range(len(names)) if any(len(reader.slots_of(row.id, reader.events[task])) for row in own)
+        ]
+        for task in occurring:
+            entries += [Entry(source, row, names[task], task if row.labelled else None) for row in own]
+        if not occurring:
+            entries += [Entry(source, row, EVERY_TASK) for row in own]
+    return entries
+
+
+def achieving_entries(
+    readers: Sequence[ClipReader], entries: Sequence[Entry]
+) -> tuple[list[Entry], dict[int, NDArray[np.int64]]]:
+    """The episodes that achieve their task; of some, by their place, the events that a clip is to be around."""
+    achieved: list[Entry] = []
+    events: dict[int, NDArray[np.int64]] = {}
+    for entry in entries:
+        reader = readers[entry.source]
+        if entry.task is None:
+            if entry.row.success and entry.row.labelled:
+                achieved.append(entry)
+        else:
+            found = reader.slots_of(entry.row.id, reader.events[entry.task])
+            found = found[found < entry.row.length]
+            if len(found):
+                events[len(achieved)] = found
+                achieved.append(entry)
+    return achieved, events
+
+
+def missing_entries(
+    readers: Sequence[ClipReader], entries: Sequence[Entry]
+) -> tuple[list[Entry], dict[int, NDArray[np.int64]]]:
+    """The episodes with events that miss one of their task, and, by their place, where."""
+    missing: list[Entry] = []
+    misses: dict[int, NDArray[np.int64]] = {}
+    for entry in entries:
+        reader = readers[entry.source]
+        if entry.task is not None and len(found := reader.slots_of(entry.row.id, reader.misses[entry.task])):
+            misses[len(missing)] = found
+            missing.append(entry)
+    if not missing:
+        raise UserError("agent.miss_share: no recording has events and misses one: set it to 0")
+    return missing, misses

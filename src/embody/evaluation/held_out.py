@@ -1,0 +1,239 @@
+"""The trained models, measured on held-out episodes: reconstructions, closed-loop dreams, use of the actions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embody.agent import Agent, Events, Risk, until_rewarded
+from embody.config import Config, StageConfig
+from embody.data import Dataset, batches, label_indices
+from embody.data.sampling.batch import Batch
+from embody.dynamics import Dynamics
+from embody.dynamics.shortcut import draw_levels, hold_contexts, noise_to
+from embody.games.minigrid.cells import CellReader, cell_accuracy
+from embody.imagination import Dream
+from embody.metrics.rates import psnr
+from embody.metrics.rewards import Returns, imagined_returns
+from embody.metrics.rollouts import Rollouts
+from embody.metrics.similarity import ssim
+from embody.tokenizer import Tokenizer
+
+__all__ = ["Dreams", "action_shuffle_ratios", "dream_held_out", "frames_of", "tokenizer_quality"]
+
+_FRAMES = 128  # decoded at a time
+_PASS = 1024  # frames in a pass of the dynamics, where clips are many
+_WHOLE, _CLIP = 100, 20  # frames of an episode that is encoded whole; and of a clip of a longer one
+
+
+@dataclass(frozen=True)
+class Dreams:
+    """Held-out clips dreamt in closed loop from their context, with the recorded actions."""
+
+    rollouts: Rollouts  # N clips of `horizon` slots
+    returns: Returns | None  # of what follows each context; None without an agent
+    context: NDArray[np.uint8]  # [N, C, H, W, 3]
+    actions: NDArray[np.int64]  # [N, C + horizon, A]
+
+
+def frames_of(datasets: Sequence[Dataset], split: str, episodes: int) -> NDArray[np.uint8]:
+    """All frames of the first `episodes` episodes of each task in `split`, uint8 `[N, H, W, 3]`."""
+    rows = [(dataset, row) for dataset in datasets for row in dataset.episodes(split)[:episodes]]
+    return np.concatenate([dataset.frames(row.id, 0, row.length) for dataset, row in rows])
+
+
+@torch.no_grad()
+def tokenizer_quality(
+    tokenizer: Tokenizer, datasets: Sequence[Dataset], reader: CellReader | None, episodes: int
+) -> tuple[dict[str, Any], tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """PSNR, SSIM and cell accuracy over validation episodes, encoded and decoded frame by frame; and the two videos.
+
+    Of an episode of more than 100 frames five clips of 20 count, evenly spread. Without a `reader` there are no cells.
+    """
+    originals, decoded = [], []
+    for dataset in datasets:
+        rows = dataset.episodes("validation")[:episodes]
+        for episode, start, stop in [(row.id, *clip) for row in rows for clip in _clips(row.length)]:
+            frames = dataset.frames(episode, start, stop)
+            video = torch.from_numpy(frames).permute(0, 3, 1, 2)[None].to(tokenizer.masked_D.device)
+            pixels = tokenizer.decode_video(tokenizer.encode_video(video))[0]
+            originals.append(frames)
+            decoded.append(_to_uint8(pixels))
+    real, reconstructed = np.concatenate(originals), np.concatenate(decoded)
+    error = float(((real / 255.0 - reconstructed / 255.0) ** 2).mean())
+    values: dict[str, Any] = {
+        "psnr_db": psnr(error),
+        "ssim": float(ssim(reconstructed, real).mean()),
+        "frames": len(real),
+    }
+    if reader is not None:
+        values["cell_accuracy"] = cell_accuracy(reader.read(reconstructed), reader.read(real))
+    return values, (real, reconstructed)
+
+
+def _clips(length: int) -> list[tuple[int, int]]:
+    """First and last (exclusive) slots that are encoded of an episode."""
+    if length <= _WHOLE:
+        return [(0, length)]
+    return [(start, start + _CLIP) for start in np.linspace(0, length - _CLIP, _WHOLE // _CLIP).astype(int).tolist()]
+
+
+@torch.no_grad()
+def dream_held_out(
+    config: Config,
+    tokenizer: Tokenizer,
+    dynamics: Dynamics,
+    agent: Agent | None,
+    datasets: Sequence[Dataset],
+    tokenizer_hash: str,
+    events: Events | None = None,
+    risk: Risk | None = None,
+) -> Dreams:
+    """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it.
+
+    Tasks are drawn uniformly, then any slot but an episode's last as the end of the context. A dream may be longer
+    than the world's window: its ring then forgets the oldest frames. Without an agent no reward is predicted; where all
+    tasks are one goal, those predicted and real are the first times of each, predicted by `events`, and
+    what steps cost and whether they are the last is what `risk` expects.
+    """
+    settings = config.evaluation
+    context, horizon = settings.context, settings.horizon
+    stage = StageConfig(batch=settings.rollouts, length=context + horizon)
+    pixels = _first_batch(config, datasets, stage, "frames", None, horizon)
+    latents = _first_batch(config, datasets, stage, "latents", tokenizer_hash, horizon).to(dynamics.register_RD.device)
+    assert pixels.frames is not None and latents.latents is not None
+    generator = torch.Generator(dynamics.register_RD.device).manual_seed(config.seed)
+    k_sample, longest = dynamics.config.k_sample, context + horizon
+    dream = Dream(dynamics, agent, events, risk, k_sample=k_sample, generator=generator, longest=longest)
+    first, task = slice(0, context), latents.task
+    given = task if config.agent.goal == "one" else task[:, first]
+    seen = dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], given)
+    imagined = dream.imagine(latents.actions[:, context:])
+    shape = latents.latents.shape
+    whole = torch.cat((latents.latents[:, first], imagined.latents.view(shape[0], horizon, *shape[2:])), dim=1)
+    video = np.concatenate([_to_uint8(tokenizer.decode_video(part)) for part in whole.split(_FRAMES)])
+    real = pixels.frames.permute(0, 1, 3, 4, 2).numpy()
+    rewards_real, predicted = pixels.rewards[:, context:], imagined.reward
+    tasks = _tasks(datasets, task, config.agent.words) if config.agent.goal == "one" else ()
+    if imagined.achieved is not None:
+        rewards_real, predicted = (task[:, context - 1 : -1] & ~task[:, context:]).cpu(), imagined.achieved
+        tasks = max((dataset.meta.tasks for dataset in datasets), key=len)
+    rollouts = Rollouts(
+        context_last=real[:, context - 1],
+        real=real[:, context:],
+        imagined=video[:, context:],
+        valid=pixels.mask[:, context:].numpy(),
+        rewards_real=rewards_real.numpy(),
+        rewards_predicted=predicted.cpu().numpy() if agent else None,
+        tasks=tasks,
+    )
+    returns = None
+    if agent:
+        recorded = pixels.returns[:, context - 1].numpy()
+        value, last = (_values(agent, features[:, -1]) for features in (seen, imagined.features))
+        continues = imagined.continues
+        if config.agent.once:
+            continues = until_rewarded(imagined.reward, continues)
+        outcome = imagined.reward.cpu().numpy(), continues.cpu().numpy()
+        gamma = config.imagination.gamma
+        returns = Returns(recorded, imagined_returns(*outcome, last, rollouts.valid, gamma), value)
+    return Dreams(rollouts, returns, real[:, first], pixels.actions.numpy())
+
+
+def _values(agent: Agent, features: Tensor) -> NDArray[np.float32]:
+    return agent.heads.value_bins.decode(agent.heads(features).value).cpu().numpy()
+
+
+def _tasks(datasets: Sequence[Dataset], labels: Tensor, words: int) -> tuple[str, ...]:
+    """The task of each row, by the words of its label `[N, W]`; several, if they share a label. None is for all."""
+    tasks: dict[tuple[int, ...], dict[str, None]] = {(0,) * words: {"every task": None}}
+    for dataset in datasets:
+        meta = dataset.meta
+        named = [(row.label, row.task) for row in dataset.episodes("validation") if row.labelled]
+        for label, task in {*named, *zip(meta.labels, meta.tasks, strict=False)}:
+            tasks.setdefault(tuple(label_indices(label, meta.vocabulary, words).tolist()), {})[task] = None
+    return tuple(" or ".join(sorted(tasks[tuple(row)])) for row in labels.tolist())
+
+
+@torch.no_grad()
+def action_shuffle_ratios(
+    config: Config, dynamics: Dynamics, datasets: Sequence[Dataset], tokenizer_hash: str
+) -> dict[str, float]:
+    """Flow loss with actions shuffled over the batch, over that with the true ones; near 1, actions are ignored.
+
+    Same noise and levels for both: d = d_min and tau uniform on its grid, unweighted, slots with an action only.
+    `action_shuffle_ratio` has levels as the world was trained on: where those are held contexts, only the frames
+    between them count. `action_shuffle_ratio_noised` has a level of its own for every frame.
+    """
+    of_noised = _action_shuffle_ratio(config, dynamics, datasets, tokenizer_hash, held=False)
+    held = dynamics.config.contexts == "alternate"
+    as_trained = _action_shuffle_ratio(config, dynamics, datasets, tokenizer_hash, held=True) if held else of_noised
+    return {"action_shuffle_ratio": as_trained, "action_shuffle_ratio_noised": of_noised}
+
+
+def _action_shuffle_ratio(
+    config: Config, dynamics: Dynamics, datasets: Sequence[Dataset], tokenizer_hash: str, held: bool
+) -> float:
+    rows = min(256, config.evaluation.rollouts)
+    stage = replace(config.train_dynamics, batch=rows, length=config.imagination.context + 2, long_length=0)
+    device = dynamics.register_RD.device
+    batch = _first_batch(config, datasets, stage, "latents", tokenizer_hash).to(device)
+    assert batch.latents is not None
+    generator = torch.Generator(device).manual_seed(config.seed)
+    z = dynamics.pack(batch.latents)
+    levels = draw_levels(batch.rows, batch.length, dynamics.config.k_max, False, generator)
+    counted = batch.mask & ~batch.is_first
+    if held:
+        levels = hold_contexts(levels, dynamics.context_level, 1 / dynamics.config.k_max)
+        counted[:, ::2] = False
+    noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator, device=device))
+    slots = counted.flatten().nonzero()[:, 0]
+    shuffled = batch.actions.flatten(0, 1).clone()
+    shuffled[slots] = shuffled[slots[torch.randperm(len(slots), generator=generator, device=device)]]
+
+    def loss(actions: Tensor) -> float:
+        inputs = (noised, levels.tau, levels.d, actions, batch.is_first)
+        parts = zip(*(x.split(max(1, _PASS // batch.length)) for x in inputs), strict=True)
+        clean = torch.cat([dynamics(*part).clean for part in parts])
+        return float((clean - z).square().mean(dim=(2, 3))[counted].mean())
+
+    return loss(shuffled.view_as(batch.actions)) / loss(batch.actions)
+
+
+def _first_batch(
+    config: Config,
+    datasets: Sequence[Dataset],
+    stage: StageConfig,
+    source: Any,
+    tokenizer_hash: str | None,
+    after: int | None = None,
+) -> Batch:
+    """Validation clips; with `after`, contexts and so many slots behind them."""
+    return next(
+        iter(
+            batches(
+                datasets,
+                "validation",
+                stage,
+                source=source,
+                tokenizer_hash=tokenizer_hash,
+                seed=config.seed,
+                left_pad=config.imagination.context - 1,
+                gamma=config.imagination.gamma,
+                once=config.agent.once,
+                goal=config.agent.goal,
+                words=config.agent.words,
+                labelled_only=True,
+                contexts=after is not None,
+                after=after or 0,
+            )
+        )
+    )
+
+
+def _to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
+    return (pixels * 255).round().byte().movedim(-3, -1).cpu().numpy()

@@ -1,0 +1,211 @@
+"""Crafter as 64x64 pixels: an episode is a function of its seed, and each step tells which achievements it brought.
+
+Shapes: H = W = 64 pixels, P = 22 achievements; Crafter's arrays are [x, y], its frames [y, x].
+"""
+
+import copy
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from embody.errors import UserError
+
+__all__ = ["ACHIEVEMENTS", "ACTION_NAMES", "AFTER", "LABELS", "TASKS", "VOCABULARY", "CrafterPixels"]
+
+TASKS = ("crafter",)
+
+# Crafter's own, in its order (`_load_crafter` compares): datasets are trained on without the package.
+ACTION_NAMES: tuple[tuple[str, ...], ...] = (
+    (
+        "noop", "move left", "move right", "move up", "move down", "do", "sleep",
+        "place stone", "place table", "place furnace", "place plant",
+        "make wood pickaxe", "make stone pickaxe", "make iron pickaxe",
+        "make wood sword", "make stone sword", "make iron sword",
+    ),
+)  # fmt: skip
+ACTIONS = len(ACTION_NAMES[0])
+
+ACHIEVEMENTS: tuple[str, ...] = (
+    "collect_coal", "collect_diamond", "collect_drink", "collect_iron", "collect_sapling", "collect_stone",
+    "collect_wood", "defeat_skeleton", "defeat_zombie", "eat_cow", "eat_plant", "make_iron_pickaxe", "make_iron_sword",
+    "make_stone_pickaxe", "make_stone_sword", "make_wood_pickaxe", "make_wood_sword", "place_furnace", "place_plant",
+    "place_stone", "place_table", "wake_up",
+)  # fmt: skip
+LABELS = tuple(name.replace("_", " ") for name in ACHIEVEMENTS)
+DIAMOND = ACHIEVEMENTS.index("collect_diamond")
+
+# What an achievement takes to have achieved before, by Crafter's rules; what is used up is not in it.
+AFTER: Mapping[str, tuple[str, ...]] = {
+    "collect_stone": ("make_wood_pickaxe",),
+    "collect_coal": ("make_wood_pickaxe",),
+    "collect_iron": ("make_stone_pickaxe",),
+    "collect_diamond": ("make_iron_pickaxe",),
+    "eat_plant": ("place_plant",),
+    "make_wood_pickaxe": ("place_table",),
+    "make_wood_sword": ("place_table",),
+    "make_stone_pickaxe": ("place_table", "collect_stone"),
+    "make_stone_sword": ("place_table", "collect_stone"),
+    "make_iron_pickaxe": ("place_furnace", "collect_coal", "collect_iron"),
+    "make_iron_sword": ("place_furnace", "collect_coal", "collect_iron"),
+    "place_furnace": ("place_table", "collect_stone"),
+    "place_plant": ("collect_sapling",),
+    "place_stone": ("collect_stone",),
+    "place_table": ("collect_wood",),
+}
+
+# Every word of the labels; datasets keep it, so new words go to the end.
+VOCABULARY: tuple[str, ...] = (
+    "<pad>", "<unknown>",
+    "coal", "collect", "cow", "defeat", "diamond", "drink", "eat", "furnace", "iron", "make", "pickaxe", "place",
+    "plant", "sapling", "skeleton", "stone", "sword", "table", "up", "wake", "wood", "zombie",
+)  # fmt: skip
+
+
+class CrafterPixels(gymnasium.Env[np.ndarray, Any]):
+    """One Crafter world. Observation: uint8 [H, W, 3], what `crafter.Env` shows, bit for bit.
+
+    Action: int64 [1], or an int, of 0..16. Reward: Crafter's own, 1 for each step that unlocks an achievement plus a
+    tenth of the change in health. Terminated is dead. `info`: Crafter's, and "mission" (str, empty: whoever plays says
+    what for), "events" (bool [P]: the achievements of this step, each time) and "success" (bool: a diamond, now).
+    """
+
+    def __init__(self, max_steps: int, height: int, width: int) -> None:
+        """`UserError` if a frame is too small for Crafter's 9x9 cells, or crafter is missing."""
+        if min(height, width) < 9:
+            raise UserError(f"env.height, env.width: Crafter shows 9x9 cells, a frame of {height}x{width} is too small")
+        _load_crafter()  # says now if it is missing
+        self._size = (width, height)
+        self.max_steps = max_steps
+        self.observation_space = spaces.Box(0, 255, (height, width, 3), np.uint8)
+        self.actions = ACTIONS
+        self.action_space = spaces.MultiDiscrete([ACTIONS])
+        self.game: Any = None  # crafter.Env of this episode
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """The first frame of the episode that `seed` gives: the first of `crafter.Env(seed=seed)`."""
+        super().reset(seed=seed)
+        own = int(self.np_random.integers(2**31 - 1)) if seed is None else seed
+        begun, frame = _begin(own, self._size)
+        self.game, frame = begun.copy(), frame.copy()
+        self._step, self._counts = 0, self._count()
+        info = {"inventory": self.game._player.inventory.copy()}
+        return frame, info | {"mission": "", "events": np.zeros(len(ACHIEVEMENTS), bool), "success": False}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Frame, reward, terminated, truncated, info after one action."""
+        frame, reward, over, info = self.game.step(int(np.asarray(action).item()))
+        self._step += 1
+        counts = self._count()
+        events, self._counts = counts > self._counts, counts
+        info |= {"mission": "", "events": events, "success": bool(events[DIAMOND])}
+        info["player_pos"] = info["player_pos"].copy()
+        return frame, float(reward), bool(over), self._step >= self.max_steps and not over, info
+
+    def _count(self) -> NDArray[np.int64]:
+        achieved = self.game._player.achievements
+        return np.array([achieved[name] for name in ACHIEVEMENTS])
+
+
+@lru_cache(maxsize=512)  # of 0.1 MB; a second each to make, and several policies play the same ones
+def _begin(seed: int, size: tuple[int, int]) -> tuple[Any, NDArray[np.uint8]]:
+    """A game that has begun and its first frame: a new one, since Crafter counts its resets into the seed."""
+    game = _load_crafter()(seed=seed, size=size, length=None)
+    return game, game.reset()
+
+
+@lru_cache(maxsize=1)
+def _load_crafter() -> Any:
+    """`crafter.Env` with its two faults mended: slow drawing, and a choice that depends on addresses in memory."""
+    try:
+        import crafter
+        from crafter import engine
+    except ImportError as error:
+        raise UserError("crafter is not installed: pip install crafter==1.8.3") from error
+    known = tuple(name.replace(" ", "_") for name in ACTION_NAMES[0]), ACHIEVEMENTS
+    if (tuple(crafter.constants.actions), tuple(sorted(crafter.constants.achievements))) != known:
+        raise UserError("this crafter has other actions or achievements than 1.8.3: pip install crafter==1.8.3")
+
+    class Game(crafter.Env):
+        def _balance_object(self, chunk: Any, objs: Any, *rest: Any) -> None:
+            """One of a set's members is removed at random, and sets of objects are ordered by address: by age here."""
+            place = self._world._obj_map
+            super()._balance_object(chunk, sorted(objs, key=lambda obj: place[tuple(obj.pos)]), *rest)
+
+        def reset(self) -> NDArray[np.uint8]:
+            self._draw = _Drawing(self, engine)
+            return super().reset()
+
+        def render(self, size: Any = None) -> NDArray[np.uint8]:
+            return self._draw() if size is None else super().render(size)
+
+        def copy(self) -> "Game":
+            """The same game, to be played by somebody else."""
+            other: Game = copy.deepcopy(self, {id(shared): shared for shared in (self._draw, self._textures)})
+            other._draw = _Drawing(other, engine)
+            return other
+
+    return Game
+
+
+class _Drawing:
+    """Crafter's `render` from ready tiles: each kind of ground is scaled once, each thing on it blended once."""
+
+    def __init__(self, game: Any, engine: Any) -> None:
+        self._game, self._engine = game, engine
+        self._unit = game._size // game._view
+        self._grid = game._local_view._grid
+        self._margin = int(max(self._grid))
+        names = game._world._mat_names
+        ground = [self._ground(names[i]) for i in range(len(names))]
+        outside = np.full((*self._unit, 3), 127, np.uint8)
+        self._tiles = np.stack([*ground, outside])  # [kinds, w, h, 3]
+        self._things: dict[tuple[int, str], NDArray[np.uint8]] = {}
+        self._inventory: tuple[dict[str, int], NDArray[np.uint8]] | None = None
+
+    def __call__(self) -> NDArray[np.uint8]:
+        game = self._game
+        canvas = np.zeros((*game._size, 3), np.uint8)
+        view = game._local_view._light(self._cells(), game._world.daylight)
+        if game._player.sleeping:
+            view = game._local_view._sleep(view)
+        items = self._items()
+        x, y = (game._size - self._unit * game._view) // 2
+        width, height = view.shape[:2]
+        canvas[x : x + width, y : y + height] = view
+        canvas[x : x + width, y + height : y + height + items.shape[1]] = items
+        return canvas.transpose((1, 0, 2))
+
+    def _ground(self, name: str | None) -> NDArray[np.uint8]:
+        tile = np.zeros((*self._unit, 3), np.uint8)
+        self._engine._draw(tile, (0, 0), self._game._textures.get(name, self._unit))
+        return tile
+
+    def _cells(self) -> NDArray[np.uint8]:
+        """The local view by full daylight, uint8 [w, h, 3]."""
+        world, margin, (columns, rows) = self._game._world, self._margin, self._grid
+        left, top = np.array(self._game._player.pos) - self._grid // 2 + margin
+        kinds = np.pad(world._mat_map, margin, constant_values=len(self._tiles) - 1)
+        kinds = kinds[left : left + columns, top : top + rows]
+        things = np.pad(world._obj_map, margin)[left : left + columns, top : top + rows]
+        cells = self._tiles[kinds]  # [columns, rows, w, h, 3]
+        for x, y in zip(*np.nonzero(things), strict=True):
+            cells[x, y] = self._thing(int(kinds[x, y]), world._objects[things[x, y]].texture)
+        return cells.transpose(0, 2, 1, 3, 4).reshape(columns * self._unit[0], rows * self._unit[1], 3)
+
+    def _thing(self, kind: int, texture: str) -> NDArray[np.uint8]:
+        if (kind, texture) not in self._things:
+            tile = self._tiles[kind].copy()
+            self._engine._draw_alpha(tile, (0, 0), self._game._textures.get(texture, self._unit))
+            self._things[kind, texture] = tile
+        return self._things[kind, texture]
+
+    def _items(self) -> NDArray[np.uint8]:
+        now = self._game._player.inventory
+        if self._inventory is None or self._inventory[0] != now:
+            self._inventory = now.copy(), self._game._item_view(now, self._unit)
+        return self._inventory[1]

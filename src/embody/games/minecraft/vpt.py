@@ -1,0 +1,203 @@
+"""One segment of VPT's contractor recordings: `NAME.jsonl`, a line a frame of `NAME.mp4`.
+
+Legend: T frames, A action factors, P tasks. Line i was written with frame i: its state is what frame i shows, its
+action what was done on seeing it. Here, as everywhere in embody, slot t holds the action that led to frame t, which is
+that of line t - 1 (docs/data.md); the action of the last line has no outcome, and is left out.
+"""
+
+import json
+import math
+import os.path
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embody.errors import UserError
+from embody.games.minecraft.events import events_of_inventory, events_of_stats
+from embody.games.minecraft.spaces import VPT
+
+__all__ = ["Segment", "find_segments", "read_segment"]
+
+_KEYS = {
+    **{"escape": "ESC", "w": "forward", "a": "left", "s": "back", "d": "right", "q": "drop", "e": "inventory"},
+    **{"space": "jump", "left.shift": "sneak", "left.control": "sprint", "f": "swapHands"},
+    **{str(n): f"hotbar.{n}" for n in range(1, 10)},
+}
+_BUTTONS = ("attack", "use", "pickItem")
+_DEGREES = 360 / 2400  # a pixel of the mouse
+_RECORDED_HEIGHT = 720  # pixels in which the pointer's place is given
+# Of the mouse's turns while a GUI is open, by version of the recorder.
+_GUI_SCALE = {"5.7": 0.5, "5.8": 0.5, "6.7": 2.0, "6.8": 2.0, "6.9": 2.0}
+_COUNTED = (
+    *("log", "planks", "cobblestone", "iron_ore", "coal", "diamond", "stick", "crafting_table", "furnace"),
+    *("iron_ingot", "wooden_pickaxe", "stone_pickaxe", "iron_pickaxe"),
+)
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """T slots, as in `Episode`."""
+
+    actions: NDArray[np.int64]  # [T, A] of `minecraft.VPT`
+    camera: NDArray[np.float32]  # [T, 2]: pitch and yaw in degrees, as recorded
+    is_null: NDArray[np.bool_]  # [T]: nothing was done
+    events: NDArray[np.bool_]  # [T, P]
+    pointer: NDArray[np.float64]  # [T, 2]: x and y in shares of the frame's height; NaN where no GUI is open
+
+    def cursor(self, height: int) -> NDArray[np.int16]:
+        """`[T, 2]` in pixels of a video of `height`; -1 where none is to be drawn."""
+        limit = np.iinfo(np.int16).max
+        return np.where(np.isnan(self.pointer), -1, np.clip(np.nan_to_num(self.pointer) * height, 0, limit)).astype(
+            np.int16
+        )
+
+
+def find_segments(source: Path) -> list[tuple[str, Path | None]]:
+    """Names of segments and their paths without suffix, sorted: of an index (`basedir`, `relpaths`), or of a folder.
+
+    An index's files lie in `basedir` if that is a folder, wherever (it is an address in the published ones), or beside
+    the index, under the path given or, as flat downloads have them, under its last part. The path is None where it
+    leaves that folder. A `UserError` if there is none, or the index is none.
+    """
+    if source.is_dir():
+        stems = {path.with_suffix("") for suffix in ("mp4", "jsonl") for path in source.rglob(f"*.{suffix}")}
+        found = sorted((stem.relative_to(source).as_posix(), stem) for stem in stems)
+        if not found:
+            raise UserError(f"no recording in {source}: it should hold files NAME.mp4 and NAME.jsonl")
+        return [(name, stem) for name, stem in found]
+    try:
+        index = json.loads(source.read_text(encoding="utf-8"))
+        basedir, relpaths = str(index.get("basedir", "")), [str(path) for path in index["relpaths"]]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise UserError(f"{source}: no index of recordings, which holds basedir and relpaths ({error})") from error
+    if not relpaths:
+        raise UserError(f"{source}: its relpaths are empty")
+    folder = source.parent / basedir if basedir and (source.parent / basedir).is_dir() else source.parent
+    return [(name, _inside(folder, name)) for name in sorted({path.removesuffix(".mp4") for path in relpaths})]
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The segment's place in `folder`; None if that is none."""
+    normal = os.path.normpath(name)
+    if os.path.isabs(normal) or normal.split(os.sep)[0] in ("..", "."):
+        return None
+    flat = os.path.basename(normal)
+    if not (folder / f"{normal}.mp4").exists() and (folder / f"{flat}.mp4").exists():
+        normal = flat
+    # A link out of the folder is a way out, but files may be links: what large disks are for.
+    inside = (folder / normal).parent.resolve().is_relative_to(folder.resolve())
+    return folder / normal if inside else None
+
+
+def read_segment(path: Path, name: str) -> Segment:
+    """The segment in the file `path`. A part of `name` like `6.9`, else of the path, is the recorder's version: the
+    nearest to the file.
+
+    A `UserError` of one line says what is broken where.
+    """
+    parts = [*Path(name).parts[::-1], *path.absolute().parts[::-1], *path.resolve().parts[::-1]]
+    version = next((part for part in parts if re.fullmatch(r"\d+\.\d+", part)), "")
+    return _segment(_lines(path), path, _GUI_SCALE.get(version, 1.0))
+
+
+def _lines(path: Path) -> list[Line]:
+    lines: list[Line] = []
+    try:
+        with path.open("rb") as file:
+            for text in file:
+                line = json.loads(text, parse_constant=_refused)
+                if not isinstance(line, dict):
+                    raise UserError("not an object")
+                lines.append(line)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}, line {len(lines) + 1}: bad JSON ({error})") from error
+    if not lines:
+        raise UserError(f"{path}: holds no line")
+    return lines
+
+
+def _refused(constant: str) -> float:
+    raise UserError(f"{constant} is no number")
+
+
+def _segment(lines: Sequence[Line], path: Path, gui_scale: float) -> Segment:
+    pressed = np.zeros((len(lines), len(VPT.keys)), np.int64)
+    turns = np.zeros((len(lines), 2))
+    pointer = np.full((len(lines), 2), np.nan)
+    gui = np.zeros(len(lines), bool)
+    attack_stuck, hotbar = False, None
+    for i, line in enumerate(lines):
+        try:
+            mouse, keys = line["mouse"], [_key(key) for key in line["keyboard"]["keys"]]
+            buttons, fresh = list(mouse["buttons"]), list(mouse.get("newButtons", []))
+            # Some recordings begin with attack held down by nobody, until it is pressed.
+            attack_stuck = fresh == [0] if i == 0 else attack_stuck and 0 not in fresh
+            names = [key for key in keys if key]
+            names += [_BUTTONS[b] for b in buttons if b in (1, 2) or (b == 0 and not attack_stuck)]
+            # The wheel was not recorded: where it has turned, another slot is selected.
+            before, hotbar = hotbar, line.get("hotbar", hotbar)
+            if hotbar not in (None, *range(9)):
+                raise UserError(f"hotbar must be 0 to 8, got {hotbar!r}")
+            if before is not None and hotbar != before:
+                names.append(f"hotbar.{hotbar + 1}")
+            pressed[i, [VPT.keys.index(name) for name in names]] = 1
+            gui[i] = line.get("isGuiOpen", False)
+            scale = _DEGREES * (gui_scale if gui[i] else 1)
+            turns[i] = _finite(mouse["dy"]) * scale, _finite(mouse["dx"]) * scale
+            if gui[i]:
+                pointer[i] = _finite(mouse["x"]) / _RECORDED_HEIGHT, _finite(mouse["y"]) / _RECORDED_HEIGHT
+        except KeyError as error:
+            raise UserError(f"{path}, line {i + 1}: lacks {error}") from error
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+            raise UserError(f"{path}, line {i + 1}: {error}") from error
+    done = {key: pressed[:-1, place] for place, key in enumerate(VPT.keys)} | {"camera": turns[:-1]}
+    first = np.zeros((1, len(VPT.keys) + 1), np.int64)  # slot 0: no action led there
+    using = np.append(False, pressed[:-1, VPT.keys.index("use")] == 1)
+    return Segment(
+        actions=np.concatenate([first, VPT.factors(done)]),
+        camera=np.concatenate([np.zeros((1, 2)), turns[:-1]]).astype(np.float32),
+        is_null=np.append(False, ~pressed[:-1].any(axis=1) & (turns[:-1] == 0).all(axis=1)),
+        events=_events(lines, path, gui, using),
+        pointer=pointer,
+    )
+
+
+def _key(name: str) -> str | None:
+    """The action of a key; None for one that does something else (a letter in the chat, F3)."""
+    if not str(name).startswith("key."):
+        raise UserError(f"unknown key {name!r}")
+    return _KEYS.get(name.removeprefix("key.keyboard."))
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise UserError(f"{value} is not finite")
+    return number
+
+
+def _events(lines: Sequence[Line], path: Path, gui: NDArray[np.bool_], using: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """`[T, P]`: from the counters if there are any, else from the inventory."""
+    try:
+        stats = [line.get("stats") or {} for line in lines]
+        if any(stats):
+            return events_of_stats(stats)
+        counts = {item: np.zeros(len(lines), np.int64) for item in _COUNTED}
+        for i, line in enumerate(lines):
+            for stack in line.get("inventory") or []:
+                kind = str(stack["type"])
+                item = next((wood for wood in ("log", "planks") if kind.endswith(f"_{wood}")), kind)
+                if item in counts:
+                    counts[item][i] += int(stack["quantity"])
+        return events_of_inventory(counts, gui, using)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{path}: stats or inventory of another form than VPT's ({error})") from error

@@ -1,0 +1,86 @@
+"""The contents of grid cells (agent and its direction, objects, doors, walls, empty), read off a frame.
+
+A frame is a mosaic of square tiles. In real frames every tile is one of a few hundred exact pictures; the nearest of
+these says what a cell of an imagined frame shows.
+
+M templates, R rows, C columns of cells.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embody.errors import UserError
+
+__all__ = ["CellReader", "cell_accuracy", "changed_cell_accuracy"]
+
+Array = NDArray[Any]
+CHUNK = 512  # frames at a time: bounds the memory of the distance table
+
+
+@dataclass(frozen=True)
+class CellReader:
+    """Names each cell of a frame by the nearest of the templates."""
+
+    templates: NDArray[np.uint8]  # [M, tile, tile, 3], all different, in a fixed order
+
+    @classmethod
+    def from_frames(cls, frames: NDArray[np.uint8], tile: int = 8) -> "CellReader":
+        """The reader whose templates are all distinct tiles of real `frames`, uint8 `[N, H, W, 3]`; exact."""
+        if frames.dtype != np.uint8:
+            raise UserError(f"cell templates: frames must be uint8 [N, H, W, 3], got {frames.dtype}")
+        tiles = _tiles(frames, tile).reshape(-1, tile * tile * 3)
+        distinct = np.unique(np.ascontiguousarray(tiles).view(f"S{tiles.shape[1]}"))  # fixed width: exact bytes
+        return cls(distinct.view(np.uint8).reshape(-1, tile, tile, 3))
+
+    @property
+    def tile(self) -> int:
+        """Pixels a cell's side."""
+        return int(self.templates.shape[1])
+
+    def read(self, frames: Array) -> NDArray[np.int64]:
+        """Template index of every cell, least squared distance: `[..., H, W, 3]` -> `[..., R, C]`.
+
+        `frames` is uint8, or float in [0, 1]. On uint8 the distances are whole numbers below 2^24: exact in float32.
+        """
+        known = self.templates.reshape(len(self.templates), -1).astype(np.float32)
+        weights, offset = -2 * known.T, (known**2).sum(axis=1)
+        flat = frames.reshape(-1, *frames.shape[-3:])
+        parts = []
+        for start in range(0, max(1, len(flat)), CHUNK):
+            cells = _tiles(flat[start : start + CHUNK], self.tile)
+            pixels = cells.reshape(*cells.shape[:3], -1).astype(np.float32)
+            if frames.dtype != np.uint8:
+                pixels *= 255
+            parts.append((pixels @ weights + offset).argmin(axis=-1))
+        index = np.concatenate(parts)
+        return index.reshape(*frames.shape[:-3], *index.shape[1:])
+
+
+def _tiles(frames: Array, tile: int) -> Array:
+    """`[..., H, W, 3]` -> `[..., R, C, tile, tile, 3]`."""
+    *lead, height, width, channels = frames.shape
+    if height % tile or width % tile or channels != 3:
+        raise UserError(
+            f"cells: frames {height}x{width}x{channels} do not split into {tile}x{tile} tiles of 3 channels"
+        )
+    split = frames.reshape(*lead, height // tile, tile, width // tile, tile, 3)
+    return split.swapaxes(-4, -3)
+
+
+def cell_accuracy(predicted: Array, true: Array) -> float | None:
+    """Share of cells read the same, of index arrays of one shape; None if there are no cells."""
+    assert predicted.shape == true.shape, (predicted.shape, true.shape)
+    return float((predicted == true).mean()) if true.size else None
+
+
+def changed_cell_accuracy(predicted: Array, true: Array, reference: Array) -> float | None:
+    """Share of cells read the same among those where `true` differs from `reference`; None if nothing changed.
+
+    `reference` (the last context frame's cells) broadcasts to `true`. Repeating it scores 0 here.
+    """
+    assert predicted.shape == true.shape, (predicted.shape, true.shape)
+    changed = true != reference
+    return float((predicted == true)[changed].mean()) if changed.any() else None

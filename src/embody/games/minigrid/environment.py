@@ -1,0 +1,101 @@
+"""MiniGrid seen in full, as 48x48 pixels.
+
+Shapes: H = W = 48 pixels.
+"""
+
+import os
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from embody.errors import UserError
+
+__all__ = ["ACTION_NAMES", "TASKS", "VOCABULARY", "MiniGridPixels"]
+
+TASKS = (
+    "BabyAI-GoToLocalS5N2-v0",
+    "BabyAI-PutNextLocalS5N3-v0",
+    "MiniGrid-DoorKey-5x5-v0",
+    "MiniGrid-DoorKey-6x6-v0",
+    "MiniGrid-Fetch-5x5-N2-v0",
+    "MiniGrid-Fetch-6x6-N2-v0",
+)
+
+TILE = 8  # pixels
+ACTION_NAMES = (("left", "right", "forward", "pick up", "drop", "toggle", "done"),)  # of each factor
+ACTIONS = len(ACTION_NAMES[0])
+
+# Every word of these tasks' missions; datasets keep it, so new words go to the end.
+VOCABULARY: tuple[str, ...] = (
+    "<pad>", "<unknown>",
+    "a", "and", "ball", "blue", "box", "door", "fetch", "get", "go", "goal", "green", "grey", "key", "must", "next",
+    "open", "purple", "put", "red", "the", "then", "to", "use", "yellow", "you",
+)  # fmt: skip
+
+
+class MiniGridPixels(gymnasium.Env[np.ndarray, Any]):
+    """One MiniGrid environment. Observation: uint8 [H, W, 3], the whole grid, black to the right of and below it.
+
+    Action: int64 [1], or an int, of 0..6. Reward: 1 on success, else 0. `info`: "mission" (str) and "success" (bool).
+    """
+
+    def __init__(self, task: str, max_steps: int, height: int, width: int) -> None:
+        """`UserError` if `height` x `width` pixels do not hold the grid in whole tiles, or minigrid is missing."""
+        _load_minigrid()
+        from minigrid.core.grid import Grid
+
+        self.game = cast(Any, gymnasium.make(task, disable_env_checker=True, max_steps=max_steps).unwrapped)
+        rows, columns = height // TILE, width // TILE
+        fits = self.game.height <= rows and self.game.width <= columns
+        if not fits or height % TILE or width % TILE:
+            raise UserError(
+                f"env.height, env.width: {task} has {self.game.height}x{self.game.width} cells of {TILE} pixels,"
+                f" a frame of {height}x{width} must be at least that, and a multiple of {TILE}"
+            )
+        # The partial view that MiniGrid computes at every step is read by nobody: skip it.
+        self.game.gen_obs = lambda: {}
+        self._render_tile = Grid.render_tile
+        self._floor = Grid.render_tile(None, tile_size=TILE)
+        self._canvas = np.zeros((rows, TILE, columns, TILE, 3), np.uint8)
+        self.observation_space = spaces.Box(0, 255, (height, width, 3), np.uint8)
+        self.actions = ACTIONS
+        self.action_space = spaces.MultiDiscrete([ACTIONS])
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """The first frame of the episode that `seed` gives."""
+        self.game.reset(seed=seed)
+        return self._frame(), self._info(False)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Frame, reward, terminated, truncated, info after one action."""
+        _, reward, terminated, truncated, _ = self.game.step(int(np.asarray(action).item()))
+        # MiniGrid's reward falls with a step counter that no frame shows.
+        success = reward > 0
+        return self._frame(), float(success), terminated, truncated and not terminated, self._info(success)
+
+    def _info(self, success: bool) -> dict[str, Any]:
+        return {"mission": self.game.mission, "success": bool(success)}
+
+    def _frame(self) -> np.ndarray:
+        """MiniGrid's `get_frame(highlight=False, tile_size=8)`, without the visibility that it computes and drops."""
+        game, canvas = self.game, self._canvas
+        for index, cell in enumerate(game.grid.grid):  # row-major
+            row, column = divmod(index, game.width)
+            canvas[row, :, column] = self._floor if cell is None else self._render_tile(cell, tile_size=TILE)
+        column, row = game.agent_pos
+        canvas[row, :, column] = self._render_tile(game.grid.get(column, row), game.agent_dir, tile_size=TILE)
+        rows, _, columns, _, _ = canvas.shape
+        return canvas.reshape(rows * TILE, columns * TILE, 3).copy()
+
+
+def _load_minigrid() -> None:
+    """Import minigrid, which registers its environments, without the greeting and the prints."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    try:
+        import minigrid.core.roomgrid  # noqa: F401
+        from minigrid.envs.babyai.core import roomgrid_level
+    except ImportError as error:
+        raise UserError("minigrid is not installed: pip install minigrid") from error
+    vars(roomgrid_level)["print"] = lambda *_: None  # BabyAI levels print every rejected draw

@@ -1,0 +1,224 @@
+"""Success in the real environment: policies play held-out seeds side by side; demonstrations are counted.
+
+N environments, T slots, A action factors, H W pixels.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embody.config import ActionSpec, EnvConfig
+from embody.data import EVERY_TASK, Dataset, EpisodeRow
+from embody.errors import UserError
+from embody.games import LockstepEnvs
+from embody.metrics.rates import Counts, mean_over_tasks, rate
+
+__all__ = [
+    "Demonstrations",
+    "Policy",
+    "RandomPolicy",
+    "Recording",
+    "Successes",
+    "demonstrations",
+    "play",
+    "summary",
+]
+
+
+class Policy(Protocol):
+    """Something that plays N episodes at once."""
+
+    def begin(self, frames: NDArray[np.uint8], labels: list[str]) -> None:
+        """N episodes begin: their first frames `[N, H, W, 3]` and their missions. What came before is forgotten."""
+
+    def act(self) -> NDArray[np.int64]:
+        """Actions `[N, A]`, sampled, for all N; those of episodes that are over are not played."""
+
+    def observe(self, actions: NDArray[np.int64], frames: NDArray[np.uint8]) -> None:
+        """What was played `[N, A]` and the frames that came `[N, H, W, 3]`; of episodes that are over, the last one."""
+
+
+class Envs(Protocol):
+    """N environments in lockstep, as `embody.games.LockstepEnvs`."""
+
+    labels: list[str]
+
+    def reset(self) -> NDArray[Any]: ...
+
+    def step(self, actions: NDArray[Any], active: NDArray[Any]) -> tuple[NDArray[Any], ...]: ...
+
+
+class RandomPolicy:
+    """Every choice of every factor equally likely."""
+
+    def __init__(self, actions: ActionSpec, rng: np.random.Generator) -> None:
+        self._sizes = actions.sizes
+        self._rng = rng
+        self._episodes = 0
+
+    def begin(self, frames: NDArray[np.uint8], labels: list[str]) -> None:
+        self._episodes = len(frames)
+
+    def act(self) -> NDArray[np.int64]:
+        return self._rng.integers(self._sizes, size=(self._episodes, len(self._sizes)))
+
+    def observe(self, actions: NDArray[np.int64], frames: NDArray[np.uint8]) -> None:
+        """Chance does not look."""
+
+    def relabel(self, labels: list[str]) -> None:
+        """Nor listen."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these of the N episodes only."""
+        self._episodes = len(rows)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One episode as it was played; slot 0 has no action."""
+
+    task: str
+    label: str
+    success: bool
+    frames: NDArray[np.uint8]  # [T, H, W, 3]
+    actions: NDArray[np.int64]  # [T, A]: slot t led to frame t; zeros at slot 0
+
+
+@dataclass(frozen=True)
+class Successes:
+    """What one policy achieved on one task."""
+
+    success: NDArray[np.bool_]  # [N]
+    length: NDArray[np.int64]  # [N]: actions played
+    recordings: tuple[Recording, ...]  # the first few episodes
+
+    @property
+    def counts(self) -> Counts:
+        """(successes, episodes)."""
+        return int(self.success.sum()), len(self.success)
+
+
+def play(
+    config: EnvConfig,
+    task: str,
+    seeds: Sequence[int],
+    policy: Policy,
+    batch: int,
+    record: int = 4,
+    envs: Callable[[EnvConfig, str, Sequence[int]], Envs] = LockstepEnvs,
+) -> Successes:
+    """One episode for each of `seeds`, `batch` at a time; the first `record` of them are kept as pictures.
+
+    The environment's step limit ends the episodes that do not end themselves. A `UserError` if there is no seed.
+    """
+    if not seeds or batch < 1:
+        raise UserError(f"play {task}: needs at least one seed and a batch of one, got {len(seeds)} and {batch}")
+    parts = []
+    for start in range(0, len(seeds), batch):
+        chunk = seeds[start : start + batch]
+        kept = max(0, min(record - start, len(chunk)))
+        parts.append(_play_batch(task, envs(config, task, chunk), policy, kept))
+    return Successes(
+        np.concatenate([part.success for part in parts]),
+        np.concatenate([part.length for part in parts]),
+        tuple(recording for part in parts for recording in part.recordings),
+    )
+
+
+def _play_batch(task: str, envs: Envs, policy: Policy, record: int) -> Successes:
+    frames = envs.reset()
+    n = len(frames)
+    policy.begin(frames, envs.labels)
+    active, success = np.ones(n, bool), np.zeros(n, bool)
+    length = np.zeros(n, np.int64)
+    seen, played = [frames[:record]], []
+    while active.any():
+        actions = policy.act()
+        frames, _, terminated, truncated, succeeded = envs.step(actions, active)
+        length += active
+        success |= active & succeeded
+        active = active & ~(terminated | truncated)
+        seen.append(frames[:record])
+        played.append(actions[:record])
+        if active.any():
+            policy.observe(actions, frames)
+    recordings = []
+    for i in range(record):
+        steps = int(length[i])
+        before = np.zeros_like(played[0][i])
+        recordings.append(
+            Recording(
+                task,
+                envs.labels[i],
+                bool(success[i]),
+                np.stack([slot[i] for slot in seen[: steps + 1]]),
+                np.stack([before, *(slot[i] for slot in played[:steps])]),
+            )
+        )
+    return Successes(success, length, tuple(recordings))
+
+
+# --- demonstrations -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Successes and episodes of the recorded data, by task."""
+
+    tasks: Mapping[str, Counts]
+    by_noise: Mapping[str, Mapping[str, Counts]]  # share of random actions, or "mistaken" -> task -> counts
+
+
+def demonstrations(datasets: Iterable[Dataset], split: str) -> Demonstrations:
+    """How often the recorded episodes of `split` succeed: overall, and by the share of random actions in them.
+
+    Those in which the expert was up to something else stand apart. A recording with events counts for each of its
+    dataset's tasks. Plain videos do not: nobody knows what happened.
+    """
+    tasks: dict[str, Counts] = defaultdict(lambda: (0, 0))
+    by_noise: dict[str, dict[str, Counts]] = defaultdict(lambda: defaultdict(lambda: (0, 0)))
+    for dataset in datasets:
+        for row in dataset.episodes(split):
+            quality = "mistaken" if row.source == "mistaken" else f"{row.noise:g}"
+            for task, success in _outcomes(dataset, row) if row.labelled else ():
+                for counts in (tasks, by_noise[quality]):
+                    k, n = counts[task]
+                    counts[task] = (k + success, n + 1)
+    return Demonstrations(dict(tasks), {noise: dict(by_noise[noise]) for noise in sorted(by_noise)})
+
+
+def _outcomes(dataset: Dataset, row: EpisodeRow) -> Iterable[tuple[str, bool]]:
+    if row.task != EVERY_TASK:
+        return [(row.task, row.success)]
+    steps = dataset.steps
+    happened = slice(*np.searchsorted(steps.event_rows, dataset.offsets[row.id : row.id + 2]))
+    found = set(steps.event_tasks[happened].tolist())
+    return [(task, place in found) for place, task in enumerate(dataset.meta.tasks)]
+
+
+# --- summary --------------------------------------------------------------------------------------------------------
+
+
+def summary(
+    results: Mapping[str, Mapping[str, Counts]], recorded: Demonstrations | None = None, together: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Rates with 95% intervals, ready for JSON: `{policy: {mean, low, high, episodes, tasks: {task: {mean, ...}}}}`.
+
+    `results` is `{policy: {task: (successes, episodes)}}`. `recorded` adds the policy `demonstrations`, which also has
+    `by_noise`: `{"0.25": {mean, low, high, episodes}}`, if there is any with labels. `together`: see `mean_over_tasks`.
+    """
+    table = {policy: _rates(tasks, together) for policy, tasks in results.items()}
+    if recorded is not None and recorded.tasks:
+        by_noise = {noise: dataclasses.asdict(mean_over_tasks(t, together)) for noise, t in recorded.by_noise.items()}
+        table["demonstrations"] = _rates(recorded.tasks, together) | {"by_noise": by_noise}
+    return table
+
+
+def _rates(tasks: Mapping[str, Counts], together: bool) -> dict[str, Any]:
+    each = {task: dataclasses.asdict(rate(k, n)) for task, (k, n) in tasks.items()}
+    return dataclasses.asdict(mean_over_tasks(tasks, together)) | {"tasks": each}

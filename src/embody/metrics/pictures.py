@@ -1,0 +1,156 @@
+"""Pictures of a run: films kept as plain arrays for the report's player, PNG sprites of them, and an animated GIF.
+
+N films side by side, T slots, H W pixels.
+"""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from embody.errors import UserError
+from embody.saving.atomic_write import aside
+
+__all__ = ["Film", "action_captions", "dream_gif", "png", "read_films", "read_pairs", "write_films", "write_pairs"]
+
+PAPER, INK, DREAM = (255, 255, 255), (60, 60, 60), (217, 95, 2)
+
+
+@dataclass(frozen=True)
+class Film:
+    """Frames in motion: one strip, or several that run together (real beside imagined)."""
+
+    title: str  # the mission, say
+    strips: dict[str, NDArray[np.uint8]]  # name -> [T, H, W, 3], all of one shape
+    captions: tuple[str, ...]  # T; under the frames: the action that led there
+    given: int = 0  # so many first slots were given, the rest was imagined; 0 if nothing was imagined
+
+    def __post_init__(self) -> None:
+        shapes = {strip.shape for strip in self.strips.values()}
+        if len(shapes) != 1 or next(iter(shapes))[0] != len(self.captions):
+            raise UserError(f"film {self.title!r}: strips {sorted(shapes)} and {len(self.captions)} captions differ")
+
+
+def action_captions(actions: NDArray[np.int64], names: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The names of actions `[T, A]`, factor by factor; `names[a][i]` is choice i of factor a. Slot 0 has no action."""
+    spoken = [", ".join(names[a][i] for a, i in enumerate(row)) for row in actions.tolist()]
+    return ("", *spoken[1:])
+
+
+def write_films(path: Path, films: Sequence[Film]) -> None:
+    """Keep `films` in one `.npz`, written aside; the report shows every `.npz` of a run's `pictures` folder."""
+    arrays: dict[str, NDArray[Any]] = {"films": np.array(len(films))}
+    for i, film in enumerate(films):
+        arrays[f"{i}/title"] = np.array(film.title)
+        arrays[f"{i}/captions"] = np.array(film.captions)
+        arrays[f"{i}/given"] = np.array(film.given)
+        for name, strip in film.strips.items():
+            arrays[f"{i}/strips/{name}"] = strip
+    _write_arrays(path, arrays)
+
+
+def read_films(path: Path) -> list[Film]:
+    """The films of `write_films`; a `UserError` names a file that holds none."""
+    arrays = _read_arrays(path)
+    if "films" not in arrays:
+        raise UserError(f"{path}: holds no films; delete it and evaluate again")
+    films = []
+    for i in range(int(arrays["films"])):
+        start = f"{i}/strips/"
+        strips = {key.removeprefix(start): arrays[key] for key in arrays if key.startswith(start)}
+        captions = tuple(arrays[f"{i}/captions"].tolist())
+        films.append(Film(str(arrays[f"{i}/title"]), strips, captions, int(arrays[f"{i}/given"])))
+    return films
+
+
+def write_pairs(path: Path, original: NDArray[np.uint8], reconstructed: NDArray[np.uint8]) -> None:
+    """Keep originals and their reconstructions, each uint8 `[N, H, W, 3]`, in one `.npz`, written aside."""
+    assert original.shape == reconstructed.shape, (original.shape, reconstructed.shape)
+    _write_arrays(path, {"original": original, "reconstructed": reconstructed})
+
+
+def read_pairs(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(original, reconstructed) of `write_pairs`."""
+    arrays = _read_arrays(path)
+    if not {"original", "reconstructed"} <= arrays.keys():
+        raise UserError(f"{path}: holds no reconstructions; delete it and evaluate again")
+    return arrays["original"], arrays["reconstructed"]
+
+
+def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    with aside(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and evaluate again") from error
+
+
+def png(frames: NDArray[np.uint8]) -> bytes:
+    """One PNG of uint8 `[R, C, H, W, 3]`, laid out as R rows of C frames."""
+    rows, columns, height, width, _ = frames.shape
+    sheet = frames.swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(sheet)).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def dream_gif(
+    path: Path,
+    real: NDArray[np.uint8],
+    imagined: NDArray[np.uint8],
+    given: int,
+    scale: int = 3,
+    milliseconds: int = 250,
+) -> None:
+    """An endless animated GIF: N films side by side, the real above the imagined, each uint8 `[N, T, H, W, 3]`.
+
+    The imagined ones are framed in orange from slot `given` on, where the model is on its own. Written aside.
+    """
+    assert real.shape == imagined.shape and real.shape[1] > 0, (real.shape, imagined.shape)
+    images = [_dream_slot(real[:, t], imagined[:, t], t >= given, scale) for t in range(real.shape[1])]
+    palette = _palette(images)
+    first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    pause = [milliseconds] * (len(images) - 1) + [4 * milliseconds]
+    with aside(path) as temporary:
+        first.save(temporary, "GIF", save_all=True, append_images=rest, duration=pause, loop=0, optimize=True)
+
+
+def _palette(images: Sequence[Image.Image]) -> Image.Image:
+    """One palette for all slots, or colours flicker: half the commonest colours, exact, half a summary of the rest."""
+    montage = np.concatenate([np.asarray(image) for image in images])
+    colours, counts = np.unique(montage.reshape(-1, 3), axis=0, return_counts=True)
+    exact = colours[np.argsort(-counts, kind="stable")[:128]]
+    summary = Image.fromarray(montage).quantize(128, Image.Quantize.MEDIANCUT).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*exact.reshape(-1).tolist(), *summary])
+    return palette
+
+
+def _dream_slot(real: NDArray[np.uint8], imagined: NDArray[np.uint8], dreaming: bool, scale: int) -> Image.Image:
+    """One slot of the GIF: two rows of frames with their names at the left, `[N, H, W, 3]` each."""
+    n, height, width, _ = real.shape
+    gap, margin = 3 * scale, 56
+    cell_width, cell_height = width * scale + gap, height * scale + gap
+    image = Image.new("RGB", (margin + n * cell_width + gap, 2 * cell_height + gap), PAPER)
+    draw = ImageDraw.Draw(image)
+    for row, (name, frames, edge) in enumerate((("real", real, INK), ("dream", imagined, DREAM if dreaming else INK))):
+        top = gap + row * cell_height
+        draw.text((8, top + height * scale // 2), name, fill=edge, anchor="lm", font_size=14)
+        for i, frame in enumerate(frames):
+            left = margin + gap + i * cell_width
+            box = (left - scale, top - scale, left + width * scale + scale - 1, top + height * scale + scale - 1)
+            draw.rectangle(box, fill=edge)
+            big = Image.fromarray(np.ascontiguousarray(frame)).resize((width * scale, height * scale), 0)
+            image.paste(big, (left, top))
+    return image

@@ -1,0 +1,203 @@
+"""How well imagined sequences agree with real ones, in closed loop, horizon by horizon.
+
+N rollouts, Z steps of horizon, H W pixels, P tasks.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embody.games.minigrid.cells import CellReader, cell_accuracy, changed_cell_accuracy
+from embody.metrics.rates import precision_recall, psnr
+from embody.metrics.rewards import measure_rewards
+from embody.metrics.similarity import Features, frechet, lpips_distances, random_features, ssim
+from embody.tokenizer import Lpips
+
+__all__ = ["NEAR", "SHOWN", "Rollouts", "measure"]
+
+NEAR = 10  # the horizon up to which, and at which, the headline numbers are taken
+SHOWN = (1, 2, 5, 10, 16, 20, 50, 100, 200)  # horizons in tables; LPIPS is measured at these alone, as it is slow
+TOLERANCE = 2  # slots by which a dreamt reward may come early or late
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Held-out clips beside what was imagined from their context. Frames: uint8, or float in [0, 1]."""
+
+    context_last: NDArray[Any]  # [N, H, W, 3]: the last frame that was given
+    real: NDArray[Any]  # [N, Z, H, W, 3]
+    imagined: NDArray[Any]  # [N, Z, H, W, 3], under the same actions
+    valid: NDArray[np.bool_]  # [N, Z]: false past the episode's end
+    rewards_real: NDArray[Any]  # [N, Z]; where all tasks are one goal, what each of them paid: [N, Z, P]
+    rewards_predicted: NDArray[Any] | None  # as those; None: nothing predicts rewards
+    tasks: tuple[str, ...] = ()  # N, or where all are one goal P; or none: they are not told apart
+
+
+def measure(
+    rollouts: Rollouts,
+    reader: CellReader | None,
+    lpips: Lpips | None = None,
+    features: Features = random_features,
+    tolerance: int = TOLERANCE,
+) -> dict[str, Any]:
+    """The measures by name, ready for JSON; None where there was nothing to measure (or PSNR is infinite).
+
+    `gain_over_copy_db`: PSNR of the imagined minus that of repeating the last context frame, squared error pooled over
+    horizons 1-10 (`_beyond`: after 10). `changed_cell_accuracy`: over cells that differ from the last context frame;
+    without a `reader` there are no cells. `reward_*`: a slot counts as predicted, or real, where its reward exceeds
+    0.5. `rewards_within`: the same with `tolerance` slots to spare, and by task. `ssim`, `lpips`, `frechet` (of
+    `features`) and `copy_*`: over horizons 1-10; LPIPS needs its network, and is taken at the horizons `SHOWN`.
+    `horizon`: lists, first item h = 1.
+    """
+    r = rollouts
+    assert r.real.shape == r.imagined.shape and r.valid.shape == r.real.shape[:2], (r.real.shape, r.valid.shape)
+    copied = np.broadcast_to(r.context_last[:, None], r.real.shape)
+    error = _frame_errors(r.imagined, r.real)
+    copy_error = _frame_errors(copied, r.real)
+    near, far = r.valid.copy(), r.valid.copy()
+    near[:, NEAR:], far[:, :NEAR] = False, False
+    steps = [r.valid & (np.arange(r.valid.shape[1]) == h) for h in range(r.valid.shape[1])]
+    horizon: dict[str, list[Any]] = {
+        "psnr_db": [_psnr(error[m]) for m in steps],
+        "copy_psnr_db": [_psnr(copy_error[m]) for m in steps],
+        "rollouts": [int(m.sum()) for m in steps],
+    }
+    of_cells = {} if reader is None else _measure_cells(r, reader, steps)
+    alike = _measure_similarity(r, near, steps, lpips, features)
+    return {
+        "psnr_db": _psnr(error[near]),
+        "copy_psnr_db": _psnr(copy_error[near]),
+        "gain_over_copy_db": _gain(error[near], copy_error[near]),
+        "gain_over_copy_db_beyond": _gain(error[far], copy_error[far]),
+        **_measure_rewards(r, tolerance),
+        **alike,
+        **of_cells,
+        "horizon": horizon | alike["horizon"] | of_cells.get("horizon", {}),
+    }
+
+
+def _measure_rewards(r: Rollouts, tolerance: int) -> dict[str, Any]:
+    if r.rewards_real.ndim == 3:
+        r = _task_by_task(r)
+    actual = (r.rewards_real > 0.5) & r.valid
+    found: dict[str, Any] = {"reward_precision": None, "reward_recall": None, "rewards": int(actual.sum())}
+    if r.rewards_predicted is None:
+        return found | {"rewards_within": None}
+    predicted = (r.rewards_predicted > 0.5) & r.valid
+    found["reward_precision"], found["reward_recall"] = precision_recall(predicted, actual)
+    return found | {"rewards_within": measure_rewards(predicted, actual, r.tasks, tolerance)}
+
+
+def _task_by_task(r: Rollouts) -> Rollouts:
+    """As if each task had its own rollouts: rewards and valid `[N P, Z]`, N P tasks."""
+    n, _, p = r.rewards_real.shape
+
+    def rows(rewards: NDArray[Any]) -> NDArray[Any]:
+        return rewards.transpose(0, 2, 1).reshape(n * p, -1)
+
+    predicted = None if r.rewards_predicted is None else rows(r.rewards_predicted)
+    valid = np.repeat(r.valid, p, axis=0)
+    return replace(r, valid=valid, rewards_real=rows(r.rewards_real), rewards_predicted=predicted, tasks=r.tasks * n)
+
+
+def _measure_similarity(
+    r: Rollouts, near: NDArray[np.bool_], steps: Sequence[NDArray[np.bool_]], lpips: Lpips | None, features: Features
+) -> dict[str, Any]:
+    """SSIM, LPIPS and the Frechet distance to the real frames, of the imagined ones and of copies; valid slots only."""
+    alike, sets = _similarities(r, lpips, features)
+    near_slots, step_slots = near[r.valid], [m[r.valid] for m in steps]
+    found: dict[str, Any] = {}
+    horizon: dict[str, list[Any]] = {}
+    for name, values in alike.items():
+        found[name] = _mean(values[near_slots])
+        horizon[name] = [_mean(values[m]) for m in step_slots]
+    for name, ours in (("frechet", sets["imagined"]), ("copy_frechet", sets["copied"])):
+        real = sets["real"]
+        found[name] = _finite(frechet(ours[near_slots], real[near_slots]))
+        horizon[name] = [_finite(frechet(ours[m], real[m])) for m in step_slots]
+    return found | {"horizon": horizon}
+
+
+def _similarities(
+    r: Rollouts, lpips: Lpips | None, features: Features
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
+    """Of every valid slot, in the order in which `valid` selects: its similarities by name, and features `[n, D]`.
+
+    Rollout by rollout: large frames are not copied all at once.
+    """
+    parts: dict[str, list[NDArray[np.float64]]] = {}
+    sets: dict[str, list[NDArray[np.float64]]] = {}
+    for last, real_row, imagined_row, valid in zip(_bytes(r.context_last), r.real, r.imagined, r.valid, strict=True):
+        real, imagined = _bytes(real_row[valid]), _bytes(imagined_row[valid])
+        copied = np.broadcast_to(last, real.shape)
+        shown = np.isin(np.flatnonzero(valid) + 1, SHOWN)
+        for prefix, ours in (("", imagined), ("copy_", copied)):
+            parts.setdefault(f"{prefix}ssim", []).append(ssim(ours, real))
+            distances = np.full(len(real), np.nan)
+            if lpips is not None:
+                distances[shown] = lpips_distances(lpips, ours[shown], real[shown])
+            parts.setdefault(f"{prefix}lpips", []).append(distances)
+        of_last = features(last[None])
+        of_rows = features(real), features(imagined), np.broadcast_to(of_last, (len(real), of_last.shape[1]))
+        for name, found in zip(("real", "imagined", "copied"), of_rows, strict=True):
+            sets.setdefault(name, []).append(found)
+    join = np.concatenate
+    return {name: join(found) for name, found in parts.items()}, {name: join(found) for name, found in sets.items()}
+
+
+def _bytes(frames: NDArray[Any]) -> NDArray[np.uint8]:
+    return frames if frames.dtype == np.uint8 else (frames * 255).round().astype(np.uint8)
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Of those that were measured."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _measure_cells(r: Rollouts, reader: CellReader, steps: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
+    cells, true, last = (reader.read(frames) for frames in (r.imagined, r.real, r.context_last))
+    reference = np.broadcast_to(last[:, None], true.shape)
+    horizon = {
+        "cell_accuracy": [cell_accuracy(cells[m], true[m]) for m in steps],
+        "copy_cell_accuracy": [cell_accuracy(reference[m], true[m]) for m in steps],
+        "changed_cell_accuracy": [changed_cell_accuracy(cells[m], true[m], reference[m]) for m in steps],
+    }
+    return {
+        "cell_accuracy_h10": _at(horizon["cell_accuracy"], NEAR),
+        "changed_cell_accuracy_h10": _at(horizon["changed_cell_accuracy"], NEAR),
+        "changed_cell_accuracy": changed_cell_accuracy(cells[r.valid], true[r.valid], reference[r.valid]),
+        "horizon": horizon,
+    }
+
+
+def _frame_errors(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean squared error of each frame, `[N, Z, H, W, 3]` -> `[N, Z]`, in units where white is 1."""
+    rows = [((_unit(x) - _unit(y)) ** 2).mean(axis=(1, 2, 3), dtype=np.float64) for x, y in zip(a, b, strict=True)]
+    return np.stack(rows) if rows else np.zeros(a.shape[:2])
+
+
+def _unit(frames: NDArray[Any]) -> NDArray[np.float32]:
+    unit = frames.astype(np.float32)
+    return unit / np.float32(255) if frames.dtype == np.uint8 else unit
+
+
+def _psnr(errors: NDArray[np.float64]) -> float | None:
+    return _finite(psnr(float(errors.mean()))) if errors.size else None
+
+
+def _gain(errors: NDArray[np.float64], copy_errors: NDArray[np.float64]) -> float | None:
+    ours, copied = _psnr(errors), _psnr(copy_errors)
+    return None if ours is None or copied is None else ours - copied
+
+
+def _at(values: Sequence[Any], horizon: int) -> Any:
+    return values[horizon - 1] if len(values) >= horizon else None

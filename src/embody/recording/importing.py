@@ -1,0 +1,237 @@
+"""Recordings to a dataset, over processes; killed at any time, the same call goes on where it stopped."""
+
+import hashlib
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from embody.data import (
+    Dataset,
+    DatasetWriter,
+    Episode,
+    Video,
+    alone,
+    aside,
+    is_complete,
+    open_dataset,
+    reencode,
+    write_json,
+)
+from embody.errors import UserError
+from embody.recording.recordings import Source
+from embody.recording.workers import worker_pool
+
+__all__ = ["REPORT", "Skipped", "import_recordings", "read_report"]
+
+RECORD = "import.json"  # how a dataset was made, in its folder
+REPORT = "import-report.json"
+_AHEAD = 4  # recordings that may wait in memory, for each worker
+
+Progress = Callable[[int, int, int], None]  # recordings done, in all, and skipped
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A broken recording."""
+
+    file: str  # the recording
+    what: str  # is wrong
+    where: str  # in it: one of its files, and the line
+
+
+@dataclass(frozen=True)
+class _Shard:
+    split: str
+    names: tuple[str, ...]
+
+
+def import_recordings(
+    source: Source,
+    root: Path,
+    *,
+    workers: int = 1,
+    validation_share: float = 0.05,
+    encode: bool = False,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Write the recordings of `source` as the dataset `root`, splits "train" and "validation".
+
+    The episodes, their order and their splits depend on the source and `validation_share` alone. A broken recording is
+    left out, and stands in `root/import-report.json`. `encode` writes videos anew, for random access, into `root`;
+    without it their files stay where they are, and are read there. With more than one worker, processes are spawned: a
+    script that calls this needs a main guard.
+
+    A `UserError` if there is no recording, or none that is whole; or if `root` holds what was made otherwise.
+    """
+    if not 0 <= validation_share < 1:
+        raise UserError(f"validation share must lie in 0..1, got {validation_share}")
+    names = source.names()
+    about = source.about | {
+        "reencode": encode,
+        "validation_share": validation_share,
+        "recordings": len(names),
+        "names": hashlib.sha256("\n".join(names).encode()).hexdigest()[:16],
+    }
+    _check_folder(root, about)
+    progress = progress or (lambda done, total, skipped: None)
+    if is_complete(root):
+        progress(len(names), len(names), len(read_report(root)))
+        return open_dataset(root)
+    meta = source.meta()
+    with alone(root), worker_pool(workers) as pool:
+        writer = DatasetWriter(root, meta)
+        write_json(root / RECORD, about)
+        skipped = {broken.file: broken for broken in read_report(root)}
+        shards = _shards(source, names, validation_share)
+        pending = _pending(shards, {split: writer.shards(split) for split in ("train", "validation")}, skipped)
+        done = len(names) - sum(len(shard.names) for shard in pending)
+        progress(done, len(names), len(skipped))
+        results = _read_all(source, [name for shard in pending for name in shard.names], root, encode, pool, workers)
+        for shard in pending:
+            episodes = []
+            for name in shard.names:
+                result = next(results)
+                if isinstance(result, Skipped):
+                    skipped[name] = result
+                else:
+                    skipped.pop(name, None)  # it has been repaired since the last call
+                    episodes.append(result)
+                done += 1
+                progress(done, len(names), len(skipped))
+            # The report first: it says which shards have become empty.
+            _write_report(root, list(skipped.values()))
+            if episodes:
+                writer.write_shard(shard.split, writer.shards(shard.split), episodes)
+        if len(skipped) == len(names):
+            first = next(iter(skipped.values()))
+            raise UserError(f"none of {len(names)} recordings can be read: {first.file}, {first.where}: {first.what}")
+        writer.finish()
+    return open_dataset(root)
+
+
+def _shards(source: Source, names: Sequence[str], validation_share: float) -> list[_Shard]:
+    """All recordings, in the order they are written. A group's split is that of the hash of its name."""
+    places = {group: _place(group) for group in map(source.group, names)}
+    validation = {group for group, place in places.items() if place < validation_share}
+    in_order = sorted(places, key=lambda group: places[group])
+    if validation_share and not validation:  # of a few groups, one at least
+        validation = set(in_order[:1])
+    if len(validation) == len(places):  # but never all
+        validation.remove(in_order[-1])
+    splits: dict[str, list[str]] = {"train": [], "validation": []}
+    for name in names:
+        splits["validation" if source.group(name) in validation else "train"].append(name)
+    return [
+        _Shard(split, tuple(members[first : first + source.shard]))
+        for split, members in splits.items()
+        for first in range(0, len(members), source.shard)
+    ]
+
+
+def _place(group: str) -> float:
+    """In 0..1, and the same for ever."""
+    return int.from_bytes(hashlib.sha256(f"split {group}".encode()).digest()[:7]) / 256**7
+
+
+def _pending(shards: Sequence[_Shard], written: dict[str, int], skipped: dict[str, Skipped]) -> list[_Shard]:
+    """The shards still to be read: not those that are written, nor empty ones between them.
+
+    An empty one behind them is read again: its files may have been repaired.
+    """
+    pending, place = [], {"train": 0, "validation": 0}
+    for shard in shards:
+        if place[shard.split] >= written[shard.split]:
+            pending.append(shard)
+        place[shard.split] += not all(name in skipped for name in shard.names)
+    return pending
+
+
+# --- one recording --------------------------------------------------------------------------------------------------
+
+
+def _read_all(
+    source: Source, names: Sequence[str], root: Path, encode: bool, pool: ProcessPoolExecutor | None, workers: int
+) -> Iterator[Episode | Skipped]:
+    """What becomes of each recording, in order; a few wait in memory at any time."""
+    if pool is None:
+        yield from (_read(source, name, root, encode) for name in names)
+        return
+    waiting: deque[Future[Episode | Skipped]] = deque()
+    for name in names:
+        waiting.append(pool.submit(_read_here, source, name, root, encode))
+        if len(waiting) > _AHEAD * workers:
+            yield waiting.popleft().result()
+    for future in waiting:
+        yield future.result()
+
+
+@lru_cache(maxsize=1)
+def _kept(source: Source) -> Source:
+    """The first source equal to this one: with what it has found out, such as the lines of an index."""
+    return source
+
+
+def _read_here(source: Source, name: str, root: Path, encode: bool) -> Episode | Skipped:
+    """In a process of the pool."""
+    return _read(_kept(source), name, root, encode)
+
+
+def _read(source: Source, name: str, root: Path, encode: bool) -> Episode | Skipped:
+    try:
+        episode = source.read(name)
+        if encode and isinstance(episode.frames, Video):
+            target = root / "videos" / f"{name.removesuffix('.mp4')}.mp4"
+            episode = replace(episode, frames=reencode(episode.frames, target, fps=source.meta().fps))
+    except (ValueError, OSError) as error:
+        return _skipped(name, str(source.about["source"]), " ".join(str(error).split()))
+    except Exception as error:  # whatever else damaged bytes lead to, one recording must not cost the others
+        return Skipped(name, f"{type(error).__name__}: {' '.join(str(error).split())}", name)
+    return episode
+
+
+def _skipped(name: str, folder: str, said: str) -> Skipped:
+    """From `FILE[, line N]: what is wrong`."""
+    where, colon, what = said.partition(": ")
+    if not colon:
+        where, what = "", said
+    inside = re.sub(rf"^{re.escape(folder)}/?", "", where)
+    return Skipped(name, what, inside or Path(folder).name)
+
+
+# --- beside the dataset ---------------------------------------------------------------------------------------------
+
+
+def _check_folder(root: Path, about: dict[str, Any]) -> None:
+    """`UserError` if `root` holds a dataset that was imported otherwise."""
+    if not (root / RECORD).exists():
+        if (root / "meta.json").exists() and is_complete(root):
+            raise UserError(f"{root} holds a dataset that was not imported: choose another --name")
+        return
+    found = json.loads((root / RECORD).read_text(encoding="utf-8"))
+    for name, value in about.items():
+        if found.get(name) != value:
+            raise UserError(
+                f"dataset {root} was imported with {name} {found.get(name)}, now {value} is asked for:"
+                " choose another --name, or delete this one"
+            )
+
+
+def read_report(root: Path) -> list[Skipped]:
+    """The recordings that were left out of the dataset `root`."""
+    path = root / REPORT
+    if not path.exists():
+        return []
+    return [Skipped(**line) for line in json.loads(path.read_text(encoding="utf-8"))["skipped"]]
+
+
+def _write_report(root: Path, skipped: Sequence[Skipped]) -> None:
+    """One line for each."""
+    lines = [json.dumps(asdict(broken), ensure_ascii=False) for broken in skipped]
+    with aside(root / REPORT) as path:
+        path.write_text('{"skipped": [\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")

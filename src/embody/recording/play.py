@@ -1,0 +1,116 @@
+"""Plays one recorded episode: of what quality, and every step of it, follow from its place in the dataset."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from embody.config import Config
+from embody.data.episode import EVERY_TASK, Episode
+from embody.games import (
+    FAMILIES,
+    Expert,
+    ExpertLost,
+    PixelEnv,
+    environment_seeds,
+    make_env,
+    make_expert,
+    make_mistaken_expert,
+)
+
+__all__ = ["play_episodes"]
+
+Split = Literal["train", "validation"]
+
+
+def play_episodes(config: Config, task: str, split: Split, first: int, count: int) -> list[Episode]:
+    """Episodes `first` .. `first + count - 1` of a split; each depends on (config, task, split, its index) alone."""
+    env, expert, mistaken = make_env(config.env, task), make_expert(task), make_mistaken_expert(task)
+    episodes = []
+    for index in range(first, first + count):
+        if mistaken is not None and _draw(config, task, split, index, 2) < config.collect.mistaken_fraction:
+            episodes.append(_play(config, env, mistaken, "mistaken", task, split, index))
+        else:
+            episodes.append(_play(config, env, expert, "expert", task, split, index))
+    return episodes
+
+
+def _play(config: Config, env: PixelEnv, expert: Expert, source: str, task: str, split: Split, index: int) -> Episode:
+    rng = _rng(config, task, split, index)
+    noise = _draw_noise(config, rng)
+    seed = environment_seeds(config.collect.seed, task, split)[index]
+
+    frame, info = env.reset(seed=seed)
+    choose = _player(env, expert, noise, rng)
+    frames, actions, rewards, infos = [frame], [0], [0.0], [info]
+    terminated = truncated = False
+    while not (terminated or truncated):
+        actions.append(choose(actions[-1] if len(actions) > 1 else None))
+        frame, reward, terminated, truncated, info = env.step(actions[-1])
+        frames.append(frame)
+        rewards.append(reward)
+        infos.append({name: info[name] for name in ("success", "events") if name in info})
+    is_terminal = np.zeros(len(frames), bool)
+    is_terminal[-1] = terminated
+    has_events = bool(FAMILIES[config.env.family].achievements)
+    episode = Episode(
+        frames=np.stack(frames),
+        actions=np.array(actions, np.int64)[:, None],
+        rewards=np.array(rewards, np.float32),
+        is_terminal=is_terminal,
+        task=EVERY_TASK if has_events else task,
+        label=infos[0]["mission"],
+        source="random" if noise == 1 else source,
+        noise=noise,
+        seed=seed,
+        success=any(info["success"] for info in infos),
+        events=np.stack([info["events"] for info in infos]) if has_events else None,
+    )
+    unlabelled = _draw(config, task, split, index, 1) < config.collect.unlabelled_fraction
+    return _unlabelled(episode) if unlabelled else episode
+
+
+def _rng(config: Config, task: str, split: Split, *place: int) -> np.random.Generator:
+    split_number = ("train", "validation").index(split)
+    return np.random.default_rng((config.collect.seed, zlib.crc32(task.encode()), split_number, *place))
+
+
+def _draw(config: Config, task: str, split: Split, index: int, purpose: int) -> float:
+    """In [0, 1), apart from all else that is drawn for an episode: a share changes none but those it is for."""
+    return float(_rng(config, task, split, index, purpose).random())
+
+
+def _unlabelled(episode: Episode) -> Episode:
+    """The episode as a plain video: of what was done, and what came of it, nothing is known."""
+    zeros = {name: np.zeros_like(getattr(episode, name)) for name in ("actions", "rewards", "is_terminal")}
+    return replace(episode, **zeros, events=None, labelled=False)
+
+
+def _draw_noise(config: Config, rng: np.random.Generator) -> float:
+    """How often this episode's actions are random; 1 for the share that is played at random."""
+    if rng.random() < config.collect.random_fraction:
+        return 1.0
+    return float(rng.choice(config.collect.noise_levels))
+
+
+def _player(env: PixelEnv, expert: Expert, noise: float, rng: np.random.Generator) -> Callable[[int | None], int]:
+    """The episode's policy: previous action to next. An expert that is lost leaves the rest to chance.
+
+    Such an episode is kept: leaving it out would make the demonstrations look better than they are.
+    """
+    lost = noise == 1
+    if not lost:
+        expert.reset(env)
+
+    def choose(previous: int | None) -> int:
+        nonlocal lost
+        if not lost:
+            try:
+                suggested = expert.action(previous)  # asked at every step: the bot follows what is really played
+            except ExpertLost:
+                lost = True
+        return int(rng.integers(env.actions)) if lost or rng.random() < noise else suggested
+
+    return choose

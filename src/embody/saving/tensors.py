@@ -1,0 +1,77 @@
+"""Tensors and JSON in one safetensors file: written aside, then renamed; nothing is unpickled."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from embody.errors import UserError
+
+__all__ = ["flatten_optimizer", "load_tensors", "load_weights", "save_tensors", "tensors_hash", "unflatten_optimizer"]
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write `tensors` and the JSON-ready `about` to `path`; a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".tmp")
+    contiguous = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    save_file(contiguous, str(aside), metadata={"about": json.dumps(about, sort_keys=True)})
+    aside.replace(path)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_tensors` wrote; a `UserError` of one line if the file is missing or is not such a file."""
+    if not path.exists():
+        raise UserError(f"no weights at {path}: run `embody train {path.stem}` first, or name another run with --name")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it and run its stage again") from error
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Load all of `module`'s state; a `UserError` names the first tensor that is missing, unknown or misshapen."""
+    own = module.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in tensors:
+            raise UserError(f"{where} lacks {name}: it was made with another config; delete it or use that config")
+        if name not in own:
+            raise UserError(f"{where} has an unknown tensor {name}: it was made with another config")
+        if own[name].shape != tensors[name].shape:
+            raise UserError(
+                f"{where}: {name} has shape {list(tensors[name].shape)}, the config asks for {list(own[name].shape)};"
+                " use the config it was made with, or another --name"
+            )
+    module.load_state_dict(dict(tensors))
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Twelve hex digits of names and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors by parameter number and name, e.g. `3.exp_avg`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": torch.as_tensor(t) for i, values in state.items() for name, t in values.items()}
+
+
+def unflatten_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put `flatten_optimizer`'s tensors back."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
