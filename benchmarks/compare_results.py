@@ -22,7 +22,7 @@ _MISSING = "missing"
 
 
 def differences(before: Any, after: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """`(dotted key, before, after)` of each value that is not the same; keys in `IGNORED` count at the top level only."""
+    """`(dotted key, before, after)` of each value that differs; `IGNORED` names keys of the top level."""
     if isinstance(before, dict) and isinstance(after, dict):
         for name in sorted(before.keys() | after.keys()):
             if key or name not in IGNORED:
