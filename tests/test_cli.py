@@ -362,7 +362,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def start(arguments: list[str], place: Path) -> subprocess.Popen[str]:
     # A shell's background jobs, such as a CI's, hand on an ignored SIGINT: Python then has no handler for it.
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-    program += " from embody.cli.main import main; main()"
+    program += " from embody.cli import main; main()"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=place, env=environment, text=True, **pipes)

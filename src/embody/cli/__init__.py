@@ -1,0 +1,5 @@
+"""The command line of `embody`."""
+
+from embody.cli.main import main
+
+__all__ = ["main"]
