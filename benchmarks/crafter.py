@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embody.config import Config
-from embody.data import aside
+from embody.data import atomic_write
 from embody.games.crafter.environment import ACHIEVEMENTS, LABELS
 from embody.presets import crafter_small
 from embody.recording import play_episodes
@@ -63,7 +63,7 @@ def main() -> None:
     text = table(arguments.noise, columns, rates, arguments.episodes, arguments.limit)
     print(text)
     if arguments.out:
-        with aside(arguments.out) as path:
+        with atomic_write(arguments.out) as path:
             path.write_text(text, encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embody.data import aside
+from embody.data import atomic_write
 from embody.games import ExpertLost, environment_seeds, make_env, make_expert
 from embody.games.crafter.environment import CrafterPixels
 from embody.model import load_tokenizer
@@ -43,7 +43,7 @@ def main() -> None:
     text = table(shown, kinds, names)
     print(text)
     if arguments.out:
-        with aside(arguments.out) as path:
+        with atomic_write(arguments.out) as path:
             path.write_text(text, encoding="utf-8")
 
 

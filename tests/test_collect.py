@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from embody.config import Config
-from embody.data import DatasetWriter, alone, is_complete, open_dataset
+from embody.data import DatasetWriter, exclusive_lock, is_complete, open_dataset
 from embody.data.episode import Episode, label_indices
 from embody.games import environment_seeds, make_env
 from embody.presets import minigrid
@@ -95,7 +95,10 @@ def test_collect_writes_what_is_played_and_then_leaves_it(tmp_path: Path) -> Non
 
 def test_one_process_at_a_time_collects(tmp_path: Path) -> None:
     config = small(tmp_path, train_episodes=2, validation_episodes=1)
-    with alone(tmp_path / GOTO), pytest.raises(ValueError, match="another process writes there: wait until it is done"):
+    with (
+        exclusive_lock(tmp_path / GOTO),
+        pytest.raises(ValueError, match="another process writes there: wait until it is done"),
+    ):
         collect(config)
     collect(config)
     assert len(open_dataset(tmp_path / GOTO).episodes()) == 3

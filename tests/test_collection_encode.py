@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from embody.config import Config
-from embody.data import Dataset, LatentWriter, Shard, alone, open_dataset, open_latents
+from embody.data import Dataset, LatentWriter, Shard, exclusive_lock, open_dataset, open_latents
 from embody.model import Tokenizer, load_tokenizer
 from embody.saving.tensors import tensors_hash
 from embody.training import encode
@@ -103,7 +103,7 @@ def test_encoding_goes_on_after_a_kill_and_then_does_nothing(config: Config, mon
 
 def test_one_process_at_a_time_encodes(config: Config) -> None:
     tokenizer, dataset = Tokenizer(config.tokenizer), open_dataset(config.dataset_dir(TASK))
-    with alone(dataset.root / "latents" / "one"):
+    with exclusive_lock(dataset.root / "latents" / "one"):
         with pytest.raises(ValueError, match="latents/one: another process writes there: wait until it is done"):
             encode_dataset(tokenizer, "one", dataset)
         encode_dataset(tokenizer, "another", dataset)

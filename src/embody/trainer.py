@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import json
 import platform
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -53,6 +52,7 @@ from embody.presets import minigrid, preset
 from embody.recording import collect
 from embody.recording.pipeline import Pipeline, dataset_of_pipeline
 from embody.recording.workers import processes
+from embody.run.memory import peak_memory_gib
 from embody.saving.tensors import load_tensors, save_tensors, tensors_hash
 from embody.tokenizer import Tokenizer
 from embody.training.agent import AgentStage, EventsStage, RiskStage
@@ -527,7 +527,8 @@ class Trainer:
         def record() -> None:
             seconds = self._seconds() | {stage: round(spent + time.monotonic() - start, 1)}
             write_json(self.config.run_dir / "seconds.json", seconds)
-            peak = max(_peak_memory_gib(self.config), self._read("memory.json").get("peak_gib", 0.0))
+            workers = max(processes(self.config.collect.workers), self.config.workers)
+            peak = max(peak_memory_gib(workers), self._read("memory.json").get("peak_gib", 0.0))
             write_json(self.config.run_dir / "memory.json", {"peak_gib": peak})
 
         try:
@@ -592,12 +593,6 @@ def _without_world(config: Config) -> Config:
 
 def _by_expert_alone(row: EpisodeRow) -> bool:
     return row.source == "expert" and row.noise == 0.0
-
-
-def _peak_memory_gib(config: Config) -> float:
-    """Largest resident size of this process plus, as if all at once, of as many workers as its largest child."""
-    own, child = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return (own + max(processes(config.collect.workers), config.workers) * child) / 2**20
 
 
 def _gpu(device: torch.device) -> dict[str, str]:

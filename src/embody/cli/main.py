@@ -8,7 +8,6 @@ import inspect
 import io
 import json
 import os
-import resource
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ import tyro
 
 from embody import cost
 from embody.config import Config, from_dict
-from embody.data import Dataset, aside
+from embody.data import Dataset, atomic_write
 from embody.errors import UserError
 from embody.evaluation.compare import compare_runs
 from embody.games.minecraft.minerl import environment_in
@@ -185,7 +184,7 @@ def _commands(base: Config, command: str) -> dict[str, Callable[..., Callable[[]
             table = compare_runs([Path(runs_dir) / name / "results.json" for name in names])
             print(table)
             if out:
-                with aside(out) as temporary:
+                with atomic_write(out) as temporary:
                     temporary.write_text(f"{table}\n", encoding="utf-8")
 
         return start
@@ -385,6 +384,8 @@ def keep_freed_memory() -> None:
 
 def keep_files_open() -> None:
     """Allow as many open files as the system does: each shard of a dataset and of its latents is one or two."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource  # not on Windows, which needs no leave; psutil's `rlimit` is Linux's only
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

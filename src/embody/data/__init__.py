@@ -18,7 +18,7 @@ from embody.data.sampling.reader import discounted_returns, first_events
 from embody.data.sampling.sampler import ClipSampler
 from embody.data.video import Video, index_video, reencode
 from embody.data.writer import DatasetWriter
-from embody.saving.atomic_write import alone, aside, write_json
+from embody.saving.atomic_write import atomic_write, exclusive_lock, write_json
 
 __all__ = [
     "EVERY_TASK",
@@ -32,8 +32,8 @@ __all__ = [
     "Meta",
     "Shard",
     "Video",
-    "alone",
-    "aside",
+    "exclusive_lock",
+    "atomic_write",
     "batches",
     "check_datasets",
     "discounted_returns",

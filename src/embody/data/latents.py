@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embody.data.dataset import Dataset, Shard
 from embody.errors import UserError
-from embody.saving.atomic_write import aside
+from embody.saving.atomic_write import atomic_write
 
 __all__ = ["LatentWriter", "Latents", "open_latents"]
 
@@ -43,7 +43,7 @@ class LatentWriter:
         path = self.folder / "meta.json"
         if not path.exists():
             values = {"fingerprint": dataset.fingerprint, "tokens": tokens, "channels": channels}
-            with aside(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         elif (found := _read_shape(dataset, self.folder)) != self.shape:
             raise UserError(
@@ -61,7 +61,7 @@ class LatentWriter:
         It need not fit into memory. It counts once the block ends well.
         """
         shape = (shard.stop - shard.start, *self.shape)
-        with aside(self.folder / f"{shard.name}.npy") as path:
+        with atomic_write(self.folder / f"{shard.name}.npy") as path:
             array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
             yield array
             array.flush()

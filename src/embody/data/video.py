@@ -23,7 +23,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from embody.errors import UserError
-from embody.saving.atomic_write import aside
+from embody.saving.atomic_write import atomic_write
 
 __all__ = ["OpenVideos", "Video", "VideoIndex", "identity", "index_video", "reencode"]
 
@@ -288,7 +288,7 @@ def reencode(source: Video, target: Path, *, fps: int = 20) -> Video:
     index = index_video(source.path)
     if source.start + source.length > index.frames:
         raise UserError(f"video {source.path} has {index.frames} frames, {source.start + source.length} are asked for")
-    with _readable(source.path), aside(target) as path:
+    with _readable(source.path), atomic_write(target) as path:
         file = _File(source.path, index)
         key = int(np.searchsorted(index.keys, source.start, side="right")) - 1
         file._seek(key)

@@ -16,7 +16,7 @@ from embody.data.episode import EVERY_TASK, Episode
 from embody.data.steps import recorded, steps_table
 from embody.data.video import Video, VideoIndex, identity, index_video
 from embody.errors import UserError
-from embody.saving.atomic_write import aside, write_json
+from embody.saving.atomic_write import atomic_write, write_json
 
 __all__ = ["DatasetWriter"]
 
@@ -86,12 +86,12 @@ class DatasetWriter:
         else:
             pixels = np.concatenate([episode.frames for episode in episodes if not isinstance(episode.frames, Video)])
             _write_pixels(self.root / "frames" / f"{name}.h5", pixels)
-        with aside(self.root / "steps" / f"{name}.parquet") as path:
+        with atomic_write(self.root / "steps" / f"{name}.parquet") as path:
             pq.write_table(steps_table(episodes, pixels), path, compression="zstd")
         rows = [_row(episode, split, index) | place for episode, place in zip(episodes, places, strict=True)]
         new = pa.Table.from_pylist(rows, schema=SCHEMAS[self.version])
         table = pa.concat_tables([self._table, new], promote_options="default")
-        with aside(self.root / "episodes.parquet") as path:
+        with atomic_write(self.root / "episodes.parquet") as path:
             pq.write_table(table, path, compression="zstd")
         self._table = table
 
@@ -170,7 +170,7 @@ def _is_extended(episode: Episode) -> bool:
 
 
 def _write_pixels(path: Path, frames: NDArray[np.uint8]) -> None:
-    with aside(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         chunks = (min(CHUNK_FRAMES, len(frames)), *frames.shape[1:])
         file.create_dataset("frames", data=frames, chunks=chunks, compression="gzip", compression_opts=GZIP_LEVEL)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from embody.config import Config, DynamicsConfig, StageConfig, digest, to_dict
-from embody.data import Dataset, aside, recorded_actions, rows_and_length, write_json
+from embody.data import Dataset, atomic_write, recorded_actions, rows_and_length, write_json
 from embody.dynamics import Dynamics
 from embody.errors import UserError
 from embody.evaluation.held_out import dream_held_out, frames_of
@@ -285,7 +285,7 @@ def _write_table(path: Path, rows: Sequence[Row], kept: _Kept) -> None:
         seconds, *others = row.paper
         lines.append([row.name, *ours, seconds and f"{seconds} s", *others])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    with aside(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("\n\n".join(["# The paper's cascade", *_what_was_run(rows, kept), table]) + "\n", "utf-8")
 
 

@@ -34,7 +34,7 @@ from embody.logger_manager import read_metrics
 from embody.metrics.charts import Bar, Line, bar_chart, line_chart, smooth
 from embody.metrics.pictures import Film, png, read_films, read_pairs
 from embody.metrics.rollouts import NEAR
-from embody.saving.atomic_write import aside
+from embody.saving.atomic_write import atomic_write
 
 __all__ = ["write_report"]
 
@@ -79,7 +79,7 @@ def write_report(run_dir: Path) -> Path:
         f"<title>embody: {_text(run_dir.resolve().name)}</title><style>{STYLE}</style></head>"
         f"<body><main>{''.join(sections)}</main><script>{SCRIPT}</script></body></html>\n"
     )
-    with aside(run_dir / "report.html") as temporary:
+    with atomic_write(run_dir / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
     return run_dir / "report.html"
 

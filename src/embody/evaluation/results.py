@@ -13,7 +13,7 @@ import numpy as np
 from embody.errors import UserError
 from embody.metrics.rates import rate
 from embody.metrics.rollouts import SHOWN
-from embody.saving.atomic_write import aside
+from embody.saving.atomic_write import atomic_write
 
 __all__ = [
     "POLICIES",
@@ -67,7 +67,7 @@ def lookup(results: Results, key: str) -> Any:
 
 def write_results(path: Path, results: Results) -> None:
     """Write JSON aside, then rename. NaN and infinity become null, numpy values plain ones."""
-    with aside(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(_plain(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -239,7 +239,7 @@ def write_results_page(path: Path, results: Results) -> None:
         f"Peak memory {results.get('peak_memory_gib', 0.0):.2f} GiB. Wall time by stage: {stages}.",
         results_table(results),
     ]
-    with aside(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("\n\n".join(page), encoding="utf-8")
 
 

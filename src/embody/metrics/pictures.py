@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from embody.errors import UserError
-from embody.saving.atomic_write import aside
+from embody.saving.atomic_write import atomic_write
 
 __all__ = ["Film", "action_captions", "dream_gif", "png", "read_films", "read_pairs", "write_films", "write_pairs"]
 
@@ -84,7 +84,7 @@ def read_pairs(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    with aside(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
@@ -122,7 +122,7 @@ def dream_gif(
     palette = _palette(images)
     first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     pause = [milliseconds] * (len(images) - 1) + [4 * milliseconds]
-    with aside(path) as temporary:
+    with atomic_write(path) as temporary:
         first.save(temporary, "GIF", save_all=True, append_images=rest, duration=pause, loop=0, optimize=True)
 
 

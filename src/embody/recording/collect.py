@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from embody.config import Config
-from embody.data import DatasetWriter, Episode, Meta, alone, aside, is_complete
+from embody.data import DatasetWriter, Episode, Meta, atomic_write, exclusive_lock, is_complete
 from embody.errors import UserError
 from embody.games import FAMILIES, make_env
 from embody.recording.play import Split, play_episodes
@@ -64,9 +64,9 @@ def _collect_task(config: Config, task: str, pool: ProcessPoolExecutor | None, p
     env, family = config.env, FAMILIES[config.env.family]
     tasks = family.achievements or (task,)
     meta = Meta(tasks, env.actions, env.height, env.width, env.fps, family.vocabulary, family.labels)
-    with alone(root):
+    with exclusive_lock(root):
         writer = DatasetWriter(root, meta)
-        with aside(root / RECORD) as path:
+        with atomic_write(root / RECORD) as path:
             record = {name: value for name, value in _record(config, task).items() if value != _LATER.get(name)}
             path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         missing = [job for job in jobs if job.index >= writer.shards(job.split)]

@@ -16,8 +16,8 @@ from embody.data import (
     DatasetWriter,
     Episode,
     Video,
-    alone,
-    aside,
+    atomic_write,
+    exclusive_lock,
     is_complete,
     open_dataset,
     reencode,
@@ -84,7 +84,7 @@ def import_recordings(
         progress(len(names), len(names), len(read_report(root)))
         return open_dataset(root)
     meta = source.meta()
-    with alone(root), worker_pool(workers) as pool:
+    with exclusive_lock(root), worker_pool(workers) as pool:
         writer = DatasetWriter(root, meta)
         write_json(root / RECORD, about)
         skipped = {broken.file: broken for broken in read_report(root)}
@@ -233,5 +233,5 @@ def read_report(root: Path) -> list[Skipped]:
 def _write_report(root: Path, skipped: Sequence[Skipped]) -> None:
     """One line for each."""
     lines = [json.dumps(asdict(broken), ensure_ascii=False) for broken in skipped]
-    with aside(root / REPORT) as path:
+    with atomic_write(root / REPORT) as path:
         path.write_text('{"skipped": [\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")

@@ -1,39 +1,48 @@
 """Files that are whole or not there, and folders that one process at a time writes to."""
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from embody.errors import UserError
 
-__all__ = ["alone", "aside", "write_json"]
+__all__ = ["atomic_write", "exclusive_lock", "write_json"]
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Nobody else writes to `folder` while the block runs; a `UserError` if another process is at it already."""
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Create `folder` and hold its lock while the block runs; a `UserError` if another process holds it.
+
+    The lock is the file `.NAME.lock` beside the folder, so that it is no part of what is in there. It ends with its
+    process: a file that a killed one has left refuses nobody. Where no lock can be had (some network file systems, a
+    parent that is read-only), the block runs without.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY)
+    real = folder.resolve()  # one lock for a folder, whatever the links that lead to it
+    lock = filelock.FileLock(real.with_name(f".{real.name}.lock"), timeout=0, fallback_to_soft=False)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
+        lock.acquire()
+    except filelock.Timeout:
         raise UserError(f"{folder}: another process writes there: wait until it is done") from None
-    except OSError:  # a file system without locks
+    except OSError:
         pass
     try:
         yield
     finally:
-        os.close(lock)
+        if lock.is_locked:
+            with contextlib.suppress(OSError):  # Windows deletes no open file
+                os.unlink(lock.lock_file)  # before the release: whoever has opened the file meanwhile tries again
+        lock.release()
 
 
 @contextlib.contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which becomes `path` when the block ends well: never half a file there."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which becomes `path` when the block ends without an error: never half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -46,6 +55,6 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON-ready `values` aside, then rename."""
-    with aside(path) as temporary:
+    """Write JSON-ready `values` atomically."""
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from embody.config import TokenizerConfig
 from embody.cost.memory import ring_bytes
 from embody.cost.parameters import patches
-from embody.data import Dataset, EpisodeRow, LatentWriter, Shard, alone
+from embody.data import Dataset, EpisodeRow, LatentWriter, Shard, exclusive_lock
 from embody.tokenizer import Tokenizer
 
 __all__ = ["encode_dataset"]
@@ -33,7 +33,7 @@ def encode_dataset(
     writer = LatentWriter(dataset, tokenizer_hash, config.latents, config.channels)
     if not writer.pending():
         return
-    with alone(writer.folder):
+    with exclusive_lock(writer.folder):
         _encode_pending(tokenizer, dataset, writer, progress or (lambda done, total: None))
 
 

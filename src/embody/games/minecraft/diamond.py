@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from embody.config import from_dict, to_dict
-from embody.data import aside
+from embody.data import atomic_write
 from embody.errors import UserError
 from embody.evaluation.results import percent
 from embody.games.minecraft.spaces import ITEMS
@@ -165,5 +165,5 @@ def write_diamond_page(path: Path, summary: Mapping[str, Any], episodes: Iterabl
         "After how many minutes each episode first had each item:",
         episodes_table(episode for episode in episodes if episode.episode < summary["asked"]),
     ]
-    with aside(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("\n\n".join(page), encoding="utf-8")
