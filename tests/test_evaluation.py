@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest, norm
 
 from embody.config import ActionSpec, EnvConfig
 from embody.games import LockstepEnvs
@@ -38,6 +39,12 @@ def test_wilson_by_hand() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
     with pytest.raises(ValueError, match="11 successes of 10"):
         wilson(11, 10)
+
+
+def test_wilson_is_scipys() -> None:
+    for k in range(41):
+        theirs = binomtest(k, 40).proportion_ci(method="wilson")
+        assert wilson(k, 40, float(norm.ppf(0.975))) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_mean_over_tasks_is_pooled_wilson_when_tasks_are_equal() -> None:

@@ -36,7 +36,10 @@ def psnr(squared_error_mean: float, peak: float = 1.0) -> float:
 
 
 def wilson(successes: float, n: float, z: float = 1.96) -> tuple[float, float]:
-    """The Wilson score interval of a rate (95% at z = 1.96) -> (low, high), both in [0, 1]; (0, 1) when n is 0."""
+    """The Wilson score interval of a rate (95% at z = 1.96) -> (low, high), both in [0, 1]; (0, 1) when n is 0.
+
+    `scipy.stats.binomtest` takes whole numbers only; `mean_over_tasks` has fractions of an episode.
+    """
     if not 0 <= successes <= n:
         raise UserError(f"wilson: {successes} successes of {n} episodes is not a rate")
     if n == 0:

@@ -88,7 +88,7 @@ def bootstrap(outcomes: Outcomes, statistic: Statistic, resamples: int = _RESAMP
     A resample draws S seeds and N episodes with replacement, the same episodes of each seed: episode n is one world,
     which all of them play. Of one seed the interval is over episodes alone: it says nothing of other seeds. Of few it
     is too narrow where seeds differ: at 0.4 +- 0.15 it covers 50% with 2 of them, 74% with 3, 91% with 5; at +- 0.05
-    88%, 92% and 95%. `seed` fixes the draws.
+    88%, 92% and 95%. `seed` fixes the draws. (`scipy.stats.bootstrap` resamples along one axis, not two crossed ones.)
     """
     _check(outcomes)
     drawn = [statistic(outcomes[places]) for places in _resampled(outcomes.shape, resamples, seed)]
@@ -131,7 +131,8 @@ def sign_flip_test(differences: ArrayLike) -> float:
     """Two-sided p, exact: how likely `|sum +-d|` is at least `|sum d|` if each sign is a fair coin.
 
     `differences` are whole numbers of pairs, ours minus theirs. Of one achievement (-1, 0, 1) this is McNemar's exact
-    test.
+    test, `scipy.stats.binomtest`. Of several it is `scipy.stats.permutation_test` (`samples`), which is exact up to
+    about 20 pairs, in 23 s: it goes through all signs. This takes 0.05 s for 1,000 pairs, and is exact.
     """
     sizes = np.abs(np.asarray(differences, np.int64).reshape(-1))
     most = int(sizes.sum())
@@ -149,7 +150,8 @@ def exchange_test(
     """Two-sided p of a difference of any statistic: which policy had which outcomes of a pair is a fair coin.
 
     Pairs are episodes, or (`by_seed`) all episodes of a training seed. All exchanges are counted where they are at most
-    4,000 (p is exact then); else as many are drawn, and the real one counts among them.
+    4,000 (p is exact then); else as many are drawn, and the real one counts among them. (`scipy.stats.permutation_test`
+    exchanges along one axis; here all achievements of an episode, or all episodes of a seed, are exchanged together.)
     """
     _check(ours, theirs)
     axes = (1, 2) if by_seed else (2,)
