@@ -41,6 +41,7 @@ from embody.nn.transformer import Block
 from embody.presets import crafter, minecraft
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
+from embody.training.loop import StepContext
 
 __all__ = ["main", "markdown"]
 
@@ -142,7 +143,7 @@ class Bench:
         model = WorldAndAgent(self._made(Dynamics, config.dynamics), self._made(Agent, config.agent)).to(self.device)
         stage, batch = ImaginationStage(config, [], "", model), self._batch(rows, config.imagination.context)
         stage.losses.to(self.device)
-        step = self._step(model, lambda: stage.loss(batch, self.generator, 0.0)[0])
+        step = self._step(model, lambda: stage.loss(batch, StepContext(0, 1, self.generator))[0])
         seconds = self._time(step, self.sizes.steps, warm_up=2)
         return self._rates(
             seconds, frames=rows * config.imagination.horizon, flops=rows * imagination_row_flops(config)

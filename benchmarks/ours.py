@@ -43,6 +43,7 @@ from embody.nn.transformer import Block
 from embody.presets import PRESETS
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
+from embody.training.loop import StepContext
 
 __all__ = ["answer_flops", "build", "config_of"]
 
@@ -215,7 +216,7 @@ def _imagination(workload: Workload, config: Config, precision: Precision, shape
     def run() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with autocast(precision):
-            total, _ = stage.loss(batch, generator, 0.0)
+            total, _ = stage.loss(batch, StepContext(0, 1, generator))
         total.backward()
         optimizer.step()
         return total.detach()

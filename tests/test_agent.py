@@ -21,9 +21,12 @@ from embody.config import ActionSpec, Config, ImaginationConfig
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.nn.distributions import FactoredCategorical
+from embody.nn.masked_mean import Reduce, one_process
 from embody.presets import minecraft
 from embody.training.agent import AgentStage, EventsStage, RiskStage
 from embody.training.encode import encode_dataset
+from embody.training.loop import StepContext
+from tests.processes import side_by_side
 from tests.tiny_models import (
     ACTIONS,
     AGENT,
@@ -168,7 +171,7 @@ def stage_gradients(config: Config, root: Path, monkeypatch: pytest.MonkeyPatch)
         return forward(z, tau, d, *rest, **others)
 
     monkeypatch.setattr(dynamics, "forward", noted)
-    loss, _ = stage.loss(make_batch(4, 6), seeded(0), 0.0)
+    loss, _ = stage.loss(make_batch(4, 6), StepContext(0, 1, seeded(0)))
     loss.backward()
     return stage, read
 
@@ -254,7 +257,7 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
     batch = make_batch(5, 6)
 
     def metrics_of(**changes: Tensor) -> Mapping[str, Tensor]:
-        return stage.loss(dataclasses.replace(batch, **changes), seeded(0), 0.0)[1]
+        return stage.loss(dataclasses.replace(batch, **changes), StepContext(0, 1, seeded(0)))[1]
 
     plain = metrics_of()
     assert [part.rows for part in seen] == [uniform]  # the share of five, rounded up
@@ -279,7 +282,7 @@ def test_the_worlds_own_loss_goes_on_with_its_bootstrap(tmp_path: Path) -> None:
     stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics(world))
     open_heads(stage.model.agent)
     batch = make_batch(8, 6)
-    loss, metrics = stage.loss(batch, seeded(0), 0.0)
+    loss, metrics = stage.loss(batch, StepContext(0, 1, seeded(0)))
     generator = seeded(0)
     features = stage.model.features(batch, stage.model.context_levels(batch), generator)
     of_agent, _ = AgentLoss(config.agent)(stage.model.agent.heads, features, batch, cloned_from=4)
@@ -422,6 +425,28 @@ def test_agent_loss_by_hand() -> None:
     losses.config = dataclasses.replace(AGENT, policy_weight=3.0)
     total += 2 * expected["policy"] / 2
     assert losses(heads, torch.zeros(3, 5, 1), batch)[0].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_the_loss_of_two_processes_is_that_of_all_rows() -> None:
+    """The rows of one have fewer real timesteps; gradients, and metrics, are averaged over processes."""
+    batch, parts = padded_batch(), (slice(0, 1), slice(1, 3))
+
+    def run(rows: slice, reduce: Reduce = one_process) -> tuple[Tensor, dict[str, Tensor], AgentLoss]:
+        out = HeadOutputs(*(logits[rows].clone().requires_grad_() for logits in vars(make_outputs()).values()))
+        losses = AgentLoss(AGENT)
+        own = Batch(**{name: None if x is None else x[rows] for name, x in vars(batch).items()})
+        loss, metrics = losses(FixedHeads(out), torch.zeros(own.rows, 5, 1), own, reduce=reduce)
+        loss.backward()
+        return torch.cat([x.grad.flatten(1) for x in vars(out).values()], dim=1), {"loss": loss, **metrics}, losses
+
+    whole_gradient, whole, whole_losses = run(slice(None))
+    both = side_by_side(2, lambda rank, reduce: run(parts[rank], reduce))
+    torch.testing.assert_close(torch.cat([gradient for gradient, *_ in both]) / 2, whole_gradient)
+    for name, value in whole.items():
+        torch.testing.assert_close(sum(metrics[name] for _, metrics, _ in both) / 2, value)
+    for _, _, losses in both:
+        torch.testing.assert_close(losses.state_dict(), whole_losses.state_dict())
+    assert float(sum(run(rows)[1]["value"] for rows in parts) / 2) != pytest.approx(float(whole["value"]), rel=1e-3)
 
 
 def test_padding_does_not_count() -> None:
@@ -590,7 +615,7 @@ def test_phase_2_learns_what_frames_show(tmp_path: Path) -> None:
         assert stage.model.events is not None and batch.latents is not None
         with torch.no_grad():
             torch.nn.init.normal_(stage.model.events.mlp[-1].weight, generator=seeded(2))
-        loss, _ = stage.loss(batch, seeded(4), 0.0)
+        loss, _ = stage.loss(batch, StepContext(0, 1, seeded(4)))
         loss.backward()
         found[context_tau] = loss.item()
         learns = {name for name, p in stage.model.named_parameters() if p.grad is not None}
@@ -654,7 +679,7 @@ def test_the_cost_of_a_step_is_what_its_reward_is_below_what_was_achieved(tmp_pa
     seen = dataclasses.replace(batch, **fields, labelled=torch.tensor([True, True, False]))
     shares = torch.tensor([0.1, 0.2, 0.0, 0.4, 1.0])  # of five; the most that there is
     cost = -(shares * math.log(1 / 4) + (1 - shares) * math.log(3 / 4)).sum().item()
-    loss, _ = stage.loss(seen, seeded(4), 0.0)
+    loss, _ = stage.loss(seen, StepContext(0, 1, seeded(4)))
     assert loss.item() == pytest.approx((cost - 4 * math.log(9 / 10) - math.log(1 / 10)) / 5, rel=1e-5)
     loss.backward()
     learns = {name for name, p in stage.model.named_parameters() if p.grad is not None}
@@ -680,7 +705,7 @@ def test_rare_costs_come_out_as_often_as_they_are(tmp_path: Path) -> None:
         rewards[:, 1:] = -2.5 * (risky & (chance < 0.5))
         ends[:, 1:] = risky & (chance < 0.25)
         fields = {"latents": latents, "actions": actions, "rewards": rewards, "is_terminal": ends}
-        loss, _ = stage.loss(dataclasses.replace(batch, **fields, task=left, events=left), random, 0.0)
+        loss, _ = stage.loss(dataclasses.replace(batch, **fields, task=left, events=left), StepContext(0, 1, random))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

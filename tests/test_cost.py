@@ -52,7 +52,7 @@ from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
 from embody.tokenizer.lpips import LpipsNet
 from embody.training.agent import AgentStage, EventsStage, RiskStage
 from embody.training.imagination import ImaginationStage
-from embody.training.loop import _optimizers
+from embody.training.loop import StepContext, _optimizers
 from tests.tiny_models import (
     AGENT,
     CONFIG,
@@ -244,8 +244,8 @@ def test_flops_of_a_row_of_what_judges_steps(kind: type[EventsStage | RiskStage]
     before = AgentStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", make_dynamics())
     stage, left = kind(before), torch.ones(8, T, 3, dtype=torch.bool)
     batch = dataclasses.replace(make_batch(8, T), task=left, events=torch.zeros_like(left))
-    found = counted(lambda: stage.loss(batch, seeded(0), 0.0)[0].backward())
-    assert found == pytest.approx(8 * stage.row_flops(T, 0.0), rel=EXACTLY)
+    found = counted(lambda: stage.loss(batch, StepContext(0, 1, seeded(0)))[0].backward())
+    assert found == pytest.approx(8 * stage.row_flops(T, StepContext(0, 1, seeded(0))), rel=EXACTLY)
 
 
 def test_flops_of_a_generated_frame_and_of_a_dream() -> None:
@@ -307,7 +307,7 @@ def test_flops_of_a_step_of_imagination(finetune: Any, agent: dict[str, Any], tm
         batch = make_batch(B, dream.context)
         if model.events is not None:
             batch = dataclasses.replace(batch, task=torch.ones(B, dream.context, 3, dtype=torch.bool))
-        stage.loss(batch, seeded(0), 0.0)[0].backward()
+        stage.loss(batch, StepContext(0, 1, seeded(0)))[0].backward()
 
     assert counted(step) == pytest.approx(B * imagination_row_flops(config), rel=EXACTLY)
 

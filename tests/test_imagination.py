@@ -28,6 +28,7 @@ from embody.saving.tensors import save_tensors
 from embody.training import imagination
 from embody.training.encode import encode_dataset
 from embody.training.imagination import ImaginationStage, dream_trajectories
+from embody.training.loop import StepContext
 from tests.tiny_models import (
     ACTIONS,
     AGENT,
@@ -516,7 +517,7 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
     with torch.no_grad():
         heads.policy[-1].bias[:5] += torch.tensor([0.5, 0.0, -0.5, 1.0, 0.0])  # no longer the prior
         heads.reward_std.fill_(0.05)  # rewards as small as the differences between values
-    loss, metrics = stage.loss(batch, seeded(4), 0.0)
+    loss, metrics = stage.loss(batch, StepContext(0, 1, seeded(4)))
     dreamt = trajectories(stage.model, batch, seed=4)
     logits = heads.value(dreamt.features)
     values = heads.value_bins.decode(logits).detach()
@@ -553,14 +554,14 @@ def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) 
     heads = stage.model.agent.heads
     with torch.no_grad():
         heads.policy[-1].bias[:5] = torch.tensor([9.0, 1.0, 0.0, 9.0, 0.0])  # what imagination may come to
-    loss, metrics = stage.loss(batch, seeded(4), 0.0)
+    loss, metrics = stage.loss(batch, StepContext(0, 1, seeded(4)))
     assert stage.dreamt is not None and loss.isfinite() and 0 < metrics["kl"] < 2
     assert [set(stage.dreamt.actions[..., factor].flatten().tolist()) for factor in (0, 1)] == [{1, 2}, {1}]
     # What was inside when it was dreamt may be outside when it is learnt from: as if it were not there.
     taken = stage.dreamt.actions.clone()
     taken[::2, 1, 0] = 0
     stage.dreamt = dataclasses.replace(stage.dreamt, actions=taken)
-    _, metrics = stage.loss(batch, seeded(4), 1 / stage.steps)
+    _, metrics = stage.loss(batch, StepContext(1, stage.steps, seeded(4)))
     assert stage.dreamt.actions is taken
     kept = stage.dreamt.alive.clone()
     kept[::2, 1] = False
@@ -603,7 +604,7 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
     left = left.long().cumprod(dim=1).bool()  # what is no more left is not left later
     batch = dataclasses.replace(make_batch(64, CONTEXT), task=left)
     stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", model)
-    stage.loss(batch, seeded(4), 0.0)
+    stage.loss(batch, StepContext(0, 1, seeded(4)))
     dreamt = stage.dreamt
     assert batch.latents is not None and dreamt is not None and dreamt.left is not None
     z = torch.cat((model.dynamics.pack(batch.latents)[:, -1:], dreamt.latents), dim=1)
@@ -638,7 +639,7 @@ def test_a_dream_may_end_with_its_reward(tmp_path: Path) -> None:
     scale = plain.rewards[:, 1:].quantile(0.8).item()
     with torch.no_grad():
         heads.reward_std.fill_(float(heads.reward_std) / scale)  # one in five is 1 or more
-    stage.loss(batch, seeded(4), 0.0)
+    stage.loss(batch, StepContext(0, 1, seeded(4)))
     rewarded, dreamt = trajectories(stage.model, batch, seed=4), stage.dreamt
     assert dreamt is not None and torch.equal(dreamt.rewards, rewarded.rewards)
     left = 1 - rewarded.rewards[:, 1:].clamp(0, 1)
@@ -656,7 +657,7 @@ def test_in_bfloat16_the_live_policy_dreams_in_matrices_cast_beforehand(finetune
         with torch.no_grad():
             stage.model.agent.heads.policy[-1].bias[0] += more
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            stage.loss(batch, seeded(4), 0.0)
+            stage.loss(batch, StepContext(0, 1, seeded(4)))
         found.append(stage.dreamt)
     first, second = found
     assert first is not None and second is not None and stage.dreamer is not None
@@ -670,10 +671,10 @@ def test_in_bfloat16_the_live_policy_dreams_in_matrices_cast_beforehand(finetune
 def test_in_bfloat16_the_live_stream_dreams_where_it_learns(tmp_path: Path) -> None:
     stage, batch = make_stage(tmp_path, finetune="agent"), make_batch(4, CONTEXT)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        stage.loss(batch, seeded(4), 0.0)
+        stage.loss(batch, StepContext(0, 1, seeded(4)))
         with torch.no_grad():
             stage.model.agent.token_MD += 1
-        stage.loss(batch, seeded(4), 0.0)
+        stage.loss(batch, StepContext(0, 1, seeded(4)))
     assert stage.dreamer is not None
     assert torch.equal(stage.dreamer.agent.token_MD, stage.model.agent.token_MD)
 
@@ -681,7 +682,7 @@ def test_in_bfloat16_the_live_stream_dreams_where_it_learns(tmp_path: Path) -> N
 def test_dreams_begin_anew_at_steps_that_the_updates_divide(tmp_path: Path) -> None:
     stage = make_stage(tmp_path, updates=5)
     stage.steps = 22  # 15 / 22 * 22 is less than 15
-    assert [n for n in range(22) if stage._dreams_anew(n / stage.steps)] == [0, 5, 10, 15, 20]
+    assert [n for n in range(22) if stage._dreams_anew(StepContext(n, 22, seeded(0)))] == [0, 5, 10, 15, 20]
 
 
 @pytest.mark.parametrize("finetune", ["heads", "agent"])
@@ -690,14 +691,14 @@ def test_a_rollout_serves_several_updates(finetune: str, tmp_path: Path) -> None
     stage.steps = 6
     seen = []
     for step in range(5):
-        stage.loss(make_batch(4, CONTEXT, seed=step), seeded(step), step / stage.steps)
+        stage.loss(make_batch(4, CONTEXT, seed=step), StepContext(step, stage.steps, seeded(step)))
         assert stage.dreamt is not None
         seen.append(stage.dreamt.features)
     assert [seen[step] is seen[step - 1] for step in range(1, 5)] == [True, False, True, False]
     if finetune == "heads":  # each is dreamt from the batch and by the noise of its own step
         torch.testing.assert_close(seen[2], trajectories(stage.model, make_batch(4, CONTEXT, seed=2), seed=2).features)
     # Where a rollout goes on, its own contexts do: the batch that came is not read.
-    one, other = (stage.loss(make_batch(4, CONTEXT, seed=seed), seeded(5), 5 / 6)[0] for seed in (5, 6))
+    one, other = (stage.loss(make_batch(4, CONTEXT, seed=seed), StepContext(5, 6, seeded(5)))[0] for seed in (5, 6))
     assert torch.equal(one, other)
 
 
@@ -708,7 +709,7 @@ def test_only_policy_and_value_heads_learn_in_the_dream(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(stage.parameter_groups(), lr=1e-2, weight_decay=0.1)
     for step in range(3):
         optimizer.zero_grad()
-        stage.loss(batch, seeded(step), 0.0)[0].backward()
+        stage.loss(batch, StepContext(0, 1, seeded(step)))[0].backward()
         optimizer.step()
     learn = ("agent.heads.policy.", "agent.heads.value.")
     for name, value in stage.model.state_dict().items():
@@ -739,7 +740,7 @@ def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Pat
     before = {name: value.clone() for name, value in model.state_dict().items()}
     frozen = {name: value.clone() for name, value in stage.prior.state_dict().items()}
     optimizer = torch.optim.SGD(stage.trained, lr=0.1)
-    stage.loss(batch, seeded(0), 0.0)[0].backward()
+    stage.loss(batch, StepContext(0, 1, seeded(0)))[0].backward()
     optimizer.step()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert {"agent.heads.policy.0.weight", "agent.heads.value.4.bias", "agent.task.weight"} <= moved
@@ -754,7 +755,7 @@ def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Pat
     # those of the copy.
     still = stage._as_the_prior_sees_it(dreamt, batch, seeded(0))
     assert torch.equal(still.features, seen.features) and torch.equal(still.rewards, seen.rewards)
-    _, metrics = stage.loss(batch, seeded(0), 0.0)
+    _, metrics = stage.loss(batch, StepContext(0, 1, seeded(0)))
     assert stage.dreamt is not None
     live = stage._relive(model, stage.dreamt, batch, seeded(0))[:, :-1]
     kl = model.agent.heads.act(live).kl(stage.prior.agent.heads.act(stage.dreamt.features[:, :-1]))[stage.dreamt.alive]
@@ -783,7 +784,7 @@ def test_the_control_shuffles_rewards_over_the_batch(
     for number, shuffle in enumerate((False, True, True)):
         stage = make_stage(tmp_path / str(number), shuffle_rewards=shuffle, finetune=finetune)
         torch.manual_seed(number)
-        stage.loss(batch, seeded(0), 0.0)
+        stage.loss(batch, StepContext(0, 1, seeded(0)))
     assert stage.dreamt is not None
     true, shuffled, again = (rewards[:, 1:] for rewards in given)
     assert torch.equal(shuffled, again)  # by the step's own generator

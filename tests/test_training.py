@@ -29,7 +29,7 @@ from embody.training import imagination, loop, precision
 from embody.training.agent import AgentStage
 from embody.training.dynamics import DynamicsStage
 from embody.training.imagination import ImaginationStage
-from embody.training.loop import Stage, _optimizers, learning_rate, train
+from embody.training.loop import Stage, StepContext, _optimizers, learning_rate, train
 from embody.training.precision import fastest_precision, matrix_rate
 from embody.training.tokenizer import TokenizerStage
 from tests.conftest import TASK, tiny_config
@@ -119,10 +119,10 @@ class OneNumber:
                 nothing,
             )
 
-    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        return self.model(batch.rewards).sum(), {"progress": torch.tensor(progress)}
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.model(batch.rewards).sum(), {"progress": torch.tensor(context.progress)}
 
-    def row_flops(self, frames: int, progress: float) -> float:
+    def row_flops(self, frames: int, context: StepContext) -> float:
         return 3e9 * frames
 
 
@@ -297,8 +297,8 @@ def test_every_setting_of_a_stages_clips_reaches_the_loader(
 
 def test_the_seed_is_that_of_the_losses_too(tmp_path: Path) -> None:
     class Drawing(OneNumber):
-        def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> Any:
-            return self.model(batch.rewards).sum(), {"drawn": torch.rand((), generator=generator)}
+        def loss(self, batch: Batch, context: StepContext) -> Any:
+            return self.model(batch.rewards).sum(), {"drawn": torch.rand((), generator=context.generator)}
 
     drawn = []
     for seed in (3, 3, 4):
@@ -381,7 +381,8 @@ def test_the_bootstrap_begins_after_its_share_of_the_steps(config: Config, datas
     )
     stage = make("dynamics", dataclasses.replace(config, dynamics=dynamics), dataset)
     batch = next(iter(stage.batches(0)))
-    seen = [stage.loss(batch, torch.Generator().manual_seed(0), progress)[1].keys() for progress in (0.0, 0.29, 0.3)]
+    contexts = [StepContext(step, 100, torch.Generator().manual_seed(0)) for step in (0, 29, 30)]
+    seen = [stage.loss(batch, context)[1].keys() for context in contexts]
     assert ["bootstrap" in metrics for metrics in seen] == [False, False, True]
 
 
@@ -481,7 +482,7 @@ def test_own_weights_keep_the_agents_losses_out_of_the_world(config: Config, dat
     def gradients(scale: float) -> dict[str, Tensor | None]:
         stage.model.zero_grad()
         altered = dataclasses.replace(batch, rewards=batch.rewards + scale, returns=batch.returns + scale)
-        stage.loss(altered, torch.Generator().manual_seed(0), 0.5)[0].backward()
+        stage.loss(altered, StepContext(1, 2, torch.Generator().manual_seed(0)))[0].backward()
         return {name: None if p.grad is None else p.grad.clone() for name, p in world.items()}
 
     for head in ("policy", "reward", "value", "continues"):  # they start at 0, which stops every gradient

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from embody.agent.model import mlp
 from embody.config import AgentConfig
+from embody.nn.masked_mean import Reduce, masked_mean, one_process
 
 __all__ = ["Events", "event_loss"]
 
@@ -34,11 +35,11 @@ class Events(nn.Module):
         return self.mlp(self.token(changed).flatten(-2))
 
 
-def event_loss(logits: Tensor, events: Tensor, mask: Tensor) -> Tensor:
+def event_loss(logits: Tensor, events: Tensor, mask: Tensor, reduce: Reduce = one_process) -> Tensor:
     """Binary cross-entropy, a sum over the tasks, a mean over steps that are real (`mask` `[B, T]`).
 
     `logits` `[B, T, at least P]`; `events` bool `[B, T, P]`.
     """
     tasks = events.shape[-1]
     loss_BTP = F.binary_cross_entropy_with_logits(logits[..., :tasks], events.float(), reduction="none")
-    return (loss_BTP.sum(dim=-1) * mask).sum() / mask.sum().clamp(min=1)
+    return masked_mean(loss_BTP.sum(dim=-1), mask, reduce)

@@ -8,6 +8,7 @@ from embody.agent.model import Heads
 from embody.config import AgentConfig, ImaginationConfig
 from embody.data.sampling.batch import Batch
 from embody.nn.distributions import FactoredCategorical
+from embody.nn.masked_mean import Reduce, masked_mean, one_process
 from embody.nn.running_rms import RunningRms
 
 __all__ = ["AgentLoss", "PmpoLoss", "ahead", "lambda_returns", "until_rewarded"]
@@ -51,7 +52,7 @@ class AgentLoss(nn.Module):
         self.rms = nn.ModuleDict({name: RunningRms() for name in ("policy", "reward", "value", "continue")})
 
     def forward(
-        self, heads: Heads, features: Tensor, batch: Batch, cloned_from: int = 0
+        self, heads: Heads, features: Tensor, batch: Batch, cloned_from: int = 0, *, reduce: Reduce = one_process
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics at the slots of features `[B, T, H]`; rows before `cloned_from` are not cloned.
 
@@ -66,21 +67,22 @@ class AgentLoss(nn.Module):
         policy = FactoredCategorical(out.policy, self.config.actions)
         reward_BTL, reward_mask = ahead(batch.rewards, mask, 0, L)
         terms = {
-            "policy": _mean(-policy.log_prob(action_BTLA), action_mask),
-            "reward": _mean(self._reward_loss(heads, out.reward, reward_BTL), reward_mask),
-            "value": _mean(heads.value_bins.loss(out.value, batch.returns), mask),
-            "continue": _mean(
+            "policy": masked_mean(-policy.log_prob(action_BTLA), action_mask, reduce),
+            "reward": masked_mean(self._reward_loss(heads, out.reward, reward_BTL), reward_mask, reduce),
+            "value": masked_mean(heads.value_bins.loss(out.value, batch.returns), mask, reduce),
+            "continue": masked_mean(
                 F.binary_cross_entropy_with_logits(out.continues, (~batch.is_terminal).float(), reduction="none"),
                 mask,
+                reduce,
             ),
         }
-        there = {"policy": action_mask.any()}  # a small batch may hold no row to clone
-        normed = {name: self.rms[name](term, there.get(name)) for name, term in terms.items()}
+        valid = {"policy": reduce(action_mask.sum()) > 0}  # a small batch may hold no row to clone
+        normed = {name: self.rms[name](term, valid.get(name), reduce) for name, term in terms.items()}
         normed["policy"] = self.config.policy_weight * normed["policy"]
         loss = torch.stack(list(normed.values())).sum()
         metrics = {name: term.detach() for name, term in terms.items()}
         next_log_prob = policy.log_prob(action_BTLA)[:, :, 0].detach()
-        metrics["next_action_log_prob"] = _mean(next_log_prob, action_mask[:, :, 0])
+        metrics["next_action_log_prob"] = masked_mean(next_log_prob, action_mask[:, :, 0], reduce)
         return loss, metrics
 
     def _reward_loss(self, heads: Heads, logits: Tensor, rewards: Tensor) -> Tensor:
@@ -108,21 +110,21 @@ class PmpoLoss(nn.Module):
         actions: Tensor,
         advantages: Tensor,
         mask: Tensor,
+        *,
+        reduce: Reduce = one_process,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Policy loss over states `[B, T]` that are real (`mask`): actions int64 `[B, T, A]` and their advantages."""
         alpha, beta, margin = self.config.alpha, self.config.beta, self.config.margin
         log_prob = policy.log_prob(actions)
         good, bad = mask & (advantages >= margin), mask & (advantages < -margin)
-        kl = _mean(policy.kl(prior), mask)
+        kl = masked_mean(policy.kl(prior), mask, reduce)
         # An empty D+ or D- contributes 0.
-        loss = (1 - alpha) * _mean(log_prob, bad) - alpha * _mean(log_prob, good) + beta * kl
+        loss = (
+            (1 - alpha) * masked_mean(log_prob, bad, reduce) - alpha * masked_mean(log_prob, good, reduce) + beta * kl
+        )
         metrics = {
             "kl": kl.detach(),
-            "entropy": _mean(policy.entropy(), mask).detach(),
-            "positive": _mean(good.float(), mask),
+            "entropy": masked_mean(policy.entropy(), mask, reduce).detach(),
+            "positive": masked_mean(good.float(), mask, reduce),
         }
         return loss, metrics
-
-
-def _mean(x: Tensor, mask: Tensor) -> Tensor:
-    return (x * mask).sum() / mask.sum().clamp(min=1)

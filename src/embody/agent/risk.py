@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from embody.agent.model import mlp
 from embody.config import AgentConfig
+from embody.nn.masked_mean import Reduce, masked_mean, one_process
 
 __all__ = ["Risk", "StepRisk", "risk_loss"]
 
@@ -57,11 +58,11 @@ class Risk(nn.Module):
         return self.greatest * risk.cost.sigmoid(), 1 - risk.end.sigmoid()
 
 
-def risk_loss(risk: StepRisk, costs: Tensor, ends: Tensor, mask: Tensor) -> Tensor:
+def risk_loss(risk: StepRisk, costs: Tensor, ends: Tensor, mask: Tensor, reduce: Reduce = one_process) -> Tensor:
     """Cross-entropy of both, whose least is at the mean; a mean over steps that are real (`mask` `[B, T]`).
 
     `costs` `[B, T]`, shares of the greatest; `ends` bool `[B, T]`.
     """
     loss_BT = F.binary_cross_entropy_with_logits(risk.cost, costs, reduction="none")
     loss_BT = loss_BT + F.binary_cross_entropy_with_logits(risk.end, ends.float(), reduction="none")
-    return (loss_BT * mask).sum() / mask.sum().clamp(min=1)
+    return masked_mean(loss_BT, mask, reduce)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from embody.config import DynamicsConfig
 from embody.data.sampling.batch import Batch
 from embody.dynamics.model import Dynamics
+from embody.nn.masked_mean import Reduce, one_process
 from embody.nn.running_rms import RunningRms
 
 __all__ = ["Levels", "ShortcutLoss", "bootstrap_velocity", "draw_levels", "hold_contexts", "noise_to", "ramp_weight"]
@@ -115,7 +116,13 @@ class ShortcutLoss(nn.Module):
         self.flow_rms = RunningRms()
 
     def forward(
-        self, dynamics: Dynamics, batch: Batch, generator: torch.Generator, *, bootstrap: bool
+        self,
+        dynamics: Dynamics,
+        batch: Batch,
+        generator: torch.Generator,
+        *,
+        bootstrap: bool,
+        reduce: Reduce = one_process,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics of `batch` (latents needed). `bootstrap` adds the second term on its rows.
 
@@ -141,10 +148,10 @@ class ShortcutLoss(nn.Module):
             weight_BT = weight_BT / (1 - levels.tau).square()
         at_d_min = levels.d == 1 / config.k_max
         flow_BT = (clean - z).square().mean(dim=(2, 3)) * at_d_min
-        flowing = (batch.mask & at_d_min).sum()
+        flowing = reduce((batch.mask & at_d_min).sum())
         flow = (weight_BT * flow_BT).sum() / flowing.clamp(min=1)
         # A batch without a frame at d_min has no flow term: 0 is not its size, which the bootstrap is divided by.
-        loss, metrics = self.flow_rms(flow, flowing > 0), {"flow": flow.detach()}
+        loss, metrics = self.flow_rms(flow, flowing > 0, reduce), {"flow": flow.detach()}
         n_boot = rows.stop - rows.start
         if n_boot:
             tau = levels.tau[rows]
@@ -159,9 +166,10 @@ class ShortcutLoss(nn.Module):
             velocity = (clean[rows] - noised[rows]) / _over_frame(1 - tau)
             boot_BT = (1 - tau).square() * (velocity - target).square().mean(dim=(2, 3))
             stepped = ~at_d_min[rows]
-            boot = (weight_BT[rows] * boot_BT * stepped).sum() / (batch.mask[rows] * stepped).sum().clamp(min=1)
+            boot_frames = reduce((batch.mask[rows] & stepped).sum())
+            boot = (weight_BT[rows] * boot_BT * stepped).sum() / boot_frames.clamp(min=1)
             # Each term weighs as much as it has rows, or frames.
-            share = n_boot / B if config.step_draw == "partial" else (batch.mask & stepped).sum() / batch.mask.sum()
+            share = n_boot / B if config.step_draw == "partial" else boot_frames / reduce(batch.mask.sum())
             loss = loss * (1 - share) + boot / self.flow_rms.divisor() * share
             metrics["bootstrap"] = boot.detach()
         return loss, metrics

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from embody.nn.masked_mean import Reduce, one_process
+
 __all__ = ["RunningRms"]
 
 
@@ -21,12 +23,15 @@ class RunningRms(nn.Module):
         self.register_buffer("mean_square", torch.zeros(()))
         self.register_buffer("weight", torch.zeros(()))
 
-    def forward(self, loss: Tensor, there: Tensor | None = None) -> Tensor:
-        """The scaled loss. Where `there`, bool `[]`, is false nothing made it up: the average leaves it out."""
+    def forward(self, loss: Tensor, valid: Tensor | None = None, reduce: Reduce = one_process) -> Tensor:
+        """The scaled loss. If `valid`, bool `[]`, is false the running average is not updated.
+
+        `loss` is this process's share of a mean, and `valid` the same in all processes.
+        """
         if self.training:
             share = torch.full_like(self.weight, 1 - self.decay)
-            share = share if there is None else share * there
-            self.mean_square.lerp_(loss.detach().float().square(), share)
+            share = share if valid is None else share * valid
+            self.mean_square.lerp_(reduce(loss.detach().float()).square(), share)
             self.weight.lerp_(torch.ones_like(self.weight), share)
         return loss / self.divisor()
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embody.nn.masked_mean import Reduce, masked_mean, one_process
 from embody.nn.running_rms import RunningRms
 from embody.tokenizer.lpips import Lpips
 from embody.tokenizer.model import Tokenizer
@@ -23,7 +24,14 @@ class TokenizerLoss(nn.Module):
         self.mse_rms, self.lpips_rms = RunningRms(), RunningRms()
 
     def forward(
-        self, tokenizer: Tokenizer, frames: Tensor, mask: Tensor, generator: torch.Generator, masking: float = 1.0
+        self,
+        tokenizer: Tokenizer,
+        frames: Tensor,
+        mask: Tensor,
+        generator: torch.Generator,
+        masking: float = 1.0,
+        *,
+        reduce: Reduce = one_process,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics of uint8 frames `[B, T, 3, H, W]` whose real slots are `mask` `[B, T]`.
 
@@ -34,18 +42,14 @@ class TokenizerLoss(nn.Module):
         dropped = tokenizer.drop_patches(frames.shape[0], frames.shape[1], generator, masking)
         reconstruction = tokenizer.decode(tokenizer.encode(frames, dropped=dropped))
         target = tokenizer.standardise(frames)
-        mse = _mean((reconstruction - target).square().mean(dim=(2, 3, 4)), mask)
-        loss, metrics = self.mse_rms(mse), {"mse": mse.detach()}
+        mse = masked_mean((reconstruction - target).square().mean(dim=(2, 3, 4)), mask, reduce)
+        loss, metrics = self.mse_rms(mse, reduce=reduce), {"mse": mse.detach()}
         if self.lpips is not None:
             images, others = (2 * tokenizer.unstandardise(x).flatten(0, 1) - 1 for x in (reconstruction, target))
-            lpips = _mean(self.lpips(images, others).view(mask.shape), mask)
-            loss = loss + tokenizer.config.lpips_weight * self.lpips_rms(lpips)
+            lpips = masked_mean(self.lpips(images, others).view(mask.shape), mask, reduce)
+            loss = loss + tokenizer.config.lpips_weight * self.lpips_rms(lpips, reduce=reduce)
             metrics["lpips"] = lpips.detach()
         return loss, metrics
-
-
-def _mean(error_BT: Tensor, mask: Tensor) -> Tensor:
-    return (error_BT * mask).sum() / mask.sum().clamp(min=1)
 
 
 def random_crop(frames: Tensor, margin: int, generator: torch.Generator) -> Tensor:

@@ -20,6 +20,7 @@ from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts, noise_to
 from embody.errors import UserError
 from embody.model import WorldAndAgent
+from embody.training.loop import StepContext
 from embody.training.rewards import check_ranges, reward_statistics
 
 __all__ = ["AgentStage", "EventsStage", "RiskStage"]
@@ -113,21 +114,22 @@ class AgentStage:
             workers=self.whole.workers,
         )
 
-    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         config, dynamics, agent = self.whole.agent, self.model.dynamics, self.model.agent
+        generator, reduce = context.generator, context.reduce
         features = self.model.features(batch, self._levels(batch, generator), generator)
         uniform = uniform_rows(batch.rows, config.uniform_share)
         share = config.uniform_share + config.miss_share
         cloned_from = uniform_rows(batch.rows, share) if share < 1 else 0
-        loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned_from)
+        loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned_from, reduce=reduce)
         if config.dynamics_weight > 0:
             world_loss, world_metrics = self.losses["dynamics"](
-                dynamics, batch.head(uniform), generator, bootstrap=True
+                dynamics, batch.head(uniform), generator, bootstrap=True, reduce=reduce
             )
             loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
         return loss, metrics
 
-    def row_flops(self, frames: int, progress: float) -> float:
+    def row_flops(self, frames: int, context: StepContext) -> float:
         return agent_row_flops(self.whole, frames)
 
     def _levels(self, batch: Batch, generator: torch.Generator) -> Levels:
@@ -184,12 +186,12 @@ class EventsStage(_PairsStage):
     def batches(self, start: int) -> Iterable[Batch]:
         return self.before.clips(self.config, start, replace(self.before.whole.agent, event_lead=0))
 
-    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert batch.events is not None
-        logits = self.model.event_logits(self.latents(batch, generator))
-        return event_loss(logits, batch.events[:, 1:], _steps(batch)), {}
+        logits = self.model.event_logits(self.latents(batch, context.generator))
+        return event_loss(logits, batch.events[:, 1:], _steps(batch), context.reduce), {}
 
-    def row_flops(self, frames: int, progress: float) -> float:
+    def row_flops(self, frames: int, context: StepContext) -> float:
         return event_row_flops(self.before.whole, frames)
 
 
@@ -210,16 +212,16 @@ class RiskStage(_PairsStage):
         agent = replace(self.before.whole.agent, uniform_share=1.0, miss_share=0.0, event_lead=0)
         return self.before.clips(self.config, start, agent, after=self.config.length - 1)
 
-    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         """A cost is what a recorded reward is below what was achieved for the first time."""
         risk = self.model.risk
         assert risk is not None
         paid = (batch.task[:, :-1] & ~batch.task[:, 1:]).sum(dim=-1)
         costs = risk.shares(paid - batch.rewards[:, 1:])
-        said = risk(self.latents(batch, generator)[:, :-1], batch.actions[:, 1:])
-        return risk_loss(said, costs, batch.is_terminal[:, 1:], _steps(batch)), {}
+        said = risk(self.latents(batch, context.generator)[:, :-1], batch.actions[:, 1:])
+        return risk_loss(said, costs, batch.is_terminal[:, 1:], _steps(batch), context.reduce), {}
 
-    def row_flops(self, frames: int, progress: float) -> float:
+    def row_flops(self, frames: int, context: StepContext) -> float:
         return risk_row_flops(self.before.whole, frames)
 
 

@@ -11,6 +11,7 @@ from embody.cost.flops import dynamics_row_flops
 from embody.data import Dataset, batches, stage_steps
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
+from embody.training.loop import StepContext
 
 __all__ = ["DynamicsStage"]
 
@@ -47,11 +48,12 @@ class DynamicsStage:
             workers=self.whole.workers,
         )
 
-    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        return self.losses(self.model, batch, generator, bootstrap=self._bootstrap(progress))
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
+        bootstrap = self._bootstraps(context)
+        return self.losses(self.model, batch, context.generator, bootstrap=bootstrap, reduce=context.reduce)
 
-    def row_flops(self, frames: int, progress: float) -> float:
-        return dynamics_row_flops(self.whole.dynamics, frames, bootstrap=self._bootstrap(progress))
+    def row_flops(self, frames: int, context: StepContext) -> float:
+        return dynamics_row_flops(self.whole.dynamics, frames, bootstrap=self._bootstraps(context))
 
-    def _bootstrap(self, progress: float) -> bool:
-        return progress >= self.whole.dynamics.bootstrap_start
+    def _bootstraps(self, context: StepContext) -> bool:
+        return context.progress >= self.whole.dynamics.bootstrap_start

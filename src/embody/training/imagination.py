@@ -15,6 +15,8 @@ from embody.data import Dataset, batches, stage_steps
 from embody.data.sampling.batch import Batch
 from embody.imagination import Dream
 from embody.model import Precision, WorldAndAgent, for_inference
+from embody.nn.masked_mean import masked_mean
+from embody.training.loop import StepContext
 
 __all__ = ["ImaginationStage", "Trajectories", "dream_trajectories"]
 
@@ -133,9 +135,9 @@ class ImaginationStage:
             workers=self.whole.workers,
         )
 
-    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        config, heads = self.whole.imagination, self.model.agent.heads
-        if self.dreamt is None or self._dreams_anew(progress):
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
+        config, heads, generator = self.whole.imagination, self.model.agent.heads, context.generator
+        if self.dreamt is None or self._dreams_anew(context):
             self.dreamt = dream_trajectories(self._dreamer(), batch, horizon=config.horizon, generator=generator)
             if config.finetune == "agent":
                 self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, generator)
@@ -155,10 +157,12 @@ class ImaginationStage:
         policy, prior = heads.act(features[:, :-1]), self.prior.agent.heads.act(dreamt.features[:, :-1])
         # At the support's edge, in bfloat16, an action may have been taken that now is just outside: it says nothing.
         taken = dreamt.alive & policy.allows(dreamt.actions)
-        loss, metrics = self.losses(policy, prior, dreamt.actions, returns - values[:, :-1], taken)
+        loss, metrics = self.losses(
+            policy, prior, dreamt.actions, returns - values[:, :-1], taken, reduce=context.reduce
+        )
         value_BT = heads.value_bins.loss(value_logits[:, :-1], returns)
+        value = masked_mean(value_BT, dreamt.alive, context.reduce)
         alive = dreamt.alive.float()
-        value = (value_BT * alive).sum() / alive.sum().clamp(min=1)
         arrived = rewards[:, 1:] * alive
         metrics = {
             **metrics,
@@ -168,11 +172,11 @@ class ImaginationStage:
         }
         return loss + value, metrics
 
-    def row_flops(self, frames: int, progress: float) -> float:
-        return imagination_row_flops(self.whole, dreams=float(self._dreams_anew(progress)))
+    def row_flops(self, frames: int, context: StepContext) -> float:
+        return imagination_row_flops(self.whole, dreams=float(self._dreams_anew(context)))
 
-    def _dreams_anew(self, progress: float) -> bool:
-        return round(progress * self.steps) % self.whole.imagination.updates == 0
+    def _dreams_anew(self, context: StepContext) -> bool:
+        return context.step % self.whole.imagination.updates == 0
 
     def _dreamer(self) -> WorldAndAgent:
         """The model with its heads as they are now, to dream with: autocast would cast frozen matrices every time."""

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from embody.config import StageConfig
 from embody.data.sampling.batch import Batch
 from embody.errors import UserError
 from embody.logger_manager import LoggerManager
+from embody.nn.masked_mean import Reduce, one_process
 from embody.nn.transformer import Block
 from embody.saving.tensors import (
     flatten_optimizer,
@@ -29,7 +31,22 @@ from embody.saving.tensors import (
 from embody.training.muon import Muon
 from embody.training.precision import matrix_rate
 
-__all__ = ["Stage", "learning_rate", "train"]
+__all__ = ["Stage", "StepContext", "learning_rate", "train"]
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a loss knows of its step besides the batch."""
+
+    step: int  # from 0
+    steps: int  # of the whole training
+    generator: torch.Generator  # on the model's device, seeded for this step: the only source of noise
+    reduce: Reduce = one_process
+
+    @property
+    def progress(self) -> float:
+        """The share of the training done before this step, in [0, 1)."""
+        return self.step / self.steps
 
 
 class Stage(Protocol):
@@ -57,11 +74,11 @@ class Stage(Protocol):
         """Batches `start`, `start + 1`, ..."""
         ...
 
-    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Loss and metrics; `progress` in [0, 1) is the share of the training done."""
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Loss and metrics of a step, of this process's rows; their means over processes are those of all rows."""
         ...
 
-    def row_flops(self, frames: int, progress: float) -> float:
+    def row_flops(self, frames: int, context: StepContext) -> float:
         """FLOPs of a step for each of its rows, of so many frames; see `embody.cost.flops`."""
         ...
 
@@ -104,14 +121,14 @@ def train(
         for step in range(first, last):
             with clock.waiting():
                 batch = next(batches).to(device)
-            generator.manual_seed(seed * 1_000_003 + step)
+            context = StepContext(step, stage.steps, generator.manual_seed(seed * 1_000_003 + step))
             share = learning_rate(config, step, stage.steps)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = share * group["full_lr"]
                 optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-                loss, metrics = stage.loss(batch, generator, step / stage.steps)
+                loss, metrics = stage.loss(batch, context)
             loss.backward()
             trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
             norm = nn.utils.clip_grad_norm_(trained, config.clip)
@@ -120,7 +137,7 @@ def train(
             for optimizer in optimizers:
                 optimizer.step()
             _average(average, stage.model, min(config.ema, (step + 1) / (step + 10)))
-            clock.count(batch, batch.rows * stage.row_flops(batch.length, step / stage.steps))
+            clock.count(batch, batch.rows * stage.row_flops(batch.length, context))
             done = step + 1
             if done % config.log_every == 0 or done == stage.steps:
                 rates = clock.rates()

@@ -12,6 +12,7 @@ from embody.data import Dataset, batches, stage_steps
 from embody.data.sampling.batch import Batch
 from embody.model import load_lpips
 from embody.tokenizer import Tokenizer, TokenizerLoss
+from embody.training.loop import StepContext
 
 __all__ = ["DecoderStage", "TokenizerStage"]
 
@@ -59,10 +60,10 @@ class TokenizerStage:
             workers=self.workers,
         )
 
-    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        return self.losses(self.model, batch.frames, batch.mask, generator)
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.losses(self.model, batch.frames, batch.mask, context.generator, reduce=context.reduce)
 
-    def row_flops(self, frames: int, progress: float) -> float:
+    def row_flops(self, frames: int, context: StepContext) -> float:
         return tokenizer_row_flops(self.model.config, frames)
 
 
@@ -87,9 +88,9 @@ class DecoderStage:
     def batches(self, start: int) -> Iterable[Batch]:
         return self.before.batches(self.before.steps + start)
 
-    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-        masking = max(0.0, 1 - 2 * progress)  # the second half sees whole images
-        return self.losses(self.model, batch.frames, batch.mask, generator, masking)
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
+        masking = max(0.0, 1 - 2 * context.progress)  # the second half sees whole images
+        return self.losses(self.model, batch.frames, batch.mask, context.generator, masking, reduce=context.reduce)
 
-    def row_flops(self, frames: int, progress: float) -> float:
+    def row_flops(self, frames: int, context: StepContext) -> float:
         return decoder_row_flops(self.model.config, frames)
