@@ -106,7 +106,7 @@ class Bench:
         model = for_inference(model, compiled=self.compiled)
         tokenizer = for_inference(self._made(Tokenizer, t), precision="float32", compiled=self.compiled)
         context = config.dynamics.context
-        player = Player(tokenizer, model.dynamics, model.agent, ("", "?"), context=context)
+        player = Player(tokenizer, model, ("", "?"), context=context)
         frame = np.random.default_rng(0).integers(256, size=(1, t.height, t.width, 3), dtype=np.uint8)
         player.begin(frame, [""])
 

@@ -229,7 +229,7 @@ def _acting(workload: Workload, config: Config, precision: Precision, shapes: Sh
     tokenizer = for_inference(Tokenizer(config.tokenizer), precision="float32", compiled=config.compile)
     model = WorldAndAgent(Dynamics(config.dynamics), Agent(config.agent))
     model = for_inference(model, precision=precision, compiled=config.compile)
-    player = Player(tokenizer, model.dynamics, model.agent, ("", "?"), context=workload.length)
+    player = Player(tokenizer, model, ("", "?"), context=workload.length)
     t = config.tokenizer
     frames = np.random.default_rng(0).integers(256, size=(1 + shapes.frames, 1, t.height, t.width, 3), dtype=np.uint8)
     latencies: list[float] = []

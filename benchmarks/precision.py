@@ -43,7 +43,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     exact: NDArray[np.uint8] | None = None
     for precision in PRECISIONS:
         world = for_inference(dynamics, precision=precision)
-        r = dream_held_out(config, tokenizer, world, None, datasets, encoded_by).rollouts
+        r = dream_held_out(config, tokenizer, world, datasets, encoded_by).rollouts
         exact = r.imagined if exact is None else exact
         differs = _error(r.imagined, exact, r.valid)
         found[precision] = {

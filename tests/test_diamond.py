@@ -40,6 +40,7 @@ from embody.games.minecraft.spaces import ITEMS, TASKS, item_counts, minerl_spac
 from embody.games.success import RandomPolicy
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
+from embody.model import WorldAndAgent
 from embody.presets import minecraft
 from embody.trainer import Trainer
 from tests.simulators import record_episode, serving
@@ -223,7 +224,9 @@ def test_a_new_task_reads_the_same_history_anew() -> None:
     actions = random.integers(0, CONFIG.env.actions.sizes, (6, 2, 2))
 
     def player(labels: list[str], until: int) -> Player:
-        made = Player(make_tokenizer(), make_dynamics(clean), make_agent(), VOCABULARY, context=2, seed=0)
+        made = Player(
+            make_tokenizer(), WorldAndAgent(make_dynamics(clean), make_agent()), VOCABULARY, context=2, seed=0
+        )
         made.begin(frames[0], labels)
         for t in range(1, until):
             made.observe(actions[t], frames[t])
@@ -253,7 +256,9 @@ def test_a_player_goes_on_with_some_of_its_episodes(steps: int) -> None:
     labels, kept = ["go to the door", "go to the red", "go"], [2, 0]
 
     def player(rows: list[int]) -> Player:
-        made = Player(make_tokenizer(), make_dynamics(clean), make_agent(), VOCABULARY, context=2, seed=0)
+        made = Player(
+            make_tokenizer(), WorldAndAgent(make_dynamics(clean), make_agent()), VOCABULARY, context=2, seed=0
+        )
         made.begin(frames[0][rows], [labels[row] for row in rows])
         for t in range(1, steps):
             made.observe(actions[t][rows], frames[t][rows])
@@ -274,13 +279,13 @@ def test_a_player_goes_on_with_some_of_its_episodes(steps: int) -> None:
 def test_a_long_history_is_kept_as_far_as_the_ring_goes() -> None:
     """Under a new task it is read at the places, and in the order, that it had."""
     clean = dataclasses.replace(make_dynamics().config, context_tau=1.0)
-    player = Player(make_tokenizer(), make_dynamics(clean), make_agent(), VOCABULARY, context=3, seed=0)
+    player = Player(make_tokenizer(), WorldAndAgent(make_dynamics(clean), make_agent()), VOCABULARY, context=3, seed=0)
     frames = np.random.default_rng(0).integers(0, 256, (22, 1, 8, 12, 3), dtype=np.uint8)
     player.begin(frames[0], ["go"])
     for frame in frames[1:20]:
         player.observe(np.zeros((1, 2), np.int64), frame)
     assert len(player.history) == player.dream.ring == 8
-    fresh = Player(make_tokenizer(), make_dynamics(clean), make_agent(), VOCABULARY, context=3, seed=0)
+    fresh = Player(make_tokenizer(), WorldAndAgent(make_dynamics(clean), make_agent()), VOCABULARY, context=3, seed=0)
     fresh.begin(frames[0], ["door"])
     fresh.history = player.history.copy()
     assert player.tokenizer_cache is not None

@@ -119,7 +119,7 @@ def test_a_dream_equals_its_recomputation_from_scratch(pattern: str, steps: int,
     batch = make_batch(2, CONTEXT + steps)
     batch.is_first[:, 0] = True
     assert (CONTEXT + steps > WINDOW) == (pattern != "STST")  # beyond the window only a single time layer is exact
-    dream = Dream(dynamics, agent, k_sample=k_sample, generator=seeded(5))
+    dream = Dream(WorldAndAgent(dynamics, agent), k_sample=k_sample, generator=seeded(5))
     reference = Recomputed(dynamics, agent, batch, 5)
     assert batch.latents is not None
     context = batch.latents[:, :CONTEXT].reshape(2, CONTEXT, 2, 8)
@@ -140,12 +140,13 @@ def test_a_dream_equals_its_recomputation_from_scratch(pattern: str, steps: int,
 @pytest.mark.parametrize("k_sample", [1, 4])
 @pytest.mark.parametrize("with_agent", [True, False])
 def test_known_actions_lead_to_the_same_in_fewer_passes(k_sample: int, with_agent: bool) -> None:
-    dynamics, agent = make_dynamics(), make_agent() if with_agent else None
+    dynamics = make_dynamics()
+    model = WorldAndAgent(dynamics, make_agent()) if with_agent else dynamics
     steps = WINDOW + 3  # past the window, where each frame drops another
     batch = make_batch(2, CONTEXT + steps)
     passes: list[int] = []
     dynamics.register_forward_pre_hook(lambda _, arguments: passes.append(arguments[0].shape[1]))
-    one_by_one, fused = (Dream(dynamics, agent, k_sample=k_sample, generator=seeded(5)) for _ in range(2))
+    one_by_one, fused = (Dream(model, k_sample=k_sample, generator=seeded(5)) for _ in range(2))
     start(one_by_one, batch)
     expected = [one_by_one.step(slot(batch, t)) for t in range(CONTEXT, CONTEXT + steps)]
     start(fused, batch)
@@ -164,8 +165,8 @@ def test_known_actions_lead_to_the_same_in_fewer_passes(k_sample: int, with_agen
 
 def test_observed_frames_stand_where_dreamt_ones_would() -> None:
     dynamics, agent, batch = make_dynamics(), make_agent(), make_batch(1, 6)
-    at_once = start(Dream(dynamics, agent, k_sample=2, generator=seeded(5)), batch, 6)
-    dream = Dream(dynamics, agent, k_sample=2, generator=seeded(5))
+    at_once = start(Dream(WorldAndAgent(dynamics, agent), k_sample=2, generator=seeded(5)), batch, 6)
+    dream = Dream(WorldAndAgent(dynamics, agent), k_sample=2, generator=seeded(5))
     found = [start(dream, batch, 3)]
     assert batch.latents is not None
     for t in range(3, 6):
@@ -175,8 +176,8 @@ def test_observed_frames_stand_where_dreamt_ones_would() -> None:
 
 def test_the_agent_does_not_change_the_dream() -> None:
     dynamics, batch = make_dynamics(), make_batch(2, CONTEXT + STEPS)
-    with_agent = Dream(dynamics, make_agent(), k_sample=2, generator=seeded(5))
-    without = Dream(dynamics, None, k_sample=2, generator=seeded(5))
+    with_agent = Dream(WorldAndAgent(dynamics, make_agent()), k_sample=2, generator=seeded(5))
+    without = Dream(dynamics, k_sample=2, generator=seeded(5))
     assert start(without, batch).shape == (2, CONTEXT, 0) and start(with_agent, batch).shape == (2, CONTEXT, 32)
     for t in range(CONTEXT, CONTEXT + STEPS):
         step = without.step(slot(batch, t))
@@ -188,7 +189,7 @@ def test_actions_tasks_and_noise_tell_dreams_apart() -> None:
     dynamics, agent, batch = make_dynamics(), make_agent(), make_batch(2, CONTEXT + 1)
 
     def dreamt(batch: Batch, seed: int = 5) -> Any:
-        dream = Dream(dynamics, agent, k_sample=2, generator=seeded(seed))
+        dream = Dream(WorldAndAgent(dynamics, agent), k_sample=2, generator=seeded(seed))
         start(dream, batch)
         return dream.step(slot(batch, CONTEXT))
 
@@ -206,7 +207,7 @@ def test_selected_rows_dream_on_alone() -> None:
     # A context without noise: rows share a generator, so the third of three would draw other noise than one alone.
     dynamics = make_dynamics(dataclasses.replace(DYNAMICS, context_tau=1.0))
     agent, batch = make_agent(), make_batch(3, CONTEXT + 2)
-    dream, alone = (Dream(dynamics, agent, k_sample=2, generator=seeded(5)) for _ in range(2))
+    dream, alone = (Dream(WorldAndAgent(dynamics, agent), k_sample=2, generator=seeded(5)) for _ in range(2))
     start(dream, batch)
     dream.select(torch.tensor([2]))
     present = [field.name for field in dataclasses.fields(Batch) if getattr(batch, field.name) is not None]
@@ -252,7 +253,8 @@ def standard_tokenizer(dataset: Dataset) -> Any:
 
 
 def make_player(dataset: Dataset, *, context: int = CONTEXT, seed: int = 0) -> Player:
-    return Player(standard_tokenizer(dataset), make_dynamics(), make_agent(), VOCABULARY, context=context, seed=seed)
+    model = WorldAndAgent(make_dynamics(), make_agent())
+    return Player(standard_tokenizer(dataset), model, VOCABULARY, context=context, seed=seed)
 
 
 def test_latents_while_acting_equal_those_on_disk(encoded: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,8 +294,8 @@ def test_a_player_asked_for_everything_is_told_what_is_left(encoded: Dataset) ->
     config = dataclasses.replace(AGENT, goal="all", tasks=4)
     world = make_dynamics(dataclasses.replace(DYNAMICS, context_tau=1.0))
     names = ("go", "red", "door")
-    models = standard_tokenizer(encoded), world, make_agent(config)
-    player = Player(*models, VOCABULARY, names, context=CONTEXT)
+    model = WorldAndAgent(world, make_agent(config))
+    player = Player(standard_tokenizer(encoded), model, VOCABULARY, names, context=CONTEXT)
     frames = np.stack([encoded.frames(row, 0, 4) for row in (0, 2)])
     actions = np.stack([encoded.actions[encoded.rows(row, 0, 4)] for row in (0, 2)])
     player.begin(frames[:, 0], ["go, red, door", "go, door"])
@@ -311,7 +313,7 @@ def test_a_player_asked_for_everything_is_told_what_is_left(encoded: Dataset) ->
     levels = torch.ones(z.shape[:2]), torch.full(z.shape[:2], 1 / DYNAMICS.k_max)
     memory = world(z, *levels, taken, first, memory_only=True).memory
     assert player.features is not None and z.shape[1] == CONTEXT + 3 <= WINDOW
-    told = models[2](left, memory, z.shape[1], blocks=world.trunk.blocks)[:, -1]
+    told = model.agent(left, memory, z.shape[1], blocks=world.trunk.blocks)[:, -1]
     torch.testing.assert_close(player.features, told, atol=2e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="unknown task 'blue': name those that are left, of go, red, door"):
         player.relabel(["go, blue"])
@@ -331,7 +333,7 @@ def test_a_player_starts_as_a_training_context_does(encoded: Dataset, observed: 
     length = CONTEXT + observed
     batch = contexts(encoded, length, 1 + observed)
     assert batch.latents is not None
-    dream = Dream(make_dynamics(), make_agent(), k_sample=2, generator=seeded(7))
+    dream = Dream(WorldAndAgent(make_dynamics(), make_agent()), k_sample=2, generator=seeded(7))
     features = dream.reset(batch.latents, batch.actions, batch.is_first, batch.task)[:, -1]
 
     def played(seed: int) -> Tensor:
@@ -385,7 +387,7 @@ def make_environment(horizon: int = 5) -> DreamEnv:
     def recorded(seed: int) -> Batch:
         return make_batch(1, CONTEXT, seed=seed % 1000)
 
-    dream = Dream(make_dynamics(), make_agent(), k_sample=2, generator=seeded(0))
+    dream = Dream(WorldAndAgent(make_dynamics(), make_agent()), k_sample=2, generator=seeded(0))
     return DreamEnv(make_tokenizer(), dream, recorded, horizon)
 
 
@@ -491,7 +493,7 @@ def test_trajectories_are_what_the_live_policy_dreams() -> None:
     model, batch = WorldAndAgent(make_dynamics(), make_agent()), make_batch(2, CONTEXT)
     dreamt = trajectories(model, batch, seed=4)
     generator = seeded(4)
-    dream = Dream(model.dynamics, model.agent, k_sample=DYNAMICS.k_sample, generator=generator)
+    dream = Dream(model, k_sample=DYNAMICS.k_sample, generator=generator)
     features = start(dream, batch)[:, -1]
     for t in range(STEPS):
         torch.testing.assert_close(dreamt.features[:, t], features)

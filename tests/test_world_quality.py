@@ -272,7 +272,7 @@ def encoded(dataset: Dataset) -> Dataset:
 def test_dreams_of_recordings_of_many_tasks(tmp_path: Path) -> None:
     dataset, config = encoded(with_events(tmp_path, 60)), settings(rollouts=24, horizon=12)
     dynamics = make_dynamics()
-    dreams = dream_held_out(config, make_tokenizer(), dynamics, make_agent(), [dataset], "abc")
+    dreams = dream_held_out(config, make_tokenizer(), WorldAndAgent(dynamics, make_agent()), [dataset], "abc")
     r, returns = dreams.rollouts, dreams.returns
     assert set(r.tasks) == {"open", "paint"} and returns is not None
     of_open = np.array(r.tasks) == "open"
@@ -302,11 +302,9 @@ def test_dreams_of_everything_are_told_apart_by_task(tmp_path: Path) -> None:
     dataset = encoded(with_events(tmp_path, 60))
     agent_config = dataclasses.replace(CONFIG.agent, goal="all", tasks=4)
     config = dataclasses.replace(settings(rollouts=64, horizon=5), agent=agent_config)
-    world, agent = make_dynamics(), make_agent(agent_config)
-    model = WorldAndAgent(world, agent)
-    events, risk = model.events, model.risk
-    assert events is not None and risk is not None
-    dreams = dream_held_out(config, make_tokenizer(), world, agent, [dataset], "abc", events, risk)
+    model = WorldAndAgent(make_dynamics(), make_agent(agent_config))
+    assert model.events is not None
+    dreams = dream_held_out(config, make_tokenizer(), model, [dataset], "abc")
     r = dreams.rollouts
     assert r.tasks == ("open", "paint") and r.rewards_real.shape == (64, 5, 2) == r.rewards_predicted.shape
     firsts = {(episode, task): at for episode, task, at in ((0, 0, 5), (1, 0, 5), (0, 1, 7))}
@@ -325,8 +323,10 @@ def test_dreams_of_everything_are_told_apart_by_task(tmp_path: Path) -> None:
     assert found["precision"] == found["recall"] == 1 and found["rewards"] == r.rewards_real.sum()
     assert found["tasks"]["paint"]["rewards"] == r.rewards_real[..., 1].sum()
     with torch.no_grad():
-        events.mlp[-1].bias[:] = torch.tensor([50.0, -50.0, 50.0, 50.0])  # all that is left of "open" comes at once
-    always = dream_held_out(config, make_tokenizer(), world, agent, [dataset], "abc", events, risk).rollouts
+        model.events.mlp[-1].bias[:] = torch.tensor(
+            [50.0, -50.0, 50.0, 50.0]
+        )  # all that is left of "open" comes at once
+    always = dream_held_out(config, make_tokenizer(), model, [dataset], "abc").rollouts
     assert always.rewards_predicted is not None and not always.rewards_predicted[..., 1].any()
     assert not always.rewards_predicted[:, 1:].any() and always.rewards_predicted[:, 0, 0].any()
 
@@ -334,10 +334,9 @@ def test_dreams_of_everything_are_told_apart_by_task(tmp_path: Path) -> None:
 def test_dreams_go_on_past_the_window(tmp_path: Path) -> None:
     """Context 3 and horizon 40 in a window of 8: what fits is as in a short dream, then the ring rolls."""
     dataset, tokenizer = encoded(make_dataset(tmp_path, [60, 25], "validation")), make_tokenizer()
-    dynamics = make_dynamics(dataclasses.replace(DYNAMICS, context=8))
+    model = WorldAndAgent(make_dynamics(dataclasses.replace(DYNAMICS, context=8)), make_agent())
     long, short = (
-        dream_held_out(settings(16, horizon), tokenizer, dynamics, make_agent(), [dataset], "abc").rollouts
-        for horizon in (40, 5)
+        dream_held_out(settings(16, horizon), tokenizer, model, [dataset], "abc").rollouts for horizon in (40, 5)
     )
     assert long.imagined.shape[:2] == (16, 40)
     np.testing.assert_array_equal(long.real[:, :5], short.real)
@@ -371,9 +370,10 @@ def test_a_held_out_dream_stands_beside_its_recording(tmp_path: Path, monkeypatc
 
     tokenizer = make_tokenizer()
     monkeypatch.setattr(measured, "Dream", Told)
+    model = WorldAndAgent(make_dynamics(), make_agent())
     monkeypatch.setattr(measured, "_values", lambda _, features: features[:, 0].numpy())
     monkeypatch.setattr(tokenizer, "decode_video", lambda z: z[:, :, :1, :1, None].expand(-1, -1, 3, 8, 12) / 255)
-    found = dream_held_out(settings(32, horizon), tokenizer, make_dynamics(), make_agent(), [dataset], "abc")
+    found = dream_held_out(settings(32, horizon), tokenizer, model, [dataset], "abc")
     rollouts, returns = found.rollouts, found.returns
     assert returns is not None and rollouts.rewards_real is not None
     places = [(episode, slot) for episode in range(2) for slot in range(lengths[episode])]
@@ -414,8 +414,8 @@ def test_tokenizer_quality_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_value_is_that_of_the_contexts_last_slot(tmp_path: Path) -> None:
     """A value head that says 2 at once, rewards of 0 and certain continues: imagined is gamma^H 2."""
     dataset, agent = encoded(make_dataset(tmp_path, [40, 40], "validation")), make_agent()
-    models = make_tokenizer(), make_dynamics()
-    short, long = (dream_held_out(settings(12, h), *models, agent, [dataset], "abc").returns for h in (2, 6))
+    tokenizer, model = make_tokenizer(), WorldAndAgent(make_dynamics(), agent)
+    short, long = (dream_held_out(settings(12, h), tokenizer, model, [dataset], "abc").returns for h in (2, 6))
     assert short is not None and long is not None and short.value.std() > 0.01
     np.testing.assert_allclose(short.value, long.value, rtol=1e-4)  # known before anything is dreamt
     assert np.abs(short.imagined - long.imagined).max() > 0.01
@@ -427,10 +427,10 @@ def test_the_value_is_that_of_the_contexts_last_slot(tmp_path: Path) -> None:
         heads.value[-1].bias[:] = heads.value_bins.encode(torch.tensor(2.0)).clamp(min=1e-9).log()
         heads.reward[-1].bias.view(3, -1)[:] = heads.reward_bins.encode(torch.tensor(0.0)).clamp(min=1e-9).log()
         heads.continues[-1].bias.fill_(50.0)
-    dreams = dream_held_out(settings(12, 4), *models, agent, [dataset], "abc")
+    dreams = dream_held_out(settings(12, 4), tokenizer, model, [dataset], "abc")
     assert dreams.returns is not None
     np.testing.assert_allclose(dreams.returns.value, 2, rtol=1e-3)
     expected = np.where(dreams.rollouts.valid[:, -1], 0.9**4 * 2, 0)
     np.testing.assert_allclose(dreams.returns.imagined, expected, atol=1e-3)
-    without = dream_held_out(settings(4, 4), *models, None, [dataset], "abc")
+    without = dream_held_out(settings(4, 4), tokenizer, model.dynamics, [dataset], "abc")
     assert without.returns is None and without.rollouts.rewards_predicted is None

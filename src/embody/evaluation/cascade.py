@@ -241,7 +241,7 @@ def _measure(
     datasets: Sequence[Dataset],
     reader: CellReader | None,
 ) -> dict[str, float | None]:
-    dreams = dream_held_out(_evaluation(config), tokenizer, dynamics, None, datasets, tokenizer_hash)
+    dreams = dream_held_out(_evaluation(config), tokenizer, dynamics, datasets, tokenizer_hash)
     found = measure(dreams.rollouts, reader)
     at_horizon = {name: found["horizon"][name][NEAR - 1] for name in ("psnr_db", "copy_psnr_db", "rollouts")}
     pooled = {name: found.get(name) for name in ("gain_over_copy_db", "changed_cell_accuracy_h10")}

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embody.agent import Agent, Events, Risk, until_rewarded
+from embody.agent import Agent, until_rewarded
 from embody.config import Config, StageConfig
 from embody.data import Dataset, batches, label_indices
 from embody.data.sampling.batch import Batch
@@ -21,6 +21,7 @@ from embody.metrics.rates import psnr
 from embody.metrics.rewards import Returns, imagined_returns
 from embody.metrics.rollouts import Rollouts
 from embody.metrics.similarity import ssim
+from embody.model import WorldAndAgent
 from embody.tokenizer import Tokenizer
 
 __all__ = ["Dreams", "action_shuffle_ratios", "dream_held_out", "frames_of", "tokenizer_quality"]
@@ -86,20 +87,17 @@ def _clips(length: int) -> list[tuple[int, int]]:
 def dream_held_out(
     config: Config,
     tokenizer: Tokenizer,
-    dynamics: Dynamics,
-    agent: Agent | None,
+    model: Dynamics | WorldAndAgent,
     datasets: Sequence[Dataset],
     tokenizer_hash: str,
-    events: Events | None = None,
-    risk: Risk | None = None,
 ) -> Dreams:
     """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it.
 
     Tasks are drawn uniformly, then any slot but an episode's last as the end of the context. A dream may be longer
-    than the world's window: its ring then forgets the oldest frames. Without an agent no reward is predicted; where all
-    tasks are one goal, those predicted and real are the first times of each, predicted by `events`, and
-    what steps cost and whether they are the last is what `risk` expects.
+    than the world's window: its ring then forgets the oldest frames. Without an agent no reward is predicted; in
+    multi-achievement mode those predicted and real are the first times of each task.
     """
+    dynamics, agent = (model, None) if isinstance(model, Dynamics) else (model.dynamics, model.agent)
     settings = config.evaluation
     context, horizon = settings.context, settings.horizon
     stage = StageConfig(batch=settings.rollouts, length=context + horizon)
@@ -108,7 +106,7 @@ def dream_held_out(
     assert pixels.frames is not None and latents.latents is not None
     generator = torch.Generator(dynamics.register_RD.device).manual_seed(config.seed)
     k_sample, longest = dynamics.config.k_sample, context + horizon
-    dream = Dream(dynamics, agent, events, risk, k_sample=k_sample, generator=generator, longest=longest)
+    dream = Dream(model, k_sample=k_sample, generator=generator, longest=longest)
     first, task = slice(0, context), latents.task
     given = task if config.agent.goal == "one" else task[:, first]
     seen = dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], given)

@@ -75,7 +75,7 @@ def evaluate_run(
         logger.warning("dreams are not measured: no held-out episode has actions")
         dynamics, policies = None, {}
     first = next(iter(policies.values()), None)
-    world, agent = (first.dynamics, first.agent) if first else (dynamics, None)
+    world = first.dynamics if first else dynamics
     lpips = fetched_lpips(config, "alex")  # the network that its authors advise to compare with
 
     def measure_tokenizer() -> dict[str, Any]:
@@ -86,8 +86,7 @@ def evaluate_run(
 
     def measure_world() -> dict[str, Any]:
         assert world is not None
-        judges = (first.events, first.risk) if first else ()
-        dreams = dream_held_out(config, tokenizer, world, agent, datasets, tokenizer_hash, *judges)
+        dreams = dream_held_out(config, tokenizer, first or world, datasets, tokenizer_hash)
         _keep_dreams(config, dreams)
         ratios = action_shuffle_ratios(config, world, datasets, tokenizer_hash)
         returns = {"returns": None if dreams.returns is None else measure_returns(dreams.returns)}
@@ -95,7 +94,7 @@ def evaluate_run(
 
     def measure_before() -> dict[str, Any]:
         assert dynamics is not None
-        dreams = dream_held_out(config, tokenizer, dynamics, None, datasets, tokenizer_hash)
+        dreams = dream_held_out(config, tokenizer, dynamics, datasets, tokenizer_hash)
         values = measure(dreams.rollouts, reader)
         return {key: values[key] for key in _DRIFT if key in values}
 
@@ -186,7 +185,7 @@ def _player(
         return RandomPolicy(config.env.actions, np.random.default_rng(seed))
     context, meta = config.imagination.context, labelled_meta(datasets)
     words = meta.vocabulary, meta.labels
-    return Player(tokenizer, model.dynamics, model.agent, *words, context=context, seed=seed)
+    return Player(tokenizer, model, *words, context=context, seed=seed)
 
 
 def _keep_dreams(config: Config, dreams: Dreams) -> None:

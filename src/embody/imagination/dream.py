@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from embody.agent import Agent, Events, Risk
 from embody.dynamics import Dynamics, Prediction
 from embody.dynamics.shortcut import noise_to
 from embody.errors import UserError
+from embody.model import WorldAndAgent
 from embody.nn.cache import RingCache
 from embody.nn.transformer import Memory
 
@@ -60,20 +60,22 @@ class Dream:
 
     def __init__(
         self,
-        dynamics: Dynamics,
-        agent: Agent | None = None,
-        events: Events | None = None,
-        risk: Risk | None = None,
+        model: Dynamics | WorldAndAgent,
         *,
         k_sample: int,
         generator: torch.Generator,
         longest: int | None = None,
     ) -> None:
-        """`longest`: frames of the longest dream, its context included, if that is known: the ring holds no more."""
-        assert (events is None) == (risk is None), "what steps bring and what they cost go together"
+        """`model`: a world alone, or with its agent. `longest`: frames of the longest dream, its context included, if
+        that is known: the ring holds no more. A `UserError` if `k_sample` does not divide the grid of levels."""
+        self.model = model
+        if isinstance(model, Dynamics):
+            self.dynamics, self.agent, self.events, self.risk = model, None, None, None
+        else:
+            self.dynamics, self.agent, self.events, self.risk = model.dynamics, model.agent, model.events, model.risk
+        dynamics = self.dynamics
         if k_sample < 1 or dynamics.config.k_max % k_sample:
             raise UserError(f"k_sample {k_sample} must divide k_max {dynamics.config.k_max}: choose a power of two")
-        self.dynamics, self.agent, self.events, self.risk = dynamics, agent, events, risk
         self.k_sample, self.generator = k_sample, generator
         self.ring = min(longest or dynamics.config.context, dynamics.config.context)
         self.d_min = 1 / dynamics.config.k_max
@@ -117,7 +119,7 @@ class Dream:
         """
         self.settle()
         assert self.world_cache is not None and self.agent_cache is not None and self.task is not None
-        anew = Dream(self.dynamics, self.agent, k_sample=self.k_sample, generator=self.generator, longest=self.ring)
+        anew = Dream(self.model, k_sample=self.k_sample, generator=self.generator, longest=self.ring)
         before = self.world_cache.frames - latents.shape[1]
         features = anew.reset(latents, actions, is_first, task, frames_before=before)
         assert anew.world_cache is not None and anew.agent_cache is not None

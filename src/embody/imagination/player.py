@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embody.agent import Agent
 from embody.data import label_indices
-from embody.dynamics import Dynamics
 from embody.errors import UserError
 from embody.imagination.dream import Dream
-from embody.model import Precision, for_inference, load_tokenizer, load_world_and_agent
+from embody.model import Precision, WorldAndAgent, for_inference, load_tokenizer, load_world_and_agent
 from embody.nn.cache import RingCache
 from embody.tokenizer import Tokenizer
 
@@ -32,21 +30,20 @@ class Player:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        dynamics: Dynamics,
-        agent: Agent,
+        model: WorldAndAgent,
         vocabulary: Sequence[str],
         labels: Sequence[str] = (),
         *,
         context: int,
         seed: int = 0,
     ) -> None:
-        self.tokenizer, self.agent, self.context = tokenizer, agent, context
+        self.tokenizer, self.agent, self.context = tokenizer, model.agent, context
         self.vocabulary = tuple(vocabulary)
         self.labels = {label: place for place, label in enumerate(labels)}  # of each task, where all are one goal
         self.asked: Tensor | None = None  # words [N, W]; where all are one goal those left, bool [N, P]
-        self.device = agent.token_MD.device
+        self.device = model.agent.token_MD.device
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.dream = Dream(dynamics, agent, k_sample=dynamics.config.k_sample, generator=self.generator)
+        self.dream = Dream(model, k_sample=model.dynamics.config.k_sample, generator=self.generator)
         self.tokenizer_cache: RingCache | None = None
         self.features: Tensor | None = None
         # What the ring holds, to be read anew: latents, actions, is_first of each frame.
@@ -74,7 +71,7 @@ class Player:
         model = for_inference(model.to(device), precision=precision, compiled=compiled)
         context = about["imagination"]["context"]
         words = about["vocabulary"], about.get("labels", ())
-        return cls(tokenizer, model.dynamics, model.agent, *words, context=context, seed=seed)
+        return cls(tokenizer, model, *words, context=context, seed=seed)
 
     @torch.no_grad()
     def begin(self, frames: np.ndarray, labels: list[str]) -> None:

@@ -38,10 +38,7 @@ def dream_trajectories(model: WorldAndAgent, batch: Batch, *, horizon: int, gene
     """One rollout from each context of `batch`, by the live policy."""
     assert batch.latents is not None
     dream = Dream(
-        model.dynamics,
-        model.agent,
-        model.events,
-        model.risk,
+        model,
         k_sample=model.dynamics.config.k_sample,
         generator=generator,
         longest=batch.length + horizon,
