@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from embody.cli.main import main
+from embody.cli import main
 from embody.config import Config, to_dict
 from embody.evaluation import cascade as ablation
 from embody.evaluation.cascade import Row, cascade, frames_per_second

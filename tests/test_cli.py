@@ -1,6 +1,7 @@
 """The command line: what it runs, where settings come from, and one line for every mistake."""
 
 import dataclasses
+import errno
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from embody.cli.main import main
+from embody.cli import main
 from embody.config import Config, from_dict, to_dict
 from embody.data import DatasetWriter, open_dataset
 from embody.evaluation.results import write_results
@@ -83,7 +84,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("", "Expected one of {collect, import, train, encode, evaluate, report, compare, ablate, run, plan, weights}"),
+        ("", "Expected one of {collect, import, encode, train, run, ablate, evaluate, compare, report, plan, weights}"),
         ("paint", "Unrecognized options: paint; Available subcommands: collect, import"),
         ("run chess", "unknown preset 'chess': choose one of minigrid"),
         ("train tokenizer chess", "unknown preset 'chess'"),
@@ -125,6 +126,8 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("run minigrid --train-tokenizer.epochs -1", "train_tokenizer.epochs must be above 0, got -1"),
         ("run minigrid --train-agent.long-length 2", "train_agent.long_length 2 is shorter than its length 6"),
         ("run minigrid --collect.noise-levels 2", "collect.noise_levels must be in 0 to 1, got 2"),
+        ("train dynamics --preset crafter_small", "name the preset without it, as in `embody train dynamics crafter"),
+        ("train dynamics --preset=crafter_small", "name the preset without it"),
         ("plan --gpus 8 minecraft", "minecraft stands behind an option: name the preset first"),
         ("plan --gpus 8 chess", "chess stands behind an option: name the preset first"),
         ("run minigrid --imagination.updates 0", "imagination.updates must be at least 1, got 0"),
@@ -281,6 +284,48 @@ def test_a_place_that_cannot_be_written(refused: Refusal, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     assert "file" in refused("run", "--logs-dir", "file/logs", "--precision", "float32")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        ("ValueError('of our own')", 1),
+        ("KeyError('tokenizer')", 1),
+        ("OSError(errno.EIO, os.strerror(errno.EIO))", 1),
+        ("OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'tokenizer.safetensors')", 2),
+        ("PermissionError(errno.EACCES, os.strerror(errno.EACCES), 'tokenizer.safetensors')", 2),
+        ("UserError('lower its lr')", 2),
+    ],
+)
+def test_only_mistakes_of_users_lose_their_traceback(place: Path, raised: str, code: int) -> None:
+    program = f"""
+import errno, os
+from embody.cli import main
+from embody.errors import UserError
+from embody.training.tokenizer import TokenizerStage
+
+def loss(*arguments):
+    raise {raised}
+
+TokenizerStage.loss = loss
+main(["train", "tokenizer", "--name", "tiny"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=place, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    if code == 2:
+        assert done.stderr.startswith("embody: ") and done.stderr.count("\n") == 1
+    else:
+        assert done.stderr.startswith("Traceback") and "in loss" in done.stderr
+
+
+def test_a_full_disk_is_one_line(place: Path, refused: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: object, target: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        assert "No space left on device" in refused("train", "tokenizer", "--name", "tiny")
+    assert not (place / "models/tiny").exists()
 
 
 def test_as_many_files_may_be_open_as_the_system_allows(refused: Refusal) -> None:

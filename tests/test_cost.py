@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from embody.agent import Agent
-from embody.cli.main import main
+from embody.cli import main
 from embody.config import Config, StageConfig, TransformerConfig
 from embody.cost.flops import (
     agent_row_flops,

@@ -18,7 +18,9 @@ import torch
 from gymnasium import spaces
 from torch.testing import assert_close
 
-from embody.cli.main import _base_config, _parse, main
+from embody.cli import main
+from embody.cli.parse import parse
+from embody.cli.settings import base_config
 from embody.config import (
     AgentConfig,
     Config,
@@ -680,5 +682,4 @@ def test_the_commands_of_the_documentation_can_be_parsed(tmp_path: Path, monkeyp
     assert len(commands) == 3
     for command in commands:
         words = shlex.split(command, comments=True)
-        config = _base_config(words)
-        assert config.preset == "minecraft" and callable(_parse(words, config))
+        assert base_config(words).preset == "minecraft" and callable(parse(words))

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embody.cli.main import main
+from embody.cli import main
 from embody.data import Dataset, DatasetWriter, Video, open_dataset
 from embody.data.video import draw_pointer
 from embody.games.minecraft import minerl

@@ -20,7 +20,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embody.cli.main import _base_config, main
+from embody.cli import main
+from embody.cli.settings import base_config
 from embody.config import Config
 from embody.model import load_lpips
 from embody.presets import minigrid
@@ -137,7 +138,7 @@ def pictures() -> Tensor:
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 def test_published_values(net: LpipsNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # no run's stored config
-    path = _base_config([]).lpips_weights(net)
+    path = base_config([]).lpips_weights(net)
     if not path.exists():
         pytest.skip(f"no weights at {path}: `embody weights lpips` fetches them")
     first, others = pictures().split([1, 5])
@@ -319,8 +320,8 @@ def test_where_weights_are_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     expected = tmp_path / ".cache/embody/lpips-vgg.safetensors"
-    assert minigrid().lpips_weights("vgg") == _base_config(["weights", "lpips"]).lpips_weights("vgg") == expected
+    assert minigrid().lpips_weights("vgg") == base_config(["weights", "lpips"]).lpips_weights("vgg") == expected
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, says the XDG base directory specification
-    assert _base_config([]).cache_dir == "~/.cache/embody"
+    assert base_config([]).cache_dir == "~/.cache/embody"
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
-    assert _base_config([]).cache_dir == "/elsewhere/embody"
+    assert base_config([]).cache_dir == "/elsewhere/embody"

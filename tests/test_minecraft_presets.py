@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from embody.cli.main import main, train_agent, train_dynamics, train_tokenizer
+from embody.cli import main
 from embody.config import ActionSpec, AgentConfig, Config, DynamicsConfig, TokenizerConfig
 from embody.cost.parameters import dynamics_parameters, tokenizer_parameters
 from embody.data import DatasetWriter, Episode, Meta, Video
@@ -247,11 +247,12 @@ def test_a_pipeline_brings_its_actions_along(tmp_path: Path) -> None:
     config = thin(in_folder(minecraft_small(), tmp_path))
     trainer = Trainer(config=config)
     pipeline = minerl.data.make(TREECHOP, data_dir=tmp_path / "raw", num_workers=1)
-    train_tokenizer(trainer, pipeline)
-    train_dynamics(trainer, pipeline)
+    trainer.train_tokenizer(pipeline)
+    trainer.encode(pipeline)
+    trainer.train_dynamics(pipeline)
     assert trainer.config.dynamics.actions == minerl_space(TREECHOP).spec
     again = Trainer(config=config)  # of the preset, as a script would make it
-    train_agent(again, pipeline)
+    again.train_agent(pipeline)
     assert (again.config.weights("agent")).exists()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from embody.cli.main import _base_config, _parse
+from embody.cli.parse import parse
 from tests.conftest import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -51,10 +51,10 @@ def test_the_commands_can_be_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         words = shlex.split(line, comments=True)
         if words[-1] == "--help":
             with pytest.raises(SystemExit) as stop:
-                _parse(words, _base_config(words))
+                parse(words)
             assert not stop.value.code, line
         else:
-            assert callable(_parse(words, _base_config(words))), line
+            assert callable(parse(words)), line
 
 
 def test_what_it_links_to_is_there() -> None:

@@ -1,5 +1,26 @@
-"""The command line of `embody`."""
+"""The command line of `embody`: the only place that reads arguments and the environment."""
 
-from embody.cli.main import main
+import sys
+from collections.abc import Sequence
+
+from embody.cli.parse import is_users_mistake, parse
+from embody.cli.process import keep_files_open, keep_freed_memory
 
 __all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `embody`: a user's mistake is one line and exit code 2, any other exception a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    keep_freed_memory()
+    keep_files_open()
+    try:
+        parse(arguments)()
+    except Exception as error:
+        if not is_users_mistake(error):
+            raise
+        print(f"embody: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("embody: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,102 @@
+"""The config that a command starts from, and which of its settings are options."""
+
+import dataclasses
+import functools
+import inspect
+import json
+import os
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
+from embody.config import Config, from_dict
+from embody.errors import UserError
+from embody.presets import preset
+
+__all__ = ["SETTINGS", "Command", "Preset", "Settings", "base_config", "named_first", "with_full"]
+
+T = TypeVar("T")
+
+Command = Callable[..., Callable[[], object]]  # from what the arguments say to what is then to be done
+Preset = tyro.conf.Positional[str]
+Settings = Annotated[Config, tyro.conf.arg(name="")]
+
+SETTINGS = ConstructorRegistry()  # how tyro makes a `Config`
+
+_RECORDED = ("preset",)  # in a config, but not chosen by an option
+
+
+@SETTINGS.struct_rule
+def _options(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """A `Config`'s fields as options, but for those that are only recorded."""
+    if info.type is not Config:
+        return None
+    kinds = typing.get_type_hints(Config)
+    names = [field.name for field in dataclasses.fields(Config) if field.name not in _RECORDED]
+    return StructConstructorSpec(
+        instantiate=functools.partial(dataclasses.replace, info.default),
+        fields=tuple(StructFieldSpec(name, kinds[name], getattr(info.default, name)) for name in names),
+    )
+
+
+def base_config(arguments: Sequence[str]) -> Config:
+    """The preset that the arguments name, or the config of the run that they name if it exists already."""
+    if _option(arguments, "--preset") is not None:
+        raise UserError("--preset: name the preset without it, as in `embody train dynamics crafter_small`")
+    if arguments[:1] in (["import"], ["compare"]):  # of no run
+        return preset("minecraft")
+    words = []
+    for argument in arguments:
+        if argument.startswith("-"):
+            break
+        words.append(argument)
+    place = 2 if words[:1] in (["train"], ["weights"]) else 1
+    named = words[place] if len(words) > place else None
+    default = preset(named or ("minecraft" if _option(arguments, "--env") else "minigrid"))
+    if (cache := Path(os.environ.get("XDG_CACHE_HOME", ""))).is_absolute():
+        default = dataclasses.replace(default, cache_dir=str(cache / "embody"))
+    name = _option(arguments, "--name") or default.name
+    path = Path(_option(arguments, "--runs-dir") or default.runs_dir) / name / "config.json"
+    if not path.exists():
+        return default
+    try:
+        stored = from_dict(Config, json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): delete it, or use another --name") from error
+    if named not in (None, stored.preset):
+        raise UserError(f"{path.parent} began as the preset {stored.preset}, not {named}: use another --name")
+    # How much is evaluated is asked for anew each time.
+    return with_full(stored, False)
+
+
+def named_first(preset: str, command: Callable[..., T]) -> Callable[..., T]:
+    """`command`, refusing a preset that stands where `base_config` did not look for it."""
+
+    @functools.wraps(command)
+    def checked(*arguments: Any, **options: Any) -> T:
+        given = inspect.signature(command).bind(*arguments, **options).arguments.get("preset", preset)
+        if given != preset:
+            raise UserError(
+                f"{given} stands behind an option: name the preset first, as in `embody run {preset} --seed 1`"
+            )
+        return command(*arguments, **options)
+
+    return checked
+
+
+def with_full(config: Config, full: bool) -> Config:
+    """`config` whose evaluation is the full one, or not."""
+    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, full=full))
+
+
+def _option(arguments: Sequence[str], name: str) -> str | None:
+    """What stands behind the option `name`, "" if nothing does; None if it is not given."""
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option.replace("_", "-") == name:
+            return value if equals else next(iter(arguments[place + 1 :]), "")
+    return None

@@ -1,0 +1,55 @@
+"""Commands that train: train, run, ablate."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import tyro
+
+from embody.cli.settings import Command, Preset, Settings, with_full
+from embody.config import Config
+from embody.trainer import Trainer
+
+__all__ = ["commands"]
+
+Stage = Literal["tokenizer", "dynamics", "agent", "imagination", "cloning_best", "cloning_plain", "shuffled"]
+
+
+def commands(base: Config, command: str) -> tuple[Command, ...]:
+    """The commands of this group, with the settings of `base` as defaults; results keep `command`, as it was typed."""
+
+    def train(
+        stage: tyro.conf.Positional[Stage], preset: Preset = base.preset, config: Settings = base
+    ) -> Callable[[], object]:
+        """Train one stage on what the stages before left.
+
+        Three are controls: `cloning_best` is the agent on the expert's own episodes, `cloning_plain` one without a
+        world model, `shuffled` imagination with rewards shuffled.
+        """
+        return lambda: _train(Trainer(config=config), stage)
+
+    def run(preset: Preset = base.preset, config: Settings = base, full: bool = False) -> Callable[[], object]:
+        """Everything: collect, train all stages, evaluate, report. Goes on where it was stopped."""
+        return lambda: Trainer(config=with_full(config, full)).run(command=command)
+
+    def ablate(
+        preset: Preset = base.preset, config: Settings = base, steps: int = 350, seeds: int = 2
+    ) -> Callable[[], object]:
+        """Train the paper's cascade on the run's latents: what each part of the dynamics adds.
+
+        Args:
+            steps: optimiser steps of every row and seed.
+            seeds: how many, from the run's on.
+        """
+        return lambda: Trainer(config=config).ablate(steps, seeds, command=command)
+
+    return train, run, ablate
+
+
+def _train(trainer: Trainer, stage: Stage) -> object:
+    match stage:
+        case "cloning_best" | "cloning_plain":
+            return trainer.train_agent(variant=stage)
+        case "shuffled":
+            return trainer.train_imagination(shuffled=True)
+        case _:
+            return getattr(trainer, f"train_{stage}")()
