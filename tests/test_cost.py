@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,7 +51,8 @@ from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
 from embody.tokenizer.lpips import LpipsNet
 from embody.training.agent import AgentStage, EventsStage, RiskStage
 from embody.training.imagination import ImaginationStage
-from embody.training.loop import StepContext, _optimizers
+from embody.training.loop import StepContext
+from embody.training.optimizers import make_optimizers
 from tests.tiny_models import (
     AGENT,
     CONFIG,
@@ -393,9 +393,8 @@ def test_activations_of_recomputed_blocks_as_autograd_keeps_them() -> None:
 def test_optimiser_state_as_the_loop_makes_it(muon_lr: float) -> None:
     dynamics, config = make_dynamics(), StageConfig(muon_lr=muon_lr)
     groups = [{"params": list(dynamics.parameters())}]
-    stage = SimpleNamespace(config=config, model=dynamics, parameter_groups=lambda: groups)
     state = 0
-    for optimizer in _optimizers(stage):  # type: ignore[arg-type]
+    for optimizer in make_optimizers(config, dynamics, groups):
         for parameter in dynamics.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()

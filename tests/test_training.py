@@ -25,11 +25,12 @@ from embody.nn.running_rms import RunningRms
 from embody.recording import collect
 from embody.saving.tensors import load_tensors
 from embody.trainer import Trainer
-from embody.training import imagination, loop, precision
+from embody.training import imagination, precision, throughput
 from embody.training.agent import AgentStage
 from embody.training.dynamics import DynamicsStage
 from embody.training.imagination import ImaginationStage
-from embody.training.loop import Stage, StepContext, _optimizers, learning_rate, train
+from embody.training.loop import Stage, StepContext, train
+from embody.training.optimizers import learning_rate, make_optimizers
 from embody.training.precision import fastest_precision, matrix_rate
 from embody.training.tokenizer import TokenizerStage
 from tests.conftest import TASK, tiny_config
@@ -158,8 +159,8 @@ def test_speed_is_logged_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             now[0] += 1.0
             return super().loss(dataclasses.replace(batch, rewards=batch.rewards[..., None]), *others)
 
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(loop, "matrix_rate", lambda device, precision: 6e9)
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(throughput, "matrix_rate", lambda device, precision: 6e9)
     run(Slow([1.0] * 3), tmp_path)
     assert losses(tmp_path, "frames_per_second") == pytest.approx([6 / 4] * 3)
     assert losses(tmp_path, "mfu") == pytest.approx([18 / (4 * 6)] * 3)
@@ -317,7 +318,7 @@ def test_muon_steps_the_matrices_of_blocks_and_adamw_the_rest(config: Config, da
     name_of = {parameter: name for name, parameter in stage.model.named_parameters()}
     found = {
         name_of[parameter]: (type(optimizer).__name__, group["full_lr"])
-        for optimizer in _optimizers(stage)
+        for optimizer in make_optimizers(stage.config, stage.model, stage.parameter_groups())
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
@@ -330,7 +331,7 @@ def test_muon_steps_the_matrices_of_blocks_and_adamw_the_rest(config: Config, da
 
 def test_adamw_steps_by_hand(config: Config, dataset: Dataset) -> None:
     stage = make("dynamics", with_stage(config, "dynamics", lr=0.1, muon_lr=0.0, weight_decay=0.2), dataset)
-    (optimizer,) = _optimizers(stage)
+    (optimizer,) = make_optimizers(stage.config, stage.model, stage.parameter_groups())
     weight = stage.model.get_parameter("latent_in.weight")
     expected, m, v = weight.detach().double(), 0.0, 0.0
     for n, seed in enumerate((0, 1, 2), start=1):

@@ -1,4 +1,4 @@
-"""Tensors and JSON in one safetensors file: written aside, then renamed; nothing is unpickled."""
+"""Tensors and JSON in one safetensors file, written atomically; nothing is unpickled."""
 
 import hashlib
 import json
@@ -12,17 +12,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from embody.errors import UserError
+from embody.saving.atomic_write import atomic_write
 
-__all__ = ["flatten_optimizer", "load_tensors", "load_weights", "save_tensors", "tensors_hash", "unflatten_optimizer"]
+__all__ = ["load_tensors", "load_weights", "save_tensors", "tensors_hash"]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write `tensors` and the JSON-ready `about` to `path`; a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".tmp")
     contiguous = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    save_file(contiguous, str(aside), metadata={"about": json.dumps(about, sort_keys=True)})
-    aside.replace(path)
+    with atomic_write(path) as temporary:
+        save_file(contiguous, str(temporary), metadata={"about": json.dumps(about, sort_keys=True)})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -60,18 +59,3 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
         value = tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(name.encode() + value.numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors by parameter number and name, e.g. `3.exp_avg`."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": torch.as_tensor(t) for i, values in state.items() for name, t in values.items()}
-
-
-def unflatten_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put `flatten_optimizer`'s tensors back."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,56 @@
+"""Which optimiser steps which parameters, and at what rate."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embody.config import StageConfig
+from embody.nn.transformer import Block
+from embody.training.muon import Muon
+
+__all__ = ["clipped_gradients", "learning_rate", "make_optimizers", "set_rates"]
+
+
+def learning_rate(config: StageConfig, step: int, steps: int) -> float:
+    """The share of the full rate at `step`: warm-up, stable, linear decay to `final_lr`."""
+    warmup = max(1.0, config.warmup * steps)
+    left = (steps - step) / max(1.0, config.decay * steps)
+    return min(1.0, (step + 1) / warmup, config.final_lr + (1 - config.final_lr) * left)
+
+
+def make_optimizers(
+    config: StageConfig, model: nn.Module, groups: Iterable[Mapping[str, Any]]
+) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for the matrices of transformer blocks if it has a rate.
+
+    `groups` hold the trained parameters (`params`); the optional `lr_scale` of one multiplies its rates.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, Block)] if config.muon_lr else []
+    matrices = {p for block in blocks for p in block.parameters() if p.ndim == 2}
+    rest, muon = [], []
+    for group in groups:
+        scale = group.get("lr_scale", 1.0)
+        rest.append({"params": [p for p in group["params"] if p not in matrices], "full_lr": scale * config.lr})
+        muon.append({"params": [p for p in group["params"] if p in matrices], "full_lr": scale * config.muon_lr})
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
+    ]
+    if any(group["params"] for group in muon):
+        optimizers.append(Muon([group for group in muon if group["params"]], lr=config.muon_lr))
+    return optimizers
+
+
+def set_rates(optimizers: Sequence[torch.optim.Optimizer], share: float) -> None:
+    """From now on each group's rate is `share` of its full one."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = share * group["full_lr"]
+
+
+def clipped_gradients(loss: Tensor, optimizers: Sequence[torch.optim.Optimizer], clip: float) -> Tensor:
+    """Add the gradients of `loss`, then scale all to a joint norm of at most `clip`; returns the norm before."""
+    loss.backward()
+    trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    return nn.utils.clip_grad_norm_(trained, clip)
