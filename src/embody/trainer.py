@@ -193,8 +193,7 @@ class Trainer:
         if not self._finished(path, about):
             with self._timed(variant) as record:
                 episodes = _by_expert_alone if variant == "cloning_best" else None
-                stage = AgentStage(config, datasets, tokenizer_hash, dynamics, episodes)
-                stage.name = variant
+                stage = AgentStage(config, datasets, tokenizer_hash, dynamics, episodes, name=variant)
                 self._train(stage, about, record)
                 if stage.model.events is not None and variant == "agent":  # the controls do not dream
                     self._train(EventsStage(stage), about, record)
@@ -219,8 +218,7 @@ class Trainer:
         path = config.weights(name)
         if not self._finished(path, about):
             with self._timed(name) as record:
-                stage = ImaginationStage(config, datasets, tokenizer_hash, model)
-                stage.name = name
+                stage = ImaginationStage(config, datasets, tokenizer_hash, model, name=name)
                 self._train(stage, about, record)
                 self._save(stage, path, about)
         return load_world_and_agent(path)[0]

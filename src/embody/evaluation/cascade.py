@@ -198,13 +198,12 @@ def _train(
 ) -> tuple[Dynamics, float]:
     """The row's dynamics and the seconds that a step took."""
     agent = replace(config.agent, trunk=row.dynamics.trunk)
-    whole = replace(config, seed=seed, dynamics=row.dynamics, agent=agent, train_dynamics=row.stage)
-    stage = DynamicsStage(whole, datasets, tokenizer_hash)
+    # The row in progress is lost when interrupted: its steps are timed as one.
+    of_row = replace(row.stage, steps=steps, checkpoint_every=steps)
+    whole = replace(config, seed=seed, dynamics=row.dynamics, agent=agent, train_dynamics=of_row)
+    stage = DynamicsStage(whole, datasets, tokenizer_hash, name=f"{row.name}, seed {seed}")
     stage.model.to(device)
     stage.losses.to(device)
-    # The row in progress is lost when interrupted: its steps are timed as one.
-    stage.config, stage.steps = replace(stage.config, checkpoint_every=steps), steps
-    stage.name = f"{row.name}, seed {seed}"
     checkpoint = config.checkpoint("ablation")
     checkpoint.unlink(missing_ok=True)
     start = time.perf_counter()

@@ -29,8 +29,6 @@ __all__ = ["AgentStage", "EventsStage", "RiskStage"]
 class AgentStage:
     """Latents, actions, rewards and tasks in; agent losses and the dynamics loss out."""
 
-    name = "agent"
-
     def __init__(
         self,
         config: Config,
@@ -38,7 +36,10 @@ class AgentStage:
         tokenizer_hash: str,
         dynamics: Dynamics,
         episode_filter: Callable[[EpisodeRow], bool] | None = None,
+        *,
+        name: str = "agent",
     ) -> None:
+        self.name = name
         self.config, self.whole = config.train_agent, config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.episode_filter = episode_filter

@@ -19,9 +19,10 @@ __all__ = ["DynamicsStage"]
 class DynamicsStage:
     """Latents and actions in, shortcut-forcing loss out."""
 
-    name = "dynamics"
-
-    def __init__(self, config: Config, datasets: Sequence[Dataset], tokenizer_hash: str) -> None:
+    def __init__(
+        self, config: Config, datasets: Sequence[Dataset], tokenizer_hash: str, *, name: str = "dynamics"
+    ) -> None:
+        self.name = name
         self.config, self.whole = config.train_dynamics, config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.steps = stage_steps(datasets, self.config)

@@ -74,15 +74,16 @@ def _alive(continues: Tensor) -> Tensor:
 class ImaginationStage:
     """Contexts in, PMPO and value losses over one imagined rollout each out; a rollout serves `updates` steps."""
 
-    name = "imagination"
-
     def __init__(
         self,
         config: Config,
         datasets: Sequence[Dataset],
         tokenizer_hash: str,
         model: WorldAndAgent,
+        *,
+        name: str = "imagination",
     ) -> None:
+        self.name = name
         # Contexts have one length: a dream starts from exactly so many frames.
         self.config = replace(config.train_imagination, length=config.imagination.context, long_length=0)
         self.whole = config

@@ -130,8 +130,9 @@ def train(
             if done % config.log_every == 0 or done == steps:
                 rates = throughput.rates()
                 speed = f", {rates['frames_per_second']:,.1f} frames/s, MFU {rates['mfu']:.0%}"
-                values = {"loss": loss.detach(), "gradient_norm": norm, "lr": share * config.lr, **rates}
-                logger.metrics(stage.name, done, {name: float(v) for name, v in {**metrics, **values}.items()})
+                tensors = {**metrics, "loss": loss.detach(), "gradient_norm": norm}
+                values = {name: float(tensor) for name, tensor in tensors.items()}
+                logger.metrics(stage.name, done, values | {"lr": share * config.lr} | rates)
             bar.advance(1, note=f"loss {float(loss.detach()):.3f}{speed}")
             if done % config.checkpoint_every == 0 or done == last:
                 save_checkpoint(checkpoint, state, step=done, steps=steps, about=about)
