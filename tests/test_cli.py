@@ -128,6 +128,8 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("run minigrid --collect.noise-levels 2", "collect.noise_levels must be in 0 to 1, got 2"),
         ("train dynamics --preset crafter_small", "name the preset without it, as in `embody train dynamics crafter"),
         ("train dynamics --preset=crafter_small", "name the preset without it"),
+        ("train imagination --imagination.shuffle_rewards", "is a stage of its own: `embody train shuffled`"),
+        ("evaluate --evaluation.full", "--evaluation.full: ask for it with --full"),
         ("plan --gpus 8 minecraft", "minecraft stands behind an option: name the preset first"),
         ("plan --gpus 8 chess", "chess stands behind an option: name the preset first"),
         ("run minigrid --imagination.updates 0", "imagination.updates must be at least 1, got 0"),

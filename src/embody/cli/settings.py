@@ -5,15 +5,14 @@ import functools
 import inspect
 import json
 import os
-import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
-from embody.config import Config, from_dict
+from embody.config import Config, EvaluationConfig, ImaginationConfig, from_dict
 from embody.errors import UserError
 from embody.presets import preset
 
@@ -27,26 +26,43 @@ Settings = Annotated[Config, tyro.conf.arg(name="")]
 
 SETTINGS = ConstructorRegistry()  # how tyro makes a `Config`
 
-_RECORDED = ("preset",)  # in a config, but not chosen by an option
+# Fields that a run records and no option chooses, and what does.
+_RECORDED: Mapping[tuple[Any, str], tuple[str, str]] = {
+    (Config, "preset"): ("--preset", "name the preset without it, as in `embody train dynamics crafter_small`"),
+    (EvaluationConfig, "full"): ("--evaluation.full", "ask for it with --full"),
+    (ImaginationConfig, "shuffle_rewards"): (
+        "--imagination.shuffle-rewards",
+        "the control with shuffled rewards is a stage of its own: `embody train shuffled`",
+    ),
+}
+
+
+_ASKING: set[Any] = set()  # parts of the config for which tyro's own rule is being asked
 
 
 @SETTINGS.struct_rule
 def _options(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """A `Config`'s fields as options, but for those that are only recorded."""
-    if info.type is not Config:
+    """A part of the config as tyro has it, without options for the fields that are only recorded."""
+    recorded = {name: getattr(info.default, name) for kind, name in _RECORDED if kind is info.type}
+    if not recorded or info.type in _ASKING:
         return None
-    kinds = typing.get_type_hints(Config)
-    names = [field.name for field in dataclasses.fields(Config) if field.name not in _RECORDED]
+    _ASKING.add(info.type)
+    try:
+        spec = ConstructorRegistry.get_struct_spec(info)
+    finally:
+        _ASKING.remove(info.type)
+    assert isinstance(spec, StructConstructorSpec)
     return StructConstructorSpec(
-        instantiate=functools.partial(dataclasses.replace, info.default),
-        fields=tuple(StructFieldSpec(name, kinds[name], getattr(info.default, name)) for name in names),
+        instantiate=functools.partial(spec.instantiate, **recorded),
+        fields=tuple(field for field in spec.fields if field.name not in recorded),
     )
 
 
 def base_config(arguments: Sequence[str]) -> Config:
     """The preset that the arguments name, or the config of the run that they name if it exists already."""
-    if _option(arguments, "--preset") is not None:
-        raise UserError("--preset: name the preset without it, as in `embody train dynamics crafter_small`")
+    for option, instead in _RECORDED.values():
+        if _option(arguments, option) is not None:
+            raise UserError(f"{option}: {instead}")
     if arguments[:1] in (["import"], ["compare"]):  # of no run
         return preset("minecraft")
     words = []
