@@ -119,7 +119,7 @@ class Bench:
 
     def dynamics(self) -> dict[str, float]:
         """A step of shortcut forcing, the bootstrap included."""
-        model, loss = self._made(Dynamics, self.config.dynamics), ShortcutLoss().to(self.device)
+        model, loss = self._made(Dynamics, self.config.dynamics), ShortcutLoss(FLOW).to(self.device)
         rows, frames = self.sizes.dynamics
         batch = self._batch(rows, frames)
         step = self._step(model, lambda: loss(model, batch, self.generator, bootstrap=True)[0])
@@ -129,7 +129,7 @@ class Bench:
     def tokenizer(self) -> dict[str, float]:
         """A step of masked autoencoding, on the squared error alone."""
         t, (rows, frames) = self.config.tokenizer, self.sizes.tokenizer
-        model, loss = self._made(Tokenizer, t), TokenizerLoss().to(self.device)
+        model, loss = self._made(Tokenizer, t), TokenizerLoss(PIXELS).to(self.device)
         video = torch.randint(256, (rows, frames, 3, t.height, t.width), dtype=torch.uint8, device=self.device)
         mask = torch.ones(rows, frames, dtype=torch.bool, device=self.device)
         step = self._step(model, lambda: loss(model, video, mask, self.generator)[0])

@@ -10,12 +10,15 @@ import torch
 
 from embody.config import (
     AgentConfig,
+    AgentObjective,
     Config,
     DynamicsConfig,
     EvaluationConfig,
     ImaginationConfig,
+    SamplingConfig,
     StageConfig,
     TokenizerConfig,
+    TokenizerObjective,
     TransformerConfig,
 )
 from embody.evaluation.run import FinishedParts
@@ -67,13 +70,12 @@ def tiny_config(root: Path) -> Config:
         precision="float32",
         env=dataclasses.replace(preset.env, tasks=(TASK,), max_steps=(12,)),
         collect=dataclasses.replace(preset.collect, train_episodes=24, validation_episodes=8, workers=1),
-        tokenizer=TokenizerConfig(
-            patch=8, latents=5, channels=4, context=3, encoder=trunk, decoder=trunk, lpips="none"
-        ),
-        dynamics=DynamicsConfig(tokens=5, channels=4, registers=2, context=16, trunk=trunk, k_max=8, k_sample=2),
-        agent=AgentConfig(
-            tokens=2, trunk=trunk, hidden=32, distances=3, bins=11, event_steps=3, event_rows=4, risk_steps=3
-        ),
+        tokenizer=TokenizerConfig(patch=8, latents=5, channels=4, context=3, encoder=trunk, decoder=trunk),
+        tokenizer_objective=TokenizerObjective(lpips="none"),
+        dynamics=DynamicsConfig(tokens=5, channels=4, registers=2, context=16, trunk=trunk, k_max=8),
+        agent=AgentConfig(tokens=2, hidden=32, distances=3, bins=11),
+        agent_objective=AgentObjective(event_steps=3, event_rows=4, risk_steps=3),
+        sampling=SamplingConfig(k_sample=2),
         imagination=ImaginationConfig(context=4, horizon=4),
         train_tokenizer=stage,
         train_dynamics=dataclasses.replace(stage, long_length=8),

@@ -17,7 +17,7 @@ from torch import Tensor
 from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, Risk, event_loss, lambda_returns, risk_loss
 from embody.agent.losses import ahead
 from embody.agent.model import _aligned_at_end
-from embody.config import ActionSpec, Config, ImaginationConfig
+from embody.config import ActionSpec, AgentConfig, Config, ImaginationConfig
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.nn.distributions import FactoredCategorical
@@ -30,8 +30,11 @@ from tests.processes import side_by_side
 from tests.tiny_models import (
     ACTIONS,
     AGENT,
+    BEHAVIOUR,
     CONFIG,
     DYNAMICS,
+    FLOW,
+    TRUNK,
     make_actions,
     make_agent,
     make_batch,
@@ -43,7 +46,7 @@ from tests.tiny_models import (
 )
 
 SHARED = dataclasses.replace(AGENT, own_weights=False)
-SHARP = dataclasses.replace(AGENT.trunk, time_query_gain=2.0)
+SHARP = dataclasses.replace(TRUNK, time_query_gain=2.0)
 TASK = torch.tensor([[2, 3, 4, 5], [4, 6, 7, 0]])
 
 
@@ -139,16 +142,16 @@ def test_own_layers_are_the_agents_and_shared_ones_the_worlds() -> None:
         own.blocks[0].attention.qkv.weight += 1  # its projections of the world's tokens too
     assert (features(own, dynamics, latents()) - before).abs().max() > 1e-3
     assert torch.equal(features(shared, dynamics, latents()), before)
-    gains = [block.attention.q_norm.weight for block in Agent(dataclasses.replace(AGENT, trunk=SHARP)).blocks]
+    gains = [block.attention.q_norm.weight for block in Agent(AGENT, SHARP, ACTIONS).blocks]
     assert [float(gain.detach().mean()) for gain in gains] == [1.0, 2.0, 1.0, 2.0]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("pattern", ["STST", "SSST"])
 def test_shared_layers_run_the_agent_as_part_of_the_world(pattern: str) -> None:
-    trunk = dataclasses.replace(AGENT.trunk, pattern=pattern)
+    trunk = dataclasses.replace(TRUNK, pattern=pattern)
     dynamics = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk))
-    agent = make_agent(dataclasses.replace(SHARED, trunk=trunk))
+    agent = make_agent(SHARED, trunk)
     tokens: list[Tensor] = []
     agent.token_norm.register_forward_hook(lambda _, __, output: tokens.append(output))
     found = features(agent, dynamics, latents())
@@ -162,7 +165,8 @@ def stage_gradients(config: Config, root: Path, monkeypatch: pytest.MonkeyPatch)
     dynamics = make_dynamics(config.dynamics)
     stage = AgentStage(config, [make_dataset(root, [9, 9])], "", dynamics)
     open_heads(stage.model.agent)
-    stage.whole = dataclasses.replace(config, agent=dataclasses.replace(config.agent, dynamics_weight=0.0))
+    objective = dataclasses.replace(config.agent_objective, dynamics_weight=0.0)
+    stage.whole = dataclasses.replace(config, agent_objective=objective)
     read: list[Tensor] = []
     forward = dynamics.forward
 
@@ -198,11 +202,11 @@ def test_agent_losses_reach_the_world_only_if_it_lends_its_weights(
 def test_heads_read_the_noised_pass_or_the_context_level(
     heads_input: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agent = dataclasses.replace(AGENT, heads_input="context" if heads_input == "context" else "noised")
+    agent = dataclasses.replace(BEHAVIOUR, heads_input="context" if heads_input == "context" else "noised")
     contexts: Any = "alternate" if heads_input == "alternate" else "noised"
     draw: Any = "uniform" if heads_input == "uniform" else "partial"
-    dynamics = dataclasses.replace(DYNAMICS, tau_power=2.0, contexts=contexts, step_draw=draw)
-    config = dataclasses.replace(CONFIG, agent=agent, dynamics=dynamics)
+    dynamics = dataclasses.replace(FLOW, tau_power=2.0, contexts=contexts, step_draw=draw)
+    config = dataclasses.replace(CONFIG, agent_objective=agent, dynamics_objective=dynamics)
     stage, (noised, tau, d) = stage_gradients(config, tmp_path, monkeypatch)
     level, generator = stage.model.dynamics.context_level, seeded(0)
     steps = torch.full((4, 6), 8.0)  # of rows without bootstrap and of a history alike
@@ -230,8 +234,8 @@ def test_batches_that_clone_nothing_are_refused(tmp_path: Path) -> None:
         (dataclasses.replace(train, long_length=16), 0.5, "batches of 1 x 16 frames"),
         (dataclasses.replace(train, long_length=16), 1.0, None),
     ):
-        agent = dataclasses.replace(AGENT, uniform_share=share)
-        config = dataclasses.replace(CONFIG, agent=agent, train_agent=stage)
+        objective = dataclasses.replace(BEHAVIOUR, uniform_share=share)
+        config = dataclasses.replace(CONFIG, agent_objective=objective, train_agent=stage)
         if refused is None:
             AgentStage(config, data, "", make_dynamics())
         else:
@@ -246,9 +250,9 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
     share: float, misses: float, uniform: int, others: int, tmp_path: Path
 ) -> None:
     """Rows with misses teach neither of them. Where rounding leaves no relevant row, nothing is cloned."""
-    agent = dataclasses.replace(AGENT, uniform_share=share, miss_share=misses)
+    objective = dataclasses.replace(BEHAVIOUR, uniform_share=share, miss_share=misses)
     train = dataclasses.replace(CONFIG.train_agent, batch=16)
-    config = dataclasses.replace(CONFIG, agent=agent, train_agent=train)
+    config = dataclasses.replace(CONFIG, agent_objective=objective, train_agent=train)
     stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
     open_heads(stage.model.agent)
     seen: list[Batch] = []
@@ -275,18 +279,17 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
 
 def test_the_worlds_own_loss_goes_on_with_its_bootstrap(tmp_path: Path) -> None:
     """From the first step of phase 2 on: that of phase 1 is over."""
-    world = dataclasses.replace(DYNAMICS, bootstrap_fraction=0.5, image_fraction=0.0)
-    config = dataclasses.replace(
-        CONFIG, dynamics=world, agent=dataclasses.replace(AGENT, dynamics_weight=0.25, heads_input="context")
-    )
-    stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics(world))
+    of_world = dataclasses.replace(FLOW, bootstrap_fraction=0.5, image_fraction=0.0)
+    objective = dataclasses.replace(BEHAVIOUR, dynamics_weight=0.25, heads_input="context")
+    config = dataclasses.replace(CONFIG, dynamics_objective=of_world, agent_objective=objective)
+    stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
     open_heads(stage.model.agent)
     batch = make_batch(8, 6)
     loss, metrics = stage.loss(batch, StepContext(0, 1, seeded(0)))
     generator = seeded(0)
     features = stage.model.features(batch, stage.model.context_levels(batch), generator)
-    of_agent, _ = AgentLoss(config.agent)(stage.model.agent.heads, features, batch, cloned_from=4)
-    own, terms = ShortcutLoss()(stage.model.dynamics, batch.head(4), generator, bootstrap=True)
+    of_agent, _ = AgentLoss(objective)(stage.model.agent.heads, features, batch, cloned_from=4)
+    own, terms = ShortcutLoss(of_world)(stage.model.dynamics, batch.head(4), generator, bootstrap=True)
     assert terms["bootstrap"] > 0
     for name in ("flow", "bootstrap"):
         assert torch.equal(metrics[name], terms[name])
@@ -294,8 +297,8 @@ def test_the_worlds_own_loss_goes_on_with_its_bootstrap(tmp_path: Path) -> None:
 
 
 def test_without_its_own_loss_the_world_is_frozen(tmp_path: Path) -> None:
-    agent = dataclasses.replace(AGENT, dynamics_weight=0.0)
-    stage = AgentStage(dataclasses.replace(CONFIG, agent=agent), [make_dataset(tmp_path, [9])], "", make_dynamics())
+    config = dataclasses.replace(CONFIG, agent_objective=dataclasses.replace(BEHAVIOUR, dynamics_weight=0.0))
+    stage = AgentStage(config, [make_dataset(tmp_path, [9])], "", make_dynamics())
     assert not any(p.requires_grad for p in stage.model.dynamics.parameters())
     assert [len(group["params"]) for group in stage.parameter_groups()] == [len(list(stage.model.agent.parameters()))]
 
@@ -365,8 +368,8 @@ def make_outputs(seed: int = 0) -> HeadOutputs:
 class FixedHeads:
     """Heads that always say the same."""
 
-    def __init__(self, out: HeadOutputs) -> None:
-        self.out, heads = out, make_agent().heads
+    def __init__(self, out: HeadOutputs, config: AgentConfig = AGENT) -> None:
+        self.out, self.config, self.actions, heads = out, config, ACTIONS, make_agent().heads
         self.reward_bins, self.value_bins = heads.reward_bins, heads.value_bins
         self.reward_mean, self.reward_std = torch.zeros(()), torch.ones(())
 
@@ -383,9 +386,9 @@ def padded_batch() -> Any:
     return batch
 
 
-def evaluate(config: Any = AGENT, batch: Any = None, heads: Any = None) -> dict[str, float]:
+def evaluate(batch: Any = None, heads: Any = None) -> dict[str, float]:
     batch, heads = batch or padded_batch(), heads or FixedHeads(make_outputs())
-    _, metrics = AgentLoss(config)(heads, torch.zeros(3, 5, 1), batch)
+    _, metrics = AgentLoss(BEHAVIOUR)(heads, torch.zeros(3, 5, 1), batch)
     return {name: value.item() for name, value in metrics.items()}
 
 
@@ -415,14 +418,14 @@ def test_agent_loss_by_hand() -> None:
         "next_action_log_prob": np.mean(following),
     }
     assert evaluate() == pytest.approx(expected, rel=1e-5)
-    losses = AgentLoss(AGENT)
+    losses = AgentLoss(BEHAVIOUR)
     assert losses(heads, torch.zeros(3, 5, 1), batch)[0].item() == pytest.approx(4.0)  # four terms at their own RMS
     for rms in losses.rms.values():
         rms.mean_square.fill_(4.0)
         rms.weight.fill_(1.0)
     total = sum(expected[name] for name in ("policy", "reward", "value", "continue")) / 2
     assert losses.eval()(heads, torch.zeros(3, 5, 1), batch)[0].item() == pytest.approx(total, rel=1e-5)
-    losses.config = dataclasses.replace(AGENT, policy_weight=3.0)
+    losses.objective = dataclasses.replace(BEHAVIOUR, policy_weight=3.0)
     total += 2 * expected["policy"] / 2
     assert losses(heads, torch.zeros(3, 5, 1), batch)[0].item() == pytest.approx(total, rel=1e-5)
 
@@ -433,7 +436,7 @@ def test_the_loss_of_two_processes_is_that_of_all_rows() -> None:
 
     def run(rows: slice, reduce: Reduce = one_process) -> tuple[Tensor, dict[str, Tensor], AgentLoss]:
         out = HeadOutputs(*(logits[rows].clone().requires_grad_() for logits in vars(make_outputs()).values()))
-        losses = AgentLoss(AGENT)
+        losses = AgentLoss(BEHAVIOUR)
         own = Batch(**{name: None if x is None else x[rows] for name, x in vars(batch).items()})
         loss, metrics = losses(FixedHeads(out), torch.zeros(own.rows, 5, 1), own, reduce=reduce)
         loss.backward()
@@ -467,14 +470,15 @@ def test_padding_does_not_count() -> None:
 
 def test_rewards_can_be_learned_by_squared_error_and_standardised() -> None:
     batch, heads = padded_batch(), FixedHeads(make_outputs())
-    squared = dataclasses.replace(AGENT, reward_loss="mse")
+    squared = FixedHeads(heads.out, dataclasses.replace(AGENT, reward_loss="mse"))
     targets, real = ahead(batch.rewards, batch.mask, 0, AGENT.distances)
     decoded = heads.reward_bins.decode(heads.out.reward)
     expected = float((decoded - targets)[real].square().mean())
-    assert evaluate(squared)["reward"] == pytest.approx(expected, rel=1e-5)
-    heads.reward_mean, heads.reward_std = torch.tensor(0.5), torch.tensor(2.0)
+    assert evaluate(heads=squared)["reward"] == pytest.approx(expected, rel=1e-5)
+    for scaled in (heads, squared):
+        scaled.reward_mean, scaled.reward_std = torch.tensor(0.5), torch.tensor(2.0)
     expected = float((decoded - (targets - 0.5) / 2)[real].square().mean())
-    assert evaluate(squared, heads=heads)["reward"] == pytest.approx(expected, rel=1e-5)
+    assert evaluate(heads=squared)["reward"] == pytest.approx(expected, rel=1e-5)
     expected = float(heads.reward_bins.loss(heads.out.reward, (targets - 0.5) / 2)[real].mean())
     assert evaluate(heads=heads)["reward"] == pytest.approx(expected, rel=1e-5)
 
@@ -483,7 +487,9 @@ def test_rewards_can_be_learned_by_squared_error_and_standardised() -> None:
 def test_rewards_are_standardised_by_those_of_the_training_split(standardise: bool, tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, [9, 5, 7])
     config = dataclasses.replace(
-        CONFIG, agent=dataclasses.replace(AGENT, standardise_rewards=standardise, reward_range=(-3.0, 3.0))
+        CONFIG,
+        agent=dataclasses.replace(AGENT, reward_range=(-3.0, 3.0)),
+        agent_objective=dataclasses.replace(BEHAVIOUR, standardise_rewards=standardise),
     )
     heads = AgentStage(config, [dataset], "", make_dynamics()).model.agent.heads
     mean, std = (dataset.rewards.mean(), dataset.rewards.std(ddof=1)) if standardise else (0.0, 1.0)
@@ -495,8 +501,12 @@ def test_rewards_and_returns_out_of_range_are_refused(tmp_path: Path) -> None:
     """Their bins would clamp them in silence: 1024 would be learned as 1."""
     dataset = make_dataset(tmp_path, [4, 3], rewards=[0, 2, 0, 1024, 0, -1, 0.5])
 
-    def stage(**ranges: Any) -> AgentStage:
-        config = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, **ranges))
+    def stage(standardise: bool = False, **ranges: Any) -> AgentStage:
+        config = dataclasses.replace(
+            CONFIG,
+            agent=dataclasses.replace(AGENT, **ranges),
+            agent_objective=dataclasses.replace(BEHAVIOUR, standardise_rewards=standardise),
+        )
         return AgentStage(config, [dataset], "", make_dynamics())
 
     # Of the first episode 2 + 0.81 * 1024 = 831.44; then 0.9 * 1024; of the second -1 + 0.9 * 0.5.
@@ -514,8 +524,8 @@ def test_rewards_and_returns_out_of_range_are_refused(tmp_path: Path) -> None:
     ends = ((-1 - mean) / std, (1024 - mean) / std)
     found = f"standardised rewards, {ends[0]:g} to {ends[1]:g}: set it to -0.39 2.27$"
     with pytest.raises(ValueError, match=f"agent.reward_range 0 to 1 does not hold the data's {found}"):
-        stage(**{**held, "reward_range": (0.0, 1.0), "standardise_rewards": True})
-    stage(**{**held, "reward_range": (-0.39, 2.27), "standardise_rewards": True})
+        stage(standardise=True, **{**held, "reward_range": (0.0, 1.0)})
+    stage(standardise=True, **{**held, "reward_range": (-0.39, 2.27)})
 
 
 def test_the_presets_hold_the_rewards_they_expect() -> None:
@@ -589,8 +599,12 @@ def test_event_loss_by_hand() -> None:
 
 
 def test_pairs_hold_their_event_whatever_the_lead_of_clips(tmp_path: Path) -> None:
-    agent = dataclasses.replace(CONFIG.agent, goal="all", event_lead=20, uniform_share=0.01, event_rows=64)
-    config = dataclasses.replace(CONFIG, agent=agent, train_agent=dataclasses.replace(CONFIG.train_agent, batch=64))
+    config = dataclasses.replace(
+        CONFIG,
+        agent=dataclasses.replace(AGENT, goal="all"),
+        agent_objective=dataclasses.replace(BEHAVIOUR, event_lead=20, uniform_share=0.01, event_rows=64),
+        train_agent=dataclasses.replace(CONFIG.train_agent, batch=64),
+    )
     dataset = make_dataset(tmp_path, [40], events=[(30, 0)])
     encode_dataset(make_tokenizer(), "abc", dataset)
     stage = EventsStage(AgentStage(config, [dataset], "abc", make_dynamics()))
@@ -632,7 +646,7 @@ def test_phase_2_learns_what_frames_show(tmp_path: Path) -> None:
 def test_risk_by_hand() -> None:
     """Costs are shares of the greatest; the loss is least where the mean is said, over real steps alone."""
     config = dataclasses.replace(AGENT, reward_range=(-2.0, 1.0))
-    risk = Risk(DYNAMICS.tokens, DYNAMICS.channels, config)
+    risk = Risk(DYNAMICS.tokens, DYNAMICS.channels, config, ACTIONS)
     with torch.no_grad():
         risk.mlp[-1].weight.zero_()
         risk.mlp[-1].bias.copy_(torch.tensor([math.log(1 / 3), math.log(1 / 9)]))  # a quarter, a tenth
@@ -646,7 +660,8 @@ def test_risk_by_hand() -> None:
     expected = (of_costs - math.log(9 / 10) - math.log(1 / 10)) / 2
     assert risk_loss(said, costs, ends, mask).item() == pytest.approx(expected, rel=1e-5)
     assert risk_loss(said, costs, ends, torch.zeros_like(mask)) == 0
-    no_losses = Risk(DYNAMICS.tokens, DYNAMICS.channels, dataclasses.replace(AGENT, reward_range=(0.0, 1.0)))
+    gains = dataclasses.replace(AGENT, reward_range=(0.0, 1.0))
+    no_losses = Risk(DYNAMICS.tokens, DYNAMICS.channels, gains, ACTIONS)
     assert (no_losses.expected(before, actions)[0] == 0).all()
 
 
@@ -723,8 +738,9 @@ def test_rare_costs_come_out_as_often_as_they_are(tmp_path: Path) -> None:
 def test_risk_learns_from_an_episodes_last_steps_as_from_others(tmp_path: Path) -> None:
     """Of an episode's 39 steps each comes as often, but the first seven; the reward says which slot is which."""
     ranges = {"reward_range": (-1.0, 40.0), "value_range": (0.0, 900.0)}
-    agent = dataclasses.replace(CONFIG.agent, goal="recorded", tasks=4, event_rows=64, **ranges)
-    config = dataclasses.replace(CONFIG, agent=agent)
+    agent = dataclasses.replace(CONFIG.agent, goal="recorded", tasks=4, **ranges)
+    objective = dataclasses.replace(BEHAVIOUR, event_rows=64)
+    config = dataclasses.replace(CONFIG, agent=agent, agent_objective=objective)
     dataset = make_dataset(tmp_path, [40], rewards=range(40), events=[(2, 0)])
     encode_dataset(make_tokenizer(), "abc", dataset)
     stage, counts = RiskStage(AgentStage(config, [dataset], "abc", make_dynamics())), np.zeros(40)

@@ -379,7 +379,7 @@ def test_sessions_of_any_length_are_timed(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_session_stands_where_it_is_moved_to() -> None:
     config = ours.config_of(WORKLOADS["W3"], TINY)
-    dream = session.session(Dynamics(config.dynamics), 1_000, passes=2)
+    dream = session.session(Dynamics(config.dynamics, config.env.actions), 1_000, passes=2)
     assert session.block(dream, 1_000) > 0
     assert dream.world_cache is not None and dream.world_cache.frames == 1_000 + session.BLOCK
     session.move_to(dream, 10)

@@ -43,7 +43,7 @@ def test_latents_on_disk_equal_those_computed_frame_by_frame(finished: Path) -> 
 
 def test_so_they_do_where_much_hangs_on_the_past(config: Config) -> None:
     torch.manual_seed(0)
-    tokenizer, dataset = Tokenizer(config.tokenizer), open_dataset(config.dataset_dir(TASK))
+    tokenizer, dataset = Tokenizer(config.tokenizer, config.env.frame), open_dataset(config.dataset_dir(TASK))
     for block in tokenizer.encoder.blocks:  # time layers start as the identity
         torch.nn.init.normal_(block.attention.out.weight, std=3.0)  # type: ignore[union-attr, arg-type]
     encode_dataset(tokenizer, "random", dataset)
@@ -74,7 +74,7 @@ def test_latents_have_mean_0_and_deviation_1(finished: Path) -> None:
 
 def test_encoding_goes_on_after_a_kill_and_then_does_nothing(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    tokenizer, dataset = Tokenizer(config.tokenizer), open_dataset(config.dataset_dir(TASK))
+    tokenizer, dataset = Tokenizer(config.tokenizer, config.env.frame), open_dataset(config.dataset_dir(TASK))
     encode_dataset(tokenizer, "whole", dataset)
     write = LatentWriter.filling
 
@@ -102,7 +102,7 @@ def test_encoding_goes_on_after_a_kill_and_then_does_nothing(config: Config, mon
 
 
 def test_one_process_at_a_time_encodes(config: Config) -> None:
-    tokenizer, dataset = Tokenizer(config.tokenizer), open_dataset(config.dataset_dir(TASK))
+    tokenizer, dataset = Tokenizer(config.tokenizer, config.env.frame), open_dataset(config.dataset_dir(TASK))
     with exclusive_lock(dataset.root / "latents" / "one"):
         with pytest.raises(ValueError, match="latents/one: another process writes there: wait until it is done"):
             encode_dataset(tokenizer, "one", dataset)
@@ -113,7 +113,7 @@ def test_one_process_at_a_time_encodes(config: Config) -> None:
 
 def test_a_file_that_cannot_be_opened_is_not_called_damaged(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = open_dataset(config.dataset_dir(TASK))
-    encode_dataset(Tokenizer(config.tokenizer), "abc", dataset)
+    encode_dataset(Tokenizer(config.tokenizer, config.env.frame), "abc", dataset)
 
     def too_many(*_: object, **__: object) -> None:
         raise OSError(24, "Too many open files")
@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(config: Config, monk
 def test_shards_are_encoded_together_up_to_the_rows_that_fit(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: episodes of several shards side by side; what is written stays what it was, but for rounding."""
     torch.manual_seed(0)
-    tokenizer, dataset = Tokenizer(config.tokenizer), open_dataset(config.dataset_dir(TASK))
+    tokenizer, dataset = Tokenizer(config.tokenizer, config.env.frame), open_dataset(config.dataset_dir(TASK))
     assert len(dataset.shards) == 2 and len(dataset.episodes()) == 32
     sizes: dict[int, list[int]] = {}
     states: list[tuple[int, int]] = []

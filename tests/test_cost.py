@@ -54,9 +54,15 @@ from embody.training.imagination import ImaginationStage
 from embody.training.loop import StepContext
 from embody.training.optimizers import make_optimizers
 from tests.tiny_models import (
+    ACTIONS,
     AGENT,
+    BEHAVIOUR,
     CONFIG,
     DYNAMICS,
+    FLOW,
+    FRAME,
+    PIXELS,
+    SAMPLING,
     TOKENIZER,
     TRUNK,
     make_agent,
@@ -74,7 +80,9 @@ B, T = 2, 5
 
 def models(config: Config, device: str = "meta") -> tuple[Tokenizer, Dynamics, Agent]:
     with torch.device(device):
-        return Tokenizer(config.tokenizer), Dynamics(config.dynamics), Agent(config.agent)
+        actions = config.env.actions
+        agent = Agent(config.agent, config.dynamics.trunk, actions)
+        return Tokenizer(config.tokenizer, config.env.frame), Dynamics(config.dynamics, actions), agent
 
 
 def numbers(model: nn.Module) -> int:
@@ -102,14 +110,16 @@ def test_the_papers_size_is_laid_out_in_seconds() -> None:
 
 def test_the_papers_sizes_are_those_of_the_paper() -> None:
     config = minecraft()
-    t, d, a = config.tokenizer, config.dynamics, config.agent
-    assert (t.height, t.width, t.padded, t.patch) == (360, 640, (384, 640), 16)
-    assert (t.grid, math.prod(t.grid), t.latents, t.channels) == ((24, 40), 960, 512, 16)
-    assert (d.tokens, d.channels, d.context, d.k_max, d.k_sample, d.registers) == (256, 32, 192, 64, 4, 8)
+    t, d, a, flow = config.tokenizer, config.dynamics, config.agent, config.dynamics_objective
+    assert (config.env.frame, t.padded, t.patch) == ((360, 640), (384, 640), 16)
+    grid = t.grid(config.env.frame)
+    assert (grid, math.prod(grid), t.latents, t.channels) == ((24, 40), 960, 512, 16)
+    assert (d.tokens, d.channels, d.context, d.k_max, config.sampling.k_sample, d.registers) == (256, 32, 192, 64, 4, 8)
     assert d.trunk.heads == 8 * d.trunk.kv_heads and d.trunk.layers == 9 * "SSST" and d.trunk.soft_cap == 50
     assert (config.train_dynamics.length, config.train_dynamics.long_length) == (64, 256)
-    assert len(d.actions.sizes) == 24 and sorted(d.actions.sizes) == [2] * 23 + [121]
-    assert (a.distances, a.own_weights, d.contexts, d.tau_power, d.ramp, d.image_fraction) == (
+    actions = config.env.actions.sizes
+    assert len(actions) == 24 and sorted(actions) == [2] * 23 + [121]
+    assert (a.distances, a.own_weights, flow.contexts, flow.tau_power, flow.ramp, flow.image_fraction) == (
         *(8, False),
         *("noised", 1, True, 0.3),
     )
@@ -123,9 +133,10 @@ def test_the_papers_sizes_are_those_of_the_paper() -> None:
 )
 def test_parameters_are_counted_exactly(config: Config) -> None:
     tokenizer, dynamics, agent = models(config)
-    assert tokenizer_parameters(config.tokenizer) == numbers(tokenizer)
-    assert dynamics_parameters(config.dynamics) == numbers(dynamics)
-    assert agent_parameters(config.agent) == numbers(agent)
+    actions = config.env.actions
+    assert tokenizer_parameters(config.tokenizer, config.env.frame) == numbers(tokenizer)
+    assert dynamics_parameters(config.dynamics, actions) == numbers(dynamics)
+    assert agent_parameters(config.agent, config.dynamics.trunk, actions) == numbers(agent)
     matrices = [p.numel() for m in dynamics.modules() if isinstance(m, Block) for p in m.parameters() if p.ndim == 2]
     assert config.dynamics.trunk.depth * block_matrices(config.dynamics.trunk) == sum(matrices)
 
@@ -143,7 +154,7 @@ def counted(work: Callable[[], object]) -> int:
 def world_pass(dynamics: Dynamics, frames: int, cache: RingCache | None = None) -> Tensor:
     config, shape = dynamics.config, (B, frames)
     noised = torch.zeros(*shape, config.tokens, config.channels)
-    actions = torch.zeros(*shape, len(config.actions.sizes), dtype=torch.long)
+    actions = torch.zeros(*shape, len(dynamics.actions.sizes), dtype=torch.long)
     first = torch.zeros(shape, dtype=torch.bool)
     return dynamics(noised, torch.zeros(shape), torch.full(shape, 0.25), actions, first, cache=cache).clean
 
@@ -156,46 +167,49 @@ def test_a_block_by_hand() -> None:
 
 def test_tokenizer_flops() -> None:
     tokenizer, _, _ = models(CONFIG)
-    frames = torch.zeros(B, T, 3, TOKENIZER.height, TOKENIZER.width, dtype=torch.uint8, device="meta")
+    frames = torch.zeros(B, T, 3, *FRAME, dtype=torch.uint8, device="meta")
     latents = torch.zeros(B, T, TOKENIZER.latents, TOKENIZER.channels, device="meta")
-    assert counted(lambda: tokenizer.encode(frames)) == B * encode_flops(TOKENIZER, T)
-    assert counted(lambda: tokenizer.decode(latents)) == B * decode_flops(TOKENIZER, T)
+    assert counted(lambda: tokenizer.encode(frames)) == B * encode_flops(TOKENIZER, FRAME, T)
+    assert counted(lambda: tokenizer.decode(latents)) == B * decode_flops(TOKENIZER, FRAME, T)
     trained = counted(lambda: tokenizer.decode(tokenizer.encode(frames)).sum().backward())
-    assert trained == pytest.approx(B * tokenizer_row_flops(TOKENIZER, T), rel=EXACTLY)
+    assert trained == pytest.approx(B * tokenizer_row_flops(TOKENIZER, PIXELS, FRAME, T), rel=EXACTLY)
     tokenizer.freeze_encoder()
     trained = counted(lambda: tokenizer.decode(tokenizer.encode(frames)).sum().backward())
-    assert trained == pytest.approx(B * decoder_row_flops(TOKENIZER, T), rel=EXACTLY)
+    assert trained == pytest.approx(B * decoder_row_flops(TOKENIZER, PIXELS, FRAME, T), rel=EXACTLY)
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
 def test_flops_and_activations_of_the_perceptual_loss(net: LpipsNet) -> None:
-    config = dataclasses.replace(TOKENIZER, height=44, width=52, lpips=net)  # sides that no pooling divides
-    tokenizer, loss = Tokenizer(config), TokenizerLoss(Lpips(net, make_lpips_weights(net)))
-    frames = torch.zeros(B, T, 3, 44, 52, dtype=torch.uint8)
+    frame, objective = (44, 52), dataclasses.replace(PIXELS, lpips=net)  # sides that no pooling divides
+    tokenizer, loss = Tokenizer(TOKENIZER, frame), TokenizerLoss(objective, Lpips(net, make_lpips_weights(net)))
+    frames = torch.zeros(B, T, 3, *frame, dtype=torch.uint8)
 
     def step() -> None:
         loss(tokenizer, frames, torch.ones(B, T, dtype=torch.bool), seeded(0))[0].backward()
 
-    assert counted(step) == pytest.approx(B * tokenizer_row_flops(config, T), rel=EXACTLY)
-    assert tokenizer_row_flops(config, T) > 1.5 * tokenizer_row_flops(dataclasses.replace(config, lpips="none"), T)
-    images, others = torch.rand(2, B * T, 3, 44, 52)
+    row = tokenizer_row_flops(TOKENIZER, objective, frame, T)
+    assert counted(step) == pytest.approx(B * row, rel=EXACTLY)
+    assert row > 1.5 * tokenizer_row_flops(TOKENIZER, PIXELS, frame, T)
+    images, others = torch.rand(2, B * T, 3, *frame)
     found = kept(lambda: loss.lpips(images.requires_grad_(), others), loss.lpips)
-    assert found == pytest.approx(lpips_activations(config, B * T), rel=0.03)
+    assert found == pytest.approx(lpips_activations(objective, frame, B * T), rel=0.03)
 
 
 def test_the_perceptual_loss_of_the_papers_size() -> None:
     """VGG-16 is known for 15.3 billion multiplications an image of 224 x 224, in its convolutions."""
-    config = minecraft().tokenizer
-    assert config.lpips == "vgg"
+    config = minecraft()
+    objective, frame = config.tokenizer_objective, config.env.frame
+    assert objective.lpips == "vgg"
     expected = 3 * 2 * 15.35e9 * (360 * 640) / 224**2
-    assert lpips_row_flops(config, 1) == pytest.approx(expected, rel=0.03)
-    assert 0.09 < lpips_row_flops(config, 64) / tokenizer_row_flops(config, 64) < 0.11  # not to be left out
+    assert lpips_row_flops(objective, frame, 1) == pytest.approx(expected, rel=0.03)
+    whole = tokenizer_row_flops(config.tokenizer, objective, frame, 64)
+    assert 0.09 < lpips_row_flops(objective, frame, 64) / whole < 0.11  # not to be left out
 
 
 @pytest.mark.parametrize("soft_cap", [0.0, 50.0])
 def test_dynamics_flops(soft_cap: float) -> None:
     config = dataclasses.replace(DYNAMICS, trunk=dataclasses.replace(TRUNK, soft_cap=soft_cap))
-    dynamics = Dynamics(config)
+    dynamics = Dynamics(config, ACTIONS)
     assert counted(lambda: world_pass(dynamics, T)) == B * dynamics_flops(config, T)
     cache = dynamics.new_cache(B)
     cache.commit(3 * config.context)  # full
@@ -206,24 +220,25 @@ def test_dynamics_flops(soft_cap: float) -> None:
 @pytest.mark.parametrize("draw", ["partial", "uniform"])
 def test_flops_of_a_row_of_dynamics_training(draw: Any, bootstrap: bool) -> None:
     # Whole rows of 10.
-    config = dataclasses.replace(DYNAMICS, image_fraction=0.3, bootstrap_fraction=0.2, step_draw=draw)
-    dynamics, loss, batch = make_dynamics(config), ShortcutLoss(), make_batch(10, T)
+    objective = dataclasses.replace(FLOW, image_fraction=0.3, bootstrap_fraction=0.2, step_draw=draw)
+    dynamics, loss, batch = make_dynamics(), ShortcutLoss(objective), make_batch(10, T)
 
     def step() -> None:
         loss(dynamics, batch, seeded(0), bootstrap=bootstrap)[0].backward()
 
-    assert counted(step) == pytest.approx(10 * dynamics_row_flops(config, T, bootstrap=bootstrap), rel=EXACTLY)
+    row = dynamics_row_flops(DYNAMICS, objective, T, bootstrap=bootstrap)
+    assert counted(step) == pytest.approx(10 * row, rel=EXACTLY)
 
 
 @pytest.mark.parametrize(("own_weights", "goal"), [(True, "one"), (False, "one"), (True, "all")])
 def test_flops_of_a_row_of_agent_training(own_weights: bool, goal: Any) -> None:
-    world = dataclasses.replace(DYNAMICS, image_fraction=0.25, bootstrap_fraction=0.25)
-    config = dataclasses.replace(with_agent(own_weights=own_weights, goal=goal), dynamics=world)
+    flow = dataclasses.replace(FLOW, image_fraction=0.25, bootstrap_fraction=0.25)
+    config = dataclasses.replace(with_agent(own_weights=own_weights, goal=goal), dynamics_objective=flow)
     _, dynamics, agent = models(config, "cpu")
     batch, rows = make_batch(8, T), make_batch(4, T)
     if goal != "one":
         batch = dataclasses.replace(batch, task=torch.ones(8, T, 3, dtype=torch.bool))
-    assert batch.latents is not None and config.agent.uniform_share == 0.5
+    assert batch.latents is not None and config.agent_objective.uniform_share == 0.5
 
     def step() -> None:
         shape = (8, T)
@@ -232,7 +247,7 @@ def test_flops_of_a_row_of_agent_training(own_weights: bool, goal: Any) -> None:
             memory = dynamics(*seen, batch.actions, batch.is_first, memory_only=True).memory
         out = agent.heads(agent(batch.task, memory, T, blocks=dynamics.trunk.blocks))
         total = out.policy.sum() + out.reward.sum() + out.value.sum() + out.continues.sum()
-        total = total + ShortcutLoss()(dynamics, rows, seeded(0), bootstrap=True)[0]
+        total = total + ShortcutLoss(flow)(dynamics, rows, seeded(0), bootstrap=True)[0]
         total.backward()
 
     assert counted(step) == pytest.approx(8 * agent_row_flops(config, T), rel=EXACTLY)
@@ -254,8 +269,8 @@ def test_flops_of_a_generated_frame_and_of_a_dream() -> None:
     config = dataclasses.replace(
         CONFIG, imagination=dataclasses.replace(CONFIG.imagination, horizon=horizon, updates=2)
     )
-    batch, prior = make_batch(B, context), Agent(AGENT).heads.policy
-    dream = Dream(dynamics, agent, k_sample=DYNAMICS.k_sample, generator=seeded(0))
+    batch, prior = make_batch(B, context), make_agent().heads.policy
+    dream = Dream(WorldAndAgent(dynamics, agent), k_sample=SAMPLING.k_sample, generator=seeded(0))
     assert batch.latents is not None and context + horizon > DYNAMICS.context  # the ring fills on the way
     features: list[Tensor] = []
 
@@ -278,9 +293,9 @@ def test_flops_of_a_generated_frame_and_of_a_dream() -> None:
     for dreams, flops in ((None, dreaming / 2), (1.0, dreaming), (0.0, 0)):
         assert flops + learning == pytest.approx(B * imagination_row_flops(config, dreams), rel=EXACTLY)
     # A full ring; the heads that say what a dream's step brought are no part of the frame.
-    others = head_flops(AGENT)
+    others = head_flops(AGENT, TRUNK, ACTIONS)
     assert counted(step) == B * (generated_frame_flops(CONFIG) + others)
-    alone = Dream(dynamics, k_sample=DYNAMICS.k_sample, generator=seeded(0))
+    alone = Dream(dynamics, k_sample=SAMPLING.k_sample, generator=seeded(0))
     with torch.no_grad():
         alone.reset(batch.latents, batch.actions, batch.is_first)
         for _ in range(horizon):
@@ -290,11 +305,12 @@ def test_flops_of_a_generated_frame_and_of_a_dream() -> None:
 
 @pytest.mark.parametrize(
     ("finetune", "agent"),
-    [("heads", {}), ("agent", {}), ("agent", {"own_weights": False}), ("heads", {"goal": "all", "support": 0.1})],
+    [("heads", {}), ("agent", {}), ("agent", {"own_weights": False}), ("heads", {"goal": "all"})],
 )
 def test_flops_of_a_step_of_imagination(finetune: Any, agent: dict[str, Any], tmp_path: Path) -> None:
     dream = dataclasses.replace(CONFIG.imagination, finetune=finetune)
-    config = dataclasses.replace(with_agent(**agent), imagination=dream)
+    sampling = dataclasses.replace(SAMPLING, support=0.1 if agent.get("goal") == "all" else 0.0)
+    config = dataclasses.replace(with_agent(**agent), imagination=dream, sampling=sampling)
     model = WorldAndAgent(make_dynamics(), make_agent(config.agent))
     stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", model)
     learnt = sum(parameter.numel() for parameter in stage.trained)
@@ -316,9 +332,9 @@ def test_a_large_model_costs_six_flops_a_parameter_and_token() -> None:
     config = minecraft()
     tokens = 64 * 266
     attention = 3 * 4 * 2048 * (27 * 64 * 266**2 + 9 * 266 * 64**2)
-    expected = 6 * dynamics_parameters(config.dynamics) * tokens + attention
-    whole = dataclasses.replace(config.dynamics, image_fraction=0.0)
-    assert dynamics_row_flops(whole, 64, bootstrap=False) == pytest.approx(expected, rel=0.01)
+    expected = 6 * dynamics_parameters(config.dynamics, config.env.actions) * tokens + attention
+    whole = dataclasses.replace(config.dynamics_objective, image_fraction=0.0)
+    assert dynamics_row_flops(config.dynamics, whole, 64, bootstrap=False) == pytest.approx(expected, rel=0.01)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -345,12 +361,11 @@ def kept(work: Callable[[], object], *models: nn.Module) -> int:
 
 def test_activations_of_training_as_autograd_keeps_them() -> None:
     world = dataclasses.replace(DYNAMICS, tokens=12, channels=8, trunk=SMALL)
-    mine = dataclasses.replace(AGENT, trunk=SMALL)
-    pixels = dataclasses.replace(TOKENIZER, height=32, width=48, latents=12, encoder=SMALL, decoder=SMALL)
-    tokenizer, dynamics, agent = Tokenizer(pixels), Dynamics(world), Agent(mine)
-    frames = torch.zeros(B, T, 3, 32, 48, dtype=torch.uint8)
+    pixels, frame = dataclasses.replace(TOKENIZER, latents=12, encoder=SMALL, decoder=SMALL), (32, 48)
+    tokenizer, dynamics, agent = Tokenizer(pixels, frame), Dynamics(world, ACTIONS), Agent(AGENT, SMALL, ACTIONS)
+    frames = torch.zeros(B, T, 3, *frame, dtype=torch.uint8)
     found = kept(lambda: tokenizer.decode(tokenizer.encode(frames)), tokenizer)
-    assert found == pytest.approx(B * tokenizer_activations(pixels, T, p=4), rel=0.15)
+    assert found == pytest.approx(B * tokenizer_activations(pixels, PIXELS, frame, T, p=4), rel=0.15)
     found = kept(lambda: world_pass(dynamics, T), dynamics)
     assert found == pytest.approx(trunk_activations(SMALL, B * T * dynamics.tokens, p=4), rel=0.15)
     with torch.no_grad():
@@ -359,25 +374,24 @@ def test_activations_of_training_as_autograd_keeps_them() -> None:
         memory = dynamics(z, torch.zeros(B, T), torch.full((B, T), 0.25), batch.actions, batch.is_first).memory
     found = kept(lambda: agent(batch.task, memory, T, blocks=()), agent)
     found += sum(x.untyped_storage().nbytes() for x in memory.inputs)
-    assert found == pytest.approx(B * agent_activations(mine, dynamics.tokens, T, p=4), rel=0.15)
+    assert found == pytest.approx(B * agent_activations(AGENT, SMALL, dynamics.tokens, T, p=4), rel=0.15)
 
 
 def test_activations_of_recomputed_blocks_as_autograd_keeps_them() -> None:
     """Between the passes each block's input; the one block that is then computed anew is in the test above."""
     deep = dataclasses.replace(SMALL, depth=16)  # so that what comes before and after the blocks is little
     world = dataclasses.replace(DYNAMICS, tokens=12, channels=8, trunk=deep)
-    mine = dataclasses.replace(AGENT, trunk=deep)
-    pixels = dataclasses.replace(TOKENIZER, height=32, width=48, latents=12, encoder=deep, decoder=deep)
-    tokenizer, dynamics, agent = Tokenizer(pixels), Dynamics(world), Agent(mine)
+    pixels, frame = dataclasses.replace(TOKENIZER, latents=12, encoder=deep, decoder=deep), (32, 48)
+    tokenizer, dynamics, agent = Tokenizer(pixels, frame), Dynamics(world, ACTIONS), Agent(AGENT, deep, ACTIONS)
     for block in [m for model in (tokenizer, dynamics, agent) for m in model.modules() if isinstance(m, Block)]:
         block.recompute = True
     one, S, M = block_activations(deep, p=4), dynamics.tokens, AGENT.tokens
     found = kept(lambda: world_pass(dynamics, T), dynamics)
     expected = trunk_activations(deep, B * T * S, p=4, recompute=True) - B * T * S * one
     assert found == pytest.approx(expected, rel=0.15)
-    frames = torch.zeros(B, T, 3, 32, 48, dtype=torch.uint8)
+    frames = torch.zeros(B, T, 3, *frame, dtype=torch.uint8)
     found = kept(lambda: tokenizer.decode(tokenizer.encode(frames)), tokenizer)
-    expected = B * tokenizer_activations(pixels, T, p=4, recompute=True) - 2 * B * T * (96 + 12) * one
+    expected = B * tokenizer_activations(pixels, PIXELS, frame, T, p=4, recompute=True) - 2 * B * T * (96 + 12) * one
     assert found == pytest.approx(expected, rel=0.15)
     with torch.no_grad():
         batch = make_batch(B, T)
@@ -385,7 +399,7 @@ def test_activations_of_recomputed_blocks_as_autograd_keeps_them() -> None:
         memory = dynamics(z, torch.zeros(B, T), torch.full((B, T), 0.25), batch.actions, batch.is_first).memory
     found = kept(lambda: agent(batch.task, memory, T, blocks=()), agent)
     read = 4 * (2 * 64 + 3 * 8)  # a token of the world before and after its norm, its key, value and rotated key
-    expected = B * agent_activations(mine, S, T, p=4, recompute=True) - B * T * (M * one + S * read)
+    expected = B * agent_activations(AGENT, deep, S, T, p=4, recompute=True) - B * T * (M * one + S * read)
     assert len(memory.inputs) == 12 and found == pytest.approx(expected, rel=0.15)
 
 
@@ -400,7 +414,7 @@ def test_optimiser_state_as_the_loop_makes_it(muon_lr: float) -> None:
         optimizer.step()
         tensors = (t for values in optimizer.state.values() for t in values.values() if isinstance(t, Tensor))
         state += sum(t.nbytes for t in tensors if t.ndim)
-    n, matrices = dynamics_parameters(DYNAMICS), TRUNK.depth * block_matrices(TRUNK)
+    n, matrices = dynamics_parameters(DYNAMICS, ACTIONS), TRUNK.depth * block_matrices(TRUNK)
     expected = resident(config, held=n, trained=n, matrices=matrices)
     assert expected.optimiser == state
     weights = sum(p.nbytes for p in dynamics.parameters())
@@ -430,6 +444,7 @@ def table(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, list
 
 def test_the_plan_of_the_papers_size(capsys: pytest.CaptureFixture[str]) -> None:
     config = minecraft()
+    world, flow, actions = config.dynamics, config.dynamics_objective, config.env.actions
     tokenizer, dynamics, agent, _ = phases(config)
     rows = table(capsys, "minecraft", "--gpus", "64", "--frames", "2e9", "--mfu", "0.5", "--peak-tflops", "1000")
     # Millions, then TFLOP a frame and days.
@@ -437,17 +452,17 @@ def test_the_plan_of_the_papers_size(capsys: pytest.CaptureFixture[str]) -> None
     assert rows["dynamics"][-1] == pytest.approx(2e9 * rows["dynamics"][-2] / (64 * 500) / 86400, rel=1e-3)
     # Three short batches and a long one; no bootstrap for the first 30% of the steps.
     mean = sum(
-        share * steps * dynamics_row_flops(config.dynamics, T, bootstrap=bootstrap) / T
+        share * steps * dynamics_row_flops(world, flow, T, bootstrap=bootstrap) / T
         for T, share in ((64, 0.75), (256, 0.25))
         for bootstrap, steps in ((False, 0.3), (True, 0.7))
     )
     assert rows["dynamics"][-2] == pytest.approx(mean / 1e12, rel=1e-3)
     assert rows["dynamics, with bootstrap"] == pytest.approx(
-        [n * dynamics_row_flops(config.dynamics, T, bootstrap=True) / 1e15 for n, T in ((256, 64), (64, 256))], rel=1e-3
+        [n * dynamics_row_flops(world, flow, T, bootstrap=True) / 1e15 for n, T in ((256, 64), (64, 256))], rel=1e-3
     )
     # Weights, gradients and the average are 4 bytes a number, Adam's state 8; what is kept is 4 rows, or 1 long one.
     gib = 2**30
-    assert rows["weights"][1] == pytest.approx(4 * dynamics_parameters(config.dynamics) / gib, rel=1e-3)
+    assert rows["weights"][1] == pytest.approx(4 * dynamics_parameters(world, actions) / gib, rel=1e-3)
     assert rows["optimiser state"] == pytest.approx([2 * value for value in rows["gradients"]], rel=1e-3)
     assert rows["activations or caches, short batch"][1] == pytest.approx(4 * dynamics.row_bytes(64) / gib, rel=1e-3)
     assert rows["activations or caches, long batch"][1] == pytest.approx(dynamics.row_bytes(256) / gib, rel=1e-3)
@@ -456,8 +471,8 @@ def test_the_plan_of_the_papers_size(capsys: pytest.CaptureFixture[str]) -> None
     assert rows["all, nothing sharded"][1] == pytest.approx(sum(state) + rest, rel=1e-3)
     assert rows["all, the first four sharded over 64"][1] == pytest.approx(sum(state) / 64 + rest, rel=1e-3)
     # Frozen, or shared with the agent: what phase 2 trains.
-    n, world = agent_parameters(config.agent), dynamics_parameters(config.dynamics)
-    assert agent.state.gradients == 4 * (n + world)
+    n = agent_parameters(config.agent, world.trunk, actions)
+    assert agent.state.gradients == 4 * (n + dynamics_parameters(world, actions))
 
 
 def test_the_bytes_of_the_papers_size_by_hand() -> None:
@@ -503,9 +518,10 @@ def test_the_bytes_of_the_papers_size_by_hand() -> None:
 
 
 def test_a_frozen_world_has_no_gradients_and_no_activations() -> None:
-    frozen = phases(with_agent(own_weights=True, dynamics_weight=0.0))[2]
-    both = phases(with_agent(own_weights=True))[2]
-    world = dynamics_parameters(DYNAMICS)
+    own = with_agent(own_weights=True)
+    alone = dataclasses.replace(own, agent_objective=dataclasses.replace(BEHAVIOUR, dynamics_weight=0.0))
+    frozen, both = phases(alone)[2], phases(own)[2]
+    world = dynamics_parameters(DYNAMICS, ACTIONS)
     assert both.state.gradients - frozen.state.gradients == 4 * world and frozen.state.weights == both.state.weights
-    share = AGENT.uniform_share * trunk_activations(TRUNK, 4 * (4 + DYNAMICS.tokens), p=2)
+    share = BEHAVIOUR.uniform_share * trunk_activations(TRUNK, 4 * (4 + DYNAMICS.tokens), p=2)
     assert both.row_bytes(4) - frozen.row_bytes(4) == share

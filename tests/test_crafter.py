@@ -498,10 +498,12 @@ def test_clips_come_from_all_episodes_and_are_relabelled(recorded: Path) -> None
 def test_world_models_may_be_shown_what_is_rare(recorded: Path, stage_of: Any, share: float) -> None:
     """Behind the uniform rows of a batch each holds an event of its task; among them not all do."""
     dataset, config = open_dataset(recorded / "crafter"), small(recorded)
-    tokenizer = dataclasses.replace(config.tokenizer, uniform_share=share)
-    dynamics = dataclasses.replace(config.dynamics, uniform_share=share)
-    config = dataclasses.replace(config, tokenizer=tokenizer, dynamics=dynamics)
-    encode_dataset(Tokenizer(tokenizer), "untrained", dataset)
+    config = dataclasses.replace(
+        config,
+        tokenizer_objective=dataclasses.replace(config.tokenizer_objective, uniform_share=share),
+        dynamics_objective=dataclasses.replace(config.dynamics_objective, uniform_share=share),
+    )
+    encode_dataset(Tokenizer(config.tokenizer, config.env.frame), "untrained", dataset)
     stage = stage_of(config, [dataset], *(["untrained"] if stage_of is DynamicsStage else []))
     first = []
     for batch, _ in zip(stage.batches(1), range(6), strict=False):

@@ -24,17 +24,13 @@ STEPS, WORLDS, BATCH = 16, 3, 2
 
 def tiny_crafter(root: Path, goal: Goal = "recorded") -> Config:
     preset, tiny = crafter_small(), tiny_config(root)
-    of_crafter = {"actions": preset.env.actions}
     return dataclasses.replace(
         tiny,
         preset="crafter_small",
         env=dataclasses.replace(preset.env, max_steps=(STEPS,)),
         collect=dataclasses.replace(preset.collect, train_episodes=4, validation_episodes=2, workers=1),
-        tokenizer=dataclasses.replace(tiny.tokenizer, height=64, width=64, patch=16),
-        dynamics=dataclasses.replace(tiny.dynamics, **of_crafter),
-        agent=dataclasses.replace(
-            tiny.agent, words=4, reward_range=(-1.0, 1.2), value_range=(-2.0, 20.0), goal=goal, **of_crafter
-        ),
+        tokenizer=dataclasses.replace(tiny.tokenizer, patch=16),
+        agent=dataclasses.replace(tiny.agent, words=4, reward_range=(-1.0, 1.2), value_range=(-2.0, 20.0), goal=goal),
         train_tokenizer=dataclasses.replace(tiny.train_tokenizer, steps=2),
         train_dynamics=dataclasses.replace(tiny.train_dynamics, steps=2),
         train_agent=dataclasses.replace(tiny.train_agent, steps=2),
@@ -78,7 +74,7 @@ def test_what_judges_steps_is_taught_when_the_agent_is(run: Config) -> None:
         assert model.events is None and model.risk is None
         return
     torch.manual_seed(run.seed + 2)
-    agent = Agent(model.agent.config)
+    agent = Agent(model.agent.config, model.agent.trunk, model.agent.heads.actions)
     begun = WorldAndAgent(model.dynamics, agent)  # as `AgentStage` begins it
     for found, first in ((model.events, begun.events), (model.risk, begun.risk)):
         assert found is not None and first is not None

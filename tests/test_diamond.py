@@ -75,11 +75,11 @@ def small_config(root: Path) -> Config:
         preset="minecraft",
         precision="float32",
         env=EnvConfig("minecraft", ("mine_log",), (50,), height=32, width=32, fps=20, actions=actions),
-        tokenizer=TokenizerConfig(
-            32, 32, patch=16, latents=4, channels=4, context=2, encoder=trunk, decoder=trunk, lpips="none"
-        ),
-        dynamics=DynamicsConfig(tokens=4, channels=4, context=16, trunk=trunk, actions=actions, k_max=8, k_sample=2),
-        agent=AgentConfig(tokens=1, trunk=trunk, hidden=8, bins=11, actions=actions),
+        tokenizer=TokenizerConfig(patch=16, latents=4, channels=4, context=2, encoder=trunk, decoder=trunk),
+        tokenizer_objective=TokenizerObjective(lpips="none"),
+        dynamics=DynamicsConfig(tokens=4, channels=4, context=16, trunk=trunk, k_max=8),
+        agent=AgentConfig(tokens=1, hidden=8, bins=11),
+        sampling=SamplingConfig(k_sample=2),
         schedule=SCHEDULE,
         **folders,
     )
@@ -579,7 +579,7 @@ def save_weights(config: Config) -> None:
 
     vocabulary = ["<pad>", "<unknown>", "mine", "log", "craft", "planks", "crafting", "table", "diamond"]
     common = {"seed": 0, "vocabulary": vocabulary}
-    tokenizer, world = Tokenizer(config.tokenizer), WorldAndAgent(Dynamics(config.dynamics), Agent(config.agent))
+    tokenizer, world = Tokenizer(config.tokenizer, config.env.frame), WorldAndAgent(Dynamics(config.dynamics, config.env.actions), Agent(config.agent, config.dynamics.trunk, config.env.actions))
     models = {"dynamics": to_dict(config.dynamics), "agent": to_dict(config.agent)}
     for name, model, about in (
         ("tokenizer", tokenizer, {"models": {"tokenizer": to_dict(config.tokenizer)}}),

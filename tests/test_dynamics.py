@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from embody.config import DynamicsConfig
+from embody.config import DynamicsObjective
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.dynamics.shortcut import Levels, bootstrap_velocity, draw_levels, hold_contexts, noise_to, ramp_weight
-from tests.tiny_models import ACTIONS, DYNAMICS, make_actions, make_batch, make_dynamics, seeded
+from tests.tiny_models import ACTIONS, DYNAMICS, FLOW, make_actions, make_batch, make_dynamics, seeded
 
 K_MAX = DYNAMICS.k_max
 
@@ -45,15 +45,15 @@ def record(dynamics: Dynamics, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     return calls
 
 
-def variant(**changes: Any) -> DynamicsConfig:
+def variant(**changes: Any) -> DynamicsObjective:
     """All rows plain video with labels, but for `changes`."""
     plain: dict[str, Any] = {"bootstrap_fraction": 0.0, "image_fraction": 0.0, "unlabelled_fraction": 0.0}
-    return dataclasses.replace(DYNAMICS, **(plain | changes))
+    return dataclasses.replace(FLOW, **(plain | changes))
 
 
-def unscaled() -> ShortcutLoss:
+def unscaled(objective: DynamicsObjective) -> ShortcutLoss:
     """The loss with its running root mean square at 1."""
-    losses = ShortcutLoss().eval()
+    losses = ShortcutLoss(objective).eval()
     losses.flow_rms.mean_square.fill_(1.0)
     losses.flow_rms.weight.fill_(1.0)
     return losses
@@ -142,7 +142,7 @@ def test_first_slots_and_unlabelled_rows_do_not_read_the_action() -> None:
 
 def test_context_level_lies_on_the_finest_grid() -> None:
     def level(**changes: Any) -> float:
-        return Dynamics(dataclasses.replace(DYNAMICS, **changes)).context_level
+        return Dynamics(dataclasses.replace(DYNAMICS, **changes), ACTIONS).context_level
 
     assert level(k_max=64) == 58 / 64  # 0.9 * 64 = 57.6
     assert level(k_max=8) == 7 / 8
@@ -156,7 +156,7 @@ def test_a_predicted_velocity_by_hand() -> None:
     arguments["tau"][0, :2] = torch.tensor([0.0, 1.0])
     out = make_dynamics()(**arguments).clean.double()  # what the network puts out
     z, tau = arguments["noised"].double(), arguments["tau"].double()[..., None, None]
-    clean = make_dynamics(variant(predict="v"))(**arguments).clean
+    clean = make_dynamics(dataclasses.replace(DYNAMICS, predict="v"))(**arguments).clean
     assert out[0, 1].abs().min() > 1e-4
     assert torch.equal(clean[0, 1], arguments["noised"][0, 1])  # nothing is left to go at tau = 1
     torch.testing.assert_close(clean.double(), z + (1 - tau) * out, atol=1e-6, rtol=1e-6)
@@ -264,8 +264,9 @@ def test_uniform_steps_are_equally_frequent() -> None:
 @pytest.mark.parametrize("step_draw", ["partial", "uniform"])
 @pytest.mark.parametrize("bootstrap", [False, True])
 def test_a_grid_of_one_step_can_be_trained(bootstrap: bool, step_draw: str) -> None:
-    dynamics = make_dynamics(variant(k_max=1, k_sample=1, bootstrap_fraction=0.5, step_draw=step_draw))
-    _, metrics = ShortcutLoss()(dynamics, make_batch(2, 3), seeded(0), bootstrap=bootstrap)
+    dynamics = make_dynamics(dataclasses.replace(DYNAMICS, k_max=1))
+    objective = variant(bootstrap_fraction=0.5, step_draw=step_draw)
+    _, metrics = ShortcutLoss(objective)(dynamics, make_batch(2, 3), seeded(0), bootstrap=bootstrap)
     assert metrics["flow"] > 0 and "bootstrap" not in metrics
 
 
@@ -293,7 +294,7 @@ def test_bootstrap_target_by_separate_passes() -> None:
 
 def test_bootstrap_averages_velocities_not_predictions() -> None:
     class World:
-        config = variant(k_max=8)
+        config = dataclasses.replace(DYNAMICS, k_max=8)
 
         def __call__(self, z: Tensor, tau: Tensor, d: Tensor, *_: Tensor) -> SimpleNamespace:
             assert (d == 0.5).all()
@@ -316,10 +317,10 @@ def test_contexts_held_for_a_rollout() -> None:
 
 def test_bootstrap_beside_held_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Held frames keep their level and content in both half steps, and count as flow, not as bootstrap."""
-    dynamics = make_dynamics(variant(bootstrap_fraction=1.0, contexts="alternate", ramp=False))
-    batch = make_batch(3, 4)
+    objective = variant(bootstrap_fraction=1.0, contexts="alternate", ramp=False)
+    dynamics, batch = make_dynamics(), make_batch(3, 4)
     calls = record(dynamics, monkeypatch)
-    _, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=True)
+    _, metrics = unscaled(objective)(dynamics, batch, seeded(0), bootstrap=True)
     main, first, second = calls
     held = main.d == 1 / K_MAX
     assert held.sum() == 6 and (main.tau[held] == dynamics.context_level).all()
@@ -340,9 +341,9 @@ def test_bootstrap_beside_held_contexts(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_contexts_are_held_in_videos_but_not_in_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images are first frames: those at the context level alone would never be learnt from noise."""
-    dynamics = make_dynamics(variant(image_fraction=0.5, bootstrap_fraction=0.0, contexts="alternate"))
+    dynamics, objective = make_dynamics(), variant(image_fraction=0.5, bootstrap_fraction=0.0, contexts="alternate")
     calls = record(dynamics, monkeypatch)
-    unscaled()(dynamics, make_batch(4, 6), seeded(0), bootstrap=False)
+    unscaled(objective)(dynamics, make_batch(4, 6), seeded(0), bootstrap=False)
     images, videos = calls
     assert images.tau.shape == (12, 1) and videos.tau.shape == (2, 6)
     assert (videos.tau[:, ::2] == dynamics.context_level).all()
@@ -357,17 +358,18 @@ def test_a_tau_power_draws_low_levels_more_often() -> None:
 
 @pytest.mark.parametrize(("draw", "share"), [("partial", 0.0), ("partial", 1.0), ("uniform", 0.0)])
 def test_the_loss_draws_its_levels_by_the_tau_power(draw: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    dynamics = make_dynamics(variant(step_draw=draw, bootstrap_fraction=share, tau_power=1e9))  # u^p is 0
+    dynamics = make_dynamics()
+    objective = variant(step_draw=draw, bootstrap_fraction=share, tau_power=1e9)  # u^p is 0
     calls = record(dynamics, monkeypatch)
-    ShortcutLoss()(dynamics, make_batch(4, 4), seeded(0), bootstrap=draw == "uniform" or share > 0)
+    ShortcutLoss(objective)(dynamics, make_batch(4, 4), seeded(0), bootstrap=draw == "uniform" or share > 0)
     assert (calls[0].tau == 0).all()
 
 
 def test_bootstrap_rows_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    dynamics, batch = make_dynamics(variant(bootstrap_fraction=1.0)), make_batch(3, 4)
+    dynamics, batch = make_dynamics(), make_batch(3, 4)
     batch.mask[1, 2:] = False
     calls = record(dynamics, monkeypatch)
-    loss, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=True)
+    loss, metrics = unscaled(variant(bootstrap_fraction=1.0))(dynamics, batch, seeded(0), bootstrap=True)
     main, first, second = calls
     assert main.clean.requires_grad and not first.clean.requires_grad and not second.clean.requires_grad
     assert (main.d >= 2 / K_MAX).all() and len(main.d.unique()) > 1
@@ -388,18 +390,18 @@ def test_bootstrap_rows_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_bootstrap_takes_the_rows_that_images_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    dynamics = make_dynamics(variant(image_fraction=0.75, bootstrap_fraction=0.5))
+    dynamics, objective = make_dynamics(), variant(image_fraction=0.75, bootstrap_fraction=0.5)
     calls = record(dynamics, monkeypatch)
-    ShortcutLoss()(dynamics, make_batch(4, 3), seeded(0), bootstrap=True)
+    ShortcutLoss(objective)(dynamics, make_batch(4, 3), seeded(0), bootstrap=True)
     assert [len(call.noised) for call in calls] == [9, 1, 1, 1]  # images apart, the video, its two half steps
 
 
 def test_images_come_first_then_bootstrap_rows_with_their_own_actions(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = variant(image_fraction=0.5, bootstrap_fraction=0.25, unlabelled_fraction=0.5)
-    dynamics, batch = make_dynamics(config), make_batch(4, 3)
+    objective = variant(image_fraction=0.5, bootstrap_fraction=0.25, unlabelled_fraction=0.5)
+    dynamics, batch = make_dynamics(), make_batch(4, 3)
     batch.is_first[2, 0] = True
     calls = record(dynamics, monkeypatch)
-    unscaled()(dynamics, batch, seeded(1), bootstrap=True)
+    unscaled(objective)(dynamics, batch, seeded(1), bootstrap=True)
     single, video, *teacher = calls
     assert len(single.noised) == 6 and len(video.noised) == 2
     assert (video.d[0] > 1 / K_MAX).all() and (video.d[1] == 1 / K_MAX).all()
@@ -411,20 +413,21 @@ def test_images_come_first_then_bootstrap_rows_with_their_own_actions(monkeypatc
 
 
 def test_both_terms_weigh_as_many_rows_as_they_have() -> None:
-    dynamics, batch = make_dynamics(variant(bootstrap_fraction=0.25)), make_batch(4, 3)
-    loss, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=True)
+    dynamics, batch, objective = make_dynamics(), make_batch(4, 3), variant(bootstrap_fraction=0.25)
+    loss, metrics = unscaled(objective)(dynamics, batch, seeded(0), bootstrap=True)
     assert loss.item() == pytest.approx(0.75 * float(metrics["flow"]) + 0.25 * float(metrics["bootstrap"]))
-    _, without = unscaled()(dynamics, batch, seeded(0), bootstrap=False)
+    _, without = unscaled(objective)(dynamics, batch, seeded(0), bootstrap=False)
     assert "bootstrap" not in without
 
 
 def test_uniform_draw_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row has steps of its own, images too; each frame weighs the same, whichever term it has."""
-    dynamics, batch = make_dynamics(variant(step_draw="uniform", image_fraction=0.25)), make_batch(8, 6)
+    objective = variant(step_draw="uniform", image_fraction=0.25)
+    dynamics, batch = make_dynamics(), make_batch(8, 6)
     batch.mask[1, 2:] = False
     batch.mask[5, 3:] = False
     calls = record(dynamics, monkeypatch)
-    loss, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=True)
+    loss, metrics = unscaled(objective)(dynamics, batch, seeded(0), bootstrap=True)
     # Images, video; then the teacher's two half steps of the images, and those of the video.
     single, video, *halves = calls
     assert len(halves) == 4 and single.noised.shape[:2] == (12, 1) and video.noised.shape[:2] == (6, 6)
@@ -459,9 +462,9 @@ def test_uniform_draw_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_uniform_draw_waits_for_the_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
-    dynamics = make_dynamics(variant(step_draw="uniform"))
+    dynamics = make_dynamics()
     calls = record(dynamics, monkeypatch)
-    ShortcutLoss()(dynamics, make_batch(3, 4), seeded(0), bootstrap=False)
+    ShortcutLoss(variant(step_draw="uniform"))(dynamics, make_batch(3, 4), seeded(0), bootstrap=False)
     (call,) = calls
     assert (call.d == 1 / K_MAX).all()
 
@@ -470,10 +473,10 @@ def test_uniform_draw_waits_for_the_bootstrap(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_flow_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    dynamics, batch = make_dynamics(variant(bootstrap_fraction=1.0)), make_batch(3, 4)
+    dynamics, batch = make_dynamics(), make_batch(3, 4)
     batch.mask[1, 2:] = False
     calls = record(dynamics, monkeypatch)
-    loss, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=False)
+    loss, metrics = unscaled(variant(bootstrap_fraction=1.0))(dynamics, batch, seeded(0), bootstrap=False)
     (call,) = calls
     assert (call.d == 1 / K_MAX).all() and call.labelled.all()
     assert torch.equal(call.actions, batch.actions) and torch.equal(call.is_first, batch.is_first)
@@ -490,13 +493,13 @@ def test_flow_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("predict", ["x", "v"])
 def test_losses_in_v_space_by_hand(predict: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both terms are squared errors of velocities, in float64; an x-prediction at tau -> 1 then weighs most."""
-    config = variant(predict=predict, loss_space="v", ramp=False, bootstrap_fraction=0.5)
-    dynamics, batch = make_dynamics(config), make_batch(4, 4)
+    objective = variant(loss_space="v", ramp=False, bootstrap_fraction=0.5)
+    dynamics, batch = make_dynamics(dataclasses.replace(DYNAMICS, predict=predict)), make_batch(4, 4)
     calls = record(dynamics, monkeypatch)
     draws: list[Tensor] = []
     randn = torch.randn
     monkeypatch.setattr(torch, "randn", lambda *a, **k: draws.append(randn(*a, **k)) or draws[-1])
-    _, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=True)
+    _, metrics = unscaled(objective)(dynamics, batch, seeded(0), bootstrap=True)
     main, first, second = calls
     (noise,) = draws
     assert batch.latents is not None
@@ -514,8 +517,8 @@ def test_losses_in_v_space_by_hand(predict: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_both_terms_are_divided_by_the_running_root_mean_square_of_the_flow_term() -> None:
-    dynamics, batch = make_dynamics(variant(bootstrap_fraction=0.5)), make_batch(4, 3)
-    losses = ShortcutLoss()
+    dynamics, batch = make_dynamics(), make_batch(4, 3)
+    losses = ShortcutLoss(variant(bootstrap_fraction=0.5))
     loss, metrics = losses(dynamics, batch, seeded(0), bootstrap=True)
     assert loss.item() == pytest.approx(0.5 + 0.5 * float(metrics["bootstrap"] / metrics["flow"]), rel=1e-5)
     losses.flow_rms.mean_square.fill_(4.0)
@@ -526,7 +529,7 @@ def test_both_terms_are_divided_by_the_running_root_mean_square_of_the_flow_term
 
 def test_batches_without_a_flow_term_leave_its_size_alone() -> None:
     """All rows bootstrap: a flow term of 0 is none, and must not become what the other term is divided by."""
-    dynamics, batch, losses = make_dynamics(variant(bootstrap_fraction=1.0)), make_batch(4, 3), ShortcutLoss()
+    dynamics, batch, losses = make_dynamics(), make_batch(4, 3), ShortcutLoss(variant(bootstrap_fraction=1.0))
     for seed in range(3):  # from the first step on
         loss, metrics = losses(dynamics, batch, seeded(seed), bootstrap=True)
         assert float(metrics["flow"]) == 0 and loss.item() == pytest.approx(float(metrics["bootstrap"]), rel=1e-6)
@@ -536,20 +539,20 @@ def test_batches_without_a_flow_term_leave_its_size_alone() -> None:
         loss, metrics = losses(dynamics, batch, seeded(seed), bootstrap=True)
         assert loss.item() == pytest.approx(float(metrics["bootstrap"]) / size, rel=1e-5)
     # Padding is no flow either.
-    held = variant(bootstrap_fraction=1.0, contexts="alternate")
+    losses.objective = variant(bootstrap_fraction=1.0, contexts="alternate")
     batch.mask[:, ::2] = False
-    loss, metrics = losses(make_dynamics(held), batch, seeded(0), bootstrap=True)
+    loss, metrics = losses(dynamics, batch, seeded(0), bootstrap=True)
     assert float(metrics["flow"]) == 0 and loss.item() == pytest.approx(float(metrics["bootstrap"]) / size, rel=1e-5)
 
 
 @pytest.mark.parametrize("bootstrap", [False, True])
 def test_padding_contributes_no_gradient(bootstrap: bool) -> None:
-    dynamics = make_dynamics(variant(bootstrap_fraction=0.5, image_fraction=0.25))
+    dynamics, objective = make_dynamics(), variant(bootstrap_fraction=0.5, image_fraction=0.25)
     batch = make_batch(4, 4)
     assert batch.latents is not None
     batch.latents.requires_grad_()
     batch.mask[:, 2:] = False
-    loss, metrics = unscaled()(dynamics, batch, seeded(0), bootstrap=bootstrap)
+    loss, metrics = unscaled(objective)(dynamics, batch, seeded(0), bootstrap=bootstrap)
     (gradient,) = torch.autograd.grad(loss, batch.latents)
     assert not gradient[:, 2:].any()
     assert gradient[:, :2].flatten(1).any(dim=0).all()
@@ -557,7 +560,7 @@ def test_padding_contributes_no_gradient(bootstrap: bool) -> None:
     assert others.latents is not None
     others.latents[:, 2:] += 1
     others.actions[:, 2:] = 0
-    _, same = unscaled()(dynamics, others, seeded(0), bootstrap=bootstrap)
+    _, same = unscaled(objective)(dynamics, others, seeded(0), bootstrap=bootstrap)
     torch.testing.assert_close(same, metrics, atol=0, rtol=0)
 
 
@@ -569,11 +572,11 @@ def only_one_frame_counts(batch: Batch, row: int, slot: int) -> Batch:
 
 @pytest.mark.parametrize("images", [True, False])
 def test_separate_images_see_no_other_frame_and_no_action(images: bool) -> None:
-    dynamics = make_dynamics(variant(image_fraction=float(images)))
+    dynamics = make_dynamics()
     batch = only_one_frame_counts(make_batch(3, 4), row=1, slot=2)
     assert batch.latents is not None
     batch.latents.requires_grad_()
-    loss, _ = unscaled()(dynamics, batch, seeded(0), bootstrap=True)
+    loss, _ = unscaled(variant(image_fraction=float(images)))(dynamics, batch, seeded(0), bootstrap=True)
     of_latents, of_actions = torch.autograd.grad(loss, (batch.latents, dynamics.action.table.weight))
     others = of_latents.flatten(2).abs().sum(dim=-1)
     own = float(others[1, 2])
@@ -585,8 +588,9 @@ def test_separate_images_see_no_other_frame_and_no_action(images: bool) -> None:
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_unlabelled_rows_give_the_actions_no_gradient(labelled: bool) -> None:
-    dynamics = make_dynamics(variant(unlabelled_fraction=float(not labelled), bootstrap_fraction=0.5))
-    loss, _ = ShortcutLoss()(dynamics, make_batch(4, 4), seeded(0), bootstrap=True)
+    dynamics = make_dynamics()
+    objective = variant(unlabelled_fraction=float(not labelled), bootstrap_fraction=0.5)
+    loss, _ = ShortcutLoss(objective)(dynamics, make_batch(4, 4), seeded(0), bootstrap=True)
     loss.backward()
     assert dynamics.action.table.weight.grad is not None and dynamics.action.always_D.grad is not None
     assert bool(dynamics.action.table.weight.grad.any()) == labelled
@@ -594,13 +598,13 @@ def test_unlabelled_rows_give_the_actions_no_gradient(labelled: bool) -> None:
 
 
 def test_shares_of_rows_are_right_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = dataclasses.replace(DYNAMICS, image_fraction=0.3, bootstrap_fraction=0.25, unlabelled_fraction=0.2)
-    dynamics, batch = make_dynamics(config), make_batch(5, 2)
+    objective = variant(image_fraction=0.3, bootstrap_fraction=0.25, unlabelled_fraction=0.2)
+    dynamics, batch = make_dynamics(), make_batch(5, 2)
     calls = record(dynamics, monkeypatch)
     images, coarse, unlabelled, draws = 0, 0, 0, 60
     for seed in range(draws):
         calls.clear()
-        ShortcutLoss()(dynamics, batch, seeded(seed), bootstrap=True)
+        ShortcutLoss(objective)(dynamics, batch, seeded(seed), bootstrap=True)
         single, video = calls[:2]
         assert single.noised.shape[1] == 1 and (single.d == 1 / K_MAX).all() and single.is_first.all()
         assert torch.equal(single.labelled[0::2], single.labelled[1::2])

@@ -44,7 +44,7 @@ def only_flash(names: list[str]) -> None:
 
 
 def test_training_runs_flash_attention() -> None:
-    dynamics, loss, batch = make_world(), ShortcutLoss().cuda(), make_batch(4, 6).to(torch.device("cuda"))
+    dynamics, loss, batch = make_world(), ShortcutLoss(FLOW).cuda(), make_batch(4, 6).to(torch.device("cuda"))
     generator = torch.Generator("cuda").manual_seed(0)
 
     def step() -> None:
@@ -109,7 +109,7 @@ def test_training_at_a_cap_runs_compiled_flex_attention() -> None:
     for soft_cap in (0.0, 50.0):
         trunk = dataclasses.replace(TRUNK, soft_cap=soft_cap)
         dynamics = make_world(dataclasses.replace(WORLD, trunk=trunk, registers=2044))  # 2,048 tokens a frame
-        loss = ShortcutLoss().cuda()
+        loss = ShortcutLoss(FLOW).cuda()
         forward(dynamics, loss).backward()  # compiles
         before = torch.cuda.memory_allocated()
         with profile(activities=[ProfilerActivity.CUDA]) as seen:

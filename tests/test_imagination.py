@@ -32,9 +32,11 @@ from embody.training.loop import StepContext
 from tests.tiny_models import (
     ACTIONS,
     AGENT,
+    BEHAVIOUR,
     CONFIG,
     DYNAMICS,
     ONE_TIME_LAYER,
+    SAMPLING,
     VOCABULARY,
     make_actions,
     make_agent,
@@ -114,8 +116,7 @@ class Recomputed:
 )
 def test_a_dream_equals_its_recomputation_from_scratch(pattern: str, steps: int, k_sample: int) -> None:
     trunk = dataclasses.replace(DYNAMICS.trunk, pattern=pattern)
-    dynamics = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk))
-    agent = make_agent(dataclasses.replace(AGENT, trunk=trunk))
+    dynamics, agent = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk)), make_agent(trunk=trunk)
     batch = make_batch(2, CONTEXT + steps)
     batch.is_first[:, 0] = True
     assert (CONTEXT + steps > WINDOW) == (pattern != "STST")  # beyond the window only a single time layer is exact
@@ -254,7 +255,7 @@ def standard_tokenizer(dataset: Dataset) -> Any:
 
 def make_player(dataset: Dataset, *, context: int = CONTEXT, seed: int = 0) -> Player:
     model = WorldAndAgent(make_dynamics(), make_agent())
-    return Player(standard_tokenizer(dataset), model, VOCABULARY, context=context, seed=seed)
+    return Player(standard_tokenizer(dataset), model, VOCABULARY, context=context, sampling=SAMPLING, seed=seed)
 
 
 def test_latents_while_acting_equal_those_on_disk(encoded: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +296,7 @@ def test_a_player_asked_for_everything_is_told_what_is_left(encoded: Dataset) ->
     world = make_dynamics(dataclasses.replace(DYNAMICS, context_tau=1.0))
     names = ("go", "red", "door")
     model = WorldAndAgent(world, make_agent(config))
-    player = Player(standard_tokenizer(encoded), model, VOCABULARY, names, context=CONTEXT)
+    player = Player(standard_tokenizer(encoded), model, VOCABULARY, names, context=CONTEXT, sampling=SAMPLING)
     frames = np.stack([encoded.frames(row, 0, 4) for row in (0, 2)])
     actions = np.stack([encoded.actions[encoded.rows(row, 0, 4)] for row in (0, 2)])
     player.begin(frames[:, 0], ["go, red, door", "go, door"])
@@ -475,7 +476,7 @@ class Scripted(nn.Module):
 
 
 def trajectories(model: WorldAndAgent, batch: Batch, seed: int = 0) -> Any:
-    return dream_trajectories(model, batch, horizon=STEPS, generator=seeded(seed))
+    return dream_trajectories(model, batch, SAMPLING, horizon=STEPS, generator=seeded(seed))
 
 
 def test_steps_after_a_dreamt_terminal_are_masked() -> None:
@@ -493,7 +494,7 @@ def test_trajectories_are_what_the_live_policy_dreams() -> None:
     model, batch = WorldAndAgent(make_dynamics(), make_agent()), make_batch(2, CONTEXT)
     dreamt = trajectories(model, batch, seed=4)
     generator = seeded(4)
-    dream = Dream(model, k_sample=DYNAMICS.k_sample, generator=generator)
+    dream = Dream(model, k_sample=SAMPLING.k_sample, generator=generator)
     features = start(dream, batch)[:, -1]
     for t in range(STEPS):
         torch.testing.assert_close(dreamt.features[:, t], features)
@@ -544,13 +545,13 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
 def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) -> None:
     """Whatever it learns, dreaming or loaded to play: an action that the cloned policy hardly takes, it never takes."""
     dreams = dataclasses.replace(CONFIG.imagination, updates=2)
-    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(CONFIG.agent, support=0.5), imagination=dreams)
-    agent = Agent(config.agent)
+    config = dataclasses.replace(CONFIG, sampling=dataclasses.replace(SAMPLING, support=0.5), imagination=dreams)
+    agent = Agent(config.agent, config.dynamics.trunk, config.env.actions)
     agent.load_state_dict(make_agent().state_dict())
     with torch.no_grad():
         agent.heads.policy[-1].bias[:5] = torch.tensor([0.0, 9.0, 9.0, 0.0, 9.0])  # of 3 and of 2
     model, batch = WorldAndAgent(make_dynamics(), agent), make_batch(64, CONTEXT)
-    cloned = agent.heads.act(torch.zeros(1, agent.heads.policy[0].in_features))
+    cloned = agent.heads.act(torch.zeros(1, agent.heads.policy[0].in_features), 0.5)
     assert cloned.log_probs[0].exp()[0, 0] == 0 and cloned.log_probs[1].exp().tolist() == [[0, 1]]  # its own support
     stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9])], "", model)
     heads = stage.model.agent.heads
@@ -568,13 +569,14 @@ def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) 
     kept = stage.dreamt.alive.clone()
     kept[::2, 1] = False
     states, prior = stage.dreamt.features[:, :-1], stage.prior.agent.heads
-    kl = heads.act(states).kl(prior.act(states))
+    kl = heads.act(states, 0.5).kl(prior.act(states, 0.5))
     torch.testing.assert_close(metrics["kl"], kl[kept].mean().detach())
-    about = {"models": {"dynamics": to_dict(model.dynamics.config), "agent": to_dict(config.agent)}}
+    models = {"actions": config.env.actions, "dynamics": model.dynamics.config, "agent": config.agent}
+    about = {"models": {name: to_dict(part) for name, part in models.items()}}
     save_tensors(tmp_path / "imagination.safetensors", stage.model.state_dict(), about)
     loaded, _ = load_world_and_agent(tmp_path / "imagination.safetensors")
     seen = stage.dreamt.features
-    torch.testing.assert_close(loaded.agent.heads.act(seen).log_probs, heads.act(seen).log_probs)
+    torch.testing.assert_close(loaded.agent.heads.act(seen, 0.5).log_probs, heads.act(seen, 0.5).log_probs)
 
 
 def asked_for_all(goal_all: AgentConfig) -> WorldAndAgent:
@@ -633,7 +635,7 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
 
 def test_a_dream_may_end_with_its_reward(tmp_path: Path) -> None:
     """`c_t (1 - r_t)`: nothing behind a reward of 1 is counted, neither as a state nor in a return."""
-    config = dataclasses.replace(CONFIG, agent=dataclasses.replace(CONFIG.agent, once=True))
+    config = dataclasses.replace(CONFIG, agent_objective=dataclasses.replace(BEHAVIOUR, once=True))
     model = WorldAndAgent(make_dynamics(), make_agent())
     stage, batch = ImaginationStage(config, [make_dataset(tmp_path, [9, 9])], "", model), make_batch(64, CONTEXT)
     heads = stage.model.agent.heads

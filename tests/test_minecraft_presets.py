@@ -308,7 +308,7 @@ def test_the_papers_dynamics_with_two_layers_learns_on_a_cpu() -> None:
     batch = _batch(torch.randn(rows, frames, 512, 16, generator=generator))
     key = torch.tensor([0, 1])[:, None].expand(rows, frames)  # the bootstrap's row and the flow's differ in one key
     batch = replace(batch, actions=torch.cat((key[..., None], batch.actions[..., 1:]), dim=-1))
-    loss, metrics = ShortcutLoss()(dynamics, batch, generator, bootstrap=True)
+    loss, metrics = ShortcutLoss(FLOW)(dynamics, batch, generator, bootstrap=True)
     loss.backward()
     assert set(metrics) == {"flow", "bootstrap"} and all(float(value) > 0 for value in metrics.values())
     for block in dynamics.trunk.blocks:
@@ -341,7 +341,7 @@ def test_the_papers_tokenizer_learns_at_its_frame_size() -> None:
     )
     frames, mask = image.to(torch.uint8)[None, None], torch.ones(1, 1)
     tokenizer.set_pixel_statistics(frames)
-    optimiser, losses, errors = torch.optim.AdamW(tokenizer.parameters(), lr=1e-3), TokenizerLoss(), []
+    optimiser, losses, errors = torch.optim.AdamW(tokenizer.parameters(), lr=1e-3), TokenizerLoss(PIXELS), []
     for _ in range(2):
         loss, metrics = losses(tokenizer, frames, mask, torch.Generator().manual_seed(0))  # the same patches dropped
         optimiser.zero_grad()

@@ -410,7 +410,7 @@ def test_plain_videos_give_the_action_embedding_no_gradient() -> None:
 
     def gradient(batch: Batch) -> torch.Tensor:
         dynamics.zero_grad()
-        loss, _ = ShortcutLoss()(dynamics, batch, seeded(3), bootstrap=True)
+        loss, _ = ShortcutLoss(FLOW)(dynamics, batch, seeded(3), bootstrap=True)
         loss.backward()
         assert dynamics.action.always_D.grad is not None and dynamics.action.always_D.grad.any()
         assert dynamics.action.table.weight.grad is not None

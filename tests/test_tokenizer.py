@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from embody.config import Config, TokenizerConfig
+from embody.config import Config, TokenizerConfig, TokenizerObjective
 from embody.data import open_datasets
 from embody.logger_manager import LoggerManager
 from embody.nn import transformer
@@ -21,7 +21,10 @@ from embody.trainer import Trainer
 from embody.training.loop import train
 from embody.training.tokenizer import DecoderStage, TokenizerStage
 from tests.tiny_models import (
+    CONFIG,
+    FRAME,
     ONE_TIME_LAYER,
+    PIXELS,
     TOKENIZER,
     make_dynamics,
     make_frames,
@@ -33,6 +36,7 @@ from tests.tiny_models import (
 
 CONTEXT = TOKENIZER.context
 PATCHES = 6
+NONE_DROPPED = dataclasses.replace(PIXELS, mask_max=0.0)
 
 
 def drop(*dropped: tuple[int, int, int]) -> Tensor:
@@ -151,13 +155,13 @@ def test_latents_stand_where_their_patches_stand(monkeypatch: pytest.MonkeyPatch
     assert asked == [patches + latents, times, latents + patches, times]
     paper = TokenizerConfig(patch=8, latents=12)  # 36 patches, three a latent
     with torch.device("meta"):
-        assert Tokenizer(paper).encoder_places.shape == (48,)
-    assert Tokenizer(paper).encoder_places[36:].tolist() == [1 + 3 * n for n in range(12)]
+        assert Tokenizer(paper, (48, 48)).encoder_places.shape == (48,)
+    assert Tokenizer(paper, (48, 48)).encoder_places[36:].tolist() == [1 + 3 * n for n in range(12)]
 
 
 @torch.no_grad()
 def test_latents_start_as_the_positions_of_their_patches() -> None:
-    tokenizer = Tokenizer(dataclasses.replace(TokenizerConfig(), patch=8, latents=12))
+    tokenizer = Tokenizer(TokenizerConfig(patch=8, latents=12), (48, 48))
     for latents, patches in (
         (tokenizer.latent_LD, tokenizer.patch_position_PD),
         (tokenizer.latent_position_LD, tokenizer.readout_PD),
@@ -165,7 +169,7 @@ def test_latents_start_as_the_positions_of_their_patches() -> None:
         expected = torch.stack([patches[3 * n : 3 * n + 3].sum(dim=0) / 3**0.5 for n in range(12)])
         torch.testing.assert_close(latents, expected)
         assert float(latents.std()) == pytest.approx(1.0, abs=0.1)
-    few = Tokenizer(TOKENIZER)  # 6 patches, 4 latents: the first and the third have two
+    few = Tokenizer(TOKENIZER, FRAME)  # 6 patches, 4 latents: the first and the third have two
     owned = [[0, 1], [2], [3, 4], [5]]
     expected = torch.stack([few.patch_position_PD[own].sum(dim=0) / len(own) ** 0.5 for own in owned])
     torch.testing.assert_close(few.latent_LD, expected)
@@ -175,7 +179,7 @@ def test_latents_start_as_the_positions_of_their_patches() -> None:
 @torch.no_grad()
 def test_queries_of_the_tokenizer_start_as_their_keys() -> None:
     """So tokens first attend to those like themselves; the dynamics' do not."""
-    tokenizer = Tokenizer(TOKENIZER)
+    tokenizer = Tokenizer(TOKENIZER, FRAME)
     for trunk in (tokenizer.encoder, tokenizer.decoder):
         for block in trunk.blocks:
             q, k, v = block.attention.qkv.weight.unflatten(0, (4 + 2 + 2, 4)).split((4, 2, 2))
@@ -286,7 +290,7 @@ def test_pixels_are_standardised_per_colour_and_back() -> None:
 
 def test_each_image_draws_its_own_drop_probability() -> None:
     tokenizer = make_tokenizer()
-    dropped = tokenizer.drop_patches(10_000, 2, seeded(0))
+    dropped = tokenizer.drop_patches(10_000, 2, seeded(0), 0.9)
     assert dropped.shape == (10_000, 2, PATCHES) and dropped.dtype == torch.bool
     share = dropped.float().mean(dim=-1)
     assert float(share.mean()) == pytest.approx(0.45, abs=0.01)  # p ~ U(0, 0.9)
@@ -296,14 +300,13 @@ def test_each_image_draws_its_own_drop_probability() -> None:
     assert float(dropped.float().mean(dim=(0, 1)).std()) < 0.01
     # Inside an image patches fall independently: for two of them, P(both) = E p^2 = 0.27
     assert float((dropped[..., 0] & dropped[..., 4]).float().mean()) == pytest.approx(0.27, abs=0.01)
-    never = make_tokenizer(dataclasses.replace(TOKENIZER, mask_max=0.0))
-    assert not never.drop_patches(50, 2, seeded(0)).any()
+    assert not tokenizer.drop_patches(50, 2, seeded(0), 0.0).any()
 
 
 def test_loss_by_hand() -> None:
-    tokenizer, frames = make_tokenizer(dataclasses.replace(TOKENIZER, mask_max=0.0)), make_frames(2, 3)
+    tokenizer, frames = make_tokenizer(), make_frames(2, 3)
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    losses = TokenizerLoss()
+    losses = TokenizerLoss(NONE_DROPPED)
     loss, metrics = losses(tokenizer, frames, mask, seeded(0))
     with torch.no_grad():
         difference = tokenizer.decode(tokenizer.encode(frames)) - (frames / 255 - 0.5) / 0.25
@@ -319,7 +322,7 @@ def test_loss_by_hand() -> None:
 def test_loss_hides_patches_and_masks_padding() -> None:
     tokenizer, frames = make_tokenizer(), make_frames(2, 3)
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    losses = TokenizerLoss()
+    losses = TokenizerLoss(PIXELS)
     loss, metrics = losses(tokenizer, frames, mask, seeded(0))
     loss.backward()
     assert tokenizer.masked_D.grad is not None and tokenizer.masked_D.grad.any()
@@ -332,14 +335,15 @@ def test_loss_hides_patches_and_masks_padding() -> None:
 
 
 def test_loss_with_lpips_by_hand() -> None:
-    config = dataclasses.replace(TOKENIZER, height=32, width=36, patch=16, mask_max=0.0, lpips="alex", lpips_weight=0.3)
-    tokenizer, lpips = make_tokenizer(config), Lpips("alex", make_lpips_weights("alex"))
+    objective = TokenizerObjective(mask_max=0.0, lpips="alex", lpips_weight=0.3)
+    tokenizer = make_tokenizer(dataclasses.replace(TOKENIZER, patch=16), (32, 36))
+    lpips = Lpips("alex", make_lpips_weights("alex"))
     with torch.no_grad():
         tokenizer.patch_out.weight *= 100  # colours out of range too
     frames = torch.randint(0, 256, (2, 3, 3, 32, 36), generator=seeded(0), dtype=torch.uint8)
     tokenizer.set_pixel_statistics(frames // 2)
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    losses = TokenizerLoss(lpips)
+    losses = TokenizerLoss(objective, lpips)
     losses.mse_rms.mean_square.fill_(4.0)
     losses.lpips_rms.mean_square.fill_(0.25)
     for rms in (losses.mse_rms, losses.lpips_rms):
@@ -354,20 +358,21 @@ def test_loss_with_lpips_by_hand() -> None:
     assert float(metrics["mse"]) == pytest.approx(float(mse), rel=1e-4)
     assert float(metrics["lpips"]) == pytest.approx(float(distance), rel=1e-4)
     assert float(loss.detach()) == pytest.approx(float(mse) / 2 + 0.3 * float(distance) / 0.5, rel=1e-4)
-    loss, _ = TokenizerLoss(lpips)(tokenizer, frames, mask, seeded(0))
+    loss, _ = TokenizerLoss(objective, lpips)(tokenizer, frames, mask, seeded(0))
     assert float(loss.detach()) == pytest.approx(1.3)  # each term is its own root mean square at first
     assert not any(name.startswith("lpips.") for name in losses.state_dict())
-    assert TokenizerConfig().lpips == "vgg" and TokenizerConfig().lpips_weight == 0.2  # the paper's
+    assert TokenizerObjective().lpips == "vgg" and TokenizerObjective().lpips_weight == 0.2  # the paper's
 
 
 def test_lpips_trains_the_decoder() -> None:
     """Without the squared error, the distance falls."""
     tokenizer, lpips = (
-        make_tokenizer(dataclasses.replace(TOKENIZER, height=32, width=36, patch=16)),
+        make_tokenizer(dataclasses.replace(TOKENIZER, patch=16), (32, 36)),
         Lpips("alex", make_lpips_weights("alex")),
     )
     frames = torch.randint(0, 256, (1, 1, 3, 32, 36), generator=seeded(0), dtype=torch.uint8)
-    mask, losses, optimizer = torch.ones(1, 1), TokenizerLoss(lpips), torch.optim.Adam(tokenizer.parameters(), 1e-2)
+    mask, losses = torch.ones(1, 1), TokenizerLoss(PIXELS, lpips)
+    optimizer = torch.optim.Adam(tokenizer.parameters(), 1e-2)
     losses.mse_rms.register_forward_hook(lambda *_: torch.zeros(()))
     distances = []
     for _ in range(5):
@@ -388,7 +393,7 @@ def test_frames_are_padded_on_the_way_in_and_cropped_on_the_way_out() -> None:
     frames = make_frames(2, 3)
     cut, black = frames[..., :7, :10], frames.clone()
     black[..., 7:, :], black[..., 10:] = 0, 0
-    smaller = make_tokenizer(dataclasses.replace(TOKENIZER, height=7, width=10))
+    smaller = make_tokenizer(frame=(7, 10))
     smaller.load_state_dict(whole.state_dict())
     assert smaller.grid == whole.grid == (2, 3)
     assert torch.equal(smaller.pad(cut), black)
@@ -399,8 +404,8 @@ def test_frames_are_padded_on_the_way_in_and_cropped_on_the_way_out() -> None:
     assert torch.equal(smaller.decode(latents), whole.decode(latents)[..., :7, :10])
     assert smaller.decode_video(latents).shape == (2, 3, 3, 7, 10)
     torch.testing.assert_close(smaller.to_pixels(smaller.standardise(cut)), cut / 255, atol=1e-6, rtol=0)
-    loss, metrics = TokenizerLoss()(smaller, cut, torch.ones(2, 3), seeded(0))
-    dropped = smaller.drop_patches(2, 3, seeded(0))
+    loss, metrics = TokenizerLoss(PIXELS)(smaller, cut, torch.ones(2, 3), seeded(0))
+    dropped = smaller.drop_patches(2, 3, seeded(0), PIXELS.mask_max)
     error = smaller.decode(smaller.encode(cut, dropped=dropped)) - (cut / 255 - 0.5) / 0.25
     assert float(metrics["mse"]) == pytest.approx(float(error.square().mean()), rel=1e-4)  # of the frame's own pixels
     for other in (frames, cut[..., :6, :]):  # else cropped, or padded further, without a word
@@ -409,17 +414,16 @@ def test_frames_are_padded_on_the_way_in_and_cropped_on_the_way_out() -> None:
 
 
 def test_the_grid_of_patches() -> None:
-    assert dataclasses.replace(TokenizerConfig(), height=360, width=640, patch=16).grid == (23, 40)
-    paper = dataclasses.replace(TokenizerConfig(), height=360, width=640, patch=16, padded=(384, 640))
-    assert paper.grid == (24, 40)  # 960 tokens
+    assert TokenizerConfig(patch=16).grid((360, 640)) == (23, 40)
+    assert TokenizerConfig(patch=16, padded=(384, 640)).grid((360, 640)) == (24, 40)  # the paper's: 960 tokens
     tokenizer = make_tokenizer(dataclasses.replace(TOKENIZER, padded=(12, 0)))
     assert tokenizer.grid == (3, 3) and tokenizer.pad(make_frames(1, 1)).shape == (1, 1, 3, 12, 12)
     assert tokenizer.decode(tokenizer.encode(make_frames(1, 1))).shape == (1, 1, 3, 8, 12)
     for padded in ((4, 0), (10, 0), (0, 8)):
         with pytest.raises(ValueError, match="a multiple of patch 4 that holds"):
-            dataclasses.replace(TOKENIZER, padded=padded)
+            dataclasses.replace(CONFIG, tokenizer=dataclasses.replace(TOKENIZER, padded=padded))
     with pytest.raises(ValueError, match="lpips vgg needs frames of 32x32 or more, not 8x12: set it to none"):
-        dataclasses.replace(TOKENIZER, lpips="vgg")
+        dataclasses.replace(CONFIG, tokenizer_objective=TokenizerObjective(lpips="vgg"))
 
 
 def test_each_video_is_cropped_at_one_random_place() -> None:
@@ -437,11 +441,10 @@ def test_each_video_is_cropped_at_one_random_place() -> None:
 
 def test_random_crops_are_input_and_target() -> None:
     frames, mask = make_frames(4, 3), torch.ones(4, 3)
-    still = make_tokenizer(dataclasses.replace(TOKENIZER, mask_max=0.0))
-    moving = make_tokenizer(dataclasses.replace(TOKENIZER, mask_max=0.0, random_crop=2))
-    _, cropped = TokenizerLoss()(moving, frames, mask, seeded(0))
-    _, expected = TokenizerLoss()(still, random_crop(frames, 2, seeded(0)), mask, seeded(0))
-    _, whole = TokenizerLoss()(still, frames, mask, seeded(0))
+    tokenizer, moving = make_tokenizer(), dataclasses.replace(NONE_DROPPED, random_crop=2)
+    _, cropped = TokenizerLoss(moving)(tokenizer, frames, mask, seeded(0))
+    _, expected = TokenizerLoss(NONE_DROPPED)(tokenizer, random_crop(frames, 2, seeded(0)), mask, seeded(0))
+    _, whole = TokenizerLoss(NONE_DROPPED)(tokenizer, frames, mask, seeded(0))
     assert torch.equal(cropped["mse"], expected["mse"]) and not torch.equal(cropped["mse"], whole["mse"])
 
 
@@ -451,15 +454,20 @@ DECODER = ("from_latent.", "latent_position_LD", "readout_PD", "decoder.", "patc
 
 
 def with_decoder_share(config: Config, share: float) -> Config:
-    tokenizer = dataclasses.replace(config.tokenizer, decoder_share=share)
+    objective = dataclasses.replace(config.tokenizer_objective, decoder_share=share)
     stage = dataclasses.replace(config.train_tokenizer, epochs=2.5)
-    return dataclasses.replace(config, tokenizer=tokenizer, train_tokenizer=stage)
+    return dataclasses.replace(config, tokenizer_objective=objective, train_tokenizer=stage)
 
 
-def test_masking_can_be_less_than_all_of_it() -> None:
-    tokenizer = make_tokenizer()
-    assert float(tokenizer.drop_patches(10_000, 2, seeded(0), 0.5).float().mean()) == pytest.approx(0.225, abs=0.01)
-    assert not tokenizer.drop_patches(100, 2, seeded(0), 0.0).any()
+def test_masking_can_be_less_than_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, frames, mask = make_tokenizer(), make_frames(2, 3), torch.ones(2, 3)
+    assert float(tokenizer.drop_patches(10_000, 2, seeded(0), 0.45).float().mean()) == pytest.approx(0.225, abs=0.01)
+    most, drop_patches = [], tokenizer.drop_patches
+    monkeypatch.setattr(tokenizer, "drop_patches", lambda *call: most.append(call[3]) or drop_patches(*call))
+    for masking in (1.0, 0.5, 0.0):
+        _, metrics = TokenizerLoss(PIXELS)(tokenizer, frames, mask, seeded(0), masking)
+    assert most == pytest.approx([0.9, 0.45, 0.0])
+    assert torch.equal(metrics["mse"], TokenizerLoss(NONE_DROPPED)(tokenizer, frames, mask, seeded(0))[1]["mse"])
 
 
 def test_the_decoder_alone_is_finetuned(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -474,8 +482,8 @@ def test_the_decoder_alone_is_finetuned(config: Config, tmp_path: Path, monkeypa
     frames = before.some_frames()[:4]
     with torch.no_grad():  # as latents are made
         latents = before.model.encode_video(frames)
-    masking, drop_patches = [], before.model.drop_patches
-    monkeypatch.setattr(before.model, "drop_patches", lambda *call: masking.append(call[3]) or drop_patches(*call))
+    most, drop_patches = [], before.model.drop_patches
+    monkeypatch.setattr(before.model, "drop_patches", lambda *call: most.append(call[3]) or drop_patches(*call))
     stage = DecoderStage(before)
     first, wanted = next(iter(stage.batches(0))).frames, next(iter(whole.batches(before.steps))).frames
     assert torch.equal(first, wanted)  # the data goes on where the first part ended
@@ -489,7 +497,7 @@ def test_the_decoder_alone_is_finetuned(config: Config, tmp_path: Path, monkeypa
     assert all(torch.equal(saved[f"model.{name}"], state[name]) for name in state if not name.startswith(DECODER))
     steps = stage.steps
     assert steps >= 8
-    assert masking == pytest.approx([max(0, 1 - 2 * step / steps) for step in range(steps)]) and masking[-1] == 0
+    assert most == pytest.approx([0.9 * max(0, 1 - 2 * step / steps) for step in range(steps)]) and most[-1] == 0
 
 
 def test_a_finetune_that_is_interrupted_goes_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

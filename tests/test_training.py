@@ -245,11 +245,11 @@ def make(name: str, config: Config, dataset: Dataset) -> Stage:
     if name == "dynamics":
         return DynamicsStage(config, [dataset], "raw")
     torch.manual_seed(1)
-    dynamics = Dynamics(config.dynamics)
+    dynamics = Dynamics(config.dynamics, config.env.actions)
     nn.init.normal_(dynamics.latent_out.weight, std=0.1)  # a world that does something
     if name == "agent":
         return AgentStage(config, [dataset], "raw", dynamics)
-    agent = Agent(config.agent)
+    agent = Agent(config.agent, config.dynamics.trunk, config.env.actions)
     for head in (agent.heads.policy, agent.heads.value, agent.heads.reward):
         nn.init.normal_(head[-1].weight, std=0.1)
     return ImaginationStage(config, [dataset], "raw", WorldAndAgent(dynamics, agent))
@@ -269,8 +269,10 @@ def test_every_setting_of_a_stages_clips_reaches_the_loader(
         seed=5,
         workers=2,
         data=dataclasses.replace(config.data, weights=(3.0,)),
-        dynamics=dataclasses.replace(config.dynamics, uniform_share=0.4),
-        agent=dataclasses.replace(config.agent, uniform_share=0.6, miss_share=0.1, event_lead=7, once=True),
+        dynamics_objective=dataclasses.replace(config.dynamics_objective, uniform_share=0.4),
+        agent_objective=dataclasses.replace(
+            config.agent_objective, uniform_share=0.6, miss_share=0.1, event_lead=7, once=True
+        ),
         imagination=dataclasses.replace(config.imagination, gamma=0.7, uniform_share=0.8, first_slots=90),
     )
     handed: list[dict[str, Any]] = []
@@ -313,7 +315,8 @@ def test_the_seed_is_that_of_the_losses_too(tmp_path: Path) -> None:
 
 
 def test_muon_steps_the_matrices_of_blocks_and_adamw_the_rest(config: Config, dataset: Dataset) -> None:
-    config = dataclasses.replace(config, agent=dataclasses.replace(config.agent, world_lr_scale=0.25))
+    objective = dataclasses.replace(config.agent_objective, world_lr_scale=0.25)
+    config = dataclasses.replace(config, agent_objective=objective)
     stage = make("agent", with_stage(config, "agent", lr=2e-3, muon_lr=4e-3), dataset)
     name_of = {parameter: name for name, parameter in stage.model.named_parameters()}
     found = {
@@ -360,9 +363,8 @@ def test_blocks_are_recomputed_if_asked_for(
     """Each block of each pass that has a gradient, to the same weights."""
     calls: list[Any] = []
     monkeypatch.setattr(transformer, "checkpoint", lambda *a, **kw: calls.append(a[1]) or checkpoint(*a, **kw))
-    config = dataclasses.replace(
-        config, dynamics=dataclasses.replace(config.dynamics, image_fraction=0.0, bootstrap_fraction=0.0)
-    )
+    objective = dataclasses.replace(config.dynamics_objective, image_fraction=0.0, bootstrap_fraction=0.0)
+    config = dataclasses.replace(config, dynamics_objective=objective)
     trained = []
     for recompute in (False, True):
         stage = make("dynamics", config, dataset)
@@ -377,10 +379,10 @@ def test_blocks_are_recomputed_if_asked_for(
 
 
 def test_the_bootstrap_begins_after_its_share_of_the_steps(config: Config, dataset: Dataset) -> None:
-    dynamics = dataclasses.replace(
-        config.dynamics, bootstrap_fraction=1.0, image_fraction=0.0, bootstrap_start=0.3, step_draw="partial"
+    objective = dataclasses.replace(
+        config.dynamics_objective, bootstrap_fraction=1.0, image_fraction=0.0, bootstrap_start=0.3, step_draw="partial"
     )
-    stage = make("dynamics", dataclasses.replace(config, dynamics=dynamics), dataset)
+    stage = make("dynamics", dataclasses.replace(config, dynamics_objective=objective), dataset)
     batch = next(iter(stage.batches(0)))
     contexts = [StepContext(step, 100, torch.Generator().manual_seed(0)) for step in (0, 29, 30)]
     seen = [stage.loss(batch, context)[1].keys() for context in contexts]
@@ -454,7 +456,8 @@ HEADS = {f"agent.heads.{name}" for name in ("policy", "reward", "value", "contin
 def test_with_its_own_weights_and_no_dynamics_loss_the_agent_leaves_the_world_alone(
     config: Config, dataset: Dataset, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(config, agent=dataclasses.replace(config.agent, dynamics_weight=0.0))
+    objective = dataclasses.replace(config.agent_objective, dynamics_weight=0.0)
+    config = dataclasses.replace(config, agent_objective=objective)
     names = moved(make("agent", config, dataset), tmp_path / "run")
     assert trained_parts(names) == {"agent", *HEADS}
     assert any(name.startswith("agent.blocks.") for name in names)
@@ -465,7 +468,9 @@ def test_the_agent_finetunes_the_world_where_it_should(config: Config, dataset: 
     assert trained_parts(names) == {"agent", "dynamics", *HEADS}
     # Sharing the world's layers, the agent's losses alone reach the layers that it reads.
     shared = dataclasses.replace(
-        config, agent=dataclasses.replace(config.agent, dynamics_weight=0.0, own_weights=False)
+        config,
+        agent=dataclasses.replace(config.agent, own_weights=False),
+        agent_objective=dataclasses.replace(config.agent_objective, dynamics_weight=0.0),
     )
     names = moved(make("agent", shared, dataset), tmp_path / "shared")
     assert trained_parts(names) == {"agent", "dynamics", *HEADS}
@@ -531,9 +536,9 @@ def test_losses_fall_on_four_episodes(name: str, four_episodes: Dataset, tmp_pat
     told = {"image_fraction": 0.0, "unlabelled_fraction": 0.0, "bootstrap_fraction": 0.0}
     config = dataclasses.replace(
         config,
-        tokenizer=dataclasses.replace(config.tokenizer, mask_max=0.0),
-        dynamics=dataclasses.replace(config.dynamics, **told),
-        agent=dataclasses.replace(config.agent, heads_input="context"),
+        tokenizer_objective=dataclasses.replace(config.tokenizer_objective, mask_max=0.0),
+        dynamics_objective=dataclasses.replace(config.dynamics_objective, **told),
+        agent_objective=dataclasses.replace(config.agent_objective, heads_input="context"),
     )
     stage = make(name, config, four_episodes)
     assert 50 <= stage.steps <= 160
@@ -546,8 +551,8 @@ def test_losses_fall_on_four_episodes(name: str, four_episodes: Dataset, tmp_pat
 def test_the_bootstrap_falls_on_four_episodes(four_episodes: Dataset, tmp_path: Path) -> None:
     """From a world whose half steps disagree with its whole ones; one that says 0 everywhere agrees with itself."""
     config = with_stage(tiny_config(tmp_path), "dynamics", batch=8, epochs=80, lr=3e-3, muon_lr=1e-2, long_length=0)
-    dynamics = dataclasses.replace(config.dynamics, bootstrap_start=0.0, bootstrap_fraction=0.5)
-    stage = make("dynamics", dataclasses.replace(config, dynamics=dynamics), four_episodes)
+    objective = dataclasses.replace(config.dynamics_objective, bootstrap_start=0.0, bootstrap_fraction=0.5)
+    stage = make("dynamics", dataclasses.replace(config, dynamics_objective=objective), four_episodes)
     nn.init.normal_(stage.model.get_submodule("latent_out").weight, std=0.3)
     run(stage, tmp_path / "run")
     values = losses(tmp_path / "run", "bootstrap")

@@ -29,7 +29,7 @@ from embody.data import (
 from embody.data.video import OpenVideos, draw_pointer, identity
 from embody.tokenizer import Tokenizer
 from embody.training.encode import encode_dataset
-from tests.tiny_models import TOKENIZER
+from tests.tiny_models import FRAME, TOKENIZER
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 REAL = ("minestudio/build_pillar_0.mp4", "minerl_navigate/1f493ca1-5451-47ef-b9d2-5b0c229790bc.mp4")
@@ -449,15 +449,15 @@ def test_latents_of_long_videos_are_made_in_pieces(tmp_path: Path, monkeypatch: 
     """As frame by frame while acting, whatever the size of the pieces."""
     path = make_video(tmp_path / "a.mp4", 100)
     write(tmp_path / "set", [recording(Video(path, 0, 60), 1), plain(Video(path, 60, 13), 2)])
-    dataset = open_dataset(tmp_path / "set", (TOKENIZER.height, TOKENIZER.width))
+    dataset = open_dataset(tmp_path / "set", FRAME)
     torch.manual_seed(0)
-    tokenizer = Tokenizer(TOKENIZER).eval()
+    tokenizer = Tokenizer(TOKENIZER, FRAME).eval()
     for block in tokenizer.encoder.blocks:  # time layers start as the identity
         torch.nn.init.normal_(block.attention.out.weight, std=1.0)  # type: ignore[union-attr, arg-type]
     asked = []
     frames = Dataset.frames
     monkeypatch.setattr(Dataset, "frames", lambda self, i, a, b: (asked.append(b - a), frames(self, i, a, b))[1])
-    monkeypatch.setattr("embody.training.encode._PIECE", 7 * 2 * TOKENIZER.height * TOKENIZER.width * 3)
+    monkeypatch.setattr("embody.training.encode._PIECE", 7 * 2 * FRAME[0] * FRAME[1] * 3)
     encode_dataset(tokenizer, "abc", dataset)
     assert max(asked) == 7
     latents = open_latents(dataset, "abc")

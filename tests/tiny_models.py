@@ -13,13 +13,17 @@ from embody.agent import Agent
 from embody.config import (
     ActionSpec,
     AgentConfig,
+    AgentObjective,
     Config,
     DynamicsConfig,
+    DynamicsObjective,
     EnvConfig,
     EvaluationConfig,
     ImaginationConfig,
+    SamplingConfig,
     StageConfig,
     TokenizerConfig,
+    TokenizerObjective,
     TransformerConfig,
 )
 from embody.data import EVERY_TASK, Dataset, DatasetWriter, Episode, Meta, open_dataset
@@ -38,35 +42,35 @@ TRUNK = TransformerConfig(width=16, depth=4, heads=4, kv_heads=2, pattern="STST"
 ONE_TIME_LAYER = dataclasses.replace(TRUNK, pattern="STSS")
 SMALL = dataclasses.replace(TRUNK, depth=2, pattern="ST")
 
-TOKENIZER = TokenizerConfig(
-    8, 12, patch=4, latents=4, channels=4, context=3, encoder=SMALL, decoder=SMALL, lpips="none"
-)
-DYNAMICS = DynamicsConfig(
-    tokens=2, channels=8, actions=ACTIONS, registers=2, context=8, trunk=TRUNK, k_max=8, k_sample=4
-)
+FRAME = (8, 12)
+TOKENIZER = TokenizerConfig(patch=4, latents=4, channels=4, context=3, encoder=SMALL, decoder=SMALL)
+PIXELS = TokenizerObjective(lpips="none")
+DYNAMICS = DynamicsConfig(tokens=2, channels=8, registers=2, context=8, trunk=TRUNK, k_max=8)
+FLOW = DynamicsObjective()
+SAMPLING = SamplingConfig(k_sample=4)
 AGENT = AgentConfig(
     tokens=2,
-    trunk=TRUNK,
-    actions=ACTIONS,
     vocabulary=len(VOCABULARY),
     words=4,
     word_width=4,
     hidden=16,
     event_hidden=16,
-    event_steps=3,
-    event_rows=4,
-    risk_steps=3,
     distances=3,
     bins=11,
     reward_range=(-4.0, 4.0),
     value_range=(-8.0, 8.0),
 )
+BEHAVIOUR = AgentObjective(event_steps=3, event_rows=4, risk_steps=3)
 STAGE = StageConfig(batch=4, length=4, checkpoint_every=100, log_every=1)
 CONFIG = Config(
-    env=EnvConfig(tasks=(TASK,), max_steps=(9,), height=8, width=12, actions=ACTIONS),
+    env=EnvConfig(tasks=(TASK,), max_steps=(9,), height=FRAME[0], width=FRAME[1], actions=ACTIONS),
     tokenizer=TOKENIZER,
+    tokenizer_objective=PIXELS,
     dynamics=DYNAMICS,
+    dynamics_objective=FLOW,
     agent=AGENT,
+    agent_objective=BEHAVIOUR,
+    sampling=SAMPLING,
     imagination=ImaginationConfig(context=3, horizon=4, gamma=0.9),
     evaluation=EvaluationConfig(context=3),
     train_agent=STAGE,
@@ -78,24 +82,24 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def make_tokenizer(config: TokenizerConfig = TOKENIZER) -> Tokenizer:
+def make_tokenizer(config: TokenizerConfig = TOKENIZER, frame: tuple[int, int] = FRAME) -> Tokenizer:
     torch.manual_seed(0)
-    tokenizer = Tokenizer(config)
+    tokenizer = Tokenizer(config, frame)
     open_layers(tokenizer)
     return tokenizer.eval()
 
 
 def make_dynamics(config: DynamicsConfig = DYNAMICS) -> Dynamics:
     torch.manual_seed(1)
-    dynamics = Dynamics(config)
+    dynamics = Dynamics(config, ACTIONS)
     open_layers(dynamics)
     nn.init.normal_(dynamics.latent_out.weight, std=0.3)
     return dynamics
 
 
-def make_agent(config: AgentConfig = AGENT) -> Agent:
+def make_agent(config: AgentConfig = AGENT, trunk: TransformerConfig = TRUNK) -> Agent:
     torch.manual_seed(2)
-    agent = Agent(config)
+    agent = Agent(config, trunk, ACTIONS)
     open_layers(agent)
     open_heads(agent)
     return agent

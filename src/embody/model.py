@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from embody.agent import Agent, Events, Risk
-from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, from_dict
+from embody.config import ActionSpec, AgentConfig, Config, DynamicsConfig, TokenizerConfig, from_dict
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.dynamics.shortcut import Levels, noise_to
@@ -44,7 +44,7 @@ class WorldAndAgent(nn.Module):
         self.risk: Risk | None = None
         if agent.config.goal != "one":
             self.events = Events(dynamics.config.tokens, dynamics.config.channels, agent.config)
-            self.risk = Risk(dynamics.config.tokens, dynamics.config.channels, agent.config)
+            self.risk = Risk(dynamics.config.tokens, dynamics.config.channels, agent.config, dynamics.actions)
 
     def features(self, batch: Batch, levels: Levels, generator: torch.Generator) -> Tensor:
         """What the heads read, `[B, T, H]`, of the `batch`'s frames noised to `levels`.
@@ -116,20 +116,22 @@ def _cached(model: nn.Module) -> list[nn.Module]:
 def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
     """The tokenizer in a weights file, for use, and what the file says of itself; a `UserError` if it has none."""
     tensors, about = load_tensors(path)
-    model = Tokenizer(_config(TokenizerConfig, about, "tokenizer", path))
+    model = Tokenizer(
+        _config(TokenizerConfig, about, "tokenizer", path), _config(tuple[int, int], about, "frame", path)
+    )
     load_weights(model, tensors, path)
     return model.eval(), about
 
 
 def load_lpips(config: Config) -> Lpips | None:
     """The network of the tokenizer's perceptual loss, if it has one; a `UserError` if its weights are missing."""
-    net = config.tokenizer.lpips
+    net = config.tokenizer_objective.lpips
     if net == "none":
         return None
     found = fetched_lpips(config, net)
     if found is None:
         raise UserError(
-            f"tokenizer.lpips {net}: no weights at {config.lpips_weights(net)}:"
+            f"tokenizer_objective.lpips {net}: no weights at {config.lpips_weights(net)}:"
             f" run `embody weights lpips --cache-dir {config.cache_dir}`"
         )
     return found
@@ -144,7 +146,7 @@ def fetched_lpips(config: Config, net: LpipsNet) -> Lpips | None:
 def load_dynamics(path: Path) -> tuple[Dynamics, dict[str, Any]]:
     """The dynamics in a weights file of phase 1; as `load_tokenizer`."""
     tensors, about = load_tensors(path)
-    model = Dynamics(_config(DynamicsConfig, about, "dynamics", path))
+    model = Dynamics(_config(DynamicsConfig, about, "dynamics", path), _config(ActionSpec, about, "actions", path))
     load_weights(model, tensors, path)
     return model.eval(), about
 
@@ -152,8 +154,10 @@ def load_dynamics(path: Path) -> tuple[Dynamics, dict[str, Any]]:
 def load_world_and_agent(path: Path) -> tuple[WorldAndAgent, dict[str, Any]]:
     """The dynamics and the agent in a weights file of phase 2 or 3; as `load_tokenizer`."""
     tensors, about = load_tensors(path)
-    dynamics = Dynamics(_config(DynamicsConfig, about, "dynamics", path))
-    model = WorldAndAgent(dynamics, Agent(_config(AgentConfig, about, "agent", path)))
+    dynamics = Dynamics(_config(DynamicsConfig, about, "dynamics", path), _config(ActionSpec, about, "actions", path))
+    model = WorldAndAgent(
+        dynamics, Agent(_config(AgentConfig, about, "agent", path), dynamics.config.trunk, dynamics.actions)
+    )
     if any(name.startswith("agent.heads.cloned.") for name in tensors):
         model.agent.heads.keep_cloned()
     load_weights(model, tensors, path)

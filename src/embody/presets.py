@@ -6,15 +6,19 @@ from dataclasses import replace
 from embody.config import (
     ActionSpec,
     AgentConfig,
+    AgentObjective,
     CollectConfig,
     Config,
     DataConfig,
     DynamicsConfig,
+    DynamicsObjective,
     EnvConfig,
     EvaluationConfig,
     ImaginationConfig,
+    SamplingConfig,
     StageConfig,
     TokenizerConfig,
+    TokenizerObjective,
     TransformerConfig,
 )
 from embody.errors import UserError
@@ -35,7 +39,6 @@ __all__ = [
 
 def minigrid() -> Config:
     """Four MiniGrid tasks: the whole pipeline on two CPU cores."""
-    actions = ActionSpec((7,))
     shape = TransformerConfig(width=128, heads=4, kv_heads=2, mlp_width=320)
     trunk = TransformerConfig(
         width=96,
@@ -56,7 +59,7 @@ def minigrid() -> Config:
             "MiniGrid-Fetch-6x6-N2-v0",
         ),
         max_steps=(12, 40, 40, 20),  # random play succeeds in .14, .02, 0 and .09
-        actions=actions,
+        actions=ActionSpec((7,)),
     )
     return Config(
         name="minigrid",
@@ -70,16 +73,10 @@ def minigrid() -> Config:
             encoder=replace(shape, depth=2, pattern="TS"),
             decoder=replace(shape, depth=1, pattern="S"),
             context=2,  # as many frames as its clips have: longer histories cost 1.4 dB
-            mask_max=0.3,
-            lpips="none",  # flat tiles, and nothing to download
         ),
-        dynamics=DynamicsConfig(
-            tokens=36,
-            channels=4,
-            context=16,
-            k_sample=1,
-            trunk=trunk,
-            actions=actions,
+        tokenizer_objective=TokenizerObjective(mask_max=0.3, lpips="none"),  # flat tiles, and nothing to download
+        dynamics=DynamicsConfig(tokens=36, channels=4, context=16, trunk=trunk),
+        dynamics_objective=DynamicsObjective(
             bootstrap_fraction=0.2,
             bootstrap_start=0.6,
             image_fraction=0.02,
@@ -88,15 +85,14 @@ def minigrid() -> Config:
             tau_power=2.0,
             ramp=False,
         ),
-        agent=AgentConfig(
-            trunk=trunk,
-            actions=actions,
-            distances=1,  # episodes have about ten steps
+        agent=AgentConfig(distances=1),  # episodes have about ten steps
+        agent_objective=AgentObjective(
             heads_input="context",
             dynamics_weight=0.0,  # the time is better spent on cloning: which object is named is learnt late (LOG.md)
             policy_weight=10.0,  # LOG.md
             uniform_share=0.25,
         ),
+        sampling=SamplingConfig(k_sample=1),
         imagination=ImaginationConfig(horizon=14, gamma=0.96, updates=4),
         train_tokenizer=StageConfig(epochs=0.18, batch=16, length=2, lr=2e-3, muon_lr=8e-3),
         train_dynamics=StageConfig(epochs=0.8, batch=48, length=2, long_length=16, lr=2e-3, muon_lr=4e-3),
@@ -121,7 +117,6 @@ def minecraft() -> Config:
 
     [P] is stated in the paper; the rest is chosen so that the parameters come out.
     """
-    actions = _vpt_actions()
     half = TransformerConfig(width=1024, depth=16, heads=16, kv_heads=16, mlp_width=2688, soft_cap=50.0)
     trunk = TransformerConfig(width=2048, depth=36, heads=16, kv_heads=2, mlp_width=5632, soft_cap=50.0)
     stage = StageConfig(batch=256, length=64, lr=3e-4, ema=0.999)
@@ -137,12 +132,10 @@ def minecraft() -> Config:
             height=360,
             width=640,
             fps=20,
-            actions=actions,
+            actions=_vpt_actions(),
         ),
         data=_RECORDINGS,
         tokenizer=TokenizerConfig(
-            height=360,
-            width=640,
             patch=16,
             padded=(384, 640),  # [P]
             latents=512,
@@ -151,17 +144,14 @@ def minecraft() -> Config:
             encoder=half,
             decoder=half,
         ),
-        dynamics=DynamicsConfig(tokens=256, channels=32, context=192, trunk=trunk, actions=actions),
+        dynamics=DynamicsConfig(tokens=256, channels=32, context=192, trunk=trunk),
         agent=AgentConfig(
-            trunk=trunk,
-            actions=actions,
             own_weights=False,
             hidden=1024,
             bins=255,
             value_range=(0.0, 334.0),  # events pay 1, and may come again: at most 1 / (1 - gamma)
-            world_lr_scale=1.0,
-            clone_null=False,
         ),
+        agent_objective=AgentObjective(world_lr_scale=1.0, clone_null=False),
         imagination=ImaginationConfig(context=192),
         train_tokenizer=stage,
         train_dynamics=lengths,
@@ -176,7 +166,6 @@ def minecraft_small() -> Config:
 
     The paper's method and numbers, but for the sizes and what is said beside a setting.
     """
-    actions = _vpt_actions()
     trunk = TransformerConfig(width=256, depth=8, heads=4, kv_heads=2, mlp_width=688)
     half = replace(trunk, depth=4)
     # Muon: small budgets (LOG.md). 64 frames a step of the tokenizer, 128 of what reads latents.
@@ -187,18 +176,17 @@ def minecraft_small() -> Config:
         env=replace(minecraft().env, height=64, width=64),
         data=_RECORDINGS,
         tokenizer=TokenizerConfig(
-            height=64,
-            width=64,
             patch=8,
             latents=32,
             channels=16,
             context=16,
             encoder=half,
             decoder=half,
-            lpips="none",  # nothing to download; vgg after `embody weights lpips`
         ),
-        dynamics=DynamicsConfig(tokens=16, channels=32, context=64, trunk=trunk, actions=actions),
-        agent=replace(minecraft().agent, trunk=trunk, hidden=256),
+        tokenizer_objective=TokenizerObjective(lpips="none"),  # nothing to download; vgg after `embody weights lpips`
+        dynamics=DynamicsConfig(tokens=16, channels=32, context=64, trunk=trunk),
+        agent=replace(minecraft().agent, hidden=256),
+        agent_objective=minecraft().agent_objective,
         imagination=ImaginationConfig(context=32),
         train_tokenizer=replace(stage, batch=4, long_length=0),
         train_dynamics=stage,
@@ -210,7 +198,6 @@ def minecraft_small() -> Config:
 
 def crafter_small() -> Config:
     """Crafter, 22 achievements up to the diamond, on two CPU cores: models of 1.8M, 1.6M and 2.5M parameters."""
-    actions = ActionSpec((17,))
     shape = TransformerConfig(width=192, depth=2, heads=4, kv_heads=2, mlp_width=480)
     trunk = TransformerConfig(
         width=192,
@@ -227,7 +214,13 @@ def crafter_small() -> Config:
         name="crafter_small",
         preset="crafter_small",
         env=EnvConfig(
-            family="crafter", tasks=("crafter",), max_steps=(1000,), height=64, width=64, fps=5, actions=actions
+            family="crafter",
+            tasks=("crafter",),
+            max_steps=(1000,),
+            height=64,
+            width=64,
+            fps=5,
+            actions=ActionSpec((17,)),
         ),
         # Half a million steps; docs/crafter.md has what each level of noise achieves.
         collect=CollectConfig(
@@ -235,8 +228,6 @@ def crafter_small() -> Config:
         ),
         # Crafter shows 9x9 cells of 7x7 pixels: a patch, a latent and a token of the dynamics is 2x2 of them.
         tokenizer=TokenizerConfig(
-            height=64,
-            width=64,
             patch=14,
             padded=(70, 70),
             latents=25,
@@ -244,18 +235,14 @@ def crafter_small() -> Config:
             encoder=replace(shape, pattern="TS"),
             decoder=replace(shape, pattern="S"),
             context=2,
+        ),
+        tokenizer_objective=TokenizerObjective(
             mask_max=0.05,  # what is masked, nothing foretells: at 0.3 that is most of the loss (LOG.md)
             lpips="none",
             uniform_share=0.5,  # tables, diamonds, zombies are rare cells, and learnt last
         ),
-        dynamics=DynamicsConfig(
-            tokens=25,
-            channels=32,
-            registers=4,
-            context=32,
-            k_sample=2,
-            trunk=trunk,
-            actions=actions,
+        dynamics=DynamicsConfig(tokens=25, channels=32, registers=4, context=32, trunk=trunk),
+        dynamics_objective=DynamicsObjective(
             contexts="alternate",
             tau_power=2.0,
             ramp=False,
@@ -266,25 +253,25 @@ def crafter_small() -> Config:
             uniform_share=0.5,
         ),
         agent=AgentConfig(
-            trunk=trunk,
-            actions=actions,
             hidden=160,
             distances=1,  # what comes later than the next action takes most of the gradient, and is chance (LOG.md)
             words=4,
-            heads_input="context",
-            dynamics_weight=0.0,  # the world is as good as it gets before; so the agent has twice the steps
             # Crafter's own reward: an achievement a step, and health. A policy hardly
             # heeds a label that the inventory foretells, and imagination finds what the reward head pays by mistake or
             # what no recording does (LOG.md).
             goal="recorded",
             reward_range=(-1.0, 1.2),
             value_range=(-2.0, 12.0),
-            support=0.03,
+        ),
+        agent_objective=AgentObjective(
+            heads_input="context",
+            dynamics_weight=0.0,  # the world is as good as it gets before; so the agent has twice the steps
             uniform_share=0.125,
             miss_share=0.25,
             policy_weight=10.0,  # LOG.md
             event_lead=24,  # short clips alone would show the last steps of each search
         ),
+        sampling=SamplingConfig(k_sample=2, support=0.03),
         # Three quarters of the contexts end where a dream may hold an event; all are where agents live to be.
         imagination=ImaginationConfig(
             context=16,
@@ -319,7 +306,7 @@ def crafter() -> Config:
         name="crafter",
         preset="crafter",
         dynamics=replace(small.dynamics, trunk=trunk, context=64),
-        agent=replace(small.agent, trunk=trunk, hidden=512),
+        agent=replace(small.agent, hidden=512),
         train_tokenizer=replace(small.train_tokenizer, batch=128, epochs=0.6),
         train_dynamics=lengths,
         train_agent=replace(lengths, epochs=2.0),

@@ -20,11 +20,14 @@ import torch
 from embody.config import (
     ActionSpec,
     AgentConfig,
+    AgentObjective,
     Config,
     DynamicsConfig,
+    DynamicsObjective,
     ImaginationConfig,
     StageConfig,
     TokenizerConfig,
+    TokenizerObjective,
     digest,
     from_dict,
     to_dict,
@@ -129,7 +132,7 @@ class Trainer:
         """Phase 1a."""
         self._must_own_world()
         datasets = self._datasets(data)
-        about = self._about(datasets, None, {"tokenizer": self.config.tokenizer}, self.config.train_tokenizer)
+        about = self._about(datasets, None, "tokenizer", self._models("tokenizer"))
         path = self.config.weights("tokenizer")
         if not self._finished(path, about):
             with self._timed("tokenizer") as record:
@@ -162,7 +165,7 @@ class Trainer:
         self._must_own_world()
         self._must_fit("tokenizer")
         datasets, (_, tokenizer_hash) = self._datasets(data), self._tokenizer()
-        about = self._about(datasets, tokenizer_hash, {"dynamics": self.config.dynamics}, self.config.train_dynamics)
+        about = self._about(datasets, tokenizer_hash, "dynamics", self._models("dynamics"))
         path = self.config.weights("dynamics")
         if not self._finished(path, about):
             with self._timed("dynamics") as record:
@@ -183,12 +186,12 @@ class Trainer:
         _, tokenizer_hash = self._tokenizer()
         if variant == "cloning_plain":
             torch.manual_seed(config.seed + 1)
-            dynamics, upstream = Dynamics(config.dynamics), None
+            dynamics, upstream = Dynamics(config.dynamics, config.env.actions), None
         else:
             self._must_fit("dynamics")
             dynamics, upstream = load_dynamics(config.weights("dynamics"))
-        models = {"dynamics": dynamics.config, "agent": config.agent}
-        about = self._about(datasets, [tokenizer_hash, upstream], models, config.train_agent, name=variant)
+        models = {"actions": dynamics.actions, "dynamics": dynamics.config, "agent": config.agent}
+        about = self._about(datasets, [tokenizer_hash, upstream], variant, models, config)
         path = config.weights(variant)
         if not self._finished(path, about):
             with self._timed(variant) as record:
@@ -213,8 +216,8 @@ class Trainer:
         _, tokenizer_hash = self._tokenizer()
         model, upstream = load_world_and_agent(config.weights("agent"))
         model.to(self.device)
-        models = {"dynamics": model.dynamics.config, "agent": model.agent.config}
-        about = self._about(datasets, [tokenizer_hash, upstream], models, config.train_imagination, imagination, name)
+        models = {"actions": model.dynamics.actions, "dynamics": model.dynamics.config, "agent": model.agent.config}
+        about = self._about(datasets, [tokenizer_hash, upstream], name, models, config)
         path = config.weights(name)
         if not self._finished(path, about):
             with self._timed(name) as record:
@@ -256,7 +259,7 @@ class Trainer:
             **hashes,
         }
         # Not all of what models do is in their weights: how often they sample, what an agent may choose from.
-        models_of = (config.dynamics, config.agent)
+        models_of = (config.dynamics, config.agent, config.dynamics_objective, config.agent_objective, config.sampling)
         parts = (config.evaluation, config.env, config.collect, config.imagination, config.achievements, *models_of)
         settings = [to_dict(part) for part in parts]
         data_used = [dataset.fingerprint for dataset in datasets]
@@ -408,34 +411,40 @@ class Trainer:
         self,
         datasets: Sequence[Dataset],
         upstream: Any,
+        stage: str,
         models: dict[str, Any],
-        stage: StageConfig,
-        imagination: ImaginationConfig | None = None,
-        name: str = "",
+        config: Config | None = None,
     ) -> dict[str, Any]:
         """What a stage's weights depend on, kept with them: weights made otherwise are never taken for finished."""
-        dreams = to_dict(imagination or self.config.imagination)
-        weights = {"weights": self.config.data.weights} if self.config.data.weights else {}
+        config = config or self.config
+        weights = {"weights": config.data.weights} if config.data.weights else {}
         agent = models.get("agent")
         meta = labelled_meta(datasets)
         labels = {"labels": meta.labels} if agent is not None and agent.goal != "one" else {}
         return json.loads(
             json.dumps(
                 {
-                    "models": {key: to_dict(value) for key, value in models.items()},
-                    "training": _training(stage),
-                    "imagination": {name: dreams[name] for name in dreams if imagination or name in _FOR_ALL_STAGES},
-                    "variant": name,
+                    "models": {key: _plain(value) for key, value in models.items()},
+                    **_settings(config, stage),
+                    "variant": "" if stage in ("tokenizer", "dynamics") else stage,
                     "data": [dataset.fingerprint for dataset in datasets],
                     **weights,
                     "vocabulary": meta.vocabulary,
                     **labels,
                     "upstream": digest(upstream),
-                    "seed": self.config.seed,
-                    "precision": self.config.precision,
+                    "seed": config.seed,
+                    "precision": config.precision,
                 }
             )
         )
+
+    def _models(self, stage: str, config: Config | None = None) -> dict[str, Any]:
+        """What the models of a stage are built of."""
+        config = config or self.config
+        if stage == "tokenizer":
+            return {"frame": config.env.frame, "tokenizer": config.tokenizer}
+        world = {"actions": config.env.actions, "dynamics": config.dynamics}
+        return world if stage == "dynamics" else {**world, "agent": config.agent}
 
     def _must_own_world(self) -> None:
         name, world = self.config.name, self.config.world
@@ -448,19 +457,14 @@ class Trainer:
         Their data may differ: a tokenizer can serve tasks that it was not trained on.
         """
         config = self.config
-        with_agent = {"dynamics": config.dynamics, "agent": config.agent}
-        made: dict[str, tuple[dict[str, Any], StageConfig]] = {
-            "tokenizer": ({"tokenizer": config.tokenizer}, config.train_tokenizer),
-            "dynamics": ({"dynamics": config.dynamics}, config.train_dynamics),
-            **dict.fromkeys(("agent", "cloning_best"), (with_agent, config.train_agent)),
-            "cloning_plain": ({**with_agent, "agent": _without_world(config).agent}, config.train_agent),
-            **dict.fromkeys(("imagination", "shuffled"), (with_agent, config.train_imagination)),
-        }
         for stage in stages:
             path = config.weights(stage)
             if if_there and not path.exists():
                 continue
-            found, (models, training) = _made_with(path), made[stage]
+            of = _without_world(config) if stage == "cloning_plain" else config
+            shuffled = dataclasses.replace(of.imagination, shuffle_rewards=stage == "shuffled")
+            of = dataclasses.replace(of, imagination=shuffled)
+            found, models = _made_with(path), self._models(stage, of)
             upstream = None if stage == "tokenizer" else self._upstream(stage)
             if upstream is not None and found["upstream"] != digest(upstream):
                 raise UserError(
@@ -468,17 +472,14 @@ class Trainer:
                     " train it anew"
                 )
             wanted = {
-                "models": {name: to_dict(model) for name, model in models.items()},
-                "training": _training(training),
+                "models": {name: _plain(model) for name, model in models.items()},
+                **_settings(of, stage),
                 "seed": config.seed,
             }
             remedy = "leave those of finished stages as they were, delete it to train it anew, or use another --name"
             if config.world and stage in ("tokenizer", "dynamics"):
                 del wanted["seed"]  # made by another run
                 remedy = f"give those of run {config.world}, whose world it is"
-            if "imagination" in found:
-                dreams = to_dict(dataclasses.replace(config.imagination, shuffle_rewards=stage == "shuffled"))
-                wanted["imagination"] = {name: dreams[name] for name in dreams if name in found["imagination"]}
             for part, value in json.loads(json.dumps(wanted)).items():
                 if found.get(part) != value:
                     raise UserError(f"{path} was made with other settings ({part} differs): {remedy}")
@@ -553,18 +554,60 @@ def _made_with(path: Path) -> dict[str, Any]:
 
     A `UserError` names the file if it has a setting that there is no more.
     """
-    kinds = {"tokenizer": TokenizerConfig, "dynamics": DynamicsConfig, "agent": AgentConfig}
     about = load_tensors(path)[1]
-    dreams = about.get("imagination", {})
     try:
-        models = {name: to_dict(from_dict(kinds[name], values)) for name, values in about["models"].items()}
+        models = {
+            name: value if name == "frame" else _plain(from_dict(_MODELS[name], value))
+            for name, value in about["models"].items()
+        }
         training = _training(from_dict(StageConfig, about["training"]))
-        if set(dreams) - set(_FOR_ALL_STAGES):
-            dreams = to_dict(from_dict(ImaginationConfig, dreams))
-    except ValueError as error:
+        objective = {name: to_dict(from_dict(_OBJECTIVES[name], of)) for name, of in about["objective"].items()}
+    except (KeyError, ValueError) as error:
         raise UserError(f"{path} was made by another version ({error}): delete it, or use another --name") from error
-    made = {**about, "models": models, "training": training} | ({"imagination": dreams} if dreams else {})
-    return json.loads(json.dumps(made))
+    return json.loads(json.dumps({**about, "models": models, "training": training, "objective": objective}))
+
+
+_MODELS: dict[str, Any] = {
+    "actions": ActionSpec,
+    "tokenizer": TokenizerConfig,
+    "dynamics": DynamicsConfig,
+    "agent": AgentConfig,
+}
+_OBJECTIVES: dict[str, Any] = {
+    "tokenizer": TokenizerObjective,
+    "dynamics": DynamicsObjective,
+    "agent": AgentObjective,
+    "imagination": ImaginationConfig,
+}
+
+
+def _plain(value: Any) -> Any:
+    return to_dict(value) if dataclasses.is_dataclass(value) else value
+
+
+def _settings(config: Config, stage: str) -> dict[str, Any]:
+    """What the weights of `stage` depend on beside the architecture: training, objective, sampling."""
+    dreams = to_dict(config.imagination)
+    read = {"imagination": {name: dreams[name] for name in _FOR_ALL_STAGES}}
+    match stage:
+        case "tokenizer":
+            objective = {"tokenizer": to_dict(config.tokenizer_objective)}
+            return {"training": _training(config.train_tokenizer), "objective": objective, **read}
+        case "dynamics":
+            objective = {"dynamics": to_dict(config.dynamics_objective)}
+            return {"training": _training(config.train_dynamics), "objective": objective, **read}
+        case "imagination" | "shuffled":
+            objective = {"agent": to_dict(config.agent_objective), "imagination": dreams}
+            sampling = to_dict(config.sampling)
+            return {
+                "training": _training(config.train_imagination),
+                "objective": objective,
+                "sampling": sampling,
+                **read,
+            }
+        case _:
+            objective = {"dynamics": to_dict(config.dynamics_objective), "agent": to_dict(config.agent_objective)}
+            return {"training": _training(config.train_agent), "objective": objective, **read}
 
 
 def _training(stage: StageConfig) -> dict[str, Any]:
@@ -583,10 +626,10 @@ def _device(config: Config) -> torch.device:
 
 def _without_world(config: Config) -> Config:
     """The agent of cloning without a world model: it shares the dynamics' layers, and is all that they learn from."""
-    shared = dataclasses.replace(
-        config.agent, own_weights=False, dynamics_weight=0.0, heads_input="context", world_lr_scale=1.0
+    alone = dataclasses.replace(config.agent_objective, dynamics_weight=0.0, heads_input="context", world_lr_scale=1.0)
+    return dataclasses.replace(
+        config, agent=dataclasses.replace(config.agent, own_weights=False), agent_objective=alone
     )
-    return dataclasses.replace(config, agent=shared)
 
 
 def _by_expert_alone(row: EpisodeRow) -> bool:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embody.agent.model import Heads
-from embody.config import AgentConfig, ImaginationConfig
+from embody.config import AgentObjective, ImaginationConfig
 from embody.data.sampling.batch import Batch
 from embody.nn.distributions import FactoredCategorical
 from embody.nn.masked_mean import Reduce, masked_mean, one_process
@@ -46,9 +46,9 @@ def until_rewarded(rewards: Tensor, continues: Tensor) -> Tensor:
 class AgentLoss(nn.Module):
     """Behaviour cloning and reward prediction over L distances, value on recorded returns, continue; RMS-normalised."""
 
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, objective: AgentObjective) -> None:
         super().__init__()
-        self.config = config
+        self.objective = objective
         self.rms = nn.ModuleDict({name: RunningRms() for name in ("policy", "reward", "value", "continue")})
 
     def forward(
@@ -58,13 +58,13 @@ class AgentLoss(nn.Module):
 
         Nothing is learnt from rows that are not labelled.
         """
-        out, L = heads(features), self.config.distances
+        out, L = heads(features), heads.config.distances
         mask = batch.mask & batch.labelled[:, None]
         action_BTLA, action_mask = ahead(batch.actions, mask, 1, L)
         action_mask[:cloned_from] = False
-        if not self.config.clone_null:
+        if not self.objective.clone_null:
             action_mask &= ~ahead(batch.is_null, mask, 1, L)[0]
-        policy = FactoredCategorical(out.policy, self.config.actions)
+        policy = FactoredCategorical(out.policy, heads.actions)
         reward_BTL, reward_mask = ahead(batch.rewards, mask, 0, L)
         terms = {
             "policy": masked_mean(-policy.log_prob(action_BTLA), action_mask, reduce),
@@ -78,7 +78,7 @@ class AgentLoss(nn.Module):
         }
         valid = {"policy": reduce(action_mask.sum()) > 0}  # a small batch may hold no row to clone
         normed = {name: self.rms[name](term, valid.get(name), reduce) for name, term in terms.items()}
-        normed["policy"] = self.config.policy_weight * normed["policy"]
+        normed["policy"] = self.objective.policy_weight * normed["policy"]
         loss = torch.stack(list(normed.values())).sum()
         metrics = {name: term.detach() for name, term in terms.items()}
         next_log_prob = policy.log_prob(action_BTLA)[:, :, 0].detach()
@@ -87,7 +87,7 @@ class AgentLoss(nn.Module):
 
     def _reward_loss(self, heads: Heads, logits: Tensor, rewards: Tensor) -> Tensor:
         rewards = (rewards - heads.reward_mean) / heads.reward_std
-        if self.config.reward_loss == "mse":
+        if heads.config.reward_loss == "mse":
             return (heads.reward_bins.decode(logits) - rewards).square()
         return heads.reward_bins.loss(logits, rewards)
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embody.config import AgentConfig
+from embody.config import ActionSpec, AgentConfig, TransformerConfig
 from embody.nn.cache import RingCache
 from embody.nn.distributions import FactoredCategorical, TwoHot
 from embody.nn.norm import RMSNorm
@@ -38,11 +38,12 @@ class Heads(nn.Module):
     reward_mean: Tensor  # of the data, where rewards are standardised; else 0
     reward_std: Tensor  # likewise; else 1
 
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, config: AgentConfig, width: int, actions: ActionSpec) -> None:
+        """`width` is that of the agent's tokens."""
         super().__init__()
-        self.config = config
-        features = config.tokens * config.trunk.width
-        self.policy = mlp(features, config.hidden, config.distances * sum(config.actions.sizes))
+        self.config, self.actions = config, actions
+        features = config.tokens * width
+        self.policy = mlp(features, config.hidden, config.distances * sum(actions.sizes))
         self.cloned: nn.Module | None = None  # the policy before imagination, where `support` still needs it
         self.reward = mlp(features, config.hidden, config.distances * config.bins)
         self.value = mlp(features, config.hidden, config.bins)
@@ -71,30 +72,31 @@ class Heads(nn.Module):
         decoded = bins.decode(logits) if self.config.reward_loss == "mse" else bins.decode_peak(logits)
         return decoded * self.reward_std + self.reward_mean
 
-    def act(self, features: Tensor) -> FactoredCategorical:
-        """The policy over the next action, within the support of the cloned one."""
+    def act(self, features: Tensor, support: float = 0.0) -> FactoredCategorical:
+        """The policy over the next action, within the `support` of the cloned one (`SamplingConfig`)."""
         policy = self._next_action(self.policy, features)
-        if not self.config.support:
+        if not support:
             return policy
         cloned = policy if self.cloned is None else self._next_action(self.cloned, features)
-        return policy.within(cloned, self.config.support)
+        return policy.within(cloned, support)
 
     def keep_cloned(self) -> None:
         """From now on the policy learns in imagination: what it is now stays, frozen, as that which limits it."""
         self.cloned = copy.deepcopy(self.policy).requires_grad_(False)
 
     def _next_action(self, policy: nn.Module, features: Tensor) -> FactoredCategorical:
-        size = sum(self.config.actions.sizes)
-        return FactoredCategorical(policy(features)[..., :size], self.config.actions)
+        size = sum(self.actions.sizes)
+        return FactoredCategorical(policy(features)[..., :size], self.actions)
 
 
 class Agent(nn.Module):
     """Task embedding to agent tokens, through the stream, to features; heads on them."""
 
-    def __init__(self, config: AgentConfig) -> None:
+    def __init__(self, config: AgentConfig, trunk: TransformerConfig, actions: ActionSpec) -> None:
+        """`trunk` is the world's, whose keys and values the tokens read: only its shape is used."""
         super().__init__()
-        self.config = config
-        width = config.trunk.width
+        self.config, self.trunk = config, trunk
+        width = trunk.width
         # Words are concatenated in order: "the red key next to the blue ball" is not its reverse. Their end is aligned:
         # what is named stands there, in the same places whether one must "fetch", "go fetch" or "go to" it.
         one = config.goal == "one"
@@ -102,10 +104,10 @@ class Agent(nn.Module):
         self.task = nn.Linear(config.words * config.word_width if one else config.tasks, config.tokens * width)
         self.token_MD = nn.Parameter(torch.randn(config.tokens, width))
         self.token_norm = RMSNorm(width)
-        self.blocks = nn.ModuleList(Block(config.trunk, kind) for kind in config.trunk.layers * config.own_weights)
+        self.blocks = nn.ModuleList(Block(trunk, kind) for kind in trunk.layers * config.own_weights)
         self.norm = RMSNorm(width)
-        self.heads = Heads(config)
-        self.apply(lambda module: initialise(module, config.trunk.depth))
+        self.heads = Heads(config, width, actions)
+        self.apply(lambda module: initialise(module, trunk.depth))
         for head in (self.heads.policy, self.heads.reward, self.heads.value, self.heads.continues):
             last = head[-1]
             assert isinstance(last, nn.Linear)
@@ -114,7 +116,7 @@ class Agent(nn.Module):
     def new_cache(self, rows: int, context: int, dtype: torch.dtype = torch.float32) -> RingCache:
         """An empty history of the agent tokens, in the world's `dtype`."""
         config, device = self.config, self.token_MD.device
-        return RingCache(config.trunk, rows=rows, tokens=config.tokens, context=context, device=device, dtype=dtype)
+        return RingCache(self.trunk, rows=rows, tokens=config.tokens, context=context, device=device, dtype=dtype)
 
     def forward(
         self, task: Tensor, memory: Memory, frames: int, *, blocks: Sequence[nn.Module], cache: RingCache | None = None
@@ -126,7 +128,7 @@ class Agent(nn.Module):
         `blocks` are the world's layers, used unless the agent owns its weights. With a cache the frames are in
         progress: `cache.commit` keeps them.
         """
-        M, width = self.config.tokens, self.config.trunk.width
+        M, width = self.config.tokens, self.trunk.width
         if self.word is not None:
             task_BMD = self.task(self.word(_aligned_at_end(task)).flatten(1)).unflatten(-1, (M, width))
             g_BTMD = self.token_norm(task_BMD + self.token_MD)[:, None].expand(-1, frames, -1, -1)
@@ -134,7 +136,7 @@ class Agent(nn.Module):
             left_BTP = F.pad(task.float(), (0, self.config.tasks - task.shape[-1]))
             g_BTMD = self.token_norm(self.task(left_BTP).unflatten(-1, (M, width)) + self.token_MD)
         layers = self.blocks if self.config.own_weights else blocks
-        g_BTMD = run_second_stream(list(layers), self.config.trunk, g_BTMD, memory, cache)
+        g_BTMD = run_second_stream(list(layers), self.trunk, g_BTMD, memory, cache)
         return self.norm(g_BTMD).flatten(2)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embody.agent.model import mlp
-from embody.config import AgentConfig
+from embody.config import ActionSpec, AgentConfig
 from embody.nn.masked_mean import Reduce, masked_mean, one_process
 
 __all__ = ["Risk", "StepRisk", "risk_loss"]
@@ -32,13 +32,13 @@ class Risk(nn.Module):
     Costs are those in recorded rewards: where the reward range has no losses, there are none.
     """
 
-    def __init__(self, tokens: int, channels: int, config: AgentConfig) -> None:
+    def __init__(self, tokens: int, channels: int, config: AgentConfig, actions: ActionSpec) -> None:
         """A frame's latents are `[tokens, channels]`."""
         super().__init__()
         hidden, kept = config.event_hidden, config.event_channels
         self.greatest = max(0.0, -config.reward_range[0])  # a recorded reward is never less than minus this
         self.token = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, kept), nn.SiLU())
-        self.sizes = config.actions.sizes
+        self.sizes = actions.sizes
         self.mlp = mlp(tokens * kept + sum(self.sizes), hidden, 2)
 
     def forward(self, before: Tensor, actions: Tensor) -> StepRisk:

@@ -12,7 +12,16 @@ latent tokens, Z channels.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from embody.config import AgentConfig, Config, DynamicsConfig, TokenizerConfig, TransformerConfig
+from embody.config import (
+    ActionSpec,
+    AgentConfig,
+    Config,
+    DynamicsConfig,
+    DynamicsObjective,
+    TokenizerConfig,
+    TokenizerObjective,
+    TransformerConfig,
+)
 from embody.cost.lpips import lpips_row_flops
 from embody.cost.parameters import Layers, block_matrices, event_layers, head_layers, patches, risk_layers, task_inputs
 
@@ -59,19 +68,19 @@ def trunk_flops(
     return sum(space if kind == "S" else time for kind in trunk.layers)
 
 
-def encode_flops(config: TokenizerConfig, frames: int, keys: int | None = None) -> int:
+def encode_flops(config: TokenizerConfig, frame: tuple[int, int], frames: int, keys: int | None = None) -> int:
     """Patches in (`2 P 3 p^2 D`), the encoder on P + L tokens, latents out (`2 L D Z`).
 
     Patches see patches, latents both: `P^2 + L (P + L)` pairs a frame.
     """
-    P, L = patches(config), config.latents
+    P, L = patches(config, frame), config.latents
     trunk = trunk_flops(config.encoder, frames, P + L, space_pairs=P * P + L * (P + L), keys=keys)
-    return _patch_in(config, frames) + trunk + 2 * frames * L * config.encoder.width * config.channels
+    return _patch_in(config, frame, frames) + trunk + 2 * frames * L * config.encoder.width * config.channels
 
 
-def decode_flops(config: TokenizerConfig, frames: int, keys: int | None = None) -> int:
+def decode_flops(config: TokenizerConfig, frame: tuple[int, int], frames: int, keys: int | None = None) -> int:
     """Latents in, the decoder on L + P tokens, patches out; `L^2 + P (L + P)` pairs a frame."""
-    P, L, D = patches(config), config.latents, config.decoder.width
+    P, L, D = patches(config, frame), config.latents, config.decoder.width
     trunk = trunk_flops(config.decoder, frames, L + P, space_pairs=L * L + P * (L + P), keys=keys)
     return 2 * frames * L * config.channels * D + trunk + 2 * frames * P * D * 3 * config.patch**2
 
@@ -89,26 +98,28 @@ def remember_flops(config: DynamicsConfig, frames: int, keys: int | None = None)
     return _latents(config, frames) + trunk_flops(trunk, frames, _tokens(config), keys=keys)
 
 
-def agent_flops(config: AgentConfig, world_tokens: int, frames: int, keys: int | None = None) -> int:
+def agent_flops(
+    config: AgentConfig, trunk: TransformerConfig, world_tokens: int, frames: int, keys: int | None = None
+) -> int:
     """The task to M tokens (`2 words M D` once, or `2 tasks M D` a frame), then the stream: the heads are `head_flops`.
 
     A space layer projects the world's S tokens and its own M to keys and values (`2 (S + M) D 2 G K`), and only the M
     to queries: `M (S + M)` pairs a frame. A time layer is a plain one on M tokens.
     """
-    trunk, M = config.trunk, config.tokens
+    M = config.tokens
     keys_and_values = 2 * 2 * trunk.kv_heads * trunk.width * (trunk.width // trunk.heads)
     space = block_flops(trunk, frames * M, frames * M * (world_tokens + M)) + frames * world_tokens * keys_and_values
     time = block_flops(trunk, frames * M, M * frames * (frames if keys is None else keys))
-    return _task_flops(config, frames) + sum(space if kind == "S" else time for kind in trunk.layers)
+    return _task_flops(config, trunk, frames) + sum(space if kind == "S" else time for kind in trunk.layers)
 
 
-def _task_flops(config: AgentConfig, frames: int) -> int:
-    return 2 * task_inputs(config) * config.tokens * config.trunk.width * (1 if config.goal == "one" else frames)
+def _task_flops(config: AgentConfig, trunk: TransformerConfig, frames: int) -> int:
+    return 2 * task_inputs(config) * config.tokens * trunk.width * (1 if config.goal == "one" else frames)
 
 
-def head_flops(config: AgentConfig, *names: str) -> int:
+def head_flops(config: AgentConfig, trunk: TransformerConfig, actions: ActionSpec, *names: str) -> int:
     """`2 in out` a layer, for the features of one frame; all heads by default."""
-    layers = head_layers(config)
+    layers = head_layers(config, trunk, actions)
     return sum(_flops(layers[name]) for name in names or layers)
 
 
@@ -119,21 +130,26 @@ def _flops(layers: Iterable[tuple[int, int]]) -> int:
 # --- training, one row of a batch -------------------------------------------------------------------------------------
 
 
-def tokenizer_row_flops(config: TokenizerConfig, frames: int) -> int:
+def tokenizer_row_flops(
+    config: TokenizerConfig, objective: TokenizerObjective, frame: tuple[int, int], frames: int
+) -> int:
     """Encode and decode, forward and backward, and the loss's network if it has one; pixels have no gradient."""
-    model = 3 * (encode_flops(config, frames) + decode_flops(config, frames)) - _patch_in(config, frames)
-    return model + lpips_row_flops(config, frames)
+    model = 3 * (encode_flops(config, frame, frames) + decode_flops(config, frame, frames))
+    model -= _patch_in(config, frame, frames)
+    return model + lpips_row_flops(objective, frame, frames)
 
 
-def decoder_row_flops(config: TokenizerConfig, frames: int) -> int:
+def decoder_row_flops(
+    config: TokenizerConfig, objective: TokenizerObjective, frame: tuple[int, int], frames: int
+) -> int:
     """Encode, then decode, forward and backward: with the encoder frozen, latents have no gradient. And the loss's
     network if it has one."""
     latents_in = 2 * frames * config.latents * config.channels * config.decoder.width
-    model = encode_flops(config, frames) + 3 * decode_flops(config, frames) - latents_in
-    return model + lpips_row_flops(config, frames)
+    model = encode_flops(config, frame, frames) + 3 * decode_flops(config, frame, frames) - latents_in
+    return model + lpips_row_flops(objective, frame, frames)
 
 
-def dynamics_row_flops(config: DynamicsConfig, frames: int, *, bootstrap: bool) -> float:
+def dynamics_row_flops(config: DynamicsConfig, objective: DynamicsObjective, frames: int, *, bootstrap: bool) -> float:
     """The mean row: `(1 - i) row(T) + i T row(1) + b 2 forward(T)`.
 
     `i` is the share of rows taken as separate images, `b` that of bootstrap rows (all, images too, where d is drawn
@@ -143,22 +159,23 @@ def dynamics_row_flops(config: DynamicsConfig, frames: int, *, bootstrap: bool) 
     def row(length: int) -> int:
         return 3 * dynamics_flops(config, length) - _latents(config, length)
 
-    images = config.image_fraction
+    images = objective.image_fraction
     flow = (1 - images) * row(frames) + images * frames * row(1)
     if not bootstrap or config.k_max == 1:
         return flow
-    if config.step_draw == "uniform":
+    if objective.step_draw == "uniform":
         every_row = (1 - images) * dynamics_flops(config, frames) + images * frames * dynamics_flops(config, 1)
         return flow + 2 * every_row
-    return flow + 2 * min(config.bootstrap_fraction, 1 - images) * dynamics_flops(config, frames)
+    return flow + 2 * min(objective.bootstrap_fraction, 1 - images) * dynamics_flops(config, frames)
 
 
 def agent_row_flops(config: Config, frames: int) -> float:
     """Phase 2: the world once, the agent's stream and heads forward and backward, the dynamics loss on its share."""
-    agent, dynamics = config.agent, config.dynamics
-    share = agent.uniform_share if agent.dynamics_weight > 0 else 0.0
-    heads = 3 * frames * head_flops(agent)
-    return _features_row_flops(config, frames) + heads + share * dynamics_row_flops(dynamics, frames, bootstrap=True)
+    objective, dynamics = config.agent_objective, config.dynamics
+    share = objective.uniform_share if objective.dynamics_weight > 0 else 0.0
+    heads = 3 * frames * head_flops(config.agent, dynamics.trunk, config.env.actions)
+    flow = dynamics_row_flops(dynamics, config.dynamics_objective, frames, bootstrap=True)
+    return _features_row_flops(config, frames) + heads + share * flow
 
 
 def event_row_flops(config: Config, frames: int) -> float:
@@ -168,7 +185,9 @@ def event_row_flops(config: Config, frames: int) -> float:
 
 def risk_row_flops(config: Config, frames: int) -> float:
     """What expects costs of all of so many frames but the last, forward and backward."""
-    return (frames - 1) * _judge_row_flops(config.dynamics.tokens, *risk_layers(config.dynamics, config.agent))
+    return (frames - 1) * _judge_row_flops(
+        config.dynamics.tokens, *risk_layers(config.dynamics, config.agent, config.env.actions)
+    )
 
 
 def _judge_flops(tokens: int, of_token: Layers, of_all: Layers) -> int:
@@ -189,25 +208,28 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
     the agent is finetuned: then the prior looks at the whole dream once, and the agent anew in each update.
     """
     agent, dream = config.agent, config.imagination
+    trunk, actions = config.dynamics.trunk, config.env.actions
     context, horizon, S = dream.context, dream.horizon, _tokens(config.dynamics)
-    total = remember_flops(config.dynamics, context, context) + agent_flops(agent, S, context)
+    total = remember_flops(config.dynamics, context, context) + agent_flops(agent, trunk, S, context)
     ring = min(context + horizon, config.dynamics.context)
     judged = agent.goal != "one"  # by frames and actions: the other heads are not asked
-    layers_of = event_layers(config.dynamics, agent), risk_layers(config.dynamics, agent)
+    layers_of = event_layers(config.dynamics, agent), risk_layers(config.dynamics, agent, actions)
     judging = sum(_judge_flops(config.dynamics.tokens, *part) for part in layers_of)
-    total += horizon * (generated_frame_flops(config, ring) + (judging if judged else head_flops(agent)))
-    layers = head_layers(agent)
-    learning = float(horizon * head_flops(agent, "policy"))  # the prior
-    if agent.support:  # wherever a policy is asked, so is the cloned one
-        total += horizon * head_flops(agent, "policy")
-        learning += 2 * horizon * head_flops(agent, "policy")
+    total += horizon * (
+        generated_frame_flops(config, ring) + (judging if judged else head_flops(agent, trunk, actions))
+    )
+    layers = head_layers(agent, trunk, actions)
+    learning = float(horizon * head_flops(agent, trunk, actions, "policy"))  # the prior
+    if config.sampling.support:  # wherever a policy is asked, so is the cloned one
+        total += horizon * head_flops(agent, trunk, actions, "policy")
+        learning += 2 * horizon * head_flops(agent, trunk, actions, "policy")
     for name, frames in (("policy", horizon), ("value", horizon + 1)):
         first = 2 * layers[name][0][0] * layers[name][0][1] if dream.finetune == "heads" else 0
-        learning += frames * (3 * head_flops(agent, name) - first)
+        learning += frames * (3 * head_flops(agent, trunk, actions, name) - first)
     if dream.finetune == "agent":
         whole = context + horizon
-        total += remember_flops(config.dynamics, whole) + agent_flops(agent, S, whole)
-        total += (horizon + 1) * head_flops(agent) * (not judged)
+        total += remember_flops(config.dynamics, whole) + agent_flops(agent, trunk, S, whole)
+        total += (horizon + 1) * head_flops(agent, trunk, actions) * (not judged)
         learning += _features_row_flops(config, whole)
     return total * (1 / dream.updates if dreams is None else dreams) + learning
 
@@ -223,8 +245,8 @@ def _features_row_flops(config: Config, frames: int) -> int:
     if not agent.own_weights:
         read = replace(dynamics.trunk, depth=dynamics.trunk.layers.rindex("S"))
         world += 2 * trunk_flops(read, frames, _tokens(dynamics)) + _latents(dynamics, frames)
-    no_gradient = 0 if agent.goal == "one" else _task_flops(agent, frames)  # of which tasks are left
-    return world + 3 * agent_flops(agent, _tokens(dynamics), frames) - no_gradient
+    no_gradient = 0 if agent.goal == "one" else _task_flops(agent, dynamics.trunk, frames)  # of which tasks are left
+    return world + 3 * agent_flops(agent, dynamics.trunk, _tokens(dynamics), frames) - no_gradient
 
 
 # --- generation -------------------------------------------------------------------------------------------------------
@@ -236,16 +258,16 @@ def generated_frame_flops(config: Config, keys: int | None = None, *, agent: boo
     That is `dynamics.context` by default; pixels are `decode_flops`.
     """
     keys = config.dynamics.context if keys is None else keys
-    world = config.dynamics.k_sample * dynamics_flops(config.dynamics, 1, keys)
+    world = config.sampling.k_sample * dynamics_flops(config.dynamics, 1, keys)
     world += remember_flops(config.dynamics, 1, keys)
     if not agent:
         return world
-    policy = head_flops(config.agent, "policy")
-    return world + agent_flops(config.agent, _tokens(config.dynamics), 1, keys) + policy
+    policy = head_flops(config.agent, config.dynamics.trunk, config.env.actions, "policy")
+    return world + agent_flops(config.agent, config.dynamics.trunk, _tokens(config.dynamics), 1, keys) + policy
 
 
-def _patch_in(config: TokenizerConfig, frames: int) -> int:
-    return 2 * frames * patches(config) * 3 * config.patch**2 * config.encoder.width
+def _patch_in(config: TokenizerConfig, frame: tuple[int, int], frames: int) -> int:
+    return 2 * frames * patches(config, frame) * 3 * config.patch**2 * config.encoder.width
 
 
 def _latents(config: DynamicsConfig, frames: int) -> int:

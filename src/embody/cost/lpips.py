@@ -6,7 +6,7 @@ Legend: C channels, H W pixels or features, k kernel.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from embody.config import TokenizerConfig
+from embody.config import TokenizerObjective
 from embody.tokenizer.lpips import LPIPS_NETS
 
 __all__ = ["lpips_activations", "lpips_row_flops"]
@@ -24,22 +24,22 @@ class _Layer:
     read: bool
 
 
-def lpips_row_flops(config: TokenizerConfig, frames: int) -> int:
+def lpips_row_flops(objective: TokenizerObjective, frame: tuple[int, int], frames: int) -> int:
     """`2 (3 sum_conv k^2 C_in C_out H W + 2 sum_read C H W)` a frame: both images forward, the decoded one backward.
 
     The network is frozen: its weights need no product of the backward pass.
     """
-    layers = list(_layers(config))
+    layers = list(_layers(objective, frame))
     convolutions = sum(layer.weights * layer.outputs for layer in layers)
     heads = sum(layer.channels * layer.outputs for layer in layers if layer.read)
     return 2 * frames * (3 * convolutions + 2 * heads)
 
 
-def lpips_activations(config: TokenizerConfig, frames: int) -> int:
+def lpips_activations(objective: TokenizerObjective, frame: tuple[int, int], frames: int) -> int:
     """Bytes for the backward pass: of the decoded image the input, each ReLU's output, what pooling gives and from
     where (8 bytes); of each layer that is compared `f - g` and the norm."""
-    layers = list(_layers(config))
-    total = 4 * 3 * config.height * config.width if layers else 0
+    layers = list(_layers(objective, frame))
+    total = 4 * 3 * frame[0] * frame[1] if layers else 0
     for layer in layers:
         total += 4 * layer.channels * layer.outputs
         total += 12 * layer.taken * layer.pooled
@@ -47,9 +47,9 @@ def lpips_activations(config: TokenizerConfig, frames: int) -> int:
     return frames * total
 
 
-def _layers(config: TokenizerConfig) -> Iterator[_Layer]:
-    channels, sides = 3, [config.height, config.width]
-    for conv in LPIPS_NETS[config.lpips] if config.lpips != "none" else ():
+def _layers(objective: TokenizerObjective, frame: tuple[int, int]) -> Iterator[_Layer]:
+    channels, sides = 3, list(frame)
+    for conv in LPIPS_NETS[objective.lpips] if objective.lpips != "none" else ():
         if conv.pool:
             sides = [(side - conv.pool) // 2 + 1 for side in sides]
         taken = channels * sides[0] * sides[1]

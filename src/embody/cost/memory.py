@@ -5,7 +5,7 @@ Workspaces, the allocator's gaps and buffers of the communication are not counte
 
 from dataclasses import dataclass
 
-from embody.config import AgentConfig, StageConfig, TokenizerConfig, TransformerConfig
+from embody.config import AgentConfig, StageConfig, TokenizerConfig, TokenizerObjective, TransformerConfig
 from embody.cost.lpips import lpips_activations
 from embody.cost.parameters import patches
 
@@ -75,25 +75,34 @@ def trunk_activations(trunk: TransformerConfig, tokens: int, p: int, recompute: 
     return tokens * (blocks + _FLOAT32 * trunk.width)
 
 
-def tokenizer_activations(config: TokenizerConfig, frames: int, p: int, recompute: bool = False) -> int:
+def tokenizer_activations(
+    config: TokenizerConfig,
+    objective: TokenizerObjective,
+    frame: tuple[int, int],
+    frames: int,
+    p: int,
+    recompute: bool = False,
+) -> int:
     """Both trunks on P + L tokens; of each patch, the pixels that come in, and D numbers before those that go out; the
     loss's network if it has one."""
-    P = patches(config)
+    P = patches(config, frame)
     trunks = sum(
         trunk_activations(trunk, frames * (P + config.latents), p, recompute)
         for trunk in (config.encoder, config.decoder)
     )
     ends = frames * P * p * (3 * config.patch**2 + config.decoder.width)
-    return trunks + ends + lpips_activations(config, frames)
+    return trunks + ends + lpips_activations(objective, frame, frames)
 
 
-def agent_activations(config: AgentConfig, world_tokens: int, frames: int, p: int, recompute: bool = False) -> int:
+def agent_activations(
+    config: AgentConfig, trunk: TransformerConfig, world_tokens: int, frames: int, p: int, recompute: bool = False
+) -> int:
     """The stream of M tokens, and in space layers what it reads: S + M tokens, once more before and after their norm.
 
     An agent with its own weights also keeps the world's tokens themselves, which no backward pass of the world does.
     With `recompute` one space layer at a time reads.
     """
-    trunk, M, S = config.trunk, config.tokens, world_tokens
+    M, S = config.tokens, world_tokens
     D, kv = trunk.width, trunk.kv_heads * (trunk.width // trunk.heads)
     read = _FLOAT32 * D + p * D + p * 2 * kv + _cast(kv, p) + p * kv
     kept = _FLOAT32 * D if config.own_weights else 0

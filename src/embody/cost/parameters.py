@@ -5,7 +5,7 @@ Legend: D width, M MLP width, N query heads, G key/value heads, K head dim, P pa
 
 import math
 
-from embody.config import AgentConfig, DynamicsConfig, TokenizerConfig, TransformerConfig
+from embody.config import ActionSpec, AgentConfig, DynamicsConfig, TokenizerConfig, TransformerConfig
 
 __all__ = [
     "Layers",
@@ -39,31 +39,31 @@ def trunk_parameters(trunk: TransformerConfig) -> int:
     return blocks_parameters(trunk) + trunk.width
 
 
-def tokenizer_parameters(config: TokenizerConfig) -> int:
+def tokenizer_parameters(config: TokenizerConfig, frame: tuple[int, int]) -> int:
     """Encoder and decoder; patches in and out (`3 p^2 D`); positions of P patches and L latents on both sides."""
     E, D, L, Z = config.encoder.width, config.decoder.width, config.latents, config.channels
-    P, pixels = patches(config), 3 * config.patch**2
+    P, pixels = patches(config, frame), 3 * config.patch**2
     encoder = trunk_parameters(config.encoder) + pixels * E + E + (P + 1 + L) * E  # 1: the masked patch
     decoder = trunk_parameters(config.decoder) + pixels * D + 3 + (P + L) * D
     return encoder + (E * Z + Z) + (Z * D + D) + decoder
 
 
-def dynamics_parameters(config: DynamicsConfig) -> int:
+def dynamics_parameters(config: DynamicsConfig, actions: ActionSpec) -> int:
     """The trunk, the tables of actions and of (tau, d), registers, latents in and out and their positions."""
     D, Z = config.trunk.width, config.channels
-    actions = (sum(config.actions.sizes) + 2) * D  # "no action", and the embedding of every frame
+    table = (sum(actions.sizes) + 2) * D  # "no action", and the embedding of every frame
     levels = (config.k_max + 1) * (D // 2) + config.k_max.bit_length() * (D - D // 2)
     latents = (Z * D + D) + config.tokens * D + (D * Z + Z)
-    return trunk_parameters(config.trunk) + actions + levels + config.registers * D + latents + D  # D: the tokens' norm
+    return trunk_parameters(config.trunk) + table + levels + config.registers * D + latents + D  # D: the tokens' norm
 
 
-def agent_parameters(config: AgentConfig) -> int:
+def agent_parameters(config: AgentConfig, trunk: TransformerConfig, actions: ActionSpec) -> int:
     """Task embedding, agent tokens, two norms, heads; a copy of the world's blocks if the agent owns its weights."""
-    D, M, one = config.trunk.width, config.tokens, config.goal == "one"
+    D, M, one = trunk.width, config.tokens, config.goal == "one"
     words = config.vocabulary * config.word_width if one else 0
     task = task_inputs(config) * M * D + M * D
-    heads = sum(a * b + b for layers in head_layers(config).values() for a, b in layers)
-    return words + task + M * D + 2 * D + heads + config.own_weights * blocks_parameters(config.trunk)
+    heads = sum(a * b + b for layers in head_layers(config, trunk, actions).values() for a, b in layers)
+    return words + task + M * D + 2 * D + heads + config.own_weights * blocks_parameters(trunk)
 
 
 def task_inputs(config: AgentConfig) -> int:
@@ -71,11 +71,11 @@ def task_inputs(config: AgentConfig) -> int:
     return config.words * config.word_width if config.goal == "one" else config.tasks
 
 
-def head_layers(config: AgentConfig) -> dict[str, Layers]:
+def head_layers(config: AgentConfig, trunk: TransformerConfig, actions: ActionSpec) -> dict[str, Layers]:
     """Inputs and outputs of the linear layers of each head."""
-    features, hidden = config.tokens * config.trunk.width, config.hidden
+    features, hidden = config.tokens * trunk.width, config.hidden
     outputs = {
-        "policy": config.distances * sum(config.actions.sizes),
+        "policy": config.distances * sum(actions.sizes),
         "reward": config.distances * config.bins,
         "value": config.bins,
         "continues": 1,
@@ -94,14 +94,14 @@ def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[Layers, 
     return ([], []) if agent.goal == "one" else (of_token, of_all)
 
 
-def risk_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[Layers, Layers]:
+def risk_layers(dynamics: DynamicsConfig, agent: AgentConfig, actions: ActionSpec) -> tuple[Layers, Layers]:
     """As `event_layers`, of what expects costs of a frame and an action."""
     hidden, kept = agent.event_hidden, agent.event_channels
     of_token = [(dynamics.channels, hidden), (hidden, kept)]
-    of_all = [(dynamics.tokens * kept + sum(agent.actions.sizes), hidden), (hidden, hidden), (hidden, 2)]
+    of_all = [(dynamics.tokens * kept + sum(actions.sizes), hidden), (hidden, hidden), (hidden, 2)]
     return ([], []) if agent.goal == "one" else (of_token, of_all)
 
 
-def patches(config: TokenizerConfig) -> int:
+def patches(config: TokenizerConfig, frame: tuple[int, int]) -> int:
     """P, the patches of a frame."""
-    return math.prod(config.grid)
+    return math.prod(config.grid(frame))

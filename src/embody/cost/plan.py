@@ -62,26 +62,31 @@ def phases(config: Config) -> list[Phase]:
     """The tokenizer's, the dynamics', the agent's, and imagination, whose frames are the dreamt ones."""
     p = 4 if config.precision == "float32" else 2
     t, d, a = config.tokenizer, config.dynamics, config.agent
+    frame, actions, objective = config.env.frame, config.env.actions, config.agent_objective
     S, blocks = 2 + d.registers + d.tokens, d.trunk.depth * block_matrices(d.trunk)
     halves = sum(half.depth * block_matrices(half) for half in (t.encoder, t.decoder))
-    tokenizer, world, agent = tokenizer_parameters(t), dynamics_parameters(d), agent_parameters(a)
-    heads = {name: sum(i * o + o for i, o in layers) for name, layers in head_layers(a).items()}
-    layers = (*event_layers(d, a), *risk_layers(d, a))
+    tokenizer, world = tokenizer_parameters(t, frame), dynamics_parameters(d, actions)
+    agent = agent_parameters(a, d.trunk, actions)
+    heads = {name: sum(i * o + o for i, o in layers) for name, layers in head_layers(a, d.trunk, actions).items()}
+    layers = (*event_layers(d, a), *risk_layers(d, a, actions))
     judges = sum(i * o + o for part in layers for i, o in part)
-    cloned = heads["policy"] if a.support else 0  # in imagination
-    world_learns = a.dynamics_weight > 0 or not a.own_weights
+    cloned = heads["policy"] if config.sampling.support else 0  # in imagination
+    world_learns = objective.dynamics_weight > 0 or not a.own_weights
     # The dynamics loss's rows, and all rows once more where the heads' pass through the world has a gradient.
-    world_rows = (a.uniform_share if a.dynamics_weight > 0 else 0.0) + (not a.own_weights)
+    world_rows = (objective.uniform_share if objective.dynamics_weight > 0 else 0.0) + (not a.own_weights)
 
     def dynamics_flops(frames: int) -> float:
-        before, after = (dynamics_row_flops(d, frames, bootstrap=bootstrap) for bootstrap in (False, True))
-        return d.bootstrap_start * before + (1 - d.bootstrap_start) * after
+        before, after = (
+            dynamics_row_flops(d, config.dynamics_objective, frames, bootstrap=bootstrap) for bootstrap in (False, True)
+        )
+        start = config.dynamics_objective.bootstrap_start
+        return start * before + (1 - start) * after
 
     def world_bytes(frames: int) -> int:
         return trunk_activations(d.trunk, frames * S, p, config.recompute)
 
     def agent_bytes(frames: int) -> float:
-        return agent_activations(a, S, frames, p, config.recompute) + world_rows * world_bytes(frames)
+        return agent_activations(a, d.trunk, S, frames, p, config.recompute) + world_rows * world_bytes(frames)
 
     whole = config.imagination.context + config.imagination.horizon
     finetuned = config.imagination.finetune == "agent"  # and the world with it where they share layers
@@ -96,7 +101,7 @@ def phases(config: Config) -> list[Phase]:
             return ring
         # The dream is over before the agent looks at it anew.
         world_again = 0 if a.own_weights else world_bytes(whole)
-        return max(ring, agent_activations(a, S, whole, p, config.recompute) + world_again)
+        return max(ring, agent_activations(a, d.trunk, S, whole, p, config.recompute) + world_again)
 
     def copies(matrices: int) -> int:
         return 2 * matrices if p == 2 else 0
@@ -107,8 +112,10 @@ def phases(config: Config) -> list[Phase]:
             config.train_tokenizer,
             resident(config.train_tokenizer, held=tokenizer, trained=tokenizer, matrices=halves),
             copies(halves),
-            row_bytes=lambda frames: tokenizer_activations(t, frames, p, config.recompute),
-            row_flops=lambda frames: tokenizer_row_flops(t, frames),
+            row_bytes=lambda frames: tokenizer_activations(
+                t, config.tokenizer_objective, frame, frames, p, config.recompute
+            ),
+            row_flops=lambda frames: tokenizer_row_flops(t, config.tokenizer_objective, frame, frames),
         ),
         Phase(
             "dynamics",
@@ -177,7 +184,7 @@ def plan(config: Config, *, gpus: int, frames: float, mfu: float, peak_tflops: f
             ),
             _table("a step of all GPUs, PFLOP", ["short", "long"], _step_rows(config, trained)),
             _table(
-                f"a generated frame, TFLOP (K = {config.dynamics.k_sample}, {config.dynamics.context} frames cached)",
+                f"a generated frame, TFLOP (K = {config.sampling.k_sample}, {config.dynamics.context} frames cached)",
                 ["TFLOP"],
                 _generation_rows(config),
             ),
@@ -204,9 +211,9 @@ _Rows = list[tuple[str, list[float]]]
 def _parameter_rows(config: Config) -> _Rows:
     shared = "with its own layers" if config.agent.own_weights else "on the world's layers"
     return [
-        ("tokenizer", [tokenizer_parameters(config.tokenizer) / 1e6]),
-        ("dynamics", [dynamics_parameters(config.dynamics) / 1e6]),
-        (f"agent, {shared}", [agent_parameters(config.agent) / 1e6]),
+        ("tokenizer", [tokenizer_parameters(config.tokenizer, config.env.frame) / 1e6]),
+        ("dynamics", [dynamics_parameters(config.dynamics, config.env.actions) / 1e6]),
+        (f"agent, {shared}", [agent_parameters(config.agent, config.dynamics.trunk, config.env.actions) / 1e6]),
     ]
 
 
@@ -239,7 +246,10 @@ def _step_rows(config: Config, trained: Sequence[Phase]) -> _Rows:
     for phase in trained:
         if phase.name == "dynamics":
             for name, bootstrap in (("without", False), ("with", True)):
-                costs = [n * dynamics_row_flops(config.dynamics, T, bootstrap=bootstrap) for n, T in phase.shapes]
+                costs = [
+                    n * dynamics_row_flops(config.dynamics, config.dynamics_objective, T, bootstrap=bootstrap)
+                    for n, T in phase.shapes
+                ]
                 rows.append((f"dynamics, {name} bootstrap", [cost / 1e15 for cost in costs]))
         else:
             shape = (
@@ -251,7 +261,7 @@ def _step_rows(config: Config, trained: Sequence[Phase]) -> _Rows:
 
 def _generation_rows(config: Config) -> _Rows:
     world, both = (generated_frame_flops(config, agent=agent) / 1e12 for agent in (False, True))
-    pixels = decode_flops(config.tokenizer, 1, config.tokenizer.context) / 1e12
+    pixels = decode_flops(config.tokenizer, config.env.frame, 1, config.tokenizer.context) / 1e12
     return [("world, K + 1 passes", [world]), ("agent and policy", [both - world]), ("decoding to pixels", [pixels])]
 
 

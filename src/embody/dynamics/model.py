@@ -50,11 +50,11 @@ class ActionEmbedding(nn.Module):
 class Dynamics(nn.Module):
     """Noised latents, actions and (tau, d) of each frame to clean latents."""
 
-    def __init__(self, config: DynamicsConfig) -> None:
+    def __init__(self, config: DynamicsConfig, actions: ActionSpec) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.actions = config, actions
         width = config.trunk.width
-        self.action = ActionEmbedding(config.actions, width)
+        self.action = ActionEmbedding(actions, width)
         # Signal levels and step sizes are looked up by grid index and concatenated [P].
         self.tau = nn.Embedding(config.k_max + 1, width // 2)
         self.step = nn.Embedding(int(math.log2(config.k_max)) + 1, width - width // 2)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from embody.config import DynamicsConfig
+from embody.config import DynamicsObjective
 from embody.data.sampling.batch import Batch
 from embody.dynamics.model import Dynamics
 from embody.nn.masked_mean import Reduce, one_process
@@ -110,8 +110,9 @@ def bootstrap_velocity(
 class ShortcutLoss(nn.Module):
     """The whole loss: flow rows at d_min, bootstrap rows above it, separate-image rows, unlabelled rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, objective: DynamicsObjective) -> None:
         super().__init__()
+        self.objective = objective
         # One scale for both: the bootstrap term is hundreds of times smaller, and brought to 1 it drowns the data.
         self.flow_rms = RunningRms()
 
@@ -130,12 +131,14 @@ class ShortcutLoss(nn.Module):
         and so make most of the former two. With a uniform draw all rows may have steps above d_min, images too.
         """
         assert batch.latents is not None
-        config = dynamics.config
+        config, objective = dynamics.config, self.objective
         z, B = dynamics.pack(batch.latents), batch.rows
-        labelled = batch.labelled & (torch.rand(B, generator=generator, device=z.device) >= config.unlabelled_fraction)
-        n_image = _share(B, config.image_fraction, generator)
-        levels, rows = _draw_all(config, B, batch.length, n_image, bootstrap, generator)
-        if config.contexts == "alternate":
+        labelled = batch.labelled & (
+            torch.rand(B, generator=generator, device=z.device) >= objective.unlabelled_fraction
+        )
+        n_image = _share(B, objective.image_fraction, generator)
+        levels, rows = _draw_all(objective, config.k_max, B, batch.length, n_image, bootstrap, generator)
+        if objective.contexts == "alternate":
             video = slice(n_image, None)
             held = hold_contexts(levels.of(video), dynamics.context_level, 1 / config.k_max)
             levels.tau[video], levels.d[video] = held.tau, held.d
@@ -143,8 +146,8 @@ class ShortcutLoss(nn.Module):
         inputs = (batch.actions, batch.is_first, labelled)
         clean = _images_apart(_passes(dynamics), n_image, noised, levels, *inputs)
 
-        weight_BT = (ramp_weight(levels.tau) if config.ramp else torch.ones_like(levels.tau)) * batch.mask
-        if config.loss_space == "v":  # (z^ - z~) / (1 - tau) - (z - noise) = (z^ - z) / (1 - tau)
+        weight_BT = (ramp_weight(levels.tau) if objective.ramp else torch.ones_like(levels.tau)) * batch.mask
+        if objective.loss_space == "v":  # (z^ - z~) / (1 - tau) - (z - noise) = (z^ - z) / (1 - tau)
             weight_BT = weight_BT / (1 - levels.tau).square()
         at_d_min = levels.d == 1 / config.k_max
         flow_BT = (clean - z).square().mean(dim=(2, 3)) * at_d_min
@@ -169,25 +172,31 @@ class ShortcutLoss(nn.Module):
             boot_frames = reduce((batch.mask[rows] & stepped).sum())
             boot = (weight_BT[rows] * boot_BT * stepped).sum() / boot_frames.clamp(min=1)
             # Each term weighs as much as it has rows, or frames.
-            share = n_boot / B if config.step_draw == "partial" else boot_frames / reduce(batch.mask.sum())
+            share = n_boot / B if objective.step_draw == "partial" else boot_frames / reduce(batch.mask.sum())
             loss = loss * (1 - share) + boot / self.flow_rms.divisor() * share
             metrics["bootstrap"] = boot.detach()
         return loss, metrics
 
 
 def _draw_all(
-    config: DynamicsConfig, rows: int, frames: int, n_image: int, bootstrap: bool, generator: torch.Generator
+    objective: DynamicsObjective,
+    k_max: int,
+    rows: int,
+    frames: int,
+    n_image: int,
+    bootstrap: bool,
+    generator: torch.Generator,
 ) -> tuple[Levels, slice]:
     """Levels of a batch, and which rows have the bootstrap term."""
-    bootstrap = bootstrap and config.k_max > 1  # a grid of one step has no coarser one
-    if bootstrap and config.step_draw == "uniform":
-        levels = draw_levels(rows, frames, config.k_max, True, generator, config.tau_power, finest=True)
+    bootstrap = bootstrap and k_max > 1  # a grid of one step has no coarser one
+    if bootstrap and objective.step_draw == "uniform":
+        levels = draw_levels(rows, frames, k_max, True, generator, objective.tau_power, finest=True)
         return levels, slice(0, rows)
-    n_boot = min(_share(rows, config.bootstrap_fraction if bootstrap else 0.0, generator), rows - n_image)
+    n_boot = min(_share(rows, objective.bootstrap_fraction if bootstrap else 0.0, generator), rows - n_image)
     chosen = slice(n_image, n_image + n_boot)
-    levels = draw_levels(rows, frames, config.k_max, False, generator, config.tau_power)
+    levels = draw_levels(rows, frames, k_max, False, generator, objective.tau_power)
     if n_boot:
-        coarse = draw_levels(n_boot, frames, config.k_max, True, generator, config.tau_power)
+        coarse = draw_levels(n_boot, frames, k_max, True, generator, objective.tau_power)
         levels.tau[chosen], levels.d[chosen] = coarse.tau, coarse.d
     return levels, chosen
 

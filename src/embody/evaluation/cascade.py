@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from embody.config import Config, DynamicsConfig, StageConfig, digest, to_dict
+from embody.config import Config, DynamicsObjective, StageConfig, digest, to_dict
 from embody.data import Dataset, atomic_write, recorded_actions, rows_and_length, write_json
 from embody.dynamics import Dynamics
 from embody.errors import UserError
@@ -42,14 +42,14 @@ class Row:
     """One line of the cascade."""
 
     name: str
-    dynamics: DynamicsConfig
-    stage: StageConfig
+    config: Config  # the run's, but for the dynamics, its objective and training, and how it is sampled
     paper: tuple[str, str, str]  # seconds a step, frames a second, FVD; empty where the paper gives none
 
     @property
     def training(self) -> str:
-        """Equal for rows that one training serves: those that differ in K alone."""
-        return digest([to_dict(replace(self.dynamics, k_sample=1)), to_dict(self.stage)])
+        """Equal for rows that one training serves: those that differ in how they are sampled alone."""
+        config = self.config
+        return digest([to_dict(part) for part in (config.dynamics, config.dynamics_objective, config.train_dynamics)])
 
 
 def cascade(config: Config) -> list[Row]:
@@ -57,28 +57,31 @@ def cascade(config: Config) -> list[Row]:
 
     The first ones train on long clips only, fewer of them: batches of all rows hold as many frames.
     """
-    full, short = config.dynamics, config.train_dynamics
+    full, objective, short = config.dynamics, config.dynamics_objective, config.train_dynamics
     length = max(short.long_length, short.length)
-    s = replace(short, batch=max(1, short.batch * short.length // length), length=length, long_length=0)
+    stage = replace(short, batch=max(1, short.batch * short.length // length), length=length, long_length=0)
     trunk = replace(full.trunk, pattern="ST", kv_heads=full.trunk.heads)
-    d = replace(full, trunk=trunk, registers=0, predict="v", loss_space="v", ramp=False)
-    d = replace(d, step_draw="partial", bootstrap_fraction=0.0)
-    rows = [Row(f"diffusion forcing, K = {d.k_max}", replace(d, k_sample=d.k_max), s, ("9.8", "0.8", "306"))]
+    d = replace(full, trunk=trunk, registers=0, predict="v")
+    o = replace(objective, loss_space="v", ramp=False, step_draw="partial", bootstrap_fraction=0.0)
+    sampling = replace(config.sampling, k_sample=full.k_max)
+    rows: list[Row] = []
 
     def add(name: str, paper: tuple[str, str, str]) -> None:
-        rows.append(Row(name, d, s, paper))
+        own = replace(config, dynamics=d, dynamics_objective=o, train_dynamics=stage, sampling=sampling)
+        rows.append(Row(name, own, paper))
 
-    d = replace(d, k_sample=min(4, d.k_max))
-    add(f"K = {d.k_sample}", ("9.8", "9.1", "875"))
-    d = replace(d, step_draw=full.step_draw, bootstrap_fraction=full.bootstrap_fraction)
+    add(f"diffusion forcing, K = {full.k_max}", ("9.8", "0.8", "306"))
+    sampling = replace(sampling, k_sample=min(4, full.k_max))
+    add(f"K = {sampling.k_sample}", ("9.8", "9.1", "875"))
+    o = replace(o, step_draw=objective.step_draw, bootstrap_fraction=objective.bootstrap_fraction)
     add("+ shortcut model", ("", "", "329"))
     d = replace(d, predict="x")
     add("+ x-prediction", ("", "", "326"))
-    d = replace(d, loss_space="x")
+    o = replace(o, loss_space="x")
     add("+ x-space loss", ("", "", "151"))
-    d = replace(d, ramp=True)
+    o = replace(o, ramp=True)
     add("+ ramp weight", ("", "", "102"))
-    s = short
+    stage = short
     add("+ alternating lengths", ("1.5", "", "80"))
     d = replace(d, trunk=replace(d.trunk, pattern=full.trunk.pattern))
     add("+ time layer every 4", ("0.6", "18.9", "70"))
@@ -125,7 +128,7 @@ def ablate(
             trained, seconds = _train(config, served[0], seed, steps, datasets, tokenizer_hash, logger, device)
             for row in served:
                 dynamics = _with_weights_of(trained, row)
-                found = _measure(config, dynamics, tokenizer, tokenizer_hash, datasets, reader)
+                found = _measure(row.config, dynamics, tokenizer, tokenizer_hash, datasets, reader)
                 kept.add(row, seed, found | {"step_seconds": seconds}, made)
                 logger.info(f"{row.name}, seed {seed}: gain over copy {_decibels([found['gain_over_copy_db']])}")
             _write_table(table, rows, kept)
@@ -197,10 +200,9 @@ def _train(
     device: torch.device,
 ) -> tuple[Dynamics, float]:
     """The row's dynamics and the seconds that a step took."""
-    agent = replace(config.agent, trunk=row.dynamics.trunk)
     # The row in progress is lost when interrupted: its steps are timed as one.
-    of_row = replace(row.stage, steps=steps, checkpoint_every=steps)
-    whole = replace(config, seed=seed, dynamics=row.dynamics, agent=agent, train_dynamics=of_row)
+    of_row = replace(row.config.train_dynamics, steps=steps, checkpoint_every=steps)
+    whole = replace(row.config, seed=seed, train_dynamics=of_row)
     stage = DynamicsStage(whole, datasets, tokenizer_hash, name=f"{row.name}, seed {seed}")
     stage.model.to(device)
     stage.losses.to(device)
@@ -225,9 +227,9 @@ def _train(
 @torch.no_grad()
 def _with_weights_of(trained: Dynamics, row: Row) -> Dynamics:
     """A dynamics of the row's config. If only d_min was trained, its embedding is read for coarser steps too."""
-    dynamics = Dynamics(row.dynamics)
+    dynamics = Dynamics(row.config.dynamics, row.config.env.actions)
     dynamics.load_state_dict(trained.state_dict())
-    if not row.dynamics.bootstrap_fraction:
+    if not row.config.dynamics_objective.bootstrap_fraction:
         dynamics.step.weight[:] = dynamics.step.weight[-1].clone()
     return dynamics.to(trained.register_RD.device).eval()
 
@@ -244,17 +246,18 @@ def _measure(
     found = measure(dreams.rollouts, reader)
     at_horizon = {name: found["horizon"][name][NEAR - 1] for name in ("psnr_db", "copy_psnr_db", "rollouts")}
     pooled = {name: found.get(name) for name in ("gain_over_copy_db", "changed_cell_accuracy_h10")}
-    return at_horizon | pooled | {"frames_per_second": frames_per_second(dynamics)}
+    speed = frames_per_second(dynamics, config.sampling.k_sample)
+    return at_horizon | pooled | {"frames_per_second": speed}
 
 
 @torch.no_grad()
-def frames_per_second(dynamics: Dynamics) -> float:
+def frames_per_second(dynamics: Dynamics, k_sample: int) -> float:
     """Latent frames dreamt a second by one world with a full history, given its actions: K passes each, not decoded."""
     config, device = dynamics.config, dynamics.register_RD.device
     generator = torch.Generator(device).manual_seed(0)
-    dream = Dream(dynamics, k_sample=config.k_sample, generator=generator)
+    dream = Dream(dynamics, k_sample=k_sample, generator=generator)
     z = torch.randn(1, config.context, config.tokens, config.channels, generator=generator, device=device)
-    actions = torch.zeros(1, config.context, len(config.actions.sizes), dtype=torch.long, device=device)
+    actions = torch.zeros(1, config.context, len(dynamics.actions.sizes), dtype=torch.long, device=device)
     dream.reset(z, actions, torch.zeros(1, config.context, dtype=torch.bool, device=device))
     dream.advance(actions[:, 0])  # the first has no frame to keep
     seconds = []
@@ -289,7 +292,8 @@ def _write_table(path: Path, rows: Sequence[Row], kept: _Kept) -> None:
 
 
 def _what_was_run(rows: Sequence[Row], kept: _Kept) -> list[str]:
-    model, settings = rows[-1].dynamics, kept.settings
+    model, objective, settings = rows[-1].config.dynamics, rows[-1].config.dynamics_objective, kept.settings
+    shapes = [_shapes(row.config.train_dynamics) for row in (rows[0], rows[-1])]
     counts = sorted({len(kept.results.get(row.name, {})) for row in rows})
     copied = next((value for value in kept.values(rows[0], "copy_psnr_db")), None)
     clips = next((value for value in kept.values(rows[0], "rollouts")), None)
@@ -297,10 +301,10 @@ def _what_was_run(rows: Sequence[Row], kept: _Kept) -> list[str]:
         f"Made by `{kept.made.get('command')}` on {kept.made.get('date')}. Machine: {kept.made.get('machine')}."
         f" {settings['steps']} optimiser steps a row and seed, from nothing; seeds a row:"
         f" {' to '.join(map(str, counts))}; mean (least to most).",
-        f"All rows: width {model.trunk.width}, depth {model.trunk.depth}, contexts {model.contexts},"
-        f" tau = u^{model.tau_power:g}, {model.image_fraction:.0%} separate images. The bootstrap, where it is on:"
-        f" {_bootstrap(model)}. Batches (frames x rows): {_shapes(rows[0].stage)}, from `+ alternating lengths` on"
-        f" {_shapes(rows[-1].stage)}.",
+        f"All rows: width {model.trunk.width}, depth {model.trunk.depth}, contexts {objective.contexts},"
+        f" tau = u^{objective.tau_power:g}, {objective.image_fraction:.0%} separate images. The bootstrap, where it is"
+        f" on: {_bootstrap(objective)}. Batches (frames x rows): {shapes[0]}, from `+ alternating lengths` on"
+        f" {shapes[1]}.",
         f"Closed loop: {settings['evaluation']['context']} real frames, then the dream under the recorded actions."
         f" {clips} held-out clips reach horizon {NEAR}; copying the last frame has {_decibels([copied])} there."
         " Frames/s: one world, full history, cached, latents only, median. The paper's columns (Minecraft, 2B"
@@ -309,9 +313,11 @@ def _what_was_run(rows: Sequence[Row], kept: _Kept) -> list[str]:
     ]
 
 
-def _bootstrap(model: DynamicsConfig) -> str:
-    where = f"{model.bootstrap_fraction:.0%} of the rows" if model.step_draw == "partial" else "a uniform draw of d"
-    return f"{where}, after {model.bootstrap_start:.0%} of the steps"
+def _bootstrap(objective: DynamicsObjective) -> str:
+    where = (
+        f"{objective.bootstrap_fraction:.0%} of the rows" if objective.step_draw == "partial" else "a uniform draw of d"
+    )
+    return f"{where}, after {objective.bootstrap_start:.0%} of the steps"
 
 
 def _shapes(stage: StageConfig) -> str:

@@ -105,7 +105,7 @@ def dream_held_out(
     latents = _first_batch(config, datasets, stage, "latents", tokenizer_hash, horizon).to(dynamics.register_RD.device)
     assert pixels.frames is not None and latents.latents is not None
     generator = torch.Generator(dynamics.register_RD.device).manual_seed(config.seed)
-    k_sample, longest = dynamics.config.k_sample, context + horizon
+    k_sample, longest = config.sampling.k_sample, context + horizon
     dream = Dream(model, k_sample=k_sample, generator=generator, longest=longest)
     first, task = slice(0, context), latents.task
     given = task if config.agent.goal == "one" else task[:, first]
@@ -134,7 +134,7 @@ def dream_held_out(
         recorded = pixels.returns[:, context - 1].numpy()
         value, last = (_values(agent, features[:, -1]) for features in (seen, imagined.features))
         continues = imagined.continues
-        if config.agent.once:
+        if config.agent_objective.once:
             continues = until_rewarded(imagined.reward, continues)
         outcome = imagined.reward.cpu().numpy(), continues.cpu().numpy()
         gamma = config.imagination.gamma
@@ -168,7 +168,7 @@ def action_shuffle_ratios(
     between them count. `action_shuffle_ratio_noised` has a level of its own for every frame.
     """
     of_noised = _action_shuffle_ratio(config, dynamics, datasets, tokenizer_hash, held=False)
-    held = dynamics.config.contexts == "alternate"
+    held = config.dynamics_objective.contexts == "alternate"
     as_trained = _action_shuffle_ratio(config, dynamics, datasets, tokenizer_hash, held=True) if held else of_noised
     return {"action_shuffle_ratio": as_trained, "action_shuffle_ratio_noised": of_noised}
 
@@ -222,7 +222,7 @@ def _first_batch(
                 seed=config.seed,
                 left_pad=config.imagination.context - 1,
                 gamma=config.imagination.gamma,
-                once=config.agent.once,
+                once=config.agent_objective.once,
                 goal=config.agent.goal,
                 words=config.agent.words,
                 labelled_only=True,

@@ -185,7 +185,7 @@ def _player(
         return RandomPolicy(config.env.actions, np.random.default_rng(seed))
     context, meta = config.imagination.context, labelled_meta(datasets)
     words = meta.vocabulary, meta.labels
-    return Player(tokenizer, model, *words, context=context, seed=seed)
+    return Player(tokenizer, model, *words, context=context, sampling=config.sampling, seed=seed)
 
 
 def _keep_dreams(config: Config, dreams: Dreams) -> None:

@@ -23,9 +23,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """
 
     def __init__(self, tokenizer: Tokenizer, dream: Dream, contexts: Callable[[int], Batch], horizon: int) -> None:
-        config = tokenizer.config
-        self.observation_space = gymnasium.spaces.Box(0, 255, (config.height, config.width, 3), np.uint8)
-        self.action_space = gymnasium.spaces.MultiDiscrete(list(dream.dynamics.config.actions.sizes))
+        self.observation_space = gymnasium.spaces.Box(0, 255, (*tokenizer.frame, 3), np.uint8)
+        self.action_space = gymnasium.spaces.MultiDiscrete(list(dream.dynamics.actions.sizes))
         self.tokenizer, self.dream, self.contexts, self.horizon = tokenizer, dream, contexts, horizon
         self.steps = 0
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embody.config import SamplingConfig, from_dict
 from embody.data import label_indices
 from embody.errors import UserError
 from embody.imagination.dream import Dream
@@ -35,6 +36,7 @@ class Player:
         labels: Sequence[str] = (),
         *,
         context: int,
+        sampling: SamplingConfig,
         seed: int = 0,
     ) -> None:
         self.tokenizer, self.agent, self.context = tokenizer, model.agent, context
@@ -43,7 +45,8 @@ class Player:
         self.asked: Tensor | None = None  # words [N, W]; where all are one goal those left, bool [N, P]
         self.device = model.agent.token_MD.device
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.dream = Dream(model, k_sample=model.dynamics.config.k_sample, generator=self.generator)
+        self.sampling = sampling
+        self.dream = Dream(model, k_sample=sampling.k_sample, generator=self.generator)
         self.tokenizer_cache: RingCache | None = None
         self.features: Tensor | None = None
         # What the ring holds, to be read anew: latents, actions, is_first of each frame.
@@ -70,13 +73,14 @@ class Player:
         tokenizer = for_inference(tokenizer.to(device), precision="float32", compiled=compiled)
         model = for_inference(model.to(device), precision=precision, compiled=compiled)
         context = about["imagination"]["context"]
+        sampling = from_dict(SamplingConfig, about.get("sampling", {}))  # a cloned policy has no use for it
         words = about["vocabulary"], about.get("labels", ())
-        return cls(tokenizer, model, *words, context=context, seed=seed)
+        return cls(tokenizer, model, *words, context=context, sampling=sampling, seed=seed)
 
     @torch.no_grad()
     def begin(self, frames: np.ndarray, labels: list[str]) -> None:
         """First frames uint8 `[N, H, W, 3]` and task labels of `N` new episodes."""
-        rows, sizes = len(frames), self.agent.config.actions.sizes
+        rows, sizes = len(frames), self.dream.dynamics.actions.sizes
         self.tokenizer_cache = self.tokenizer.encoder_cache(rows)
         actions = torch.zeros(rows, len(sizes), dtype=torch.long, device=self.device)
         first = torch.ones(rows, dtype=torch.bool, device=self.device)
@@ -117,7 +121,7 @@ class Player:
     def act(self) -> np.ndarray:
         """Sampled actions int64 `[N, A]`."""
         assert self.features is not None, "begin comes first"
-        return self.agent.heads.act(self.features).sample(self.generator).cpu().numpy()
+        return self.agent.heads.act(self.features, self.sampling.support).sample(self.generator).cpu().numpy()
 
     @torch.no_grad()
     def observe(self, actions: np.ndarray, frames: np.ndarray) -> None:

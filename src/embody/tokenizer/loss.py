@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embody.config import TokenizerObjective
 from embody.nn.masked_mean import Reduce, masked_mean, one_process
 from embody.nn.running_rms import RunningRms
 from embody.tokenizer.lpips import Lpips
@@ -18,9 +19,9 @@ class TokenizerLoss(nn.Module):
     MSE over standardised pixels, LPIPS over pixels in [-1, 1]; without an `lpips` the MSE alone.
     """
 
-    def __init__(self, lpips: Lpips | None = None) -> None:
+    def __init__(self, objective: TokenizerObjective, lpips: Lpips | None = None) -> None:
         super().__init__()
-        self.lpips = lpips
+        self.objective, self.lpips = objective, lpips
         self.mse_rms, self.lpips_rms = RunningRms(), RunningRms()
 
     def forward(
@@ -37,9 +38,9 @@ class TokenizerLoss(nn.Module):
 
         `masking` in [0, 1] scales the share of dropped patches.
         """
-        if margin := tokenizer.config.random_crop:
+        if margin := self.objective.random_crop:
             frames = random_crop(frames, margin, generator)
-        dropped = tokenizer.drop_patches(frames.shape[0], frames.shape[1], generator, masking)
+        dropped = tokenizer.drop_patches(frames.shape[0], frames.shape[1], generator, self.objective.mask_max * masking)
         reconstruction = tokenizer.decode(tokenizer.encode(frames, dropped=dropped))
         target = tokenizer.standardise(frames)
         mse = masked_mean((reconstruction - target).square().mean(dim=(2, 3, 4)), mask, reduce)
@@ -47,7 +48,7 @@ class TokenizerLoss(nn.Module):
         if self.lpips is not None:
             images, others = (2 * tokenizer.unstandardise(x).flatten(0, 1) - 1 for x in (reconstruction, target))
             lpips = masked_mean(self.lpips(images, others).view(mask.shape), mask, reduce)
-            loss = loss + tokenizer.config.lpips_weight * self.lpips_rms(lpips, reduce=reduce)
+            loss = loss + self.objective.lpips_weight * self.lpips_rms(lpips, reduce=reduce)
             metrics["lpips"] = lpips.detach()
         return loss, metrics
 

@@ -32,10 +32,11 @@ class Tokenizer(nn.Module):
     latent_mean: Tensor
     latent_std: Tensor
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, config: TokenizerConfig, frame: tuple[int, int]) -> None:
+        """Of frames of `frame`, (height, width), pixels."""
         super().__init__()
-        self.config = config
-        self.grid = config.grid
+        self.config, self.frame = config, frame
+        self.grid = config.grid(frame)
         patches = self.grid[0] * self.grid[1]
         enc, dec = config.encoder.width, config.decoder.width
         self.patch_in = nn.Conv2d(3, enc, config.patch, stride=config.patch)
@@ -104,10 +105,9 @@ class Tokenizer(nn.Module):
         it holds and are kept: one at a time, or a context into an empty one.
         """
         B, T = frames.shape[:2]
-        size = (self.config.height, self.config.width)
-        if frames.shape[-2:] != size:
+        if frames.shape[-2:] != self.frame:
             raise UserError(
-                f"frames of {tuple(frames.shape[-2:])} pixels, the tokenizer was made for {size}: resize them"
+                f"frames of {tuple(frames.shape[-2:])} pixels, the tokenizer was made for {self.frame}: resize them"
             )
         patch_BTPD = self._project_patches(self.standardise(self.pad(frames)))
         if dropped is not None:
@@ -135,7 +135,7 @@ class Tokenizer(nn.Module):
         if cache is not None:
             cache.commit(T)
         frame_BTCHW = self._draw_patches(x_BTSD[:, :, L:]).float()
-        return frame_BTCHW[..., : self.config.height, : self.config.width]
+        return frame_BTCHW[..., : self.frame[0], : self.frame[1]]
 
     # Patches do not overlap: both convolutions are one product each, many times as fast on CPUs.
 
@@ -179,11 +179,11 @@ class Tokenizer(nn.Module):
         for trained in (self.from_latent, self.latent_position_LD, self.readout_PD, self.decoder, self.patch_out):
             trained.requires_grad_(True)
 
-    def drop_patches(self, rows: int, frames: int, generator: torch.Generator, masking: float = 1.0) -> Tensor:
-        """bool `[B, T, P]`: per image, each patch is dropped with probability `p ~ U(0, masking * mask_max)` [P]."""
+    def drop_patches(self, rows: int, frames: int, generator: torch.Generator, most: float) -> Tensor:
+        """bool `[B, T, P]`: per image, each patch is dropped with probability `p ~ U(0, most)` [P]."""
         patches = self.grid[0] * self.grid[1]
         device = self.masked_D.device
-        p_BT1 = torch.rand(rows, frames, 1, generator=generator, device=device) * self.config.mask_max * masking
+        p_BT1 = torch.rand(rows, frames, 1, generator=generator, device=device) * most
         return torch.rand(rows, frames, patches, generator=generator, device=device) < p_BT1
 
 

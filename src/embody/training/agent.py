@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from embody.agent import Agent, AgentLoss, event_loss, risk_loss
-from embody.config import AgentConfig, Config, StageConfig
+from embody.config import AgentObjective, Config, StageConfig
 from embody.cost.flops import agent_row_flops, event_row_flops, risk_row_flops
 from embody.data import EVERY_TASK, Dataset, EpisodeRow, batches, rows_and_length, stage_steps, uniform_rows
 from embody.data.sampling.batch import Batch
@@ -44,26 +44,31 @@ class AgentStage:
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.episode_filter = episode_filter
         self.steps = stage_steps(datasets, self.config, labelled_only=True)
-        share = config.agent.uniform_share + config.agent.miss_share
+        share = config.agent_objective.uniform_share + config.agent_objective.miss_share
         for rows, length in {rows_and_length(self.config, step) for step in range(self.config.long_every)}:
             if share < 1 and uniform_rows(rows, share) == rows:
                 raise UserError(
                     f"train_agent.batch {self.config.batch}: in batches of {rows} x {length} frames no row would be"
-                    f" cloned (agent.uniform_share {config.agent.uniform_share:g}): raise it, or set uniform_share 1"
+                    f" cloned (agent_objective.uniform_share {config.agent_objective.uniform_share:g}): raise it, or"
+                    " set uniform_share 1"
                 )
         torch.manual_seed(config.seed + 2)
-        agent = Agent(config.agent)
-        rewards = reward_statistics(datasets, config.imagination.gamma, once=config.agent.once, goal=config.agent.goal)
+        agent = Agent(config.agent, dynamics.config.trunk, dynamics.actions)
+        rewards = reward_statistics(
+            datasets, config.imagination.gamma, once=config.agent_objective.once, goal=config.agent.goal
+        )
         if rewards is not None:
             check_ranges(config, rewards)
-            if config.agent.standardise_rewards:
+            if config.agent_objective.standardise_rewards:
                 agent.heads.reward_mean.fill_(rewards.mean)
                 agent.heads.reward_std.fill_(max(rewards.std, 1e-3))
         self.model: WorldAndAgent = WorldAndAgent(dynamics, agent)
         # Without its own loss the world has nothing to learn here, unless it shares its layers with the agent.
-        trains_world = config.agent.dynamics_weight > 0 or not config.agent.own_weights
+        trains_world = config.agent_objective.dynamics_weight > 0 or not config.agent.own_weights
         dynamics.requires_grad_(trains_world)
-        self.losses = nn.ModuleDict({"agent": AgentLoss(config.agent), "dynamics": ShortcutLoss()})
+        self.losses = nn.ModuleDict(
+            {"agent": AgentLoss(config.agent_objective), "dynamics": ShortcutLoss(config.dynamics_objective)}
+        )
         if self.model.events is not None and self.model.risk is not None:
             for later in (self.model.events, self.model.risk):
                 later.requires_grad_(False)
@@ -83,13 +88,13 @@ class AgentStage:
         world = [p for p in self.model.dynamics.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [{"params": list(self.model.agent.parameters())}]
         if world:
-            groups.append({"params": world, "lr_scale": self.whole.agent.world_lr_scale})
+            groups.append({"params": world, "lr_scale": self.whole.agent_objective.world_lr_scale})
         return groups
 
     def batches(self, start: int) -> Iterable[Batch]:
-        return self.clips(self.config, start, self.whole.agent)
+        return self.clips(self.config, start, self.whole.agent_objective)
 
-    def clips(self, stage: StageConfig, start: int, agent: AgentConfig, after: int = 0) -> Iterable[Batch]:
+    def clips(self, stage: StageConfig, start: int, objective: AgentObjective, after: int = 0) -> Iterable[Batch]:
         """Batches of the shape that `stage` has, of rows as `agent` says; the last `after` slots may outlast it."""
         return batches(
             self.datasets,
@@ -101,22 +106,22 @@ class AgentStage:
             start=start,
             left_pad=self.whole.imagination.context - 1,
             gamma=self.whole.imagination.gamma,
-            once=agent.once,
-            goal=agent.goal,
-            words=agent.words,
+            once=objective.once,
+            goal=self.whole.agent.goal,
+            words=self.whole.agent.words,
             episode_filter=self.episode_filter,
             labelled_only=True,
             weights=self.whole.data.weights,
-            uniform_share=agent.uniform_share,
-            miss_share=agent.miss_share,
-            event_lead=agent.event_lead,
+            uniform_share=objective.uniform_share,
+            miss_share=objective.miss_share,
+            event_lead=objective.event_lead,
             contexts=after > 0,
             after=after,
             workers=self.whole.workers,
         )
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
-        config, dynamics, agent = self.whole.agent, self.model.dynamics, self.model.agent
+        config, dynamics, agent = self.whole.agent_objective, self.model.dynamics, self.model.agent
         generator, reduce = context.generator, context.reduce
         features = self.model.features(batch, self._levels(batch, generator), generator)
         uniform = uniform_rows(batch.rows, config.uniform_share)
@@ -135,14 +140,15 @@ class AgentStage:
 
     def _levels(self, batch: Batch, generator: torch.Generator) -> Levels:
         """Levels that the heads read: drawn as the flow loss draws them [P], or that of a history (the seed's)."""
-        config, context_levels = self.model.dynamics.config, self.model.context_levels(batch)
-        if self.whole.agent.heads_input == "context":
+        k_max, objective = self.model.dynamics.config.k_max, self.whole.dynamics_objective
+        context_levels = self.model.context_levels(batch)
+        if self.whole.agent_objective.heads_input == "context":
             return context_levels
-        uniform = config.step_draw == "uniform"
+        uniform = objective.step_draw == "uniform"
         shape = (batch.rows, batch.length)
-        levels = draw_levels(*shape, config.k_max, uniform, generator, config.tau_power, finest=uniform)
-        if config.contexts == "alternate":
-            levels = hold_contexts(levels, self.model.dynamics.context_level, 1 / config.k_max)
+        levels = draw_levels(*shape, k_max, uniform, generator, objective.tau_power, finest=uniform)
+        if objective.contexts == "alternate":
+            levels = hold_contexts(levels, self.model.dynamics.context_level, 1 / k_max)
         return levels
 
 
@@ -155,7 +161,7 @@ class _PairsStage:
         """`before` is finished; `part` of its model learns, for so many steps, on clips of `length` frames."""
         assert part is not None
         self.before, self.steps = before, steps
-        rows = max(1, before.whole.agent.event_rows // (length - 1))
+        rows = max(1, before.whole.agent_objective.event_rows // (length - 1))
         self.config = replace(before.config, batch=rows, length=length, long_length=0, muon_lr=0.0)
         self.model: WorldAndAgent = before.model.requires_grad_(False)
         self.part = part.requires_grad_(True)
@@ -182,10 +188,10 @@ class EventsStage(_PairsStage):
     name = "events"
 
     def __init__(self, before: AgentStage) -> None:
-        super().__init__(before, before.model.events, before.whole.agent.event_steps, length=2)
+        super().__init__(before, before.model.events, before.whole.agent_objective.event_steps, length=2)
 
     def batches(self, start: int) -> Iterable[Batch]:
-        return self.before.clips(self.config, start, replace(self.before.whole.agent, event_lead=0))
+        return self.before.clips(self.config, start, replace(self.before.whole.agent_objective, event_lead=0))
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert batch.events is not None
@@ -207,11 +213,11 @@ class RiskStage(_PairsStage):
 
     def __init__(self, before: AgentStage) -> None:
         length = 9  # eight steps a clip: clips of two frames take longer to read than to learn from
-        super().__init__(before, before.model.risk, before.whole.agent.risk_steps, length)
+        super().__init__(before, before.model.risk, before.whole.agent_objective.risk_steps, length)
 
     def batches(self, start: int) -> Iterable[Batch]:
-        agent = replace(self.before.whole.agent, uniform_share=1.0, miss_share=0.0, event_lead=0)
-        return self.before.clips(self.config, start, agent, after=self.config.length - 1)
+        objective = replace(self.before.whole.agent_objective, uniform_share=1.0, miss_share=0.0, event_lead=0)
+        return self.before.clips(self.config, start, objective, after=self.config.length - 1)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         """A cost is what a recorded reward is below what was achieved for the first time."""

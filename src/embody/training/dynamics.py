@@ -27,8 +27,8 @@ class DynamicsStage:
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.steps = stage_steps(datasets, self.config)
         torch.manual_seed(config.seed + 1)
-        self.model: Dynamics = Dynamics(config.dynamics)
-        self.losses: nn.Module = ShortcutLoss()
+        self.model: Dynamics = Dynamics(config.dynamics, config.env.actions)
+        self.losses: nn.Module = ShortcutLoss(config.dynamics_objective)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.model.parameters())}]
@@ -45,7 +45,7 @@ class DynamicsStage:
             left_pad=self.whole.imagination.context - 1,
             words=self.whole.agent.words,
             weights=self.whole.data.weights,
-            uniform_share=self.whole.dynamics.uniform_share,
+            uniform_share=self.whole.dynamics_objective.uniform_share,
             workers=self.whole.workers,
         )
 
@@ -54,7 +54,8 @@ class DynamicsStage:
         return self.losses(self.model, batch, context.generator, bootstrap=bootstrap, reduce=context.reduce)
 
     def row_flops(self, frames: int, context: StepContext) -> float:
-        return dynamics_row_flops(self.whole.dynamics, frames, bootstrap=self._bootstraps(context))
+        dynamics, objective = self.whole.dynamics, self.whole.dynamics_objective
+        return dynamics_row_flops(dynamics, objective, frames, bootstrap=self._bootstraps(context))
 
     def _bootstraps(self, context: StepContext) -> bool:
-        return context.progress >= self.whole.dynamics.bootstrap_start
+        return context.progress >= self.whole.dynamics_objective.bootstrap_start

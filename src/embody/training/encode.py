@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embody.config import TokenizerConfig
 from embody.cost.memory import ring_bytes
 from embody.cost.parameters import patches
 from embody.data import Dataset, EpisodeRow, LatentWriter, Shard, exclusive_lock
@@ -50,7 +49,7 @@ def _encode_pending(
         return len(shards)
 
     on_gpu = tokenizer.masked_D.is_cuda
-    rows = _rows_on_gpu(tokenizer.config) if on_gpu else _ROWS
+    rows = _rows_on_gpu(tokenizer) if on_gpu else _ROWS
     done, groups = 0, _together(dataset, pending, rows)
     with _one_thread_each() as threads, ThreadPoolExecutor(1 if on_gpu else threads) as pool:
         for shards in pool.map(encode, groups):
@@ -58,8 +57,9 @@ def _encode_pending(
             progress(done, len(pending))
 
 
-def _rows_on_gpu(config: TokenizerConfig) -> int:
-    tokens = patches(config) + config.latents
+def _rows_on_gpu(tokenizer: Tokenizer) -> int:
+    config = tokenizer.config
+    tokens = patches(config, tokenizer.frame) + config.latents
     return max(1, min(_ROWS_ON_GPU, _HISTORY // max(1, ring_bytes(config.encoder, tokens, config.context, 4))))
 
 

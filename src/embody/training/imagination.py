@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from embody.agent import PmpoLoss, lambda_returns, until_rewarded
-from embody.config import Config
+from embody.config import Config, SamplingConfig
 from embody.cost.flops import imagination_row_flops
 from embody.data import Dataset, batches, stage_steps
 from embody.data.sampling.batch import Batch
@@ -34,12 +34,14 @@ class Trajectories:
     left: Tensor | None  # bool [B, T, P]: of a goal of all tasks, those left after slots 1 .. T
 
 
-def dream_trajectories(model: WorldAndAgent, batch: Batch, *, horizon: int, generator: torch.Generator) -> Trajectories:
+def dream_trajectories(
+    model: WorldAndAgent, batch: Batch, sampling: SamplingConfig, *, horizon: int, generator: torch.Generator
+) -> Trajectories:
     """One rollout from each context of `batch`, by the live policy."""
     assert batch.latents is not None
     dream = Dream(
         model,
-        k_sample=model.dynamics.config.k_sample,
+        k_sample=sampling.k_sample,
         generator=generator,
         longest=batch.length + horizon,
     )
@@ -48,7 +50,7 @@ def dream_trajectories(model: WorldAndAgent, batch: Batch, *, horizon: int, gene
     continues, left = [torch.ones_like(rewards[0])], []
     for _ in range(horizon):
         with torch.no_grad():
-            action = model.agent.heads.act(features[-1]).sample(generator)
+            action = model.agent.heads.act(features[-1], sampling.support).sample(generator)
         step = dream.step(action)
         latents.append(step.latents)
         actions.append(action)
@@ -91,7 +93,7 @@ class ImaginationStage:
         self.steps = stage_steps(datasets, self.config, labelled_only=True)
         self.model: WorldAndAgent = model.requires_grad_(False)
         heads = model.agent.heads
-        if config.agent.support:
+        if config.sampling.support:
             heads.keep_cloned()
         self.trained = [*heads.policy.parameters(), *heads.value.parameters()]
         if config.imagination.finetune == "agent":
@@ -136,12 +138,14 @@ class ImaginationStage:
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         config, heads, generator = self.whole.imagination, self.model.agent.heads, context.generator
         if self.dreamt is None or self._dreams_anew(context):
-            self.dreamt = dream_trajectories(self._dreamer(), batch, horizon=config.horizon, generator=generator)
+            self.dreamt = dream_trajectories(
+                self._dreamer(), batch, self.whole.sampling, horizon=config.horizon, generator=generator
+            )
             if config.finetune == "agent":
                 self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, generator)
             if config.shuffle_rewards:
                 self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt, generator))
-            if self.whole.agent.once:
+            if self.whole.agent_objective.once:
                 continues = until_rewarded(self.dreamt.rewards, self.dreamt.continues)
                 self.dreamt = replace(self.dreamt, continues=continues, alive=_alive(continues))
             self.contexts = batch
@@ -152,7 +156,9 @@ class ImaginationStage:
         value_logits = heads.value(features)
         values = heads.value_bins.decode(value_logits).detach()
         returns = lambda_returns(rewards, dreamt.continues, values, config.gamma, config.lambda_)
-        policy, prior = heads.act(features[:, :-1]), self.prior.agent.heads.act(dreamt.features[:, :-1])
+        support = self.whole.sampling.support
+        policy = heads.act(features[:, :-1], support)
+        prior = self.prior.agent.heads.act(dreamt.features[:, :-1], support)
         # At the support's edge, in bfloat16, an action may have been taken that now is just outside: it says nothing.
         taken = dreamt.alive & policy.allows(dreamt.actions)
         loss, metrics = self.losses(

@@ -71,7 +71,7 @@ def _most(events: NDArray[np.int64], gamma: float) -> float:
 def check_ranges(config: Config, found: RewardStatistics) -> None:
     """A `UserError` if rewards or returns leave the range of their bins, whose ends would clamp them in silence."""
     rewards, what = found.rewards, "rewards"
-    if config.agent.standardise_rewards:
+    if config.agent_objective.standardise_rewards:
         std = max(found.std, 1e-3)
         rewards, what = ((rewards[0] - found.mean) / std, (rewards[1] - found.mean) / std), "standardised rewards"
     returns = f"returns (imagination.gamma {config.imagination.gamma:g})"

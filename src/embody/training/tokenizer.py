@@ -27,14 +27,14 @@ class TokenizerStage:
     def __init__(self, config: Config, datasets: Sequence[Dataset]) -> None:
         self.config = config.train_tokenizer
         self.seed, self.workers, self.weights = config.seed, config.workers, config.data.weights
-        self.datasets, self.uniform_share = datasets, config.tokenizer.uniform_share
+        self.datasets, self.uniform_share = datasets, config.tokenizer_objective.uniform_share
         all_steps = stage_steps(datasets, self.config)
-        self.decoder_steps = int(config.tokenizer.decoder_share * all_steps)
+        self.decoder_steps = int(config.tokenizer_objective.decoder_share * all_steps)
         self.steps = all_steps - self.decoder_steps
         torch.manual_seed(config.seed)
-        self.model: Tokenizer = Tokenizer(config.tokenizer)
-        self.lpips = load_lpips(config)
-        self.losses: nn.Module = TokenizerLoss(self.lpips)
+        self.model: Tokenizer = Tokenizer(config.tokenizer, config.env.frame)
+        self.objective, self.lpips = config.tokenizer_objective, load_lpips(config)
+        self.losses: nn.Module = TokenizerLoss(self.objective, self.lpips)
         self.model.set_pixel_statistics(self.some_frames())
 
     def some_frames(self) -> Tensor:
@@ -64,7 +64,7 @@ class TokenizerStage:
         return self.losses(self.model, batch.frames, batch.mask, context.generator, reduce=context.reduce)
 
     def row_flops(self, frames: int, context: StepContext) -> float:
-        return tokenizer_row_flops(self.model.config, frames)
+        return tokenizer_row_flops(self.model.config, self.objective, self.model.frame, frames)
 
 
 class DecoderStage:
@@ -80,7 +80,7 @@ class DecoderStage:
         self.before, self.config, self.steps = before, before.config, before.decoder_steps
         self.model: Tokenizer = before.model
         self.model.freeze_encoder()
-        self.losses: nn.Module = TokenizerLoss(before.lpips)
+        self.losses: nn.Module = TokenizerLoss(before.objective, before.lpips)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
@@ -93,4 +93,4 @@ class DecoderStage:
         return self.losses(self.model, batch.frames, batch.mask, context.generator, masking, reduce=context.reduce)
 
     def row_flops(self, frames: int, context: StepContext) -> float:
-        return decoder_row_flops(self.model.config, frames)
+        return decoder_row_flops(self.model.config, self.before.objective, self.model.frame, frames)

@@ -115,5 +115,5 @@ def missing_entries(
             misses[len(missing)] = found
             missing.append(entry)
     if not missing:
-        raise UserError("agent.miss_share: no recording has events and misses one: set it to 0")
+        raise UserError("agent_objective.miss_share: no recording has events and misses one: set it to 0")
     return missing, misses

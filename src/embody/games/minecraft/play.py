@@ -136,7 +136,7 @@ def _player(
 
     def player(first: int) -> TaskPolicy:
         seed = config.seed * 1_000_000 + first
-        return Player(tokenizer, model, *words, context=context, seed=seed)
+        return Player(tokenizer, model, *words, context=context, sampling=config.sampling, seed=seed)
 
     return player, {"weights": weights, "context": context}
 

@@ -57,7 +57,7 @@ def send(connection: socket.socket, message: bytes, seconds: float = SECONDS) ->
     connection.settimeout(seconds)
     try:
         connection.sendall(message)
-    except TimeoutError:
+    except socket.timeout:
         raise TimeoutError(f"the other side takes no message within {seconds:g} seconds") from None
 
 
@@ -102,7 +102,7 @@ def _read(connection: socket.socket, count: int, deadline: float) -> bytes:
         connection.settimeout(left)
         try:
             part = connection.recv(min(count - len(data), 2**20))
-        except TimeoutError:
+        except socket.timeout:
             raise TimeoutError("no answer in time") from None
         if not part:
             raise ConnectionError("the other side has hung up")

@@ -17,8 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Iterator
 
 import gym
 import minerl

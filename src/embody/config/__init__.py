@@ -1,0 +1,49 @@
+"""Every setting of embody, as frozen dataclasses; each game's presets fill them. Nothing here reads arguments, files or
+the environment (only the command line does)."""
+
+from embody.config.architecture import (
+    ActionSpec,
+    AgentConfig,
+    DynamicsConfig,
+    Goal,
+    TokenizerConfig,
+    TransformerConfig,
+)
+from embody.config.objective import AgentObjective, DynamicsObjective, ImaginationConfig, TokenizerObjective
+from embody.config.plain import digest, from_dict, to_dict
+from embody.config.run import (
+    AchievementSchedule,
+    CollectConfig,
+    Config,
+    DataConfig,
+    EnvConfig,
+    EvaluationConfig,
+    StageConfig,
+    TaskSchedule,
+)
+from embody.config.sampling import SamplingConfig
+
+__all__ = [
+    "AchievementSchedule",
+    "ActionSpec",
+    "AgentConfig",
+    "AgentObjective",
+    "CollectConfig",
+    "Config",
+    "DataConfig",
+    "DynamicsConfig",
+    "DynamicsObjective",
+    "EnvConfig",
+    "EvaluationConfig",
+    "Goal",
+    "ImaginationConfig",
+    "SamplingConfig",
+    "StageConfig",
+    "TaskSchedule",
+    "TokenizerConfig",
+    "TokenizerObjective",
+    "TransformerConfig",
+    "digest",
+    "from_dict",
+    "to_dict",
+]

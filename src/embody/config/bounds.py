@@ -1,0 +1,68 @@
+"""Which numbers a setting may hold, as types that stand beside the field: `width: Count = 128`.
+
+`check_bounds` reads them off before anything runs: a mistake must not show after hours of training.
+"""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from embody.errors import UserError
+
+__all__ = ["Count", "Natural", "NotNegative", "Positive", "PositiveShare", "Range", "Share", "check_bounds"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from `low` (without `low` itself if `above`) to `high`; NaN is in no range."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        return self.low <= number <= self.high and not math.isinf(number) and not (self.above and number == self.low)
+
+    def __str__(self) -> str:
+        if self.above:
+            return f"above {self.low:g}" + ("" if self.high == math.inf else f", at most {self.high:g}")
+        return f"at least {self.low:g}" if self.high == math.inf else f"in {self.low:g} to {self.high:g}"
+
+
+Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
+NotNegative = Annotated[float, Range(0)]
+Positive = Annotated[float, Range(0, above=True)]
+Share = Annotated[float, Range(0, 1)]
+PositiveShare = Annotated[float, Range(0, 1, above=True)]
+
+
+def check_bounds(config: Any) -> None:
+    """A `UserError` names the first number of `config`, a dataclass, or of one inside it, that cannot work."""
+    for path, part in _parts(config, ""):
+        hints = typing.get_type_hints(type(part), include_extras=True)
+        for field in dataclasses.fields(part):
+            for number, allowed in _numbers(getattr(part, field.name), hints[field.name]):
+                if number not in allowed:
+                    raise UserError(f"{path}{field.name} must be {allowed}, got {number:g}")
+
+
+def _numbers(value: Any, hint: Any) -> Iterator[tuple[float, Range]]:
+    """The numbers in a field's value, each with its range: those of a tuple one by one."""
+    if isinstance(value, tuple):
+        kinds = [kind for kind in typing.get_args(hint) if kind is not ...]
+        for place, item in enumerate(value):
+            yield from _numbers(item, kinds[min(place, len(kinds) - 1)])
+    else:
+        yield from ((value, allowed) for allowed in getattr(hint, "__metadata__", ()) if isinstance(allowed, Range))
+
+
+def _parts(config: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _parts(value, f"{path}{field.name}.")
+    yield path, config

@@ -1,0 +1,53 @@
+"""Settings as plain values, ready for JSON, and back."""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from embody.errors import UserError
+
+__all__ = ["digest", "from_dict", "to_dict"]
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The dataclass as JSON-ready values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """The dataclass `cls` from `to_dict`'s values; a `UserError` names any unknown field."""
+    return _build(cls, values, cls.__name__)
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: expected a table of fields, got {value!r}")
+        hints = typing.get_type_hints(kind)
+        unknown = sorted(set(value) - set(hints))
+        if unknown:
+            raise UserError(f"{where}: unknown field {unknown[0]!r}")
+        return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    if get_origin(kind) is tuple:
+        item_kind = get_args(kind)[0]
+        return tuple(_build(item_kind, item, where) for item in value)
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, get_args(kind)))}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, types.UnionType | type) and not isinstance(value, kind):
+        raise UserError(f"{where}: expected {kind}, got {value!r}")
+    return value
+
+
+def digest(values: Any) -> str:
+    """Twelve hex digits of JSON-ready values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
