@@ -17,7 +17,7 @@ from embody.config import to_dict
 from embody.evaluation.report import write_report
 from embody.evaluation.results import TARGETS, duration, lookup, read_results, results_table, write_results
 from embody.games.success import Demonstrations, summary
-from embody.metrics.charts import Bar, Line, bar_chart, line_chart, smooth, ticks
+from embody.metrics.charts import Bar, Line, bar_chart, line_chart, smooth
 from embody.metrics.pictures import (
     Film,
     action_captions,
@@ -178,15 +178,6 @@ def test_duration() -> None:
 # --- charts ---------------------------------------------------------------------------------------------------------
 
 
-def test_ticks_are_round_and_inside() -> None:
-    assert ticks(0, 1) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
-    assert ticks(24.3, 31.6) == pytest.approx([26, 28, 30])
-    assert ticks(3, 3) == [3]
-    for low, high in ((0.001, 0.0023), (-5, 17), (1e6, 3e7)):
-        found = ticks(low, high)
-        assert 2 <= len(found) <= 5 and low <= found[0] and found[-1] <= high
-
-
 def test_smooth_keeps_ends_lines_and_means() -> None:
     line = [2.0 * i + 1 for i in range(100)]
     assert smooth(line, 0.2) == pytest.approx(line)
@@ -196,32 +187,74 @@ def test_smooth_keeps_ends_lines_and_means() -> None:
 
 
 def polylines(svg: str) -> list[list[tuple[float, float]]]:
-    found = re.findall(r'<polyline class="\w+" points="([^"]+)"', svg)
-    return [[(float(x), float(y)) for x, y in (p.split(",") for p in points.split())] for points in found]
+    """The pieces of all lines in a chart or page, without its grid: gaps part a line."""
+    drawn = re.findall(r'<path d="([^"]+)" style="fill: none; [^"]*stroke: var\(--[a-e],', svg)
+    pieces = [piece.split(" L ") for path in drawn for piece in path.strip().split("M ")[1:]]
+    points = [[(float(x), float(y)) for x, y in map(str.split, piece)] for piece in pieces]
+    return [piece for piece in points if abs(piece[-1][0] - piece[0][0] - 16.8) > 0.01]  # a legend's
+
+
+def lines_of(*lines: Line, **options: Any) -> list[list[tuple[float, float]]]:
+    chart = line_chart("t", lines, "x", **options)
+    assert chart
+    return polylines(chart.svg)
 
 
 def test_line_chart_puts_values_where_they_belong() -> None:
-    (line,) = polylines(line_chart("t", [Line("l", [0, 1, 2], [0.0, 1.0, 4.0])], "x"))
+    (line,) = lines_of(Line("l", [0, 1, 2], [0.0, 1.0, 4.0]))
     xs, ys = zip(*line, strict=True)
-    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.11)
-    assert (ys[0] - ys[1]) / (ys[0] - ys[2]) == pytest.approx(0.25, abs=0.01)  # SVG's y points down
-    (logged,) = polylines(line_chart("t", [Line("l", [0, 1, 2], [1.0, 10.0, 100.0])], "x", log=True))
-    assert logged[0][1] - logged[1][1] == pytest.approx(logged[1][1] - logged[2][1], abs=0.11)
-    gap = polylines(line_chart("t", [Line("l", [0, 1, 2, 3, 4], [1.0, 2.0, None, 3.0, 4.0])], "x"))
-    assert [len(piece) for piece in gap] == [2, 2]
-    assert line_chart("t", [Line("l", [0, 1], [None, None])], "x") == ""
-    assert len(polylines(line_chart("t", [Line("l", range(10_000), [0.5] * 10_000)], "x"))[0]) <= 300
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.01)
+    assert (ys[0] - ys[1]) / (ys[0] - ys[2]) == pytest.approx(0.25, abs=0.001)  # SVG's y points down
+    (logged,) = lines_of(Line("l", [0, 1, 2], [1.0, 10.0, 100.0]), log=True)
+    assert logged[0][1] - logged[1][1] == pytest.approx(logged[1][1] - logged[2][1], abs=0.01)
+    gap = lines_of(Line("l", range(7), [1.0, 2.0, None, 3.0, None, 3.0, 4.0]))
+    assert [len(piece) for piece in gap] == [2, 2, 2]
+    assert gap[1][0] == gap[1][1]  # one point between gaps: a dot
+    assert line_chart("t", [Line("l", [0, 1], [None, None])], "x") is None
+    assert len(lines_of(Line("l", range(10_000), [0.5] * 10_000))[0]) <= 300
+    (pinned,) = lines_of(Line("l", [0, 1], [8.0, 9.0]), low=0)
+    assert pinned[0][1] - pinned[1][1] < 20
+
+
+def test_line_chart_names_its_lines_and_numbers() -> None:
+    lines = [Line("ours", [0, 1000], [0.25, 0.5], "b"), Line("<theirs>", [0, 1000], [0.5, 1], "e")]
+    chart = line_chart(
+        "loss & co", [*lines, Line("faint", [0, 1000], [0.5, 1], "raw")], "step", show=lambda y: f"{y:.0%}"
+    )
+    assert chart and chart.title == "loss & co" and 'role="img" aria-label="loss &amp; co"' in chart.svg
+    texts = re.findall(r"<text [^>]*>([^<]*)</text>", chart.svg)
+    assert {"1k", "step", "ours", "&lt;theirs&gt;", "40%", "80%"} <= set(texts) and "faint" not in texts
+    log = line_chart("loss", [Line("l", [0, 1], [0.001, 10.0])], "step", log=True)
+    assert (
+        log and log.title == "loss (log scale)" and {"0.001", "0.1", "10"} <= set(re.findall(r">([^<]*)</t", log.svg))
+    )
 
 
 def test_bar_chart_lengths_and_whiskers() -> None:
-    svg = bar_chart("t", [Bar("half", 0.5, 0.25, 0.75), Bar("all", 1.0, 0.9, 1.0)])
-    half, whole = (float(w) for w in re.findall(r'<rect[^>]* width="([\d.]+)"', svg))
-    assert whole == pytest.approx(2 * half)
-    (left,) = set(re.findall(r'<rect class="\w+" x="(\d+)"', svg))
-    low, high = re.search(r'd="M([\d.]+) \d+H([\d.]+)', svg).groups()  # type: ignore[union-attr]
-    assert float(low) - float(left) == pytest.approx(whole / 4) and float(high) - float(left) == pytest.approx(
-        whole * 3 / 4
+    chart = bar_chart("t", [Bar("half", 0.5, 0.25, 0.75), Bar("all", 1.0, 0.9, 1.0, "b")])
+    bars = re.findall(r'<path d="M ([\d.]+) [\d.]+ L ([\d.]+) [^"]*" style="fill: var\(--(\w)', chart.svg)
+    (left, middle), (also_left, right) = ((float(low), float(high)) for low, high, _ in bars)
+    assert [style for *_, style in bars] == ["a", "b"] and left == also_left
+    width = right - left
+    assert middle - left == pytest.approx(width / 2)
+    whiskers = re.findall(r'<path d="([^"]*)" style="fill: none; stroke: var\(--ink', chart.svg)
+    ends = [[float(point.split()[0]) for point in path.strip("M ").split(" L ")] for path in whiskers]
+    assert [(path[0] - left, path[-1] - left) for path in ends] == pytest.approx(
+        [pytest.approx((width / 4, width * 3 / 4)), pytest.approx((0.9 * width, width))]
     )
+    assert ">50%<" in chart.svg and ">100%<" in chart.svg and ">half<" in chart.svg
+
+
+def test_charts_repeat_follow_the_page_and_need_nothing_else() -> None:
+    def charts() -> list[str]:
+        line = line_chart("t", [Line("l", [0, 1], [1.0, 2.0]), Line("m", [0, 1], [1.0, None], "e")], "x")
+        assert line
+        return [line.svg, bar_chart("t", [Bar("half", 0.5, 0.25, 0.75)]).svg]
+
+    for svg in charts():
+        assert "http" not in svg and " id=" not in svg and "href" not in svg and "<style" not in svg
+        assert set(re.findall(r".{16}#[0-9a-f]{6}", svg)) and not re.search(r"(?<!var\(--)(?<!, )#[0-9a-f]{6}", svg)
+    assert charts() == charts()
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------

@@ -13,13 +13,13 @@ import numpy as np
 from embody.errors import UserError
 from embody.metrics.rates import rate
 from embody.metrics.rollouts import SHOWN
+from embody.metrics.sections import Table
 from embody.saving.atomic_write import atomic_write
 
 __all__ = [
     "POLICIES",
     "Results",
     "TARGETS",
-    "Table",
     "Target",
     "against_cloning",
     "decibels",
@@ -42,7 +42,6 @@ __all__ = [
 ]
 
 Results = Mapping[str, Any]
-Table = tuple[list[str], list[list[str]]]  # header, rows
 
 _MANY = 6  # tasks that fit side by side
 

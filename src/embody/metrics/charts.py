@@ -1,15 +1,49 @@
-"""Charts as inline SVG: lines, and bars with intervals. Colours are CSS classes of the page that holds them."""
+"""Charts as SVG to be placed in a page: lines, and bars with intervals.
+
+Their colours are CSS variables of the page (`--a` to `--e`, `--ink`, `--soft`, `--rule`), so they follow its theme; a
+page that has none gets those of a light one.
+"""
 
 import html
+import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Bar", "Line", "bar_chart", "line_chart", "smooth", "ticks"]
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
 
-WIDTH, HEIGHT = 360, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34
+from embody.metrics.sections import Chart
+
+__all__ = ["Bar", "Line", "bar_chart", "line_chart", "number", "smooth"]
+
+WIDTH, HEIGHT = 360, 200  # points
 POINTS = 240  # at most so many of a line are drawn
+
+_COLOURS = {
+    "a": "#0b6e99",
+    "b": "#c2570c",
+    "c": "#2e8540",
+    "d": "#7a52b3",
+    "e": "#8a8f98",
+    "ink": "#1c2024",
+    "soft": "#5f6773",
+    "rule": "#dfe3e8",
+}
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "font.size": 12,
+    "path.simplify": False,  # would drop a point that stands alone
+    "text.color": _COLOURS["ink"],
+    "axes.labelcolor": _COLOURS["soft"],
+    "xtick.labelcolor": _COLOURS["soft"],
+    "ytick.labelcolor": _COLOURS["soft"],
+}
 
 
 @dataclass(frozen=True)
@@ -19,7 +53,7 @@ class Line:
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
-    style: str = "a"  # CSS class: a, b, ... or raw (faint, without a name)
+    style: str = "a"  # a colour: a to e; or raw: faint, not in the legend
 
 
 @dataclass(frozen=True)
@@ -46,27 +80,6 @@ def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
     return result
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers (1, 2, 2.5 or 5 times a power of ten apart) inside [low, high], at most `most` of them."""
-    if not high > low:
-        return [low]
-    base = 10 ** math.floor(math.log10((high - low) / most))
-    for step in (base, 2 * base, 2.5 * base, 5 * base, 10 * base, 20 * base):
-        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-        if last - first + 1 <= most:
-            break
-    return [i * step for i in range(first, last + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten inside [low, high]; 2 and 5 times them as well where there are few."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    plain = [10.0**p for p in powers if low <= 10.0**p <= high]
-    if len(plain) >= 3:
-        return plain[:: math.ceil(len(plain) / 5)]
-    return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
-
-
 def number(value: float) -> str:
     """A number for people: `0.031`, `1.2k`, `3M`."""
     for limit, letter in ((1e6, "M"), (1e3, "k")):
@@ -75,120 +88,109 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _thin(line: Line) -> Line:
-    step = math.ceil(len(line.x) / POINTS)
-    keep = list(range(0, len(line.x), step))
-    if keep[-1:] != [len(line.x) - 1]:
-        keep.append(len(line.x) - 1)
-    return Line(line.name, [line.x[i] for i in keep], [line.y[i] for i in keep], line.style)
-
-
 def line_chart(
     title: str,
     lines: Sequence[Line],
     x_title: str,
     log: bool = False,
     show: Callable[[float], str] = number,
-    reference: float | None = None,
     low: float | None = None,
-) -> str:
-    """A figure of `lines`, with a legend if there are several; `reference` is a dotted horizontal line.
+) -> Chart | None:
+    """`lines` over one axis, with a legend if there are several; None if there is nothing to draw.
 
-    `low` pins the bottom of the axis. `log` needs positive values. Empty text if there is nothing finite to draw.
+    `low` pins the bottom of the axis. `log` needs positive values.
     """
-    lines = [_thin(line) for line in lines if any(y is not None for y in line.y)]
-    ys = [y for line in lines for y in line.y if y is not None] + ([] if reference is None else [reference])
-    if not lines or not ys:
-        return ""
-    scale = math.log10 if log else float
-    bottom, top = min(ys) if low is None else low, max(ys)
-    if top <= bottom:
-        bottom, top = bottom - (abs(bottom) * 0.1 or 1.0) * (not log), top + (abs(top) * 0.1 or 1.0)
-    x_low, x_high = min(line.x[0] for line in lines), max(line.x[-1] for line in lines)
+    lines = [line for line in lines if any(y is not None for y in line.y)]
+    if not lines:
+        return None
+    named = [line.name for line in lines if line.style != "raw"]
+    height = HEIGHT + (22 if len(named) > 1 else 0)
+    with matplotlib.rc_context(_SETTINGS):
+        figure, axes = _axes(height, left=46, right=12, bottom=38 + height - HEIGHT)
+        for line in lines:
+            _draw(axes, line)
+        axes.set_xlabel(x_title, labelpad=2)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=(1, 2, 5, 10)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(x)))
+        if log:
+            axes.set_yscale("log")
+            bottom, top = axes.get_ylim()
+            axes.yaxis.set_major_locator(LogLocator(subs=(1,) if top > 100 * bottom else (1, 2, 5), numticks=5))
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: show(y)))
+        axes.set_ylim(bottom=low)
+        axes.minorticks_off()
+        axes.yaxis.grid(True, color=_COLOURS["rule"], linewidth=1, clip_on=False)
+        if len(named) > 1:
+            figure.legend(loc="lower center", ncols=len(named), frameon=False, handlelength=1.4, borderpad=0.2)
+        return Chart(f"{title} (log scale)" if log else title, _svg(figure, title))
 
-    def px(x: float) -> float:
-        return LEFT + (x - x_low) / ((x_high - x_low) or 1) * (WIDTH - LEFT - RIGHT)
 
-    def py(y: float) -> float:
-        part = (scale(y) - scale(bottom)) / ((scale(top) - scale(bottom)) or 1)
-        return HEIGHT - BOTTOM - part * (HEIGHT - BOTTOM - TOP)
-
-    marks = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>'
-        f'<text x="{LEFT - 6}" y="{py(y) + 4:.1f}" text-anchor="end">{show(y)}</text>'
-        for y in (_log_ticks(bottom, top) if log else ticks(bottom, top))
-    ]
-    marks += [
-        f'<text x="{px(x):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{number(x)}</text>'
-        for x in ticks(x_low, x_high, 6)
-    ]
-    if reference is not None:
-        y = py(reference)
-        marks.append(f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-    marks += [_path(line, px, py, show, x_title) for line in lines]
-    marks.append(
-        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 3}" text-anchor="middle">'
-        f"{html.escape(x_title)}</text>"
+def _draw(axes: Axes, line: Line) -> None:
+    step = math.ceil(len(line.x) / POINTS)
+    kept = [*range(0, len(line.x) - 1, step), len(line.x) - 1]
+    x, y = np.array(line.x, float)[kept], np.array(line.y, float)[kept]
+    gap = np.isnan(np.pad(y, 1, constant_values=np.nan))
+    twice = np.where(gap[:-2] & gap[2:], 2, 1)  # a point between gaps: a line to itself is a dot
+    faint = line.style == "raw"
+    axes.plot(
+        *(np.repeat(x, twice), np.repeat(y, twice)),
+        color=_COLOURS["a" if faint else line.style],
+        linewidth=1 if faint else 2,
+        alpha=0.3 if faint else 1,
+        linestyle=(0, (3, 2)) if line.style == "e" else "-",
+        solid_capstyle="round",
+        label=None if faint else line.name,
+        clip_on=False,
     )
-    named = [line for line in lines if line.style != "raw"]
-    caption = html.escape(title) + (' <span class="faint">(log scale)</span>' if log else "")
-    return _figure(caption, HEIGHT, marks, _legend(named) if len(named) > 1 else "")
 
 
-def _path(
-    line: Line, px: Callable[[float], float], py: Callable[[float], float], show: Callable[[float], str], x_title: str
-) -> str:
-    """The line in pieces between gaps; few points get dots that tell their value on hover."""
-    pieces: list[list[str]] = [[]]
-    dots = []
-    for x, y in zip(line.x, line.y, strict=True):
-        if y is None:
-            pieces.append([])
-            continue
-        pieces[-1].append(f"{px(x):.1f},{py(y):.1f}")
-        if len(line.x) <= 40:
-            tip = html.escape(f"{line.name}: {show(y)} at {x_title} {number(x)}")
-            dots.append(
-                f'<circle class="{line.style}" cx="{px(x):.1f}" cy="{py(y):.1f}" r="3"><title>{tip}</title></circle>'
+def bar_chart(title: str, bars: Sequence[Bar]) -> Chart:
+    """Horizontal bars over 0-100%, the first on top, each with its interval as whiskers and its value in figures."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure, axes = _axes(len(bars) * 26 + 26, left=122, right=50, bottom=22)
+        for row, bar in enumerate(bars):
+            axes.barh(row, bar.value, 0.7, color=_COLOURS[bar.style], clip_on=False)
+            ends = [bar.low] * 3 + [bar.high] * 3
+            axes.plot(
+                *(ends, [row - 0.15, row + 0.15, row, row, row - 0.15, row + 0.15]),
+                color=_COLOURS["ink"],
+                linewidth=1.5,
+                clip_on=False,
             )
-    drawn = [f'<polyline class="{line.style}" points="{" ".join(piece)}"/>' for piece in pieces if len(piece) > 1]
-    return "".join(drawn + dots)
+            axes.text(1.25, row, f"{bar.value:.0%}", ha="right", va="center_baseline", fontsize=13)
+        axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
+        axes.tick_params(axis="y", labelsize=13, labelcolor=_COLOURS["ink"], pad=8)
+        axes.set_xticks((0, 0.25, 0.5, 0.75, 1))
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_xlim(0, 1)
+        axes.set_ylim(len(bars) - 0.5, -0.5)
+        axes.xaxis.grid(True, color=_COLOURS["rule"], linewidth=1, clip_on=False)
+        return Chart(title, _svg(figure, title))
 
 
-def _legend(lines: Sequence[Line]) -> str:
-    items = [f'<span><i class="{line.style}"></i>{html.escape(line.name)}</span>' for line in lines]
-    return f'<div class="legend">{"".join(items)}</div>'
+def _axes(height: float, left: float, right: float, bottom: float, top: float = 10) -> tuple[Figure, Axes]:
+    """A bare figure of that height with margins, all in points; nothing of pyplot's state is touched."""
+    figure = Figure(figsize=(WIDTH / 72, height / 72))
+    axes = figure.add_axes((left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height))
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, pad=6)
+    for patch in (figure.patch, axes.patch):
+        patch.set_visible(False)
+    return figure, axes
 
 
-def _figure(caption: str, height: int, marks: Sequence[str], below: str = "") -> str:
-    return (
-        f'<figure class="chart"><figcaption>{caption}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(marks)}</svg>{below}</figure>'
-    )
-
-
-def bar_chart(title: str, bars: Sequence[Bar]) -> str:
-    """A figure of horizontal bars over 0-100%, each with its interval as whiskers and its value in figures."""
-    left, right, row = 116, 44, 26
-    height = len(bars) * row + 26
-
-    def px(share: float) -> float:
-        return left + share * (WIDTH - left - right)
-
-    marks = [
-        f'<line class="grid" x1="{px(s):.1f}" x2="{px(s):.1f}" y1="4" y2="{height - 20}"/>'
-        f'<text x="{px(s):.1f}" y="{height - 6}" text-anchor="middle">{100 * s:.0f}%</text>'
-        for s in (0, 0.25, 0.5, 0.75, 1)
-    ]
-    for i, bar in enumerate(bars):
-        y = 8 + i * row
-        middle, tip = y + 9, html.escape(f"{bar.name}: {bar.value:.1%} (95%: {bar.low:.1%} to {bar.high:.1%})")
-        marks.append(
-            f'<text class="name" x="{left - 8}" y="{middle + 4}" text-anchor="end">{html.escape(bar.name)}</text>'
-            f'<g><title>{tip}</title><rect class="{bar.style}" x="{left}" y="{y}" height="18" rx="2"'
-            f' width="{max(1.0, px(bar.value) - left):.1f}"/>'
-            f'<path class="whisker" d="M{px(bar.low):.1f} {middle}H{px(bar.high):.1f}'
-            f'M{px(bar.low):.1f} {middle - 4}v8M{px(bar.high):.1f} {middle - 4}v8"/></g>'
-            f'<text class="name" x="{WIDTH}" y="{middle + 4}" text-anchor="end">{bar.value:.0%}</text>'
-        )
-    return _figure(html.escape(title), height, marks)
+def _svg(figure: Figure, title: str) -> str:
+    """Markup for the inside of an HTML page, whose font and style it takes: no ids, which another chart could have."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    box, body = re.search(r'<svg [^>]*(viewBox="[^"]*")[^>]*>(.*)', buffer.getvalue(), re.DOTALL).groups()  # type: ignore[union-attr]
+    body = re.sub(r"<defs>\s*<style.*?</defs>|<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r' id="[^"]*"| transform="rotate\(-0 [^"]*"| font-family: [^;]*;', "", body)
+    assert "<g " not in body and "(#" not in body and "href" not in body, body
+    body = re.sub(r"\s+", " ", re.sub(r"</?g/?>", "", body))  # groups that had a name only
+    for name, colour in _COLOURS.items():
+        body = body.replace(colour, f"var(--{name}, {colour})")
+    return f'<svg {box} role="img" aria-label="{html.escape(title)}">{body.replace("> <", "><").strip()}'
