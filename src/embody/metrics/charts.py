@@ -106,7 +106,7 @@ def line_chart(
     named = [line.name for line in lines if line.style != "raw"]
     height = HEIGHT + (22 if len(named) > 1 else 0)
     with matplotlib.rc_context(_SETTINGS):
-        figure, axes = _axes(height, left=46, right=12, bottom=38 + height - HEIGHT)
+        figure, axes = _axes(height, left=62, right=12, bottom=38 + height - HEIGHT)
         for line in lines:
             _draw(axes, line)
         axes.set_xlabel(x_title, labelpad=2)
