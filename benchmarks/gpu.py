@@ -33,6 +33,7 @@ from embody.cost.flops import (
     imagination_row_flops,
     tokenizer_row_flops,
 )
+from embody.data.goal import goal_of
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream, Player
@@ -155,7 +156,7 @@ class Bench:
 
     def _batch(self, rows: int, frames: int) -> Batch:
         d, agent, shape = self.config.dynamics, self.config.agent, (rows, frames)
-        label = torch.zeros(rows, agent.words, dtype=torch.long)
+        goal = goal_of(agent.goal)
         no = torch.zeros(shape, dtype=torch.bool)
         batch = Batch(
             actions=torch.zeros(*shape, len(d.actions.sizes), dtype=torch.long),
@@ -164,7 +165,7 @@ class Bench:
             is_first=no,
             is_terminal=no,
             mask=~no,
-            task=label if agent.goal == "one" else torch.ones(*shape, agent.tasks, dtype=torch.bool),
+            task=goal.over_time(goal.told([""] * rows, ("", "?"), [""] * agent.tasks, agent.words), frames),
             labelled=torch.ones(rows, dtype=torch.bool),
             is_null=no,
             latents=torch.randn(*shape, d.tokens, d.channels),

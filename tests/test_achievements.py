@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from embody.config import AchievementSchedule, EnvConfig
+from embody.data.goal import AllAchievements, OneTask
 from embody.games import make_env
 from embody.games.crafter.environment import ACHIEVEMENTS, AFTER, LABELS
 from embody.games.crafter.play import AchievementScheduler, Unlocked, play_achievements
@@ -125,7 +126,7 @@ def test_counts_are_those_of_crafter() -> None:
     steps, seeds = 60, [11, 12, 13]
     # Mostly movement and interaction, so that something is achieved.
     actions = np.random.default_rng(0).choice([1, 2, 3, 4, 5, 5, 5, 6], size=(len(seeds), steps))
-    found = play_achievements(env(steps), SCHEDULE, seeds, Script(actions), record=2)
+    found = play_achievements(env(steps), SCHEDULE, seeds, Script(actions), OneTask(), record=2)
     assert found.achieved.any()
     for i, seed in enumerate(seeds):
         first, total, length, died = played_alone(seed, actions[i])
@@ -141,7 +142,7 @@ def test_labels_follow_what_was_achieved() -> None:
     steps = 60
     actions = np.random.default_rng(0).choice([1, 2, 3, 4, 5, 5, 5, 6], size=(2, steps))
     script = Script(actions)
-    found = play_achievements(env(steps), SCHEDULE, [11, 12], script)
+    found = play_achievements(env(steps), SCHEDULE, [11, 12], script, OneTask())
     assert script.asked[0] == [LABELS[ACHIEVEMENTS.index(SCHEDULE.order[0])]] * 2
     assert len(script.asked) > 1 and all(a != b for a, b in zip(script.asked, script.asked[1:], strict=False))
     for i in range(2):
@@ -159,7 +160,7 @@ def test_asked_for_everything_a_policy_is_told_what_is_left() -> None:
     pytest.importorskip("crafter")
     actions = np.random.default_rng(0).choice([1, 2, 3, 4, 5, 5, 5, 6], size=(2, 60))
     everything, one = Script(actions), Script(actions)
-    found = play_achievements(env(60), SCHEDULE, [11, 12], everything, goal="all")
+    found = play_achievements(env(60), SCHEDULE, [11, 12], everything, AllAchievements())
     assert everything.asked[0] == [", ".join(LABELS)] * 2
     steps = sorted({int(step) for step in found.first_step.flatten() if step != -1})
     assert len(everything.asked) == 1 + len(steps) > 2
@@ -169,7 +170,7 @@ def test_asked_for_everything_a_policy_is_told_what_is_left() -> None:
             assert label == ", ".join(
                 name for name, first in zip(LABELS, row, strict=True) if first == -1 or first > step
             )
-    same = play_achievements(env(60), SCHEDULE, [11, 12], one)
+    same = play_achievements(env(60), SCHEDULE, [11, 12], one, OneTask())
     np.testing.assert_array_equal(found.first_step, same.first_step)
 
 

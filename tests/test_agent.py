@@ -16,8 +16,8 @@ from torch import Tensor
 
 from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, Risk, event_loss, lambda_returns, risk_loss
 from embody.agent.losses import ahead
-from embody.agent.model import _aligned_at_end
 from embody.config import ActionSpec, AgentConfig, Config, ImaginationConfig
+from embody.data.goal import _aligned_at_end
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.nn.distributions import FactoredCategorical
@@ -156,7 +156,7 @@ def test_shared_layers_run_the_agent_as_part_of_the_world(pattern: str) -> None:
     agent.token_norm.register_forward_hook(lambda _, __, output: tokens.append(output))
     found = features(agent, dynamics, latents())
     world = look(dynamics, latents()).memory.inputs[0]  # the tokens before the first layer
-    both, _ = dynamics.trunk(torch.cat((world, tokens[0][:, None].expand(-1, 4, -1, -1)), dim=2), first=world.shape[2])
+    both, _ = dynamics.trunk(torch.cat((world, tokens[0].expand(-1, 4, -1, -1)), dim=2), first=world.shape[2])
     torch.testing.assert_close(found, agent.norm(both[:, :, world.shape[2] :]).flatten(2), atol=1e-4, rtol=1e-4)
 
 

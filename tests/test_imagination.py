@@ -610,7 +610,7 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
     stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", model)
     stage.loss(batch, StepContext(0, 1, seeded(4)))
     dreamt = stage.dreamt
-    assert batch.latents is not None and dreamt is not None and dreamt.left is not None
+    assert batch.latents is not None and dreamt is not None and dreamt.task.dtype == torch.bool
     z = torch.cat((model.dynamics.pack(batch.latents)[:, -1:], dreamt.latents), dim=1)
     cost, continues = model.risk.expected(z[:, :-1], dreamt.actions)
     torch.testing.assert_close(dreamt.continues[:, 1:], continues)
@@ -622,12 +622,12 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
             expected = len(shown & still) - cost[row, t].item()
             assert dreamt.rewards[row, t + 1].item() == pytest.approx(expected, abs=1e-5)
             still -= shown
-            assert set(dreamt.left[row, t].nonzero()[:, 0].tolist()) == still
+            assert set(dreamt.task[row, t].nonzero()[:, 0].tolist()) == still
     assert 0 < (dreamt.rewards >= 0.5).float().mean() < 0.5 and (dreamt.rewards < 0).any()
-    whole = torch.cat((left, dreamt.left), dim=1)
+    whole = torch.cat((left, dreamt.task), dim=1)
     anew = stage._relive(model, dreamt, batch, seeded(0))
     torch.testing.assert_close(anew, dreamt.features, atol=2e-5, rtol=1e-4)
-    other = dataclasses.replace(dreamt, left=whole[:, CONTEXT - 1 : -1])  # told a slot too late
+    other = dataclasses.replace(dreamt, task=whole[:, CONTEXT - 1 : -1])  # told a slot too late
     changed = (whole[:, CONTEXT:] != whole[:, CONTEXT - 1 : -1]).any(dim=2)
     late = (stage._relive(model, other, batch, seeded(0)) - anew)[:, 1:].abs().amax(dim=2)
     assert changed.any() and (late[changed] > 1e-4).all()

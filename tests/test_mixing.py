@@ -23,6 +23,7 @@ from embody.data import (
     open_datasets,
     steps_per_epoch,
 )
+from embody.data.goal import AllAchievements, GameReward, OneTask
 from embody.data.sampling.batch import Batch
 from embody.dynamics import ShortcutLoss
 from embody.model import WorldAndAgent
@@ -184,7 +185,7 @@ def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> Non
     for row in rows(take(2, [own], stage=StageConfig(batch=8, length=10), left_pad=0, goal="recorded")):
         np.testing.assert_allclose(row["rewards"], np.arange(10) / 10, rtol=1e-6)  # the recording's own, nothing else
         assert row["returns"][7] == pytest.approx(0.8 + 0.9 / 2) and row["task"].sum() == 20 + 4
-    found = reward_statistics([own], 0.5, goal="recorded")
+    found = reward_statistics([own], GameReward(), 0.5)
     assert found is not None and found.rewards == pytest.approx((0.0, 0.9)) and found.mean == pytest.approx(0.45)
     few = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, goal="all", tasks=2, value_range=(0.0, 9.0)))
     with pytest.raises(ValueError, match="agent.tasks 2: dataset .*set has 3 tasks, set it to that"):
@@ -194,8 +195,8 @@ def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> Non
     one, every = (take(10, [dataset], goal=goal, **settings) for goal in ("one", "all"))
     for a, b in zip(one, every, strict=True):
         assert torch.equal(a.frames, b.frames) and torch.equal(a.actions, b.actions)
-    assert reward_statistics([dataset], 0.5, goal="all") == reward_statistics(
-        [write(tmp_path / "two", *(_paying(seed, paid[seed]) for seed in (1, 2)), tasks=("c",))], 0.5
+    assert reward_statistics([dataset], AllAchievements(), 0.5) == reward_statistics(
+        [write(tmp_path / "two", *(_paying(seed, paid[seed]) for seed in (1, 2)), tasks=("c",))], OneTask(), 0.5
     )
 
 
@@ -223,7 +224,7 @@ def test_returns_may_stop_at_the_next_event(tmp_path: Path) -> None:
     dataset = write(tmp_path / "set", slots_shown(1, 6, at(6, (2, 0), (4, 0))))
     for batch in take(9, [dataset], stage=StageConfig(batch=2, length=6), left_pad=0, gamma=0.5, once=True):
         torch.testing.assert_close(batch.returns, torch.tensor([[0.5, 1, 0.5, 1, 0, 0]]).expand(2, 6))
-    found, every = (reward_statistics([dataset], 0.5, once=once) for once in (True, False))
+    found, every = (reward_statistics([dataset], OneTask(), 0.5, once) for once in (True, False))
     assert found is not None and every is not None
     assert found.returns == (0, 1) and every.returns == (0, 1.25)
 
@@ -259,7 +260,7 @@ def test_ranges_hold_what_events_pay(tmp_path: Path) -> None:
     raw[5] = 1024
     recorded = write(tmp_path / "m", slots_shown(1, 20, at(20, (5, 0), (6, 0), (9, 0), (3, 2)), rewards=raw))
     videos = plain(tmp_path / "p", 30)
-    found = reward_statistics([recorded, videos], 0.9)
+    found = reward_statistics([recorded, videos], OneTask(), 0.9)
     assert found is not None and found.rewards == (0, 1)
     loaded = [batch for batch in take(40, [recorded], gamma=0.9)]  # what the loader makes of it, all over
     assert found.returns == (0, pytest.approx(1 + 0.9 + 0.9**4))  # before the first of slots 5, 6, 9
@@ -267,10 +268,10 @@ def test_ranges_hold_what_events_pay(tmp_path: Path) -> None:
     once = np.concatenate([np.zeros(36), np.ones(4)])  # 20 slots for each of the two tasks that occur
     assert (found.mean, found.std) == pytest.approx((once.mean(), once.std(ddof=1)))
     beside = make(tmp_path, "a", [5])
-    both = reward_statistics([recorded, beside], 0.9)
+    both = reward_statistics([recorded, beside], OneTask(), 0.9)
     every = np.concatenate([once, beside.rewards])
     assert both is not None and (both.mean, both.std) == pytest.approx((every.mean(), every.std(ddof=1)))
-    assert reward_statistics([videos], 0.9) is None
+    assert reward_statistics([videos], OneTask(), 0.9) is None
     with pytest.raises(ValueError, match="agent.value_range 0 to 1 does not hold the data's returns .* to 2.5561: set"):
         check_ranges(dataclasses.replace(minigrid(), imagination=ImaginationConfig(gamma=0.9)), found)
     check_ranges(minecraft(), found)

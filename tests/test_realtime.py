@@ -42,8 +42,8 @@ SHARED = dataclasses.replace(AGENT, own_weights=False)
 
 
 def make_dream(model: WorldAndAgent, *, with_agent: bool = True, longest: int | None = None) -> Dream:
-    agent = model.agent if with_agent else None
-    return Dream(model.dynamics, agent, k_sample=2, generator=seeded(5), longest=longest)
+    whole = model if with_agent else model.dynamics
+    return Dream(whole, k_sample=2, generator=seeded(5), longest=longest)
 
 
 def make_model() -> WorldAndAgent:

@@ -366,7 +366,9 @@ def test_a_held_out_dream_stands_beside_its_recording(tmp_path: Path, monkeypatc
             asked.append(actions)
             h = torch.arange(100.0, 100 + horizon).expand(self.rows, -1)
             ones = torch.ones(self.rows, horizon)
-            return Imagined(h[..., None, None].expand(-1, -1, 2, 8), h[..., None], 0 * ones, ones, None)
+            return Imagined(
+                h[..., None, None].expand(-1, -1, 2, 8), h[..., None], 0 * ones, ones, ones[..., None][..., :0].bool()
+            )
 
     tokenizer = make_tokenizer()
     monkeypatch.setattr(measured, "Dream", Told)

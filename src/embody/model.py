@@ -40,9 +40,10 @@ class WorldAndAgent(nn.Module):
     def __init__(self, dynamics: Dynamics, agent: Agent) -> None:
         super().__init__()
         self.dynamics, self.agent = dynamics, agent
+        self.goal = agent.goal
         self.events: Events | None = None
         self.risk: Risk | None = None
-        if agent.config.goal != "one":
+        if self.goal.judges_steps:
             self.events = Events(dynamics.config.tokens, dynamics.config.channels, agent.config)
             self.risk = Risk(dynamics.config.tokens, dynamics.config.channels, agent.config, dynamics.actions)
 
@@ -60,10 +61,27 @@ class WorldAndAgent(nn.Module):
             memory = self.dynamics(*seen, memory_only=True).memory
         return self.agent(batch.task, memory, batch.length, blocks=self.dynamics.trunk.blocks)
 
-    def event_logits(self, latents: Tensor) -> Tensor:
-        """Logits `[B, T - 1, P]` of what the steps between dreamt or `pack`ed latents `[B, T, S, C]` achieved."""
+    @property
+    def judges(self) -> list[nn.Module]:
+        """What says what a dreamt step brings, beside the heads: `Events` and `Risk`, or nothing."""
+        return [part for part in (self.events, self.risk) if part is not None]
+
+    def head_outcome(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Reward and probability to go on, `[...]`, that the heads predict at features `[..., H]`."""
+        out = self.agent.heads(features)
+        # In bfloat16 a chance to end below 0.2% would be none.
+        return self.agent.heads.expected_reward(out.reward[..., 0, :]), out.continues.float().sigmoid()
+
+    def event_logits(self, before: Tensor, after: Tensor) -> Tensor:
+        """Logits `[..., P]` of the tasks achieved between `pack`ed latents `[..., L, Z]` and the next ones."""
         assert self.events is not None
-        return self.events(latents[:, :-1], latents[:, 1:])
+        logits: Tensor = self.events(before, after)
+        return logits
+
+    def expected_risk(self, before: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Expected cost and probability to go on, `[...]`, of `actions` `[..., A]` at latents `[..., L, Z]`."""
+        assert self.risk is not None
+        return self.risk.expected(before, actions)
 
     def context_levels(self, batch: Batch) -> Levels:
         """The level of a history, for each frame of the `batch`."""

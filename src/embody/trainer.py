@@ -42,6 +42,7 @@ from embody.data import (
     recorded_actions,
     write_json,
 )
+from embody.data.goal import goal_of
 from embody.dynamics import Dynamics
 from embody.errors import UserError
 from embody.evaluation.cascade import ablate
@@ -198,7 +199,7 @@ class Trainer:
                 episodes = _by_expert_alone if variant == "cloning_best" else None
                 stage = AgentStage(config, datasets, tokenizer_hash, dynamics, episodes, name=variant)
                 self._train(stage, about, record)
-                if stage.model.events is not None and variant == "agent":  # the controls do not dream
+                if stage.model.judges and variant == "agent":  # the controls do not dream
                     self._train(EventsStage(stage), about, record)
                     self._train(RiskStage(stage), about, record)
                 self._save(stage, path, about)
@@ -420,7 +421,7 @@ class Trainer:
         weights = {"weights": config.data.weights} if config.data.weights else {}
         agent = models.get("agent")
         meta = labelled_meta(datasets)
-        labels = {"labels": meta.labels} if agent is not None and agent.goal != "one" else {}
+        labels = {"labels": meta.labels} if agent is not None and goal_of(agent.goal).told_what_is_left else {}
         return json.loads(
             json.dumps(
                 {

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embody.config import ActionSpec, AgentConfig, TransformerConfig
+from embody.data.goal import goal_of
 from embody.nn.cache import RingCache
 from embody.nn.distributions import FactoredCategorical, TwoHot
 from embody.nn.norm import RMSNorm
@@ -95,13 +95,10 @@ class Agent(nn.Module):
     def __init__(self, config: AgentConfig, trunk: TransformerConfig, actions: ActionSpec) -> None:
         """`trunk` is the world's, whose keys and values the tokens read: only its shape is used."""
         super().__init__()
-        self.config, self.trunk = config, trunk
+        self.config, self.trunk, self.goal = config, trunk, goal_of(config.goal)
         width = trunk.width
-        # Words are concatenated in order: "the red key next to the blue ball" is not its reverse. Their end is aligned:
-        # what is named stands there, in the same places whether one must "fetch", "go fetch" or "go to" it.
-        one = config.goal == "one"
-        self.word = nn.Embedding(config.vocabulary, config.word_width, padding_idx=0) if one else None
-        self.task = nn.Linear(config.words * config.word_width if one else config.tasks, config.tokens * width)
+        self.word = self.goal.word_embedding(config)
+        self.task = nn.Linear(self.goal.task_inputs(config), config.tokens * width)
         self.token_MD = nn.Parameter(torch.randn(config.tokens, width))
         self.token_norm = RMSNorm(width)
         self.blocks = nn.ModuleList(Block(trunk, kind) for kind in trunk.layers * config.own_weights)
@@ -123,29 +120,17 @@ class Agent(nn.Module):
     ) -> Tensor:
         """Features `[B, T, H]` over the world's `memory` of `frames` = T frames, asked for `task`.
 
-        `task`: the words of a label, int64 `[B, W]`; where all tasks are one goal, which of them are left after each
-        slot, bool `[B, T, at most tasks]`.
+        `task`: the words of a label, int64 `[B, W]`; in multi-achievement mode, which tasks are left after each
+        timestep, bool `[B, T, at most tasks]`.
         `blocks` are the world's layers, used unless the agent owns its weights. With a cache the frames are in
         progress: `cache.commit` keeps them.
         """
         M, width = self.config.tokens, self.trunk.width
-        if self.word is not None:
-            task_BMD = self.task(self.word(_aligned_at_end(task)).flatten(1)).unflatten(-1, (M, width))
-            g_BTMD = self.token_norm(task_BMD + self.token_MD)[:, None].expand(-1, frames, -1, -1)
-        else:
-            left_BTP = F.pad(task.float(), (0, self.config.tasks - task.shape[-1]))
-            g_BTMD = self.token_norm(self.task(left_BTP).unflatten(-1, (M, width)) + self.token_MD)
+        task_BTMD = self.task(self.goal.inputs(task, self.word, self.config)).unflatten(-1, (M, width))
+        g_BTMD = self.token_norm(task_BTMD + self.token_MD).expand(-1, frames, -1, -1)
         layers = self.blocks if self.config.own_weights else blocks
         g_BTMD = run_second_stream(list(layers), self.trunk, g_BTMD, memory, cache)
         return self.norm(g_BTMD).flatten(2)
-
-
-def _aligned_at_end(task_BW: Tensor) -> Tensor:
-    """Word indices with their padding, zeros, moved from behind to before them."""
-    W = task_BW.shape[1]
-    words_B1 = (task_BW > 0).sum(dim=1, keepdim=True)
-    from_W = torch.arange(W, device=task_BW.device) - W + words_B1
-    return torch.where(from_W >= 0, task_BW.gather(1, from_W.clamp(min=0)), 0)
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

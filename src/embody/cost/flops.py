@@ -23,7 +23,8 @@ from embody.config import (
     TransformerConfig,
 )
 from embody.cost.lpips import lpips_row_flops
-from embody.cost.parameters import Layers, block_matrices, event_layers, head_layers, patches, risk_layers, task_inputs
+from embody.cost.parameters import Layers, block_matrices, event_layers, head_layers, patches, risk_layers
+from embody.data.goal import goal_of
 
 __all__ = [
     "agent_flops",
@@ -114,7 +115,9 @@ def agent_flops(
 
 
 def _task_flops(config: AgentConfig, trunk: TransformerConfig, frames: int) -> int:
-    return 2 * task_inputs(config) * config.tokens * trunk.width * (1 if config.goal == "one" else frames)
+    goal = goal_of(config.goal)
+    once_a_clip = 2 * goal.task_inputs(config) * config.tokens * trunk.width
+    return once_a_clip * (frames if goal.told_what_is_left else 1)
 
 
 def head_flops(config: AgentConfig, trunk: TransformerConfig, actions: ActionSpec, *names: str) -> int:
@@ -212,7 +215,7 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
     context, horizon, S = dream.context, dream.horizon, _tokens(config.dynamics)
     total = remember_flops(config.dynamics, context, context) + agent_flops(agent, trunk, S, context)
     ring = min(context + horizon, config.dynamics.context)
-    judged = agent.goal != "one"  # by frames and actions: the other heads are not asked
+    judged = goal_of(agent.goal).judges_steps  # by frames and actions: the other heads are not asked
     layers_of = event_layers(config.dynamics, agent), risk_layers(config.dynamics, agent, actions)
     judging = sum(_judge_flops(config.dynamics.tokens, *part) for part in layers_of)
     total += horizon * (
@@ -245,7 +248,7 @@ def _features_row_flops(config: Config, frames: int) -> int:
     if not agent.own_weights:
         read = replace(dynamics.trunk, depth=dynamics.trunk.layers.rindex("S"))
         world += 2 * trunk_flops(read, frames, _tokens(dynamics)) + _latents(dynamics, frames)
-    no_gradient = 0 if agent.goal == "one" else _task_flops(agent, dynamics.trunk, frames)  # of which tasks are left
+    no_gradient = _task_flops(agent, dynamics.trunk, frames) if goal_of(agent.goal).told_what_is_left else 0
     return world + 3 * agent_flops(agent, dynamics.trunk, _tokens(dynamics), frames) - no_gradient
 
 

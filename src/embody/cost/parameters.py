@@ -6,6 +6,7 @@ Legend: D width, M MLP width, N query heads, G key/value heads, K head dim, P pa
 import math
 
 from embody.config import ActionSpec, AgentConfig, DynamicsConfig, TokenizerConfig, TransformerConfig
+from embody.data.goal import goal_of
 
 __all__ = [
     "Layers",
@@ -15,7 +16,6 @@ __all__ = [
     "event_layers",
     "head_layers",
     "risk_layers",
-    "task_inputs",
     "tokenizer_parameters",
     "trunk_parameters",
 ]
@@ -59,16 +59,11 @@ def dynamics_parameters(config: DynamicsConfig, actions: ActionSpec) -> int:
 
 def agent_parameters(config: AgentConfig, trunk: TransformerConfig, actions: ActionSpec) -> int:
     """Task embedding, agent tokens, two norms, heads; a copy of the world's blocks if the agent owns its weights."""
-    D, M, one = trunk.width, config.tokens, config.goal == "one"
-    words = config.vocabulary * config.word_width if one else 0
-    task = task_inputs(config) * M * D + M * D
+    D, M, goal = trunk.width, config.tokens, goal_of(config.goal)
+    words = goal.vocabulary(config) * config.word_width
+    task = goal.task_inputs(config) * M * D + M * D
     heads = sum(a * b + b for layers in head_layers(config, trunk, actions).values() for a, b in layers)
     return words + task + M * D + 2 * D + heads + config.own_weights * blocks_parameters(trunk)
-
-
-def task_inputs(config: AgentConfig) -> int:
-    """What the agent tokens are made from: words, or which tasks are left."""
-    return config.words * config.word_width if config.goal == "one" else config.tasks
 
 
 def head_layers(config: AgentConfig, trunk: TransformerConfig, actions: ActionSpec) -> dict[str, Layers]:
@@ -86,12 +81,12 @@ def head_layers(config: AgentConfig, trunk: TransformerConfig, actions: ActionSp
 def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[Layers, Layers]:
     """Inputs and outputs of the linear layers that read events off two frames: of each token, and of all.
 
-    None where the goal is one task.
+    None if the agent's heads predict what steps bring.
     """
     hidden, kept = agent.event_hidden, agent.event_channels
     of_token = [(2 * dynamics.channels, hidden), (hidden, kept)]
     of_all = [(dynamics.tokens * kept, hidden), (hidden, hidden), (hidden, agent.tasks)]
-    return ([], []) if agent.goal == "one" else (of_token, of_all)
+    return (of_token, of_all) if goal_of(agent.goal).judges_steps else ([], [])
 
 
 def risk_layers(dynamics: DynamicsConfig, agent: AgentConfig, actions: ActionSpec) -> tuple[Layers, Layers]:
@@ -99,7 +94,7 @@ def risk_layers(dynamics: DynamicsConfig, agent: AgentConfig, actions: ActionSpe
     hidden, kept = agent.event_hidden, agent.event_channels
     of_token = [(dynamics.channels, hidden), (hidden, kept)]
     of_all = [(dynamics.tokens * kept + sum(actions.sizes), hidden), (hidden, hidden), (hidden, 2)]
-    return ([], []) if agent.goal == "one" else (of_token, of_all)
+    return (of_token, of_all) if goal_of(agent.goal).judges_steps else ([], [])
 
 
 def patches(config: TokenizerConfig, frame: tuple[int, int]) -> int:

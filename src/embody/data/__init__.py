@@ -14,7 +14,7 @@ from embody.data.sampling.loader import (
     steps_per_epoch,
     uniform_rows,
 )
-from embody.data.sampling.reader import discounted_returns, first_events
+from embody.data.sampling.reader import discounted_returns
 from embody.data.sampling.sampler import ClipSampler
 from embody.data.video import Video, index_video, reencode
 from embody.data.writer import DatasetWriter
@@ -37,7 +37,6 @@ __all__ = [
     "batches",
     "check_datasets",
     "discounted_returns",
-    "first_events",
     "index_video",
     "is_complete",
     "label_indices",

@@ -11,6 +11,7 @@ import numpy as np
 
 from embody.config import Config
 from embody.data import Dataset
+from embody.data.goal import goal_of
 from embody.evaluation.compare import BASELINE, against, outcomes_of
 from embody.games import FAMILIES, evaluation_seeds
 from embody.games.crafter.play import AchievementPolicy, Unlocked, play_achievements
@@ -85,8 +86,8 @@ class CrafterGames:
     def play(self, number: int, player: Player, pictures: Path | None) -> dict[str, Any]:
         """`Unlocked.to_json`."""
         config, record = self._config, _FILMS if pictures and number == 0 else 0
-        seeds, goal = self._seeds[number], config.agent.goal
-        played = play_achievements(config.env, config.achievements, seeds, player(number), record, goal)
+        seeds, goal = self._seeds[number], goal_of(config.agent.goal)
+        played = play_achievements(config.env, config.achievements, seeds, player(number), goal, record)
         if pictures and record:
             films = [episode_film(recording, "crafter") for recording in played.recordings]
             write_films(pictures / "episodes-0.npz", films)

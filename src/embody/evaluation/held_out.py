@@ -11,7 +11,8 @@ from torch import Tensor
 
 from embody.agent import Agent, until_rewarded
 from embody.config import Config, StageConfig
-from embody.data import Dataset, batches, label_indices
+from embody.data import Dataset, batches
+from embody.data.goal import goal_of
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.dynamics.shortcut import draw_levels, hold_contexts, noise_to
@@ -108,25 +109,28 @@ def dream_held_out(
     k_sample, longest = config.sampling.k_sample, context + horizon
     dream = Dream(model, k_sample=k_sample, generator=generator, longest=longest)
     first, task = slice(0, context), latents.task
-    given = task if config.agent.goal == "one" else task[:, first]
-    seen = dream.reset(latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], given)
+    goal = goal_of(config.agent.goal)
+    seen = dream.reset(
+        latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], goal.during(task, first)
+    )
     imagined = dream.imagine(latents.actions[:, context:])
     shape = latents.latents.shape
     whole = torch.cat((latents.latents[:, first], imagined.latents.view(shape[0], horizon, *shape[2:])), dim=1)
     video = np.concatenate([_to_uint8(tokenizer.decode_video(part)) for part in whole.split(_FRAMES)])
     real = pixels.frames.permute(0, 1, 3, 4, 2).numpy()
-    rewards_real, predicted = pixels.rewards[:, context:], imagined.reward
-    tasks = _tasks(datasets, task, config.agent.words) if config.agent.goal == "one" else ()
-    if imagined.achieved is not None:
-        rewards_real, predicted = (task[:, context - 1 : -1] & ~task[:, context:]).cpu(), imagined.achieved
-        tasks = max((dataset.meta.tasks for dataset in datasets), key=len)
+    rewards_real, predicted = pixels.rewards[:, context:], None
+    tasks: tuple[str, ...] = ()
+    if agent:
+        rewards_real = goal.rewards_to_predict(pixels.rewards, task.cpu(), context)
+        predicted = goal.predicted_rewards(imagined.reward, imagined.achieved).cpu().numpy()
+        tasks = goal.task_names(datasets, task, config.agent.words)
     rollouts = Rollouts(
         context_last=real[:, context - 1],
         real=real[:, context:],
         imagined=video[:, context:],
         valid=pixels.mask[:, context:].numpy(),
         rewards_real=rewards_real.numpy(),
-        rewards_predicted=predicted.cpu().numpy() if agent else None,
+        rewards_predicted=predicted,
         tasks=tasks,
     )
     returns = None
@@ -144,17 +148,6 @@ def dream_held_out(
 
 def _values(agent: Agent, features: Tensor) -> NDArray[np.float32]:
     return agent.heads.value_bins.decode(agent.heads(features).value).cpu().numpy()
-
-
-def _tasks(datasets: Sequence[Dataset], labels: Tensor, words: int) -> tuple[str, ...]:
-    """The task of each row, by the words of its label `[N, W]`; several, if they share a label. None is for all."""
-    tasks: dict[tuple[int, ...], dict[str, None]] = {(0,) * words: {"every task": None}}
-    for dataset in datasets:
-        meta = dataset.meta
-        named = [(row.label, row.task) for row in dataset.episodes("validation") if row.labelled]
-        for label, task in {*named, *zip(meta.labels, meta.tasks, strict=False)}:
-            tasks.setdefault(tuple(label_indices(label, meta.vocabulary, words).tolist()), {})[task] = None
-    return tuple(" or ".join(sorted(tasks[tuple(row)])) for row in labels.tolist())
 
 
 @torch.no_grad()

@@ -1,15 +1,15 @@
 """A batch of dreams, side by side: the one way in which latents are generated.
 
-Legend: B rows, T frames, A action factors, L spatial tokens, Z channels, H features, P tasks.
+Legend: B rows, T timesteps, A action factors, L spatial tokens, Z channels, H features, P tasks.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from embody.data.goal import Judged
 from embody.dynamics import Dynamics, Prediction
 from embody.dynamics.shortcut import noise_to
 from embody.errors import UserError
@@ -22,38 +22,29 @@ __all__ = ["Dream", "DreamStep", "Imagined"]
 
 @dataclass(frozen=True)
 class DreamStep:
-    """What arrived together in one imagined slot."""
+    """One imagined timestep: what arrived after an action."""
 
     latents: Tensor  # float32 [B, L, Z]
     features: Tensor  # float32 [B, H], what the heads read
-    reward: Tensor  # float32 [B]
-    continues: Tensor  # float32 [B], probability that the episode goes on
+    reward: Tensor  # float32 [B]; [B, 0] without an agent
+    continues: Tensor  # float32 [B], probability that the episode goes on; [B, 0] without an agent
 
 
 @dataclass(frozen=True)
 class Imagined:
-    """What arrived in the slots that known actions led to; as `DreamStep`, side by side in time."""
+    """`T` imagined timesteps, that known actions led to: the fields of `DreamStep`, stacked along T."""
 
     latents: Tensor  # float32 [B, T, L, Z]
     features: Tensor  # float32 [B, T, H]
     reward: Tensor  # float32 [B, T]
     continues: Tensor  # float32 [B, T]
-    achieved: Tensor | None  # bool [B, T, P]: tasks, of a goal of all, that were left until then
-
-
-class Judged(NamedTuple):
-    """What a step brought where all tasks are one goal."""
-
-    achieved: Tensor  # bool [B, P] or [B, T, P]: of the tasks that were left
-    cost: Tensor  # float32 [B] or [B, T]: expected
-    continues: Tensor  # of the same shape: probability that the episode goes on
+    achieved: Tensor  # bool [B, T, P]: the tasks that each step achieved, in multi-achievement mode; else P is 0
 
 
 class Dream:
     """`reset` with a real context, then `step` with actions. Without an agent there are no features and rewards.
 
-    Where all tasks are one goal, `events` read off the frames which of those left come about: each is paid once. What a
-    step costs, and whether the episode goes on, is then what `risk` expects of the frame before and the action.
+    What a step pays, and whether the episode goes on, is for the agent's goal to say (`embody.data.goal`).
     Every frame is kept re-noised to the context level, with its (tau, d) index, whether it was real or dreamt.
     Time and memory a step do not grow: the history is a ring of `dynamics.config.context` frames.
     """
@@ -69,11 +60,9 @@ class Dream:
         """`model`: a world alone, or with its agent. `longest`: frames of the longest dream, its context included, if
         that is known: the ring holds no more. A `UserError` if `k_sample` does not divide the grid of levels."""
         self.model = model
-        if isinstance(model, Dynamics):
-            self.dynamics, self.agent, self.events, self.risk = model, None, None, None
-        else:
-            self.dynamics, self.agent, self.events, self.risk = model.dynamics, model.agent, model.events, model.risk
-        dynamics = self.dynamics
+        self.asked = None if isinstance(model, Dynamics) else model  # of a world alone nothing is asked
+        self.dynamics = dynamics = model if isinstance(model, Dynamics) else model.dynamics
+        self.agent = self.asked.agent if self.asked else None
         if k_sample < 1 or dynamics.config.k_max % k_sample:
             raise UserError(f"k_sample {k_sample} must divide k_max {dynamics.config.k_max}: choose a power of two")
         self.k_sample, self.generator = k_sample, generator
@@ -83,9 +72,9 @@ class Dream:
         self.unkept: tuple[Tensor, Tensor] | None = None  # latents and actions of a finished frame not kept yet
         self.world_cache: RingCache | None = None
         self.agent_cache: RingCache | None = None
-        self.task: Tensor | None = None  # a label [B, W]; of a goal of all tasks what is left, bool [B, 1, P]
-        self.last: Tensor | None = None  # latents [B, L, Z] of the last frame, where events are read
-        self.judged: Judged | None = None  # the last step
+        self.task: Tensor | None = None  # what is asked for now: a label [B, W], or the tasks that are left [B, 1, P]
+        self.last: Tensor | None = None  # latents [B, L, Z] of the last frame
+        self.judged: Judged | None = None  # what the last step brought
 
     @torch.no_grad()
     def reset(
@@ -107,8 +96,8 @@ class Dream:
                 cache.start_at(frames_before)
         self.task, self.unkept = task, None
         features = self._see(self.dynamics.pack(latents), actions, is_first)
-        if task is not None and task.dim() == 3:
-            self.task = task[:, -1:]
+        if task is not None and self.asked is not None:
+            self.task = self.asked.goal.during(task, slice(-1, None))
         return features
 
     @torch.no_grad()
@@ -129,34 +118,35 @@ class Dream:
         return features
 
     @torch.no_grad()
-    def observe(self, latents: Tensor, actions: Tensor, left: Tensor | None = None) -> Tensor:
+    def observe(self, latents: Tensor, actions: Tensor, task: Tensor | None = None) -> Tensor:
         """A real frame came: latents `[B, *, *]` after actions `[B, A]`. Returns features `[B, H]`.
 
-        `left` bool `[B, P]`: of a goal of all tasks, those that are left now.
+        `task`, as that of a batch of one timestep: what is asked for from now on.
         """
         self.settle()
-        if left is not None:
-            self.task = left[:, None]
+        if task is not None:
+            self.task = task
         return self._see(self.dynamics.pack(latents[:, None]), actions[:, None])[:, 0]
 
     @torch.no_grad()
     def step(self, actions: Tensor) -> DreamStep:
-        """Imagine the slot that `actions` int64 `[B, A]` lead to, and what the agent sees in it: K + 1 passes."""
+        """Imagine the timestep that `actions` int64 `[B, A]` lead to, and what the agent sees in it: K + 1 passes."""
         self.settle()
         latents, _ = self.advance(actions)
         features = self.settle()
+        assert self.judged is not None
         return DreamStep(latents, features, *self._outcome(features, self.judged))
 
     @torch.no_grad()
     def advance(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents `[B, L, Z]` of the slot that `actions` int64 `[B, A]` lead to, in K passes: it is not kept yet.
+        """Latents `[B, L, Z]` of the timestep that `actions` int64 `[B, A]` lead to, in K passes: it is not kept yet.
 
         The first pass keeps the frame before, if that is still to be done; its features `[B, H]` are returned too
         (empty otherwise, and without an agent). `settle` keeps the last one.
         """
         z_B1LZ, features = self._sample(actions[:, None])
         self.unkept = z_B1LZ, actions[:, None]
-        self._judge(actions, z_B1LZ[:, 0])
+        self.judged = self._judge(actions, z_B1LZ[:, 0])
         return z_B1LZ[:, 0], features[:, 0]
 
     @torch.no_grad()
@@ -169,7 +159,7 @@ class Dream:
 
     @torch.no_grad()
     def imagine(self, actions: Tensor) -> Imagined:
-        """The slots that known actions int64 `[B, T, A]`, T >= 1, lead to: the same as `step` after `step`.
+        """The timesteps that known actions int64 `[B, T, A]`, T >= 1, lead to: the same as `step` after `step`.
 
         K passes a frame, not K + 1: a finished frame is kept in the pass that begins to denoise the next one.
         """
@@ -179,36 +169,27 @@ class Dream:
             z_BLZ, features_BH = self.advance(action)
             latents.append(z_BLZ)
             features.append(features_BH)  # of the frame before
+            assert self.judged is not None
             judged.append(self.judged)
         features_BTH = torch.stack((*features[1:], self.settle()), dim=1)
-        steps = [step for step in judged if step is not None]
-        in_time = (torch.stack(parts, dim=1) for parts in zip(*steps, strict=True))
-        of_all = Judged(*in_time) if steps else None
-        outcome = self._outcome(features_BTH, of_all)
-        return Imagined(torch.stack(latents, dim=1), features_BTH, *outcome, of_all.achieved if of_all else None)
+        steps = Judged(*(torch.stack(parts, dim=1) for parts in zip(*judged, strict=True)))
+        outcome = self._outcome(features_BTH, steps)
+        return Imagined(torch.stack(latents, dim=1), features_BTH, *outcome, steps.achieved)
 
-    def _judge(self, actions: Tensor, z: Tensor) -> None:
-        """What `actions` `[B, A]`, which led to `z` `[B, L, Z]` from the last frame, bring; what came is not left."""
-        if self.events is None or self.risk is None:
-            return
-        assert self.task is not None and self.last is not None, "a dream whose steps are judged needs what is left"
-        left_BP = self.task[:, 0]
-        achieved = left_BP & (self.events(self.last, z)[:, : left_BP.shape[1]] > 0)
-        self.judged = Judged(achieved, *self.risk.expected(self.last, actions))
-        self.task, self.last = (left_BP & ~achieved)[:, None], z
+    def _judge(self, actions: Tensor, z: Tensor) -> Judged:
+        """What `actions` `[B, A]`, which led to `z` `[B, L, Z]` from the last frame, brought; `task` is then asked."""
+        before, self.last = self.last, z
+        if self.asked is None:
+            return Judged.nothing(len(actions), z.device)
+        assert self.task is not None and before is not None, "reset comes first, and says what is asked"
+        self.task, judged = self.asked.goal.judge(self.asked, self.task, before, actions, z)
+        return judged
 
-    def _outcome(self, features: Tensor, judged: Judged | None) -> tuple[Tensor, Tensor]:
-        """Reward and continue probability `[...]` at features `[..., H]`; empty without an agent.
-
-        `r_t = sum_k achieved_k - E[cost | z_{t-1}, a_t]` and `c_t = 1 - P[end | z_{t-1}, a_t]` where steps are judged.
-        """
-        if self.agent is None:
-            return features.new_zeros(*features.shape[:-1], 0), features.new_zeros(*features.shape[:-1], 0)
-        if judged is not None:
-            return judged.achieved.sum(dim=-1) - judged.cost, judged.continues
-        out = self.agent.heads(features)
-        # In bfloat16 a chance to end below 0.2% would be none.
-        return self.agent.heads.expected_reward(out.reward[..., 0, :]), out.continues.float().sigmoid()
+    def _outcome(self, features: Tensor, judged: Judged) -> tuple[Tensor, Tensor]:
+        """Reward and continue probability `[...]` at features `[..., H]`; empty without an agent."""
+        if self.asked is None:
+            return judged.reward, judged.continues
+        return self.asked.goal.outcome(self.asked, features, judged.reward, judged.continues)
 
     @torch.no_grad()
     def select(self, rows: Tensor) -> None:
@@ -245,7 +226,7 @@ class Dream:
 
     def _see(self, z: Tensor, actions: Tensor, is_first: Tensor | None = None) -> Tensor:
         """As `_keep`, of real frames."""
-        self.last = z[:, -1] if self.events else None
+        self.last = z[:, -1]
         return self._keep(z, actions, is_first)
 
     def _keep(self, z: Tensor, actions: Tensor, is_first: Tensor | None = None) -> Tensor:

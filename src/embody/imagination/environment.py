@@ -45,7 +45,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     @torch.no_grad()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Imagine one slot."""
+        """Imagine one timestep."""
         actions = torch.as_tensor(np.asarray(action), dtype=torch.long, device=self.dream.generator.device).view(1, -1)
         self.steps += 1
         if self.dream.agent is None:

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from embody.config import SamplingConfig, from_dict
-from embody.data import label_indices
-from embody.errors import UserError
 from embody.imagination.dream import Dream
 from embody.model import Precision, WorldAndAgent, for_inference, load_tokenizer, load_world_and_agent
 from embody.nn.cache import RingCache
@@ -23,9 +21,9 @@ class Player:
     """Plays `N` episodes side by side: `begin`, then `act` and `observe` in turn; `relabel` asks for something else,
     `keep` leaves those that are over.
 
-    The history starts as a training context does: the first frame repeated, `context` frames in all. An agent whose
-    goal are all tasks is told by its label which of them are left, "collect wood, wake up": `relabel` before the frame
-    in which that changes.
+    The history starts as a training context does: the first frame repeated, `context` frames in all. In
+    multi-achievement mode a label names the tasks that are left, "collect wood, wake up": `relabel` before the frame in
+    which that changes.
     """
 
     def __init__(
@@ -39,10 +37,9 @@ class Player:
         sampling: SamplingConfig,
         seed: int = 0,
     ) -> None:
-        self.tokenizer, self.agent, self.context = tokenizer, model.agent, context
-        self.vocabulary = tuple(vocabulary)
-        self.labels = {label: place for place, label in enumerate(labels)}  # of each task, where all are one goal
-        self.asked: Tensor | None = None  # words [N, W]; where all are one goal those left, bool [N, P]
+        self.tokenizer, self.agent, self.goal, self.context = tokenizer, model.agent, model.goal, context
+        self.vocabulary, self.labels = tuple(vocabulary), tuple(labels)
+        self.asked: Tensor | None = None  # words of labels [N, W], or the tasks that are left, bool [N, P]
         self.device = model.agent.token_MD.device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.sampling = sampling
@@ -87,21 +84,21 @@ class Player:
         self.history.clear()
         self.history.extend([(self._encode(frames), actions, first)] * self.context)
         self.asked = self._tasks(labels)
-        task = self.asked[:, None].expand(-1, self.context, -1) if self.all_tasks else self.asked
+        task = self.goal.over_time(self.asked, self.context)
         self.features = self.dream.reset(*self._past(slice(None)), task)[:, -1]
 
     @torch.no_grad()
     def relabel(self, labels: list[str]) -> None:
         """From now on other task labels, for all `N`; nothing that was seen is lost.
 
-        Where the label changes the history is read anew under it, as in training, where a clip has one label: what
-        `act` does next is what it would do had the agent been asked so from the start. What is left of all tasks
-        changes within clips: that holds from the next frame on.
+        If a label asks for one task, the history is read anew under it, as in training, where a clip has one label:
+        what `act` does next is what it would do had the agent been asked so from the start. The tasks that are left
+        change within the clips of training: other ones hold from the next frame on.
         """
         assert self.features is not None and self.asked is not None, "begin comes first"
         before, self.asked = self.asked, self._tasks(labels)
         rows = (self.asked != before).any(dim=1).nonzero()[:, 0]
-        if len(rows) and not self.all_tasks:
+        if len(rows) and not self.goal.told_what_is_left:
             features = self.dream.reread(rows, *self._past(rows), self.asked[rows])[:, -1]
             self.features = self.features.index_copy(0, rows, features)
 
@@ -128,7 +125,8 @@ class Player:
         """The frames uint8 `[N, H, W, 3]` that came after `actions` int64 `[N, A]`."""
         taken, latents = torch.from_numpy(actions).to(self.device), self._encode(frames)
         self.history.append((latents, taken, torch.zeros(len(frames), dtype=torch.bool, device=self.device)))
-        self.features = self.dream.observe(latents, taken, self.asked if self.all_tasks else None)
+        assert self.asked is not None, "begin comes first"
+        self.features = self.dream.observe(latents, taken, self.goal.over_time(self.asked, 1))
 
     def _encode(self, frames: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)
@@ -141,20 +139,6 @@ class Player:
         )
         return latents, actions, first
 
-    @property
-    def all_tasks(self) -> bool:
-        """Whether all tasks are one goal, and labels say which are left."""
-        return self.agent.config.goal != "one"
-
     def _tasks(self, labels: Sequence[str]) -> Tensor:
-        if self.all_tasks:
-            left = torch.zeros(len(labels), len(self.labels), dtype=torch.bool)
-            for row, label in zip(left, labels, strict=True):
-                for task in filter(None, label.split(", ")):
-                    if task not in self.labels:
-                        known = ", ".join(self.labels)
-                        raise UserError(f"unknown task {task!r}: name those that are left, of {known}")
-                    row[self.labels[task]] = True
-            return left.to(self.device)
-        words = [label_indices(label, self.vocabulary, self.agent.config.words) for label in labels]
-        return torch.from_numpy(np.stack(words)).to(self.device)
+        words = self.agent.config.words
+        return self.goal.told(labels, self.vocabulary, self.labels, words).to(self.device)

@@ -1,7 +1,7 @@
 """Phase 2: cloning, reward, value and continue heads learn on agent tokens; the dynamics loss goes on.
 
 With the agent's own weights the agent's losses cannot reach the world; in the paper's sharing they finetune it.
-Where all tasks are one goal, `EventsStage` then teaches what reads them off frames, `RiskStage` what steps may cost.
+In multi-achievement mode `EventsStage` then teaches what reads them off frames, `RiskStage` what steps may cost.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from embody.agent import Agent, AgentLoss, event_loss, risk_loss
 from embody.config import AgentObjective, Config, StageConfig
 from embody.cost.flops import agent_row_flops, event_row_flops, risk_row_flops
-from embody.data import EVERY_TASK, Dataset, EpisodeRow, batches, rows_and_length, stage_steps, uniform_rows
+from embody.data import Dataset, EpisodeRow, batches, rows_and_length, stage_steps, uniform_rows
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts, noise_to
@@ -54,9 +54,8 @@ class AgentStage:
                 )
         torch.manual_seed(config.seed + 2)
         agent = Agent(config.agent, dynamics.config.trunk, dynamics.actions)
-        rewards = reward_statistics(
-            datasets, config.imagination.gamma, once=config.agent_objective.once, goal=config.agent.goal
-        )
+        gamma, once = config.imagination.gamma, config.agent_objective.once
+        rewards = reward_statistics(datasets, agent.goal, gamma, once)
         if rewards is not None:
             check_ranges(config, rewards)
             if config.agent_objective.standardise_rewards:
@@ -69,20 +68,9 @@ class AgentStage:
         self.losses = nn.ModuleDict(
             {"agent": AgentLoss(config.agent_objective), "dynamics": ShortcutLoss(config.dynamics_objective)}
         )
-        if self.model.events is not None and self.model.risk is not None:
-            for later in (self.model.events, self.model.risk):
-                later.requires_grad_(False)
-            for dataset in datasets:
-                if len(dataset.meta.tasks) > config.agent.tasks:
-                    raise UserError(
-                        f"agent.tasks {config.agent.tasks}: dataset {dataset.root} has {len(dataset.meta.tasks)} tasks,"
-                        " set it to that"
-                    )
-                if any(row.labelled and row.task != EVERY_TASK for row in dataset.episodes()):
-                    raise UserError(
-                        f"agent.goal {config.agent.goal}: recordings in {dataset.root} have one task each, and nothing"
-                        ' says which events they hold: set it to "one"'
-                    )
+        agent.goal.check(datasets, config.agent.tasks)
+        for later in self.model.judges:
+            later.requires_grad_(False)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         world = [p for p in self.model.dynamics.parameters() if p.requires_grad]
@@ -195,7 +183,8 @@ class EventsStage(_PairsStage):
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert batch.events is not None
-        logits = self.model.event_logits(self.latents(batch, context.generator))
+        z = self.latents(batch, context.generator)
+        logits = self.model.event_logits(z[:, :-1], z[:, 1:])
         return event_loss(logits, batch.events[:, 1:], _steps(batch), context.reduce), {}
 
     def row_flops(self, frames: int, context: StepContext) -> float:

@@ -23,15 +23,15 @@ __all__ = ["ImaginationStage", "Trajectories", "dream_trajectories"]
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Imagined slots 0 .. T, slot 0 being the context's last."""
+    """Imagined timesteps 0 .. T, 0 being the context's last."""
 
-    latents: Tensor  # float32 [B, T, L, Z] of slots 1 .. T
+    latents: Tensor  # float32 [B, T, L, Z] of timesteps 1 .. T
     features: Tensor  # float32 [B, T + 1, H]
-    actions: Tensor  # int64 [B, T, A]: taken at slots 0 .. T-1
-    rewards: Tensor  # float32 [B, T + 1]; slot 0 is not read
-    continues: Tensor  # float32 [B, T + 1], probabilities; slot 0 is not read
-    alive: Tensor  # bool [B, T]: whether the dream still went on at slots 0 .. T-1
-    left: Tensor | None  # bool [B, T, P]: of a goal of all tasks, those left after slots 1 .. T
+    actions: Tensor  # int64 [B, T, A]: taken at timesteps 0 .. T-1
+    rewards: Tensor  # float32 [B, T + 1]; timestep 0 is not read
+    continues: Tensor  # float32 [B, T + 1], probabilities; timestep 0 is not read
+    alive: Tensor  # bool [B, T]: whether the dream still went on at timesteps 0 .. T-1
+    task: Tensor  # what was asked for: a label int64 [B, W], or the tasks left after timesteps 1 .. T, bool [B, T, P]
 
 
 def dream_trajectories(
@@ -47,7 +47,7 @@ def dream_trajectories(
     )
     features = [dream.reset(batch.latents, batch.actions, batch.is_first, batch.task)[:, -1]]
     latents, actions, rewards = [], [], [torch.zeros(batch.rows, device=batch.rewards.device)]
-    continues, left = [torch.ones_like(rewards[0])], []
+    continues, asked = [torch.ones_like(rewards[0])], []
     for _ in range(horizon):
         with torch.no_grad():
             action = model.agent.heads.act(features[-1], sampling.support).sample(generator)
@@ -57,7 +57,8 @@ def dream_trajectories(
         features.append(step.features)
         rewards.append(step.reward)
         continues.append(step.continues)
-        left.append(dream.task)
+        assert dream.task is not None
+        asked.append(dream.task)
     return Trajectories(
         torch.stack(latents, dim=1),
         torch.stack(features, dim=1),
@@ -65,7 +66,7 @@ def dream_trajectories(
         torch.stack(rewards, dim=1),
         torch.stack(continues, dim=1),
         _alive(torch.stack(continues, dim=1)),
-        torch.cat([at for at in left if at is not None], dim=1) if model.events is not None else None,
+        model.goal.in_time(asked),
     )
 
 
@@ -197,7 +198,7 @@ class ImaginationStage:
     def _relive(
         self, model: WorldAndAgent, dreamt: Trajectories, contexts: Batch, generator: torch.Generator
     ) -> Tensor:
-        """Features `[B, T + 1, H]` of the dreamt slots by `model`, anew from their latents."""
+        """Features `[B, T + 1, H]` of the dreamt timesteps by `model`, anew from their latents."""
         assert contexts.latents is not None
         frames = dreamt.latents.shape[1]
         z, later = model.dynamics.pack(contexts.latents), torch.zeros_like(dreamt.alive)
@@ -208,18 +209,15 @@ class ImaginationStage:
             is_first=torch.cat((contexts.is_first, later), dim=1),
             mask=torch.cat((contexts.mask, ~later), dim=1),
             is_null=torch.cat((contexts.is_null, later), dim=1),
-            task=contexts.task if dreamt.left is None else torch.cat((contexts.task, dreamt.left), dim=1),
+            task=model.goal.in_time((contexts.task, dreamt.task)),
         )
         return model.features(sequence, model.context_levels(sequence), generator)[:, -frames - 1 :]
 
     @torch.no_grad()
     def _as_the_prior_sees_it(self, dreamt: Trajectories, contexts: Batch, generator: torch.Generator) -> Trajectories:
         """The same latents with the prior's features, and what its heads read there: a learner's would drift."""
-        features, heads = self._relive(self.prior, dreamt, contexts, generator), self.prior.agent.heads
-        if dreamt.left is not None:  # judged by frames and actions, not by features
-            return replace(dreamt, features=features)
-        out = heads(features)
-        rewards, continues = heads.expected_reward(out.reward[:, :, 0]), out.continues.float().sigmoid()
+        features = self._relive(self.prior, dreamt, contexts, generator)
+        rewards, continues = self.prior.goal.outcome(self.prior, features, dreamt.rewards, dreamt.continues)
         rewards[:, 0], continues[:, 0] = 0.0, 1.0
         return replace(dreamt, features=features, rewards=rewards, continues=continues, alive=_alive(continues))
 

@@ -7,8 +7,10 @@ from math import ceil, floor
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.config import Config, Goal
-from embody.data import EVERY_TASK, Dataset, discounted_returns, first_events
+from embody.config import Config
+from embody.data import Dataset, discounted_returns
+from embody.data.goal import Goal
+from embody.data.recorded_events import RecordedEvents
 from embody.errors import UserError
 
 __all__ = ["RewardStatistics", "check_ranges", "reward_statistics"]
@@ -18,7 +20,7 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class RewardStatistics:
-    """Over all slots of labelled episodes; those of a recording of many tasks count once for each that occurs."""
+    """Over all timesteps of labelled episodes; those of a recording of many tasks count once for each that occurs."""
 
     rewards: Span  # least and most
     returns: Span
@@ -27,14 +29,17 @@ class RewardStatistics:
 
 
 def reward_statistics(
-    datasets: Sequence[Dataset], gamma: float, once: bool = False, goal: Goal = "one"
+    datasets: Sequence[Dataset], goal: Goal, gamma: float, once: bool = False
 ) -> RewardStatistics | None:
-    """Those of the training split; None if no episode there is labelled. `once` and `goal` are `AgentConfig`'s."""
+    """Those of the training split, relabelled for the `goal`; None if no episode there is labelled.
+
+    `once`: a task is over with its first event.
+    """
     count, total, squares = 0, 0.0, 0.0
     rewards, returns = [], []
     for dataset in datasets:
         rows = [row for row in dataset.episodes("train") if row.labelled]
-        own = [dataset.rows(row.id, 0, row.length) for row in rows if row.task != EVERY_TASK or goal == "recorded"]
+        own = [dataset.rows(row.id, 0, row.length) for row in rows if goal.keeps_rewards(row.task)]
         if own:
             of_all = discounted_returns(dataset.rewards, dataset.offsets, gamma)
             found = np.concatenate([dataset.rewards[slots] for slots in own]).astype(np.float64)
@@ -42,14 +47,13 @@ def reward_statistics(
             count, total, squares = count + len(found), total + found.sum(), squares + (found**2).sum()
             rewards += [float(found.min()), float(found.max())]
             returns += [float(values.min()), float(values.max())]
-        shared = [row for row in rows if row.task == EVERY_TASK and goal != "recorded"]  # its own rewards are not read
-        steps, tasks = dataset.steps, range(len(dataset.meta.tasks) if shared else 0)
-        paying = [steps.event_rows[steps.event_tasks == task] for task in tasks]
-        for events in [first_events(dataset)] if shared and goal == "all" else paying:
-            parts = [events[slice(*np.searchsorted(events, dataset.offsets[row.id : row.id + 2]))] for row in shared]
+        relabelled = [row for row in rows if not goal.keeps_rewards(row.task)]
+        events = RecordedEvents(dataset, len(dataset.meta.tasks))
+        for paying in goal.relabellings(events) if relabelled else []:
+            parts = [events.in_episode(row.id, paying) for row in relabelled]
             paid = sum(map(len, parts))
             if paid:
-                count, total, squares = count + sum(row.length for row in shared), total + paid, squares + paid
+                count, total, squares = count + sum(row.length for row in relabelled), total + paid, squares + paid
                 rewards += [0.0, 1.0]
                 returns += [0.0, 1.0 if once else max(_most(part, gamma) for part in parts)]
     if not count:

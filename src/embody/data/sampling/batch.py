@@ -25,12 +25,12 @@ class Batch:
     is_first: Tensor  # bool [B, T]
     is_terminal: Tensor  # bool [B, T]
     mask: Tensor  # bool [B, T]: real slots; every loss is masked by it
-    # int64 [B, W]: word indices of the task label, 0 is padding. Where all tasks are one goal, bool [B, T, P]: which of
-    # them the recording has not achieved by slot t
+    # int64 [B, W]: word indices of the task label, 0 is padding. In multi-achievement mode bool [B, T, P]: which tasks
+    # the recording has not achieved by timestep t, and so are left to do
     task: Tensor
     labelled: Tensor  # bool [B]: false for plain videos, whose actions and rewards are zeros that say nothing
     is_null: Tensor  # bool [B, T]: slots that were reached by doing nothing at all
-    events: Tensor | None = None  # bool [B, T, P], where all tasks are one goal: those achieved by what led to a slot
+    events: Tensor | None = None  # bool [B, T, P], in multi-achievement mode: tasks achieved at a timestep
     frames: Tensor | None = None  # uint8 [B, T, 3, H, W]
     latents: Tensor | None = None  # [B, T, L, Z], as the tokenizer gives them: float16 as stored, or float32
 

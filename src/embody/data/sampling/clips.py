@@ -74,7 +74,9 @@ def entries_of(readers: Sequence[ClipReader], rows: Sequence[tuple[int, EpisodeR
         own = [row for place, row in rows if place == source and row.task == EVERY_TASK]
         names = reader.dataset.meta.tasks
         occurring = [
-            task for task in range(len(names)) if any(len(reader.slots_of(row.id, reader.events[task])) for row in own)
+            task
+            for task, events in enumerate(reader.events.of_task)
+            if any(len(reader.events.in_episode(row.id, events)) for row in own)
         ]
         for task in occurring:
             entries += [Entry(source, row, names[task], task if row.labelled else None) for row in own]
@@ -95,7 +97,7 @@ def achieving_entries(
             if entry.row.success and entry.row.labelled:
                 achieved.append(entry)
         else:
-            found = reader.slots_of(entry.row.id, reader.events[entry.task])
+            found = reader.events.in_episode(entry.row.id, reader.events.of_task[entry.task])
             found = found[found < entry.row.length]
             if len(found):
                 events[len(achieved)] = found
@@ -111,7 +113,7 @@ def missing_entries(
     misses: dict[int, NDArray[np.int64]] = {}
     for entry in entries:
         reader = readers[entry.source]
-        if entry.task is not None and len(found := reader.slots_of(entry.row.id, reader.misses[entry.task])):
+        if entry.task is not None and len(found := reader.events.in_episode(entry.row.id, reader.misses[entry.task])):
             misses[len(missing)] = found
             missing.append(entry)
     if not missing:

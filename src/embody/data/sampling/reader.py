@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from embody.config import Goal
 from embody.data.dataset import Dataset
 from embody.data.episode import label_indices
+from embody.data.goal import ClipPlaces, goal_of
 from embody.data.latents import Latents
+from embody.data.recorded_events import RecordedEvents
 
-__all__ = ["ClipReader", "Drawn", "Fields", "discounted_returns", "first_events"]
+__all__ = ["ClipReader", "Drawn", "Fields", "discounted_returns"]
 
 Fields = dict[str, NDArray]  # the small fields of a Batch
 
@@ -41,14 +43,6 @@ def discounted_returns(rewards: NDArray[np.float32], offsets: NDArray[np.int64],
     return returns.astype(np.float32)
 
 
-def first_events(dataset: Dataset) -> NDArray[np.int64]:
-    """The steps, in order, at which an episode has an event of a kind that it had none of before."""
-    steps = dataset.steps
-    episodes = np.searchsorted(dataset.offsets, steps.event_rows, side="right")
-    _, first = np.unique(np.stack((episodes, steps.event_tasks)), axis=1, return_index=True)
-    return np.unique(steps.event_rows[first])
-
-
 class ClipReader:
     """Reads clips of one dataset as the fields of a batch."""
 
@@ -64,47 +58,25 @@ class ClipReader:
         tasks: int,
     ) -> None:
         self.dataset, self.latents, self.factors, self.tasks = dataset, latents, factors, tasks
-        self.gamma, self.once, self.goal = gamma, once, goal
+        self.gamma, self.once, self.goal = gamma, once, goal_of(goal)
         self.returns = discounted_returns(dataset.rewards, dataset.offsets, gamma)
         self.places = list(itertools.pairwise(dataset.offsets.tolist()))  # of each episode's slots in the flat arrays
         self.labelled = [row.labelled for row in dataset.episodes()]
         vocabulary = dataset.meta.vocabulary
         self.task = [label_indices(row.label, vocabulary, words) for row in dataset.episodes()]
         self.label = [label_indices(label, vocabulary, words) for label in dataset.meta.labels]
-        steps = dataset.steps
-        # Of each task, the steps at which it is achieved, in order.
-        self.events = [steps.event_rows[steps.event_tasks == task] for task in range(len(dataset.meta.tasks))]
-
-    @cached_property
-    def firsts(self) -> NDArray[np.int64]:
-        """The steps at which an episode achieves one of its tasks for the first time, in order."""
-        return first_events(self.dataset)
+        self.events = RecordedEvents(dataset, tasks)
 
     @cached_property
     def misses(self) -> list[NDArray[np.int64]]:
         """Of each task, the steps that its usual action led to, the commonest one at its events, and no event."""
         actions, found = self.dataset.actions, []
-        for events in self.events:
+        for events in self.events.of_task:
             kinds, counts = np.unique(actions[events], axis=0, return_counts=True)
             taken = (actions == kinds[counts.argmax()]).all(axis=1) if len(events) else np.zeros(len(actions), bool)
             taken[events] = False
             found.append(np.flatnonzero(taken))
         return found
-
-    @cached_property
-    def achieved_at(self) -> NDArray[np.int64]:
-        """The slot `[E, P]` in which an episode first achieves a task; past its end where it never does."""
-        found = np.full((len(self.places), self.tasks), np.iinfo(np.int64).max)
-        found[:, len(self.events) :] = -1  # another dataset's: nobody asks for them here
-        for task, events in enumerate(self.events):
-            episodes = np.searchsorted(self.dataset.offsets, events, side="right") - 1
-            np.minimum.at(found[:, task], episodes, events - self.dataset.offsets[episodes])
-        return found
-
-    def slots_of(self, episode: int, steps: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which of an episode's slots are among `steps`, in order."""
-        begin, end = self.dataset.offsets[episode : episode + 2]
-        return steps[slice(*np.searchsorted(steps, (begin, end)))] - begin
 
     @property
     def shown(self) -> tuple[str, tuple[int, ...], type[np.generic]]:
@@ -116,7 +88,7 @@ class ClipReader:
     def clips(self, drawn: Sequence[Drawn], length: int) -> Fields:
         """Slots `start` to `start + length` of each; those outside of the episode repeat its first or last real slot.
 
-        With a `task`, which the episode has events of, rewards and label are that task's, or those of all tasks.
+        With a `task`, which the episode has events of, they are relabelled for the goal.
         """
         dataset, steps = self.dataset, self.dataset.steps
         begin_B1, end_B1 = np.array([self.places[clip.episode] for clip in drawn]).T[:, :, None]
@@ -132,25 +104,22 @@ class ClipReader:
         )
         rewards_BT, returns_BT = dataset.rewards[rows_BT], self.returns[rows_BT]
         for place, clip in enumerate(drawn):
-            if clip.task is not None and self.goal != "recorded":
-                paying = self.events[clip.task] if self.goal == "one" else self.firsts
-                events = self.slots_of(clip.episode, paying)
+            paying = None if clip.task is None else self.goal.paying(self.events, clip.task)
+            if paying is not None:
+                events = self.events.in_episode(clip.episode, paying)
                 rewards_BT[place], returns_BT[place] = self._relabelled(events, inside_BT[place])
+        places = ClipPlaces(np.array([clip.episode for clip in drawn]), rows_BT, inside_BT, slots_BT == inside_BT)
         fields = {
             "actions": actions_BTA,
             "rewards": rewards_BT,
             "returns": returns_BT,
             "is_first": slots_BT <= 0,
             "is_terminal": dataset.is_terminal[rows_BT],
-            "mask": slots_BT == inside_BT,
-            "task": label_BW * labelled_B[:, None],
+            "mask": places.real,
             "labelled": labelled_B,
             "is_null": np.zeros(rows_BT.shape, bool) if steps.is_null is None else steps.is_null[rows_BT],
+            **self.goal.clip_fields(self.events, places, label_BW, labelled_B),
         }
-        if self.goal != "one":
-            fields["events"] = self._events_at(rows_BT) & (slots_BT == inside_BT)[:, :, None]
-            achieved_at_BP = self.achieved_at[[clip.episode for clip in drawn]]
-            fields["task"] = (achieved_at_BP[:, None] > inside_BT[:, :, None]) & labelled_B[:, None, None]
         after_BT = slots_BT > inside_BT
         if after_BT.any():  # padded on the right: nothing happens there
             for name in ("actions", "rewards", "returns", "is_terminal", "is_null"):
@@ -173,18 +142,6 @@ class ClipReader:
             before = first - start  # slots that repeat the first one
             shown[:before], shown[before : before + len(found)] = found[0], found
             shown[before + len(found) :] = found[-1]
-
-    def _events_at(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which tasks were achieved at `rows` `[B, T]` of the flat arrays, `[B, T, P]`."""
-        steps = self.dataset.steps
-        found = np.zeros((*rows.shape, self.tasks), bool)
-        for place, row_T in enumerate(rows):
-            begin = row_T[0]
-            own = slice(*np.searchsorted(steps.event_rows, (begin, row_T[-1] + 1)))
-            at = np.zeros((row_T[-1] + 1 - begin, self.tasks), bool)
-            at[steps.event_rows[own] - begin, steps.event_tasks[own]] = True
-            found[place] = at[row_T - begin]
-        return found
 
     def _relabelled(
         self, events: NDArray[np.int64], slots: NDArray[np.int64]

@@ -1,6 +1,6 @@
-"""Crafter: what a policy achieves in one long episode, in which it is asked for one achievement after the other.
+"""Crafter: what a policy achieves in one long episode, asked for one achievement after the other or for all.
 
-N environments, P achievements, T slots, A action factors, H W pixels.
+N environments, P achievements, T timesteps, A action factors, H W pixels.
 """
 
 import itertools
@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.config import AchievementSchedule, EnvConfig, Goal
+from embody.config import AchievementSchedule, EnvConfig
+from embody.data.goal import Goal
 from embody.errors import UserError
 from embody.games import LockstepEnvs
 from embody.games.crafter.environment import ACHIEVEMENTS, AFTER, LABELS
@@ -110,13 +111,13 @@ def play_achievements(
     schedule: AchievementSchedule,
     seeds: Sequence[int],
     policy: AchievementPolicy,
+    goal: Goal,
     record: int = 0,
-    goal: Goal = "one",
 ) -> Unlocked:
     """One episode for each of `seeds`, all side by side; the first `record` of them are kept as pictures.
 
-    `goal`: whether the policy is asked for one achievement after the other, or for all, and then told before each frame
-    which of them are left.
+    The policy is asked for one achievement after the other or, if the `goal` tells it what is left, for all: then it is
+    told before each frame which are.
     """
     envs = LockstepEnvs(config, config.tasks[0], seeds)
     frames = envs.reset()
@@ -139,7 +140,7 @@ def play_achievements(
         rows = (first_step == NEVER).tolist()
         return [", ".join(label for label, asked in zip(LABELS, row, strict=True) if asked) for row in rows]
 
-    labels = ask(0, [""] * n) if goal == "one" else left()
+    labels = left() if goal.told_what_is_left else ask(0, [""] * n)
     policy.begin(frames, labels)
     at = np.arange(n)  # the episodes that the policy still sees
     seen, played = [frames[:record]], []
@@ -156,7 +157,7 @@ def play_achievements(
         played.append(actions[:record])
         if not active.any():
             break
-        if goal != "one":
+        if goal.told_what_is_left:
             before, labels = labels, left()
             if labels != before:
                 policy.relabel([labels[i] for i in at])
@@ -165,7 +166,7 @@ def play_achievements(
             if not active[at].all():
                 policy.keep(np.flatnonzero(active[at]).tolist())
                 at = np.flatnonzero(active)
-            if goal == "one":
+            if not goal.told_what_is_left:
                 before, labels = labels, ask(schedule.every, labels)
                 if labels != before:
                     policy.relabel([labels[i] for i in at])
