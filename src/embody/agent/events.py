@@ -1,8 +1,8 @@
-"""Which tasks a step achieved, read off what changed between two frames.
+"""Which tasks a step achieved, predicted from the frames before and after it.
 
-The reward head reads features, which know the action: where no recording ever goes it takes the action for the deed,
-and imagination finds that (docs/LOG.md). Two frames show the deed.
-Legend: B rows, T slots, S tokens, C channels, P tasks.
+The reward head reads features, which hold the action. Off the recorded distribution it predicts a reward from the
+action alone, and imagination exploits that (docs/LOG.md). These logits do not see the action.
+Legend: B rows, T timesteps, S tokens, C channels, P tasks.
 """
 
 import torch
@@ -17,9 +17,9 @@ __all__ = ["Events", "event_loss"]
 
 
 class Events(nn.Module):
-    """What each token was and what the step changed in it, by one MLP for all tokens; an MLP on all of that.
+    """A shared MLP on (token, change of token), then an MLP on the concatenated outputs.
 
-    Wherever in the picture a zombie falls, it is the same weights that see it: a hundred examples are enough.
+    Sharing makes a hundred positive examples of a task enough, wherever in the picture they happened.
     """
 
     def __init__(self, tokens: int, channels: int, config: AgentConfig) -> None:

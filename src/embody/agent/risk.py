@@ -1,8 +1,7 @@
-"""What a step is likely to cost, read off the frame before it and its action.
+"""The expected cost of a step, and the probability that it ends the episode, from the frame before it and its action.
 
-A world model draws what mostly happens. A blow that falls one time in fifty beside a zombie, dreams hardly ever show
-(docs/LOG.md); so they pay its expectation, which one look at the zombie gives.
-Legend: B rows, T slots, S tokens, C channels, A action factors.
+Sampled dreams rarely contain low-probability damage, so the reward uses its predicted expectation (docs/LOG.md).
+Legend: B rows, T timesteps, S tokens, C channels, A action factors.
 """
 
 from dataclasses import dataclass
@@ -27,9 +26,9 @@ class StepRisk:
 
 
 class Risk(nn.Module):
-    """An MLP for every token of the frame alike, and an MLP on what it keeps of all and on the action.
+    """A shared MLP on each token, then an MLP on the concatenated outputs and the one-hot action.
 
-    Costs are those in recorded rewards: where the reward range has no losses, there are none.
+    Costs are the negative parts of recorded rewards: with a reward range from 0 up there are none.
     """
 
     def __init__(self, tokens: int, channels: int, config: AgentConfig, actions: ActionSpec) -> None:
