@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from embody.errors import UserError
+from embody.saving.atomic_write import atomic_write
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -149,9 +150,8 @@ class LoggerManager:
         """Forget the metrics of `stage` after `step`: a resumed stage makes them again. Other lines stay."""
         self._metrics.close()
         kept = [m for m in read_metrics(self.metrics_path) if m.get("stage") != stage or m.get("step", 0) <= step]
-        aside = self.metrics_path.with_suffix(".tmp")
-        aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(aside, self.metrics_path)
+        with atomic_write(self.metrics_path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self._metrics = self.metrics_path.open("a", encoding="utf-8")
         if board := self._boards.pop(stage, None):
             board.close()
