@@ -60,9 +60,9 @@ class Dream:
         """`model`: a world alone, or with its agent. `longest`: frames of the longest dream, its context included, if
         that is known: the ring holds no more. A `UserError` if `k_sample` does not divide the grid of levels."""
         self.model = model
-        self.asked = None if isinstance(model, Dynamics) else model  # of a world alone nothing is asked
+        self.with_agent = None if isinstance(model, Dynamics) else model  # the model, if it has an agent
         self.dynamics = dynamics = model if isinstance(model, Dynamics) else model.dynamics
-        self.agent = self.asked.agent if self.asked else None
+        self.agent = self.with_agent.agent if self.with_agent else None
         if k_sample < 1 or dynamics.config.k_max % k_sample:
             raise UserError(f"k_sample {k_sample} must divide k_max {dynamics.config.k_max}: choose a power of two")
         self.k_sample, self.generator = k_sample, generator
@@ -96,8 +96,8 @@ class Dream:
                 cache.start_at(frames_before)
         self.task, self.unkept = task, None
         features = self._see(self.dynamics.pack(latents), actions, is_first)
-        if task is not None and self.asked is not None:
-            self.task = self.asked.goal.during(task, slice(-1, None))
+        if task is not None and self.with_agent is not None:
+            self.task = self.with_agent.goal.during(task, slice(-1, None))
         return features
 
     @torch.no_grad()
@@ -177,19 +177,22 @@ class Dream:
         return Imagined(torch.stack(latents, dim=1), features_BTH, *outcome, steps.achieved)
 
     def _judge(self, actions: Tensor, z: Tensor) -> Judged:
-        """What `actions` `[B, A]`, which led to `z` `[B, L, Z]` from the last frame, brought; `task` is then asked."""
+        """What the step brought whose `actions` `[B, A]` led from the last frame to `z` `[B, L, Z]`.
+
+        `task` becomes what is then left to do.
+        """
         before, self.last = self.last, z
-        if self.asked is None:
+        if self.with_agent is None:
             return Judged.nothing(len(actions), z.device)
         assert self.task is not None and before is not None, "reset comes first, and says what is asked"
-        self.task, judged = self.asked.goal.judge(self.asked, self.task, before, actions, z)
+        self.task, judged = self.with_agent.goal.judge(self.with_agent, self.task, before, actions, z)
         return judged
 
     def _outcome(self, features: Tensor, judged: Judged) -> tuple[Tensor, Tensor]:
         """Reward and continue probability `[...]` at features `[..., H]`; empty without an agent."""
-        if self.asked is None:
+        if self.with_agent is None:
             return judged.reward, judged.continues
-        return self.asked.goal.outcome(self.asked, features, judged.reward, judged.continues)
+        return self.with_agent.goal.outcome(self.with_agent, features, judged.reward, judged.continues)
 
     @torch.no_grad()
     def select(self, rows: Tensor) -> None:
