@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from embody.data import atomic_write
-from embody.games import ExpertLost, environment_seeds, make_env, make_expert
+from embody.games import DemonstratorLost, environment_seeds, make_env
+from embody.games.crafter.demonstrator import CrafterExpert
 from embody.games.crafter.environment import CrafterPixels
+from embody.games.crafter.presets import crafter_small
 from embody.model import load_tokenizer
-from embody.presets import crafter_small
 from embody.tokenizer import Tokenizer
 
 FIRST = 600_000  # training episode: no preset records so many
@@ -50,7 +51,7 @@ def main() -> None:
 def play(episodes: int) -> tuple[Frames, NDArray[np.int64], dict[int, str]]:
     """Frames `[N, 2, H, W, 3]`, each with the one before; the kinds of their cells `[N, ROWS, COLUMNS]`; names."""
     config, random = crafter_small(), np.random.default_rng(0)
-    env, expert = make_env(config.env, "crafter"), make_expert("crafter")
+    env, expert = make_env(config.env, "crafter"), CrafterExpert()
     assert isinstance(env, CrafterPixels)
     seeds = environment_seeds(config.collect.seed, "crafter", "train")
     pairs: list[Frames] = []
@@ -63,7 +64,7 @@ def play(episodes: int) -> tuple[Frames, NDArray[np.int64], dict[int, str]]:
         while not over:
             try:
                 suggested = expert.action(action)
-            except ExpertLost:
+            except DemonstratorLost:
                 break
             replaced = random.random() < NOISES[episode % len(NOISES)]
             action = int(random.integers(env.actions)) if replaced else suggested

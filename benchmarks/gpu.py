@@ -36,10 +36,11 @@ from embody.cost.flops import (
 from embody.data.goal import goal_of
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
+from embody.games.crafter.presets import crafter
+from embody.games.minecraft.presets import minecraft
 from embody.imagination import Dream, Player
 from embody.model import Agent, WorldAndAgent, for_inference
 from embody.nn.transformer import Block
-from embody.presets import crafter, minecraft
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
 from embody.training.loop import StepContext

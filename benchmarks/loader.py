@@ -44,8 +44,8 @@ from embody.data import (
     reencode,
 )
 from embody.data.sampling.batch import Batch
+from embody.games.minecraft.presets import minecraft_small
 from embody.logger_manager import read_metrics
-from embody.presets import minecraft_small
 from embody.trainer import Trainer
 
 __all__ = ["main", "markdown"]

@@ -37,10 +37,10 @@ from embody.cost.flops import (
 )
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
+from embody.games import preset, preset_names
 from embody.imagination import Dream, Player
 from embody.model import Agent, WorldAndAgent, for_inference
 from embody.nn.transformer import Block
-from embody.presets import PRESETS
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
 from embody.training.loop import StepContext
@@ -105,8 +105,8 @@ def build(workload: Workload, precision: Precision, shapes: Shapes, compiled: bo
         "imagination": _imagination,
         "acting": _acting,
     }
-    preset = PRESETS.get(workload.name.removeprefix("W5-"))
-    config = preset() if preset else config_of(workload, shapes)
+    name = workload.name.removeprefix("W5-")
+    config = preset(name) if name in preset_names() else config_of(workload, shapes)
     return make[workload.kind](workload, replace(config, compile=compiled), precision, shapes)
 
 
@@ -141,7 +141,11 @@ def _trained(model: nn.Module, config: Config) -> None:
 
 
 def _tokenizer(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
-    model, loss, generator = Tokenizer(config.tokenizer, config.env.frame), TokenizerLoss(PIXELS), torch.Generator().manual_seed(0)
+    model, loss, generator = (
+        Tokenizer(config.tokenizer, config.env.frame),
+        TokenizerLoss(PIXELS),
+        torch.Generator().manual_seed(0),
+    )
     _trained(model, config)
     optimizer = _adamw(list(model.parameters()))
     shape = (shapes.rows, workload.length)
@@ -160,7 +164,11 @@ def _tokenizer(workload: Workload, config: Config, precision: Precision, shapes:
 
 
 def _dynamics(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
-    model, loss, generator = Dynamics(config.dynamics, config.env.actions), ShortcutLoss(FLOW), torch.Generator().manual_seed(0)
+    model, loss, generator = (
+        Dynamics(config.dynamics, config.env.actions),
+        ShortcutLoss(FLOW),
+        torch.Generator().manual_seed(0),
+    )
     _trained(model, config)
     optimizer, batch = _adamw(list(model.parameters())), _batch(workload, config, shapes.rows)
     bootstrap = workload.bootstrap != "none"
@@ -181,8 +189,12 @@ def _dynamics(workload: Workload, config: Config, precision: Precision, shapes: 
 
 
 def _interactive(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
-    tokenizer = for_inference(Tokenizer(config.tokenizer, config.env.frame), precision=precision, compiled=config.compile)
-    dynamics = for_inference(Dynamics(config.dynamics, config.env.actions), precision=precision, compiled=config.compile)
+    tokenizer = for_inference(
+        Tokenizer(config.tokenizer, config.env.frame), precision=precision, compiled=config.compile
+    )
+    dynamics = for_inference(
+        Dynamics(config.dynamics, config.env.actions), precision=precision, compiled=config.compile
+    )
     dream = Dream(dynamics, k_sample=shapes.passes, generator=torch.Generator().manual_seed(0))
     batch = _batch(workload, config, 1)
     context = batch.latents
@@ -209,7 +221,9 @@ def _interactive(workload: Workload, config: Config, precision: Precision, shape
 
 
 def _imagination(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
-    model = WorldAndAgent(Dynamics(config.dynamics, config.env.actions), Agent(config.agent, config.dynamics.trunk, config.env.actions))
+    model = WorldAndAgent(
+        Dynamics(config.dynamics, config.env.actions), Agent(config.agent, config.dynamics.trunk, config.env.actions)
+    )
     stage, generator = ImaginationStage(config, [], "", model), torch.Generator().manual_seed(0)
     optimizer, batch = _adamw(stage.trained), _batch(workload, config, shapes.dreams)
 
@@ -226,8 +240,12 @@ def _imagination(workload: Workload, config: Config, precision: Precision, shape
 
 def _acting(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
     """A frame in, an action out: encoded, kept, read by the agent, drawn from the policy. Latents stay as on disk."""
-    tokenizer = for_inference(Tokenizer(config.tokenizer, config.env.frame), precision="float32", compiled=config.compile)
-    model = WorldAndAgent(Dynamics(config.dynamics, config.env.actions), Agent(config.agent, config.dynamics.trunk, config.env.actions))
+    tokenizer = for_inference(
+        Tokenizer(config.tokenizer, config.env.frame), precision="float32", compiled=config.compile
+    )
+    model = WorldAndAgent(
+        Dynamics(config.dynamics, config.env.actions), Agent(config.agent, config.dynamics.trunk, config.env.actions)
+    )
     model = for_inference(model, precision=precision, compiled=config.compile)
     player = Player(tokenizer, model, ("", "?"), context=workload.length)
     t = config.tokenizer

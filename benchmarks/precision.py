@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import describe
 from benchmarks.run import ROOT, commit, save
-from embody.config import Config, from_dict
 from embody.data import open_dataset
 from embody.evaluation.held_out import dream_held_out
+from embody.games import stored_config
 from embody.metrics.rates import psnr
 from embody.metrics.rollouts import NEAR
 from embody.model import Precision, for_inference, load_dynamics, load_tokenizer
@@ -33,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     parser.add_argument("--run", type=Path, default=Path("runs/minigrid"), help="holds config.json")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args(words)
-    config: Config = from_dict(Config, json.loads((options.run / "config.json").read_text()))
+    config = stored_config(json.loads((options.run / "config.json").read_text()))
     config = replace(config, evaluation=replace(config.evaluation, horizon=NEAR))
     tokenizer, _ = load_tokenizer(config.weights("tokenizer"))
     dynamics, _ = load_dynamics(config.weights("dynamics"))

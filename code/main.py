@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from embody.cli import main
 from embody.data import Dataset
-from embody.recording.pipeline import Pipeline
+from embody.games.minecraft.pipeline import Pipeline
 from embody.trainer import Trainer
 
 __all__ = ["evaluate", "main", "train_agent", "train_dynamics", "train_imagination", "train_tokenizer"]

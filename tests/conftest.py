@@ -22,7 +22,7 @@ from embody.config import (
     TransformerConfig,
 )
 from embody.evaluation.run import FinishedParts
-from embody.presets import minigrid
+from embody.games.minigrid.presets import minigrid
 from embody.recording import collect
 from embody.trainer import Trainer
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embody.games.minecraft.spaces import VPT, minerl_space
+from embody.games.minecraft.actions import VPT, minerl_space
 
 REAL = Path(__file__).parents[2] / "shared" / "data"  # not part of the repository
 NAVIGATE, OBTAIN, TREECHOP = "MineRLNavigate-v0", "MineRLObtainDiamond-v0", "MineRLTreechop-v0"

@@ -12,7 +12,7 @@ from embody.cli import main
 from embody.config import Config, to_dict
 from embody.evaluation import cascade as ablation
 from embody.evaluation.cascade import Row, cascade, frames_per_second
-from embody.presets import minigrid
+from embody.games.minigrid.presets import minigrid
 from tests.conftest import tiny_config
 from tests.tiny_models import DYNAMICS, make_actions, make_dynamics, seeded
 

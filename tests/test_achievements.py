@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from embody.config import AchievementSchedule, EnvConfig
+from embody.config import EnvConfig
 from embody.data.goal import AllAchievements, OneTask
 from embody.games import make_env
 from embody.games.crafter.environment import ACHIEVEMENTS, AFTER, LABELS
 from embody.games.crafter.play import AchievementScheduler, Unlocked, play_achievements
-from embody.presets import crafter_small
+from embody.games.crafter.presets import crafter_small
+from embody.games.crafter.schedule import AchievementSchedule
 
 FULL = {"food": 9, "drink": 9, "energy": 9}
 SCHEDULE = AchievementSchedule(patience=20, every=10)
@@ -68,7 +69,7 @@ def test_a_need_comes_first_until_it_is_met_and_costs_no_patience() -> None:
 
 
 def test_an_unknown_task_is_named() -> None:
-    with pytest.raises(ValueError, match="achievements.order: unknown 'collect_gold'"):
+    with pytest.raises(ValueError, match="schedule.order: unknown 'collect_gold'"):
         AchievementScheduler(replace(SCHEDULE, order=("collect_gold",)))
 
 

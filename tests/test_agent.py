@@ -20,9 +20,9 @@ from embody.config import ActionSpec, AgentConfig, Config, ImaginationConfig
 from embody.data.goal import _aligned_at_end
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
+from embody.games.minecraft.presets import minecraft
 from embody.nn.distributions import FactoredCategorical
 from embody.nn.masked_mean import Reduce, one_process
-from embody.presets import minecraft
 from embody.training.agent import AgentStage, EventsStage, RiskStage
 from embody.training.encode import encode_dataset
 from embody.training.loop import StepContext

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from embody.cli import main
-from embody.config import Config, from_dict, to_dict
+from embody.config import Config, to_dict
 from embody.data import DatasetWriter, open_dataset
-from embody.evaluation.results import write_results
+from embody.games import stored_config
+from embody.metrics.results_file import write_results
 from embody.saving.tensors import load_tensors, save_tensors
 from embody.training.tokenizer import TokenizerStage
 from tests.conftest import TASK, tiny_config
@@ -42,7 +43,7 @@ def store(config: Config) -> None:
 
 
 def stored(root: Path) -> Config:
-    return from_dict(Config, json.loads((root / "runs" / "tiny" / "config.json").read_text()))
+    return stored_config(json.loads((root / "runs" / "tiny" / "config.json").read_text()))
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("import videos . --env MineRLTreechop-v0", "only recordings of minerl are of several environments"),
         ("import videos . --workers 0", "--workers 0: at least one process must read"),
         ("report --precision float32", "no run in runs/minigrid"),
-        ("collect minecraft --precision float32", "env.family minecraft has no environment here yet"),
+        ("collect minecraft --precision float32", "env.game minecraft has no environment here"),
         ("plan minecraft --gpus 96", "train_tokenizer: 256 rows of 64 frames do not split over 96 GPUs"),
         ("plan minecraft --gpus 128", "train_dynamics: 64 rows of 256 frames do not split over 128 GPUs"),
         ("plan minigrid --mfu 0", "--mfu must be above 0, got 0"),

@@ -10,7 +10,7 @@ from embody.config import Config
 from embody.data import DatasetWriter, exclusive_lock, is_complete, open_dataset
 from embody.data.episode import Episode, label_indices
 from embody.games import environment_seeds, make_env
-from embody.presets import minigrid
+from embody.games.minigrid.presets import minigrid
 from embody.recording import collect, play_episodes
 
 GOTO, DOORKEY = "BabyAI-GoToLocalS5N2-v0", "MiniGrid-DoorKey-6x6-v0"

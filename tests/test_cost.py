@@ -42,11 +42,12 @@ from embody.cost.memory import (
 from embody.cost.parameters import agent_parameters, block_matrices, dynamics_parameters, tokenizer_parameters
 from embody.cost.plan import phases
 from embody.dynamics import Dynamics, ShortcutLoss
+from embody.games.minecraft.presets import minecraft
+from embody.games.minigrid.presets import minigrid
 from embody.imagination import Dream
 from embody.model import WorldAndAgent
 from embody.nn.cache import RingCache
 from embody.nn.transformer import Block
-from embody.presets import minecraft, minigrid
 from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
 from embody.tokenizer.lpips import LpipsNet
 from embody.training.agent import AgentStage, EventsStage, RiskStage

@@ -14,7 +14,7 @@ import pytest
 from embody.config import ActionSpec, Config, StageConfig
 from embody.data import EVERY_TASK, batches, open_dataset
 from embody.data.episode import label_words
-from embody.games import FAMILIES, LockstepEnvs, environment_seeds, make_env, make_expert, make_mistaken_expert
+from embody.games import LockstepEnvs, environment_seeds, game, make_env
 from embody.games.crafter.demonstrator import ACTION, CrafterExpert
 from embody.games.crafter.environment import (
     ACHIEVEMENTS,
@@ -26,8 +26,8 @@ from embody.games.crafter.environment import (
     _load_crafter,
 )
 from embody.games.crafter.planning import Sight, Walls, route, wall_in
+from embody.games.crafter.presets import crafter_small
 from embody.games.crafter.whims import FUMBLE, ON, TRIES, WHILE, CrafterWhims
-from embody.presets import crafter_small
 from embody.recording import collect, play_episodes
 from embody.recording.play import _draw, _draw_noise, _rng, _unlabelled
 from embody.tokenizer import Tokenizer
@@ -304,7 +304,7 @@ def test_the_expert_shuts_itself_in_and_sleeps(field: None) -> None:
 
 
 def unlocked_by_expert(seed: int, max_steps: int) -> np.ndarray:
-    env, expert = begin(seed, max_steps), make_expert("crafter")
+    env, expert = begin(seed, max_steps), CrafterExpert()
     expert.reset(env)
     unlocked, over = np.zeros(22, bool), False
     while not over:
@@ -329,7 +329,7 @@ def test_the_expert_mines_a_diamond_in_most_worlds() -> None:
 
 def wishing(env: CrafterPixels, wish: str | None) -> CrafterWhims:
     """Has just begun to wish for that, and for nothing else later."""
-    whims = make_mistaken_expert("crafter")
+    whims = CrafterWhims()
     assert isinstance(whims, CrafterWhims)
     whims.reset(env)
 
@@ -376,7 +376,7 @@ def test_a_wish_comes_true_and_may_come_again(field: None, wish: str, inventory:
 
 def test_what_is_out_of_reach_gives_way_to_the_experts_goals(field: None) -> None:
     env, same = begin(), begin()
-    whims, expert = wishing(env, "collect_diamond"), make_expert("crafter")
+    whims, expert = wishing(env, "collect_diamond"), CrafterExpert()
     expert.reset(same)
     for _ in range(20):
         action = whims.action(None)
@@ -389,7 +389,7 @@ def test_beside_a_table_everything_is_tried_out_of_turn(field: None) -> None:
     env = begin()
     world, player = env.game._world, env.game._player
     x, y = (int(v) for v in player.pos)
-    whims, expert = wishing(env, None), make_expert("crafter")
+    whims, expert = wishing(env, None), CrafterExpert()
     expert.reset(env)
     assert [whims.action(None) for _ in range(50)] == [expert.action(None)] * 50  # no table, nothing out of turn
     world[x + 1, y] = "table"
@@ -543,4 +543,4 @@ def test_shards_hold_so_much_as_fits_in_memory() -> None:
     assert max(job.count for job in jobs) * 1001 * 64 * 64 * 3 <= SHARD_BYTES
     assert sum(job.count for job in jobs if job.split == "train") == config.collect.train_episodes
     assert max(job.count for job in _shards(small_minigrid(Path()), GOTO)) == 64
-    assert FAMILIES["crafter"].tasks == config.env.tasks
+    assert game("crafter").tasks == config.env.tasks

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from embody.config import Config, Goal
-from embody.evaluation.results import lookup, read_results
 from embody.games import evaluation_seeds
 from embody.games.crafter.environment import ACHIEVEMENTS
+from embody.games.crafter.presets import crafter_small
+from embody.metrics.results_file import lookup, read_results
 from embody.metrics.statistics import bootstrap, mean_rate
 from embody.model import Agent, WorldAndAgent, load_world_and_agent
-from embody.presets import crafter_small
 from embody.trainer import Trainer
 from tests.conftest import killed_at, tiny_config
 
@@ -36,7 +36,7 @@ def tiny_crafter(root: Path, goal: Goal = "recorded") -> Config:
         train_agent=dataclasses.replace(tiny.train_agent, steps=2),
         train_imagination=dataclasses.replace(tiny.train_imagination, steps=2),
         evaluation=dataclasses.replace(tiny.evaluation, episodes=WORLDS, full_episodes=WORLDS, batch=BATCH),
-        achievements=dataclasses.replace(preset.achievements, patience=6, every=3),
+        schedule=dataclasses.replace(preset.schedule, patience=6, every=3),
     )
 
 

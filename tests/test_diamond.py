@@ -26,24 +26,24 @@ from embody.config import (
     Config,
     DynamicsConfig,
     EnvConfig,
-    TaskSchedule,
     TokenizerConfig,
     TransformerConfig,
-    from_dict,
     to_dict,
 )
+from embody.games import stored_config
+from embody.games.minecraft.actions import minerl_space
 from embody.games.minecraft.diamond import DiamondEpisode, EpisodeLog, diamond_summary, diamond_table, episodes_table
 from embody.games.minecraft.events import events_of_inventory, rises, was_crafted
 from embody.games.minecraft.minerl import Trajectory
 from embody.games.minecraft.play import play_diamond
-from embody.games.minecraft.schedule import Gains, Scheduler, check_schedule
+from embody.games.minecraft.presets import minecraft
+from embody.games.minecraft.schedule import Gains, Scheduler, TaskSchedule, check_schedule
 from embody.games.minecraft.simulator import MineRLEnv, SimulatorGone, SimulatorLost
-from embody.games.minecraft.spaces import ITEMS, TASKS, item_counts, minerl_space
+from embody.games.minecraft.tasks import ITEMS, TASKS, item_counts
 from embody.games.success import RandomPolicy
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
 from embody.model import WorldAndAgent
-from embody.presets import minecraft
 from embody.trainer import Trainer
 from tests.simulators import record_episode, serving
 from tests.tiny_models import CONFIG, VOCABULARY, make_agent, make_dynamics, make_tokenizer
@@ -66,7 +66,7 @@ SCHEDULE = TaskSchedule(
 
 
 def small_config(root: Path) -> Config:
-    """Of family minecraft, with MineRL 0.4.4's actions and models that fit a test."""
+    """Of game minecraft, with MineRL 0.4.4's actions and models that fit a test."""
     trunk = TransformerConfig(width=16, depth=2, heads=2, kv_heads=1, pattern="ST", mlp_width=24)
     folders = {f"{kind}_dir": str(root / kind) for kind in ("data", "models", "runs", "logs")}
     actions = SPACE.spec
@@ -209,7 +209,7 @@ def test_the_schedule_by_default_ends_at_the_diamond_in_time() -> None:
     assert schedule.episode_steps == 60 * 60 * minecraft().env.fps
     assert schedule.tasks[-1] == "mine_diamond"
     assert sum(schedule.max_steps[:-1]) < schedule.episode_steps
-    assert from_dict(Config, json.loads(json.dumps(to_dict(minecraft())))) == minecraft()
+    assert stored_config(json.loads(json.dumps(to_dict(minecraft())))) == minecraft()
     with pytest.raises(ValueError, match="schedule: 1 tasks, 15 amounts and 15 max_steps"):
         TaskSchedule(tasks=("mine_log",))
     with pytest.raises(ValueError, match=r"schedule.tasks: unknown task 'fly'"):
@@ -579,7 +579,13 @@ def save_weights(config: Config) -> None:
 
     vocabulary = ["<pad>", "<unknown>", "mine", "log", "craft", "planks", "crafting", "table", "diamond"]
     common = {"seed": 0, "vocabulary": vocabulary}
-    tokenizer, world = Tokenizer(config.tokenizer, config.env.frame), WorldAndAgent(Dynamics(config.dynamics, config.env.actions), Agent(config.agent, config.dynamics.trunk, config.env.actions))
+    tokenizer, world = (
+        Tokenizer(config.tokenizer, config.env.frame),
+        WorldAndAgent(
+            Dynamics(config.dynamics, config.env.actions),
+            Agent(config.agent, config.dynamics.trunk, config.env.actions),
+        ),
+    )
     models = {"dynamics": to_dict(config.dynamics), "agent": to_dict(config.agent)}
     for name, model, about in (
         ("tokenizer", tokenizer, {"models": {"tokenizer": to_dict(config.tokenizer)}}),

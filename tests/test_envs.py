@@ -8,24 +8,23 @@ import pytest
 
 from embody.config import ActionSpec, EnvConfig
 from embody.games import (
-    Expert,
-    ExpertLost,
+    Demonstrator,
+    DemonstratorLost,
     LockstepEnvs,
     environment_seeds,
     evaluation_seeds,
     make_env,
-    make_expert,
-    make_mistaken_expert,
 )
+from embody.games.minigrid.demonstrator import make_demonstrator, make_mistaken_demonstrator
 from embody.games.minigrid.environment import TASKS, VOCABULARY
-from embody.presets import minigrid
+from embody.games.minigrid.presets import minigrid
 
-CONFIG = EnvConfig(tasks=TASKS, max_steps=(40,) * len(TASKS))
+CONFIG = EnvConfig("minigrid", tasks=TASKS, max_steps=(40,) * len(TASKS))
 
 
-def play(task: str, seed: int, noise: float, expert: Expert | None = None) -> tuple[int, bool]:
+def play(task: str, seed: int, noise: float, expert: Demonstrator | None = None) -> tuple[int, bool]:
     """Steps and success of one episode of the expert, a share of its actions replaced."""
-    expert = expert or make_expert(task)
+    expert = expert or make_demonstrator(task)
     env, rng = make_env(CONFIG, task), np.random.default_rng(seed)
     env.reset(seed=seed)
     expert.reset(env)
@@ -33,7 +32,7 @@ def play(task: str, seed: int, noise: float, expert: Expert | None = None) -> tu
     for step in range(1, 41):
         try:
             suggested = expert.action(action) if not lost else 6
-        except ExpertLost:
+        except DemonstratorLost:
             lost, suggested = True, 6
         action = int(rng.integers(7)) if rng.random() < noise else suggested
         _, reward, terminated, truncated, info = env.step(action)
@@ -72,7 +71,7 @@ def test_expert_recovers_from_random_actions(task: str) -> None:
 def test_doorkey_expert_gets_past_a_key_dropped_in_its_way() -> None:
     """Whatever a random player did to the key and the door, the expert ends the episode."""
     config = dataclasses.replace(CONFIG, max_steps=(400,) * len(TASKS))
-    env, expert, rng = make_env(config, "MiniGrid-DoorKey-6x6-v0"), make_expert("MiniGrid-DoorKey-6x6-v0"), None
+    env, expert, rng = make_env(config, "MiniGrid-DoorKey-6x6-v0"), make_demonstrator("MiniGrid-DoorKey-6x6-v0"), None
     dropped = 0
     for seed in range(30):
         env.reset(seed=seed)
@@ -93,7 +92,7 @@ def test_doorkey_expert_gets_past_a_key_dropped_in_its_way() -> None:
 
 def test_opening_the_box_to_move_loses_the_expert() -> None:
     task = "BabyAI-PutNextLocalS5N3-v0"
-    env, expert = make_env(CONFIG, task), make_expert(task)
+    env, expert = make_env(CONFIG, task), make_demonstrator(task)
     for seed in range(100):
         _, info = env.reset(seed=seed)
         if "box next to" in info["mission"]:
@@ -103,14 +102,14 @@ def test_opening_the_box_to_move_loses_the_expert() -> None:
     while (action := expert.action(action)) != 3:
         env.step(action)
     env.step(5)
-    with pytest.raises(ExpertLost, match="box next to"):
+    with pytest.raises(DemonstratorLost, match="box next to"):
         expert.action(5)
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if "DoorKey" not in task])
 def test_a_mistaken_expert_plays_well_for_another_mission(task: str) -> None:
     """It fails but where the way to its goal leads past the right one; the events it brings about are real."""
-    expert = make_mistaken_expert(task)
+    expert = make_mistaken_demonstrator(task)
     assert expert is not None
     found = [play(task, seed, 0.0, expert) for seed in range(40)]
     assert sum(success for _, success in found) <= 8
@@ -120,7 +119,7 @@ def test_a_mistaken_expert_plays_well_for_another_mission(task: str) -> None:
 
 def test_a_mistaken_expert_carries_out_what_it_took_up_with() -> None:
     task = "BabyAI-PutNextLocalS5N3-v0"
-    env, expert, done = make_env(CONFIG, task), make_mistaken_expert(task), 0
+    env, expert, done = make_env(CONFIG, task), make_mistaken_demonstrator(task), 0
     assert expert is not None
     for seed in range(20):
         env.reset(seed=seed)
@@ -139,11 +138,11 @@ def test_a_mistaken_expert_carries_out_what_it_took_up_with() -> None:
 
 
 def test_where_one_mission_alone_is_possible_nobody_is_mistaken() -> None:
-    assert make_mistaken_expert("MiniGrid-DoorKey-6x6-v0") is None
+    assert make_mistaken_demonstrator("MiniGrid-DoorKey-6x6-v0") is None
 
 
 def test_reward_success_and_step_limit() -> None:
-    config = EnvConfig(tasks=("MiniGrid-Fetch-6x6-N2-v0",), max_steps=(3,))
+    config = EnvConfig("minigrid", tasks=("MiniGrid-Fetch-6x6-N2-v0",), max_steps=(3,))
     env = make_env(config, config.tasks[0])
     env.reset(seed=0)
     outcomes = [env.step(6)[1:4] for _ in range(3)]
@@ -152,7 +151,7 @@ def test_reward_success_and_step_limit() -> None:
 
 def test_a_wrong_object_ends_fetch_without_reward() -> None:
     """The target is renamed, so that the expert of the old mission picks up the wrong object."""
-    env, expert = make_env(CONFIG, "MiniGrid-Fetch-6x6-N2-v0"), make_expert("MiniGrid-Fetch-6x6-N2-v0")
+    env, expert = make_env(CONFIG, "MiniGrid-Fetch-6x6-N2-v0"), make_demonstrator("MiniGrid-Fetch-6x6-N2-v0")
     env.reset(seed=1)
     expert.reset(env)
     while (action := expert.action(None)) != 3:
@@ -226,13 +225,13 @@ def test_bad_input_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="unknown task 'Chess': choose from BabyAI-GoToLocal"):
         make_env(CONFIG, "Chess")
     with pytest.raises(ValueError, match="not in env.tasks"):
-        make_env(EnvConfig(), TASKS[0])
+        make_env(EnvConfig("minigrid"), TASKS[0])
     with pytest.raises(ValueError, match="env.height, env.width: .* 6x6 cells"):
         make_env(dataclasses.replace(CONFIG, height=40), "MiniGrid-DoorKey-6x6-v0")
     with pytest.raises(ValueError, match="env.actions"):
         make_env(dataclasses.replace(CONFIG, actions=ActionSpec((2, 2))), TASKS[0])
     with pytest.raises(ValueError, match="no expert plays Chess"):
-        make_expert("Chess")
+        make_demonstrator("Chess")
     for name in [name for name in sys.modules if name.split(".")[0] == "minigrid"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "minigrid", None)

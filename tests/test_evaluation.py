@@ -17,7 +17,7 @@ from embody.games.success import Demonstrations, RandomPolicy, demonstrations, p
 from embody.metrics.rates import mean_over_tasks, precision_recall, psnr, rate, wilson
 from embody.metrics.rollouts import Rollouts, measure
 
-ENV = EnvConfig(tasks=("BabyAI-GoToLocalS5N2-v0", "MiniGrid-DoorKey-6x6-v0"), max_steps=(40, 40))
+ENV = EnvConfig("minigrid", tasks=("BabyAI-GoToLocalS5N2-v0", "MiniGrid-DoorKey-6x6-v0"), max_steps=(40, 40))
 
 # --- metrics --------------------------------------------------------------------------------------------------------
 

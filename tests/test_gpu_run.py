@@ -9,7 +9,7 @@ import torch
 
 from embody.config import Config, StageConfig
 from embody.data import open_dataset, open_latents
-from embody.evaluation.results import read_results
+from embody.metrics.results_file import read_results
 from embody.model import load_dynamics, load_tokenizer, load_world_and_agent
 from embody.saving.tensors import tensors_hash
 from embody.trainer import Trainer

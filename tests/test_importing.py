@@ -22,15 +22,18 @@ from numpy.typing import NDArray
 
 from embody.cli import main
 from embody.data import Dataset, DatasetWriter, Video, open_dataset
+from embody.data.sources.videos import VideoSource
 from embody.data.video import draw_pointer
 from embody.games.minecraft import minerl
+from embody.games.minecraft.actions import VPT
 from embody.games.minecraft.minerl import read_trajectory
-from embody.games.minecraft.spaces import TASKS, VPT
+from embody.games.minecraft.pipeline import Pipeline
+from embody.games.minecraft.recordings import MinerlSource, VptSource
+from embody.games.minecraft.tasks import TASKS
 from embody.games.minecraft.vpt import read_segment
 from embody.logger_manager import LoggerManager
 from embody.recording.importing import REPORT, import_recordings, read_report
-from embody.recording.pipeline import Pipeline, dataset_of_pipeline
-from embody.recording.recordings import MinerlSource, VideoSource, VptSource
+from embody.recording.pipeline import dataset_of_pipeline
 from tests.recordings import (
     NAVIGATE,
     OBTAIN,
@@ -462,7 +465,7 @@ KILLED = """
 import dataclasses, os, sys
 from pathlib import Path
 from embody.recording.importing import import_recordings
-from embody.recording.recordings import VptSource
+from embody.games.minecraft.recordings import VptSource
 
 def progress(done, total, skipped):
     print(done, flush=True)

@@ -28,7 +28,7 @@ from embody.data import (
 )
 from embody.data.sampling.batch import Batch
 from embody.data.sampling.loader import _in_thread
-from embody.presets import minigrid
+from embody.games.minigrid.presets import minigrid
 
 STAGE = StageConfig(batch=6, length=4, long_length=12, long_every=3)
 VOCABULARY = ("<pad>", "<unknown>", "open", "the", "door")

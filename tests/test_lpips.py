@@ -23,8 +23,8 @@ from torch import Tensor
 from embody.cli import main
 from embody.cli.settings import base_config
 from embody.config import Config
+from embody.games.minigrid.presets import minigrid
 from embody.model import load_lpips
-from embody.presets import minigrid
 from embody.saving.tensors import load_tensors, save_tensors
 from embody.tokenizer import Lpips
 from embody.tokenizer.lpips import LPIPS_NETS, LpipsNet

@@ -3,16 +3,9 @@
 import numpy as np
 import pytest
 
-from embody.games.minecraft.spaces import (
-    MINERL_REWARDS,
-    TASKS,
-    VPT,
-    ActionSpace,
-    camera_bins,
-    camera_degrees,
-    minerl_space,
-)
-from embody.presets import minecraft
+from embody.games.minecraft.actions import VPT, ActionSpace, camera_bins, camera_degrees, minerl_space
+from embody.games.minecraft.presets import minecraft
+from embody.games.minecraft.tasks import MINERL_REWARDS, TASKS
 
 CENTRES = np.array([0, 0.615, 1.609, 3.215, 5.809, 10])
 EDGES = np.array([0.271, 1.053, 2.317, 4.358, 7.655])

@@ -18,12 +18,13 @@ from embody.data import DatasetWriter, Episode, Meta, Video
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.games.minecraft import minerl
-from embody.games.minecraft.spaces import VOCABULARY, VPT, minerl_space
+from embody.games.minecraft.actions import VPT, minerl_space
+from embody.games.minecraft.presets import minecraft, minecraft_small
+from embody.games.minecraft.recordings import MinerlSource
+from embody.games.minecraft.tasks import VOCABULARY
 from embody.logger_manager import read_metrics
 from embody.model import load_dynamics
-from embody.presets import minecraft, minecraft_small
 from embody.recording.importing import import_recordings
-from embody.recording.recordings import MinerlSource
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.trainer import Trainer
 from tests.recordings import OBTAIN, TREECHOP, minerl_arrays, write_trajectory

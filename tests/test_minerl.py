@@ -20,8 +20,9 @@ import pytest
 from numpy.typing import NDArray
 
 from embody.games.minecraft import minerl
+from embody.games.minecraft.actions import camera_bins, minerl_space
 from embody.games.minecraft.minerl import find_trajectories, read_trajectory
-from embody.games.minecraft.spaces import TASKS, camera_bins, minerl_space
+from embody.games.minecraft.tasks import TASKS
 from tests.recordings import ITEMS, NAVIGATE, OBTAIN, TREECHOP, minerl_arrays, real, write_trajectory
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embody.games.minecraft.actions import minerl_space
 from embody.games.minecraft.simulator import MineRLEnv
-from embody.games.minecraft.spaces import minerl_space
 from tests.simulators import SERVER, Server, find_python
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

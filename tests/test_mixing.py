@@ -26,8 +26,9 @@ from embody.data import (
 from embody.data.goal import AllAchievements, GameReward, OneTask
 from embody.data.sampling.batch import Batch
 from embody.dynamics import ShortcutLoss
+from embody.games.minecraft.presets import minecraft
+from embody.games.minigrid.presets import minigrid
 from embody.model import WorldAndAgent
-from embody.presets import minecraft, minigrid
 from embody.training.agent import AgentStage
 from embody.training.imagination import ImaginationStage
 from embody.training.rewards import check_ranges, reward_statistics

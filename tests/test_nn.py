@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
 from embody.config import ActionSpec, TransformerConfig
+from embody.games.minecraft.presets import minecraft
+from embody.games.minigrid.presets import minigrid
 from embody.nn import attention, by_hand
 from embody.nn.attention import Attention, attend, attend_capped
 from embody.nn.cache import RingCache
@@ -18,7 +20,6 @@ from embody.nn.norm import RMSNorm
 from embody.nn.rope import rotary_angles, rotate
 from embody.nn.running_rms import RunningRms
 from embody.nn.transformer import Block, Transformer, run_second_stream
-from embody.presets import minecraft, minigrid
 from embody.training.muon import Muon, orthogonalise
 from tests.tiny_models import ACTIONS, ONE_TIME_LAYER, TRUNK, make_actions, make_dynamics, open_layers, seeded
 

@@ -15,7 +15,9 @@ from PIL import Image
 
 from embody.config import to_dict
 from embody.evaluation.report import write_report
-from embody.evaluation.results import TARGETS, duration, lookup, read_results, results_table, write_results
+from embody.evaluation.results import evaluation_of, results_table
+from embody.games.minigrid.evaluation import TARGETS
+from embody.games.minigrid.presets import minigrid
 from embody.games.success import Demonstrations, summary
 from embody.metrics.charts import Bar, Line, bar_chart, line_chart, smooth
 from embody.metrics.pictures import (
@@ -28,7 +30,8 @@ from embody.metrics.pictures import (
     write_films,
     write_pairs,
 )
-from embody.presets import minigrid
+from embody.metrics.results_file import lookup, read_results, write_results
+from embody.metrics.tables import duration
 
 DOOR, GOTO = "MiniGrid-DoorKey-6x6-v0", "BabyAI-GoToLocalS5N2-v0"
 
@@ -41,6 +44,7 @@ def some_results() -> dict[str, Any]:
     }
     recorded = Demonstrations({DOOR: (9, 10), GOTO: (5, 10)}, {0.0: {DOOR: (5, 5)}, 0.5: {GOTO: (5, 10)}})
     return {
+        "family": "minigrid",
         "tokenizer": {"psnr_db": 30.5, "cell_accuracy": 0.969},
         "dynamics": {
             "gain_over_copy_db": 2.0,
@@ -127,11 +131,14 @@ def test_targets_tell_reached_from_short() -> None:
     assert verdicts["wall_seconds"] is True
 
 
-def test_targets_are_minigrids() -> None:
-    others = some_results() | {"family": "minecraft"}
-    assert {target.reached(others) for target in TARGETS} == {None} and not any(t.text(others) for t in TARGETS)
-    named = some_results() | {"family": "minigrid"}
-    assert [t.text(named) for t in TARGETS] == [t.text(some_results()) for t in TARGETS]  # old results name none
+@pytest.mark.parametrize("game", ["minecraft", "crafter", "none"])
+def test_targets_are_minigrids(game: str) -> None:
+    others = some_results() | {"family": game}
+    shown = evaluation_of(others).targets
+    assert {target.reached(others) for target in shown} == {None} and not any(t.text(others) for t in shown)
+    assert evaluation_of(some_results()).targets == TARGETS
+    table = results_table(others)
+    assert "| Imagination, success | 62.0% |  |  |" in table and "ells" not in table and "DoorKey |" not in table
 
 
 def test_every_target_key_can_be_found() -> None:
@@ -404,8 +411,8 @@ def test_report_shows_the_worlds_quality(run_dir: Path) -> None:
     text = write_report(run_dir).read_text(encoding="utf-8")
     world = text[text.index("<h2>The world model against") : text.index("<h2>Success in")]
     captions = re.findall(r"<figcaption>([^<]*)</figcaption>", world)
-    assert captions == ["PSNR, dB", "Changed cells right (a copy scores 0)", "SSIM (1 is equal)", FRECHET]
-    ssim, frechet = (world[world.index(f"<figcaption>{caption}") :] for caption in captions[2:])
+    assert captions == ["PSNR, dB", "SSIM (1 is equal)", FRECHET, "Changed cells right (a copy scores 0)"]
+    ssim, frechet = (world[world.index(f"<figcaption>{caption}") :] for caption in captions[1:3])
     ours, copied, *_ = polylines(ssim)
     assert len(ours) == len(copied) == 3 and ours[0][1] < copied[0][1]  # higher on the page
     assert [len(piece) for piece in polylines(frechet)] == [2]  # no gap where a horizon was not measured

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from embody.data import open_dataset
+from embody.games.minigrid.presets import minigrid
 from embody.model import load_tokenizer
-from embody.presets import Tasks, minigrid
 from embody.recording import collect
 from tests.recordings import NAVIGATE, minerl_arrays, real, write_trajectory
 
@@ -46,7 +46,7 @@ if __name__ == "__main__":
 
 def test_the_seed_example(tmp_path: Path) -> None:
     preset = minigrid()
-    env = dataclasses.replace(preset.env, tasks=Tasks[:1], max_steps=preset.env.max_steps[:1])
+    env = dataclasses.replace(preset.env, tasks=preset.env.tasks[:1], max_steps=preset.env.max_steps[:1])
     amount = dataclasses.replace(preset.collect, train_episodes=8, validation_episodes=1, workers=1)
     collect(dataclasses.replace(preset, data_dir=str(tmp_path / "data"), env=env, collect=amount))
     environment = os.environ | {"PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"}

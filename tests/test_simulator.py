@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embody.games.minecraft.actions import VPT, ActionSpace, camera_bins, minerl_space
 from embody.games.minecraft.simulator import MineRLEnv, SimulatorLost, area_average, protocol
 from embody.games.minecraft.simulator.client import SimulatorGone
-from embody.games.minecraft.spaces import VPT, ActionSpace, camera_bins, minerl_space
 from tests.simulators import SERVER, Server, record_episode, serving
 
 RECORDED = Path(__file__).parents[1] / ".." / "shared" / "data" / "vpt_actions"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, permutation_test
 
-from embody.evaluation.compare import outcomes_of, seeds_markdown, seeds_table
+from embody.evaluation.compare import seeds_markdown, seeds_table
+from embody.metrics.outcomes import outcomes_of
 from embody.metrics.rates import wilson
 from embody.metrics.statistics import (
     achievement_rates,

@@ -17,12 +17,12 @@ from embody.agent import AgentLoss
 from embody.config import Config, to_dict
 from embody.data import DatasetWriter, Episode, Meta, open_dataset, open_datasets
 from embody.evaluation import games
-from embody.evaluation.compare import outcomes_of
-from embody.evaluation.results import lookup, read_results
 from embody.evaluation.run import FinishedParts, evaluate_run
 from embody.games import evaluation_seeds
 from embody.games.success import demonstrations
 from embody.logger_manager import read_metrics
+from embody.metrics.outcomes import outcomes_of
+from embody.metrics.results_file import lookup, read_results
 from embody.model import load_dynamics, load_tokenizer
 from embody.saving.tensors import load_tensors, save_tensors, tensors_hash
 from embody.trainer import Trainer

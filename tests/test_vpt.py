@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embody.games.minecraft.spaces import TASKS, VPT, camera_bins
+from embody.games.minecraft.actions import VPT, camera_bins
+from embody.games.minecraft.tasks import TASKS
 from embody.games.minecraft.vpt import find_segments, read_segment
 from tests.recordings import contractor_actions, contractor_lines, real, vpt_line, write_lines
 

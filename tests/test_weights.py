@@ -9,9 +9,10 @@ from embody.data.goal import goal_of
 from embody.games import evaluation_seeds
 from embody.games.crafter.environment import ACHIEVEMENTS
 from embody.games.crafter.play import play_achievements
+from embody.games.crafter.presets import crafter_small
+from embody.games.minigrid.presets import minigrid
 from embody.games.success import play
 from embody.imagination import Player
-from embody.presets import crafter_small, minigrid
 from embody.saving.tensors import load_tensors, tensors_hash
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -48,6 +49,6 @@ def test_the_agent_achieves_things_in_crafter() -> None:
     seeds = evaluation_seeds(config, "crafter", 8)
     env = replace(config.env, max_steps=(150,))
     player = Player.load(WEIGHTS / "crafter_small")
-    played = play_achievements(env, config.achievements, seeds, player, goal_of(config.agent.goal))
+    played = play_achievements(env, config.schedule, seeds, player, goal_of(config.agent.goal))
     assert played.achieved.sum(axis=1).mean() >= 4
     assert played.achieved[:, ACHIEVEMENTS.index("place_table")].sum() >= 2

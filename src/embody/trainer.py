@@ -47,14 +47,16 @@ from embody.dynamics import Dynamics
 from embody.errors import UserError
 from embody.evaluation.cascade import ablate
 from embody.evaluation.report import write_report
-from embody.evaluation.results import results_table, write_results, write_results_page
+from embody.evaluation.results import results_table, write_results_page
 from embody.evaluation.run import FinishedParts, evaluate_run
+from embody.games import preset
+from embody.games.minecraft.pipeline import Pipeline
 from embody.games.minecraft.play import Simulated, evaluate_in_simulator
 from embody.logger_manager import LoggerManager, ProgressBar
+from embody.metrics.results_file import write_results
 from embody.model import WorldAndAgent, load_dynamics, load_lpips, load_tokenizer, load_world_and_agent
-from embody.presets import minigrid, preset
 from embody.recording import collect
-from embody.recording.pipeline import Pipeline, dataset_of_pipeline
+from embody.recording.pipeline import dataset_of_pipeline
 from embody.recording.workers import processes
 from embody.run.memory import peak_memory_gib
 from embody.saving.tensors import load_tensors, save_tensors, tensors_hash
@@ -91,7 +93,7 @@ class Trainer:
         config: Config | None = None,
         logger: LoggerManager | None = None,
     ) -> None:
-        config = minigrid() if config is None else config
+        config = preset("minigrid") if config is None else config
         for stage, epochs in (
             ("train_tokenizer", tokenizer_epochs),
             ("train_dynamics", dynamics_epochs),
@@ -261,7 +263,7 @@ class Trainer:
         }
         # Not all of what models do is in their weights: how often they sample, what an agent may choose from.
         models_of = (config.dynamics, config.agent, config.dynamics_objective, config.agent_objective, config.sampling)
-        parts = (config.evaluation, config.env, config.collect, config.imagination, config.achievements, *models_of)
+        parts = (config.evaluation, config.env, config.collect, config.imagination, config.schedule, *models_of)
         settings = [to_dict(part) for part in parts]
         data_used = [dataset.fingerprint for dataset in datasets]
         measured = digest([settings, config.seed, tokenizer_hash, data_used])
@@ -276,7 +278,7 @@ class Trainer:
             "wall_seconds": sum(seconds.values()),
             "stage_seconds": seconds,
             "peak_memory_gib": self._read("memory.json")["peak_gib"],
-            "family": self.config.env.family,
+            "family": self.config.env.game,
             "seed": self.config.seed,
             "command": command,
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},

@@ -3,22 +3,19 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from embody.cli.settings import Command, Preset, Settings
 from embody.config import Config
+from embody.data.sources.source import Source
 from embody.errors import UserError
-from embody.games.minecraft.minerl import environment_in
+from embody.games import open_recordings
 from embody.logger_manager import LoggerManager
 from embody.recording.importing import REPORT, import_recordings, read_report
-from embody.recording.recordings import MinerlSource, Source, VideoSource, VptSource
 from embody.trainer import Trainer
 
 __all__ = ["commands"]
-
-Recordings = Literal["minerl", "vpt", "videos"]
 
 _SHOWN = 10  # broken recordings that are named; the report has all
 
@@ -39,7 +36,7 @@ def commands(base: Config) -> tuple[Command, ...]:
         return lambda: Trainer(config=config).collect()
 
     def import_(
-        kind: tyro.conf.Positional[Recordings],
+        kind: tyro.conf.Positional[str],
         source: tyro.conf.Positional[Path],
         name: str | None = None,
         env: str | None = None,
@@ -54,7 +51,7 @@ def commands(base: Config) -> tuple[Command, ...]:
         """Turn recordings that others made into a dataset; interrupted, the same command goes on.
 
         Args:
-            kind: MineRL 0.4.4, VPT's contractors, or videos without actions.
+            kind: minerl (0.4.4), vpt (OpenAI's contractors), videos (no actions), or what another game brings.
             source: the folder; of vpt also an index file.
             name: of the dataset in the data folder; by default that of the environment or the kind.
             env: which of MineRL's environments, such as MineRLObtainDiamond-v0; the source's only one by default.
@@ -64,22 +61,12 @@ def commands(base: Config) -> tuple[Command, ...]:
             strict: end with an error if a recording was broken and left out.
         """
 
-        if env is not None and kind != "minerl":
-            raise UserError(f"--env {env}: only recordings of minerl are of several environments, not those of {kind}")
         if workers < 1:
             raise UserError(f"--workers {workers}: at least one process must read")
 
         def start() -> None:
-            recordings: Source
-            called: str = kind
-            match kind:
-                case "minerl":
-                    called = env or environment_in(source)
-                    recordings = MinerlSource(source, called)
-                case "vpt":
-                    recordings = VptSource(source)
-                case "videos":
-                    recordings = VideoSource(source)
+            recordings = open_recordings(kind, source, env)
+            called = recordings.about.get("environment", kind)
             root = Path(data_dir) / (name or called)
             logger = LoggerManager(Path(runs_dir) / "import", Path(logs_dir), f"import-{root.name}")
             _import(recordings, root, logger, strict, workers, validation_share, reencode)

@@ -12,9 +12,9 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
-from embody.config import Config, EvaluationConfig, ImaginationConfig, from_dict
+from embody.config import Config, EvaluationConfig, ImaginationConfig
 from embody.errors import UserError
-from embody.presets import preset
+from embody.games import preset, stored_config
 
 __all__ = ["SETTINGS", "Command", "Preset", "Settings", "base_config", "named_first", "with_full"]
 
@@ -80,7 +80,7 @@ def base_config(arguments: Sequence[str]) -> Config:
     if not path.exists():
         return default
     try:
-        stored = from_dict(Config, json.loads(path.read_text()))
+        stored = stored_config(json.loads(path.read_text()))
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): delete it, or use another --name") from error
     if named not in (None, stored.preset):

@@ -12,19 +12,17 @@ from embody.config.architecture import (
 from embody.config.objective import AgentObjective, DynamicsObjective, ImaginationConfig, TokenizerObjective
 from embody.config.plain import digest, from_dict, to_dict
 from embody.config.run import (
-    AchievementSchedule,
     CollectConfig,
     Config,
     DataConfig,
     EnvConfig,
     EvaluationConfig,
+    Schedule,
     StageConfig,
-    TaskSchedule,
 )
 from embody.config.sampling import SamplingConfig
 
 __all__ = [
-    "AchievementSchedule",
     "ActionSpec",
     "AgentConfig",
     "AgentObjective",
@@ -38,8 +36,8 @@ __all__ = [
     "Goal",
     "ImaginationConfig",
     "SamplingConfig",
+    "Schedule",
     "StageConfig",
-    "TaskSchedule",
     "TokenizerConfig",
     "TokenizerObjective",
     "TransformerConfig",

@@ -20,23 +20,27 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """The dataclass `cls` from `to_dict`'s values; a `UserError` names any unknown field."""
-    return _build(cls, values, cls.__name__)
+def from_dict(cls: type[T], values: Mapping[str, Any], kinds: Mapping[type, type] | None = None) -> T:
+    """The dataclass `cls` from `to_dict`'s values; a `UserError` names any unknown field.
+
+    `kinds`: for a class that fields are annotated with, the subclass that they hold.
+    """
+    return _build(cls, values, cls.__name__, kinds or {})
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
+def _build(kind: Any, value: Any, where: str, kinds: Mapping[type, type]) -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise UserError(f"{where}: expected a table of fields, got {value!r}")
+        kind = kinds.get(kind, kind)
         hints = typing.get_type_hints(kind)
         unknown = sorted(set(value) - set(hints))
         if unknown:
             raise UserError(f"{where}: unknown field {unknown[0]!r}")
-        return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+        return kind(**{name: _build(hints[name], item, f"{where}.{name}", kinds) for name, item in value.items()})
     if get_origin(kind) is tuple:
         item_kind = get_args(kind)[0]
-        return tuple(_build(item_kind, item, where) for item in value)
+        return tuple(_build(item_kind, item, where, kinds) for item in value)
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, get_args(kind)))}")

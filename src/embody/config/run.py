@@ -12,14 +12,13 @@ from embody.config.sampling import SamplingConfig
 from embody.errors import UserError
 
 __all__ = [
-    "AchievementSchedule",
     "CollectConfig",
     "Config",
     "DataConfig",
     "EnvConfig",
     "EvaluationConfig",
+    "Schedule",
     "StageConfig",
-    "TaskSchedule",
 ]
 
 
@@ -27,7 +26,7 @@ __all__ = [
 class EnvConfig:
     """The real environment and the tasks in it."""
 
-    family: Literal["minigrid", "crafter", "minecraft"] = "minigrid"  # minecraft: a simulator plays it (simulator.md)
+    game: str = "none"  # one of `embody.games`, or none: data that nobody plays
     tasks: tuple[str, ...] = ()
     max_steps: tuple[Count, ...] = ()  # a limit per task; reaching it truncates, which no frame shows
     height: Count = 48
@@ -109,51 +108,8 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class TaskSchedule:
-    """What the agent is asked for in one episode of Minecraft, one task after the other; the last one to the end.
-
-    A task is over when `amounts` of its item were obtained since the episode began (of a `place` task: placed), or
-    after `max_steps`. No inventory shows `open` and `use`: they end by time alone. The order and the numbers are ours:
-    what a diamond takes at least, with some time to spare.
-    """
-
-    tasks: tuple[str, ...] = (
-        *("mine_log", "craft_planks", "craft_stick", "craft_crafting_table", "place_crafting_table"),
-        *("craft_wooden_pickaxe", "mine_cobblestone", "craft_stone_pickaxe", "craft_furnace", "place_furnace"),
-        *("mine_coal", "mine_iron_ore", "craft_iron_ingot", "craft_iron_pickaxe", "mine_diamond"),
-    )
-    amounts: tuple[Count, ...] = (4, 12, 6, 1, 1, 1, 11, 1, 1, 1, 1, 3, 3, 1, 1)
-    max_steps: tuple[Count, ...] = (
-        *(6_000, 1_200, 1_200, 1_200, 600, 1_200, 6_000, 1_200, 1_200, 600),
-        *(6_000, 18_000, 2_400, 1_200, 72_000),
-    )
-    episode_steps: Count = 72_000  # 60 minutes at 20 a second [P]
-
-    def __post_init__(self) -> None:
-        if not self.tasks or not len(self.tasks) == len(self.amounts) == len(self.max_steps):
-            raise UserError(
-                f"schedule: {len(self.tasks)} tasks, {len(self.amounts)} amounts and {len(self.max_steps)} max_steps:"
-                " give one of each for every task, and at least one task"
-            )
-
-
-@dataclass(frozen=True)
-class AchievementSchedule:
-    """What the agent is asked for in one episode of Crafter: what it is short of, else what it has not achieved yet.
-
-    Of those it is asked for the first in `order` for which it has achieved all that comes before
-    (`embody.games.crafter.environment.AFTER`), and after `patience` steps without it for the next one, round and round.
-    """
-
-    order: tuple[str, ...] = (
-        *("collect_sapling", "place_plant", "collect_wood", "place_table", "make_wood_pickaxe", "make_wood_sword"),
-        *("collect_drink", "collect_stone", "place_stone", "make_stone_pickaxe", "make_stone_sword", "eat_cow"),
-        *("collect_coal", "place_furnace", "collect_iron", "make_iron_pickaxe", "collect_diamond", "make_iron_sword"),
-        *("wake_up", "defeat_zombie", "defeat_skeleton", "eat_plant"),
-    )
-    patience: int = 100  # steps
-    every: int = 10  # steps from one look of the scheduler to the next: under a new label all of the past is read anew
-    low: int = 3  # food, drink or energy, of 9, at which it is asked to eat, drink or sleep
+class Schedule:
+    """What an agent is asked for in one episode of an evaluation: a game's own settings, where it has any."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +146,7 @@ class Config:
     train_agent: StageConfig = StageConfig()
     train_imagination: StageConfig = StageConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    schedule: TaskSchedule = TaskSchedule()  # of Minecraft's evaluation in the simulator
-    achievements: AchievementSchedule = AchievementSchedule()  # of Crafter's evaluation
+    schedule: Schedule = Schedule()  # a preset's is of its game's own kind
 
     def __post_init__(self) -> None:
         check_bounds(self)

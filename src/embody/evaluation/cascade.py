@@ -13,18 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from embody.config import Config, DynamicsObjective, StageConfig, digest, to_dict
 from embody.data import Dataset, atomic_write, recorded_actions, rows_and_length, write_json
 from embody.dynamics import Dynamics
 from embody.errors import UserError
-from embody.evaluation.held_out import dream_held_out, frames_of
-from embody.games.minigrid.cells import CellReader
+from embody.evaluation.held_out import dream_held_out
+from embody.games import game
 from embody.imagination import Dream
 from embody.logger_manager import LoggerManager
-from embody.metrics.rollouts import NEAR, measure
+from embody.metrics.rollouts import NEAR, FrameMeasures, measure
 from embody.tokenizer import Tokenizer
 from embody.training.dynamics import DynamicsStage
 from embody.training.loop import train
@@ -32,7 +31,6 @@ from embody.training.loop import train
 __all__ = ["Row", "ablate", "cascade", "frames_per_second"]
 
 _TIMED = 15  # generated frames, of whose times the median is taken
-_TEMPLATES = 200  # episodes a task and split whose frames give the cell templates
 
 Results = dict[str, dict[str, dict[str, float | None]]]  # by row, seed and measure
 
@@ -114,21 +112,19 @@ def ablate(
         raise UserError("ablate: the datasets are plain videos, and no row can dream without actions: add recordings")
     rows, table = cascade(config), config.run_dir / "cascade.md"
     kept = _Kept(config.run_dir / "ablation.json", _settings(config, rows, tokenizer_hash, datasets, steps))
-    reader = None
+    of_game, frame_measures = game(config.env.game).evaluation().frame_measures, None
     for seed in range(config.seed, config.seed + seeds):
         for training in dict.fromkeys(row.training for row in rows):
             served = [row for row in rows if row.training == training]
             if all(kept.has(row, seed) for row in served):
                 continue
-            if config.env.family == "minigrid" and reader is None:  # others have no cells
-                reader = CellReader.from_frames(
-                    np.concatenate([frames_of(datasets, split, _TEMPLATES) for split in ("train", "validation")])
-                )
+            if of_game is not None and frame_measures is None:
+                frame_measures = of_game(datasets)
             device = tokenizer.masked_D.device
             trained, seconds = _train(config, served[0], seed, steps, datasets, tokenizer_hash, logger, device)
             for row in served:
                 dynamics = _with_weights_of(trained, row)
-                found = _measure(row.config, dynamics, tokenizer, tokenizer_hash, datasets, reader)
+                found = _measure(row.config, dynamics, tokenizer, tokenizer_hash, datasets, frame_measures)
                 kept.add(row, seed, found | {"step_seconds": seconds}, made)
                 logger.info(f"{row.name}, seed {seed}: gain over copy {_decibels([found['gain_over_copy_db']])}")
             _write_table(table, rows, kept)
@@ -240,10 +236,10 @@ def _measure(
     tokenizer: Tokenizer,
     tokenizer_hash: str,
     datasets: Sequence[Dataset],
-    reader: CellReader | None,
+    frame_measures: FrameMeasures | None,
 ) -> dict[str, float | None]:
     dreams = dream_held_out(_evaluation(config), tokenizer, dynamics, datasets, tokenizer_hash)
-    found = measure(dreams.rollouts, reader)
+    found = measure(dreams.rollouts, frame_measures)
     at_horizon = {name: found["horizon"][name][NEAR - 1] for name in ("psnr_db", "copy_psnr_db", "rollouts")}
     pooled = {name: found.get(name) for name in ("gain_over_copy_db", "changed_cell_accuracy_h10")}
     speed = frames_per_second(dynamics, config.sampling.k_sample)

@@ -8,35 +8,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from embody.errors import UserError
-from embody.evaluation.results import (
-    POLICIES,
-    Results,
-    interval,
-    lookup,
-    markdown,
-    percent,
-    probability,
-    read_results,
-    short_task,
-)
+from embody.evaluation.results import POLICIES
+from embody.metrics.outcomes import BASELINE, against, outcomes_of
 from embody.metrics.rates import rate
+from embody.metrics.results_file import read_results
 from embody.metrics.statistics import (
     Outcomes,
     Statistic,
     bootstrap,
     crafter_score,
-    difference,
     mean_rate,
     mean_return,
 )
+from embody.metrics.tables import interval, markdown, percent, probability, short_task
 
-__all__ = ["against", "compare_runs", "outcomes_of", "seeds_markdown", "seeds_table"]
+__all__ = ["compare_runs", "seeds_markdown", "seeds_table"]
 
-BASELINE = "cloning"
 _STATISTICS: Mapping[str, Statistic] = {"mean": mean_rate, "score": crafter_score, "return": mean_return}
 _SHOWN = {"mean": percent, "score": "{:.1f}".format, "return": "{:.2f}".format}
 
@@ -57,33 +45,6 @@ def compare_runs(paths: Sequence[Path]) -> str:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"the runs have the training seeds {seeds}: each must have its own (--seed)")
     return seeds_markdown(seeds_table(*outcomes_of(runs)))
-
-
-def outcomes_of(runs: Sequence[Results]) -> tuple[tuple[str, ...], dict[str, NDArray[np.bool_]]]:
-    """The achievements' names, and of each policy that all `runs` have measured its outcomes, bool `[S, N, P]`.
-
-    A `UserError` if a run's results hold no outcomes, or runs did not play the same episodes.
-    """
-    seeds = [lookup(run, "outcomes.seeds") for run in runs]
-    for number, found in enumerate(seeds):
-        if not found:
-            raise UserError(
-                f"results {number + 1} of {len(runs)} hold no outcomes of episodes: run the evaluation again"
-            )
-        if found != seeds[0]:
-            raise UserError(
-                f"results {number + 1} of {len(runs)} are of other tasks or environment seeds than the first:"
-                " evaluate all with the same env.tasks, collect.seed and evaluation.episodes"
-            )
-    achieved = [run["outcomes"]["achieved"] for run in runs]
-    names = tuple(dict.fromkeys(name for tasks in achieved[:1] for outcomes in tasks.values() for name in outcomes))
-    shared = [policy for policy in (achieved[0] if achieved else ()) if all(policy in found for found in achieved)]
-    return names, {
-        policy: np.array([[[c == "1" for c in found[policy][name]] for name in names] for found in achieved]).swapaxes(
-            1, 2
-        )
-        for policy in shared
-    }
 
 
 def seeds_table(achievements: Sequence[str], runs: Mapping[str, Outcomes], baseline: str = BASELINE) -> dict[str, Any]:
@@ -108,11 +69,6 @@ def seeds_table(achievements: Sequence[str], runs: Mapping[str, Outcomes], basel
             if theirs is not None:
                 row[name]["difference"] = against(outcomes, theirs, statistic)
     return table
-
-
-def against(ours: Outcomes, theirs: Outcomes, statistic: Statistic = mean_rate) -> dict[str, Any]:
-    """`difference`, ready for JSON."""
-    return dataclasses.asdict(difference(ours, theirs, statistic))
 
 
 def seeds_markdown(table: Mapping[str, Any], baseline: str = BASELINE) -> str:

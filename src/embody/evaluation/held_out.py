@@ -16,16 +16,15 @@ from embody.data.goal import goal_of
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.dynamics.shortcut import draw_levels, hold_contexts, noise_to
-from embody.games.minigrid.cells import CellReader, cell_accuracy
 from embody.imagination import Dream
 from embody.metrics.rates import psnr
 from embody.metrics.rewards import Returns, imagined_returns
-from embody.metrics.rollouts import Rollouts
+from embody.metrics.rollouts import FrameMeasures, Rollouts
 from embody.metrics.similarity import ssim
 from embody.model import WorldAndAgent
 from embody.tokenizer import Tokenizer
 
-__all__ = ["Dreams", "action_shuffle_ratios", "dream_held_out", "frames_of", "tokenizer_quality"]
+__all__ = ["Dreams", "action_shuffle_ratios", "dream_held_out", "tokenizer_quality"]
 
 _FRAMES = 128  # decoded at a time
 _PASS = 1024  # frames in a pass of the dynamics, where clips are many
@@ -42,19 +41,13 @@ class Dreams:
     actions: NDArray[np.int64]  # [N, C + horizon, A]
 
 
-def frames_of(datasets: Sequence[Dataset], split: str, episodes: int) -> NDArray[np.uint8]:
-    """All frames of the first `episodes` episodes of each task in `split`, uint8 `[N, H, W, 3]`."""
-    rows = [(dataset, row) for dataset in datasets for row in dataset.episodes(split)[:episodes]]
-    return np.concatenate([dataset.frames(row.id, 0, row.length) for dataset, row in rows])
-
-
 @torch.no_grad()
 def tokenizer_quality(
-    tokenizer: Tokenizer, datasets: Sequence[Dataset], reader: CellReader | None, episodes: int
+    tokenizer: Tokenizer, datasets: Sequence[Dataset], frame_measures: FrameMeasures | None, episodes: int
 ) -> tuple[dict[str, Any], tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """PSNR, SSIM and cell accuracy over validation episodes, encoded and decoded frame by frame; and the two videos.
+    """PSNR, SSIM and the game's own measures over validation episodes, decoded frame by frame; and both videos.
 
-    Of an episode of more than 100 frames five clips of 20 count, evenly spread. Without a `reader` there are no cells.
+    Of an episode of more than 100 frames five clips of 20 count, evenly spread.
     """
     originals, decoded = [], []
     for dataset in datasets:
@@ -72,8 +65,8 @@ def tokenizer_quality(
         "ssim": float(ssim(reconstructed, real).mean()),
         "frames": len(real),
     }
-    if reader is not None:
-        values["cell_accuracy"] = cell_accuracy(reader.read(reconstructed), reader.read(real))
+    if frame_measures is not None:
+        values |= frame_measures.of_reconstructions(reconstructed, real)
     return values, (real, reconstructed)
 
 

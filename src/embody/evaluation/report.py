@@ -19,24 +19,21 @@ from numpy.typing import NDArray
 from embody.errors import UserError
 from embody.evaluation.results import (
     POLICIES,
-    TARGETS,
     against_cloning,
-    decibels,
     dream_quality,
     dreamt_returns,
     dreamt_rewards,
-    duration,
-    lookup,
-    read_results,
-    short_task,
+    evaluation_of,
     success_table,
     tasks_of,
 )
 from embody.logger_manager import read_metrics
 from embody.metrics.charts import Bar, Line, bar_chart, line_chart, smooth
 from embody.metrics.pictures import Film, png, read_films, read_pairs
+from embody.metrics.results_file import lookup, read_results
 from embody.metrics.rollouts import NEAR
 from embody.metrics.sections import Chart, Section, Table
+from embody.metrics.tables import decibels, duration, short_task
 from embody.saving.atomic_write import atomic_write
 
 __all__ = ["write_report"]
@@ -76,7 +73,7 @@ def write_report(run_dir: Path) -> Path:
         dreams=_films([pictures / "dreams.npz"]),
         pairs=_pairs(pictures / "reconstructions.npz"),
         world=_world(results),
-        of_game=[],
+        of_game=evaluation_of(results).sections(results),
         success=_success(results),
         episodes=_films(pictures.glob("episodes-*.npz")),
         stages=_stages(run_dir / "metrics.jsonl"),
@@ -113,7 +110,7 @@ def _headlines(results: Values) -> list[dict[str, Any]]:
             "target": target.text(results),
             "reached": target.reached(results),
         }
-        for target in TARGETS
+        for target in evaluation_of(results).targets
         if (value := lookup(results, target.key)) is not None
     ]
 
@@ -186,19 +183,6 @@ def _world(results: Values) -> Section:
     axis = "horizon, frames"
     charts = [
         both("PSNR, dB", "psnr_db", gaps=True),
-        line_chart(
-            "Cells right",
-            lines(("cell_accuracy", "imagined", "b"), ("copy_cell_accuracy", "copy of the last frame", "e")),
-            axis,
-            show=lambda y: f"{y:.0%}",
-        ),
-        line_chart(
-            "Changed cells right (a copy scores 0)",
-            lines(("changed_cell_accuracy", "imagined", "b")),
-            axis,
-            show=lambda y: f"{y:.0%}",
-            low=0,
-        ),
         both("SSIM (1 is equal)", "ssim"),
         both("LPIPS (0 is equal)", "lpips"),
         both("Frechet distance of random features (0 is alike)", "frechet"),

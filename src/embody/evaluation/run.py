@@ -11,22 +11,19 @@ from embody.config import Config
 from embody.data import Dataset, labelled_meta
 from embody.dynamics import Dynamics
 from embody.errors import UserError
-from embody.evaluation.games import games_of
 from embody.evaluation.held_out import (
     Dreams,
     action_shuffle_ratios,
     dream_held_out,
-    frames_of,
     tokenizer_quality,
 )
-from embody.evaluation.results import read_results, write_results
-from embody.games import FAMILIES
-from embody.games.crafter.play import AchievementPolicy
-from embody.games.minigrid.cells import CellReader
+from embody.games import game
+from embody.games.evaluation import TaskPolicy
 from embody.games.success import RandomPolicy
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
 from embody.metrics.pictures import Film, action_captions, dream_gif, write_films, write_pairs
+from embody.metrics.results_file import read_results, write_results
 from embody.metrics.rewards import measure_returns
 from embody.metrics.rollouts import measure
 from embody.model import WorldAndAgent, fetched_lpips
@@ -43,7 +40,6 @@ _DRIFT = (
 )
 _FORM = 3  # of what a part holds: those of an evaluation that an older version began are not used
 _FILMS_A_TASK = 2  # episodes of imagination in the report
-_TEMPLATES = 200  # episodes a task and split whose frames give the cell templates
 
 
 def evaluate_run(
@@ -59,18 +55,15 @@ def evaluate_run(
     """Measure on held-out episodes and seeds, and leave pictures in the run; returns the results by stable keys.
 
     The world that is measured is that of the first policy, or `dynamics` if there is none; with both, `dynamics` too:
-    the drift of phase 2. `finished` keeps each part. Cells are MiniGrid's; Minecraft is played in a simulator
-    (`evaluate_in_simulator`). Plain videos are not dreamt, as nobody knows their actions. Datasets without a held-out
-    episode are left out, and in MiniGrid those of no task; a `UserError` if none is left.
+    the drift of phase 2. `finished` keeps each part. What is played, and what else frames tell, is the game's affair.
+    Plain videos are not dreamt, as nobody knows their actions. Datasets without a held-out
+    episode are left out, and where a task is a dataset those of no task of the run; a `UserError` if none is left.
     """
     datasets = _measured(config, datasets)
     pictures = config.run_dir / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    reader = None
-    if config.env.family == "minigrid":
-        reader = CellReader.from_frames(
-            np.concatenate([frames_of(datasets, split, _TEMPLATES) for split in ("train", "validation")])
-        )
+    own = game(config.env.game).evaluation()
+    frame_measures = None if own.frame_measures is None else own.frame_measures(datasets)
     if not any(row.labelled for dataset in datasets for row in dataset.episodes("validation")):
         logger.warning("dreams are not measured: no held-out episode has actions")
         dynamics, policies = None, {}
@@ -79,7 +72,7 @@ def evaluate_run(
     lpips = fetched_lpips(config, "alex")  # the network that its authors advise to compare with
 
     def measure_tokenizer() -> dict[str, Any]:
-        values, (real, decoded) = tokenizer_quality(tokenizer, datasets, reader, _EPISODES)
+        values, (real, decoded) = tokenizer_quality(tokenizer, datasets, frame_measures, _EPISODES)
         chosen = np.linspace(0, len(real) - 1, _PAIRS).astype(int)
         write_pairs(pictures / "reconstructions.npz", real[chosen], decoded[chosen])
         return values
@@ -90,18 +83,18 @@ def evaluate_run(
         _keep_dreams(config, dreams)
         ratios = action_shuffle_ratios(config, world, datasets, tokenizer_hash)
         returns = {"returns": None if dreams.returns is None else measure_returns(dreams.returns)}
-        return measure(dreams.rollouts, reader, lpips) | ratios | returns
+        return measure(dreams.rollouts, frame_measures, lpips) | ratios | returns
 
     def measure_before() -> dict[str, Any]:
         assert dynamics is not None
         dreams = dream_held_out(config, tokenizer, dynamics, datasets, tokenizer_hash)
-        values = measure(dreams.rollouts, reader)
+        values = measure(dreams.rollouts, frame_measures)
         return {key: values[key] for key in _DRIFT if key in values}
 
-    games = games_of(config, datasets)
+    trials = None if own.trials is None else own.trials(config, datasets)
     players = {name: partial(_player, config, tokenizer, model, datasets) for name, model in _all(policies).items()}
     results: dict[str, Any] = {}
-    with logger.progress("evaluate", 2 + len(players) * (len(games.names) if games else 0)) as bar:
+    with logger.progress("evaluate", 2 + len(players) * (len(trials.names) if trials else 0)) as bar:
         results["tokenizer"] = finished.part("tokenizer", "", measure_tokenizer)
         bar.advance(1, note="tokenizer")
         if world is not None:
@@ -109,17 +102,17 @@ def evaluate_run(
         if first is not None and dynamics is not None:
             results["dynamics_before_agent"] = finished.part("dynamics before the agent", "", measure_before)
         bar.advance(1, note="dreams")
-        if games is None:
+        if trials is None:
             return results
         found: dict[str, list[Any]] = {}
         for name, player in players.items():
             films = pictures if name == "imagination" else None
             found[name] = []
-            for number, game in enumerate(games.names):
-                play = partial(games.play, number, player, films)
-                found[name].append(finished.part(name, game, play))
-                bar.advance(1, note=f"{name} {game}")
-    return results | games.results(found)
+            for number, trial in enumerate(trials.names):
+                play = partial(trials.play, number, player, films)
+                found[name].append(finished.part(name, trial, play))
+                bar.advance(1, note=f"{name} {trial}")
+    return results | trials.results(found)
 
 
 class FinishedParts:
@@ -162,7 +155,8 @@ class FinishedParts:
 
 def _measured(config: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
     held_out = [dataset for dataset in datasets if "validation" in dataset.splits]
-    if config.env.family == "minigrid":  # a task is a game, and cells are read off its frames
+    played = game(config.env.game)
+    if played.make_env is not None and not played.achievements:  # a dataset is a task
         held_out = [dataset for dataset in held_out if dataset.meta.tasks[0] in config.env.tasks]
     if not held_out:
         roots = ", ".join(str(dataset.root) for dataset in datasets)
@@ -179,7 +173,7 @@ def _all(policies: Mapping[str, WorldAndAgent]) -> dict[str, WorldAndAgent | Non
 
 def _player(
     config: Config, tokenizer: Tokenizer, model: WorldAndAgent | None, datasets: Sequence[Dataset], number: int
-) -> AchievementPolicy:
+) -> TaskPolicy:
     seed = config.seed * 1000 + number
     if model is None:
         return RandomPolicy(config.env.actions, np.random.default_rng(seed))
@@ -194,13 +188,12 @@ def _keep_dreams(config: Config, dreams: Dreams) -> None:
     longest = np.argsort(-rollouts.valid.sum(axis=1), kind="stable")[:_FILMS]
     real = np.concatenate([dreams.context, rollouts.real], axis=1)[longest]
     imagined = np.concatenate([dreams.context, rollouts.imagined], axis=1)[longest]
-    films = []
+    films, names = [], game(config.env.game).action_names
     for row, real_row, imagined_row in zip(longest, real, imagined, strict=True):
         stop = given + int(rollouts.valid[row].sum())
         strips = {"real": real_row[:stop], "imagined": imagined_row[:stop]}
-        captions = ("",) * stop
-        if config.env.family in FAMILIES:
-            captions = action_captions(dreams.actions[row, :stop], FAMILIES[config.env.family].action_names)
+        actions = dreams.actions[row, :stop]
+        captions = action_captions(actions, names) if len(names) == actions.shape[1] else ("",) * stop
         films.append(Film("held-out episode", strips, captions, given))
     pictures = config.run_dir / "pictures"
     write_films(pictures / "dreams.npz", films)

@@ -1,19 +1,32 @@
-"""Real environments: MiniGrid and Crafter as pixels, their experts, and the seeds that keep the splits apart."""
+"""Games, one folder each, and what they share: the registry, many environments side by side, seeds, success."""
 
-from embody.games.lockstep import FAMILIES, Family, LockstepEnvs, PixelEnv, make_env
-from embody.games.minigrid.demonstrator import Expert, ExpertLost, make_expert, make_mistaken_expert
+from embody.games.environment import Demonstrator, DemonstratorLost, PixelEnv
+from embody.games.lockstep import LockstepEnvs
+from embody.games.registry import (
+    Game,
+    game,
+    games,
+    make_env,
+    open_recordings,
+    preset,
+    preset_names,
+    stored_config,
+)
 from embody.games.seeds import environment_seeds, evaluation_seeds
 
 __all__ = [
-    "FAMILIES",
-    "Expert",
-    "ExpertLost",
-    "Family",
+    "Demonstrator",
+    "DemonstratorLost",
+    "Game",
     "LockstepEnvs",
     "PixelEnv",
     "environment_seeds",
     "evaluation_seeds",
+    "game",
+    "games",
     "make_env",
-    "make_expert",
-    "make_mistaken_expert",
+    "open_recordings",
+    "preset",
+    "preset_names",
+    "stored_config",
 ]

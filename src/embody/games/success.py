@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from embody.config import ActionSpec, EnvConfig
 from embody.data import EVERY_TASK, Dataset, EpisodeRow
 from embody.errors import UserError
-from embody.games import LockstepEnvs
+from embody.games.lockstep import LockstepEnvs
 from embody.metrics.rates import Counts, mean_over_tasks, rate
 
 __all__ = [

@@ -6,18 +6,17 @@ N rollouts, Z steps of horizon, H W pixels, P tasks.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.games.minigrid.cells import CellReader, cell_accuracy, changed_cell_accuracy
 from embody.metrics.rates import precision_recall, psnr
 from embody.metrics.rewards import measure_rewards
 from embody.metrics.similarity import Features, frechet, lpips_distances, random_features, ssim
 from embody.tokenizer import Lpips
 
-__all__ = ["NEAR", "SHOWN", "Rollouts", "measure"]
+__all__ = ["NEAR", "SHOWN", "FrameMeasures", "Rollouts", "at_horizon", "measure"]
 
 NEAR = 10  # the horizon up to which, and at which, the headline numbers are taken
 SHOWN = (1, 2, 5, 10, 16, 20, 50, 100, 200)  # horizons in tables; LPIPS is measured at these alone, as it is slow
@@ -37,9 +36,21 @@ class Rollouts:
     tasks: tuple[str, ...] = ()  # N, or where all are one goal P; or none: they are not told apart
 
 
+class FrameMeasures(Protocol):
+    """What a game reads off frames beyond their pixels, such as which cells are right; all ready for JSON."""
+
+    def of_reconstructions(self, decoded: NDArray[np.uint8], real: NDArray[np.uint8]) -> dict[str, Any]:
+        """Of frames `[N, H, W, 3]`, decoded and real."""
+        ...
+
+    def of_rollouts(self, rollouts: Rollouts, steps: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
+        """Of `rollouts`; `steps[h - 1]` `[N, Z]` selects the valid frames at horizon h. Lists go under "horizon"."""
+        ...
+
+
 def measure(
     rollouts: Rollouts,
-    reader: CellReader | None,
+    frame_measures: FrameMeasures | None,
     lpips: Lpips | None = None,
     features: Features = random_features,
     tolerance: int = TOLERANCE,
@@ -47,11 +58,10 @@ def measure(
     """The measures by name, ready for JSON; None where there was nothing to measure (or PSNR is infinite).
 
     `gain_over_copy_db`: PSNR of the imagined minus that of repeating the last context frame, squared error pooled over
-    horizons 1-10 (`_beyond`: after 10). `changed_cell_accuracy`: over cells that differ from the last context frame;
-    without a `reader` there are no cells. `reward_*`: a slot counts as predicted, or real, where its reward exceeds
+    horizons 1-10 (`_beyond`: after 10). `reward_*`: a slot counts as predicted, or real, where its reward exceeds
     0.5. `rewards_within`: the same with `tolerance` slots to spare, and by task. `ssim`, `lpips`, `frechet` (of
     `features`) and `copy_*`: over horizons 1-10; LPIPS needs its network, and is taken at the horizons `SHOWN`.
-    `horizon`: lists, first item h = 1.
+    `horizon`: lists, first item h = 1. `frame_measures` adds a game's own.
     """
     r = rollouts
     assert r.real.shape == r.imagined.shape and r.valid.shape == r.real.shape[:2], (r.real.shape, r.valid.shape)
@@ -66,7 +76,7 @@ def measure(
         "copy_psnr_db": [_psnr(copy_error[m]) for m in steps],
         "rollouts": [int(m.sum()) for m in steps],
     }
-    of_cells = {} if reader is None else _measure_cells(r, reader, steps)
+    of_game = {} if frame_measures is None else frame_measures.of_rollouts(r, steps)
     alike = _measure_similarity(r, near, steps, lpips, features)
     return {
         "psnr_db": _psnr(error[near]),
@@ -75,8 +85,8 @@ def measure(
         "gain_over_copy_db_beyond": _gain(error[far], copy_error[far]),
         **_measure_rewards(r, tolerance),
         **alike,
-        **of_cells,
-        "horizon": horizon | alike["horizon"] | of_cells.get("horizon", {}),
+        **of_game,
+        "horizon": horizon | alike["horizon"] | of_game.get("horizon", {}),
     }
 
 
@@ -163,22 +173,6 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _measure_cells(r: Rollouts, reader: CellReader, steps: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
-    cells, true, last = (reader.read(frames) for frames in (r.imagined, r.real, r.context_last))
-    reference = np.broadcast_to(last[:, None], true.shape)
-    horizon = {
-        "cell_accuracy": [cell_accuracy(cells[m], true[m]) for m in steps],
-        "copy_cell_accuracy": [cell_accuracy(reference[m], true[m]) for m in steps],
-        "changed_cell_accuracy": [changed_cell_accuracy(cells[m], true[m], reference[m]) for m in steps],
-    }
-    return {
-        "cell_accuracy_h10": _at(horizon["cell_accuracy"], NEAR),
-        "changed_cell_accuracy_h10": _at(horizon["changed_cell_accuracy"], NEAR),
-        "changed_cell_accuracy": changed_cell_accuracy(cells[r.valid], true[r.valid], reference[r.valid]),
-        "horizon": horizon,
-    }
-
-
 def _frame_errors(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """Mean squared error of each frame, `[N, Z, H, W, 3]` -> `[N, Z]`, in units where white is 1."""
     rows = [((_unit(x) - _unit(y)) ** 2).mean(axis=(1, 2, 3), dtype=np.float64) for x, y in zip(a, b, strict=True)]
@@ -199,5 +193,6 @@ def _gain(errors: NDArray[np.float64], copy_errors: NDArray[np.float64]) -> floa
     return None if ours is None or copied is None else ours - copied
 
 
-def _at(values: Sequence[Any], horizon: int) -> Any:
+def at_horizon(values: Sequence[Any], horizon: int) -> Any:
+    """The value of a list that begins at horizon 1; None past its end."""
     return values[horizon - 1] if len(values) >= horizon else None

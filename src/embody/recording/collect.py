@@ -12,7 +12,7 @@ from typing import Any
 from embody.config import Config
 from embody.data import DatasetWriter, Episode, Meta, atomic_write, exclusive_lock, is_complete
 from embody.errors import UserError
-from embody.games import FAMILIES, make_env
+from embody.games import game, make_env
 from embody.recording.play import Split, play_episodes
 from embody.recording.workers import processes, worker_pool
 
@@ -61,9 +61,9 @@ def _collect_task(config: Config, task: str, pool: ProcessPoolExecutor | None, p
     if is_complete(root):
         progress(task, total, total)
         return
-    env, family = config.env, FAMILIES[config.env.family]
-    tasks = family.achievements or (task,)
-    meta = Meta(tasks, env.actions, env.height, env.width, env.fps, family.vocabulary, family.labels)
+    env, played = config.env, game(config.env.game)
+    tasks = played.achievements or (task,)
+    meta = Meta(tasks, env.actions, env.height, env.width, env.fps, played.vocabulary, played.labels)
     with exclusive_lock(root):
         writer = DatasetWriter(root, meta)
         with atomic_write(root / RECORD) as path:

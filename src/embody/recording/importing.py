@@ -23,8 +23,8 @@ from embody.data import (
     reencode,
     write_json,
 )
+from embody.data.sources.source import Source
 from embody.errors import UserError
-from embody.recording.recordings import Source
 from embody.recording.workers import worker_pool
 
 __all__ = ["REPORT", "Skipped", "import_recordings", "read_report"]

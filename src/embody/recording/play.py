@@ -9,16 +9,8 @@ import numpy as np
 
 from embody.config import Config
 from embody.data.episode import EVERY_TASK, Episode
-from embody.games import (
-    FAMILIES,
-    Expert,
-    ExpertLost,
-    PixelEnv,
-    environment_seeds,
-    make_env,
-    make_expert,
-    make_mistaken_expert,
-)
+from embody.errors import UserError
+from embody.games import Demonstrator, DemonstratorLost, PixelEnv, environment_seeds, game, make_env
 
 __all__ = ["play_episodes"]
 
@@ -27,7 +19,10 @@ Split = Literal["train", "validation"]
 
 def play_episodes(config: Config, task: str, split: Split, first: int, count: int) -> list[Episode]:
     """Episodes `first` .. `first + count - 1` of a split; each depends on (config, task, split, its index) alone."""
-    env, expert, mistaken = make_env(config.env, task), make_expert(task), make_mistaken_expert(task)
+    played, env = game(config.env.game), make_env(config.env, task)
+    if played.make_demonstrator is None:
+        raise UserError(f"nobody demonstrates {task}: {played.name} has no demonstrator; import recordings")
+    expert, mistaken = played.make_demonstrator(task), played.make_mistaken_demonstrator(task)
     episodes = []
     for index in range(first, first + count):
         if mistaken is not None and _draw(config, task, split, index, 2) < config.collect.mistaken_fraction:
@@ -37,7 +32,9 @@ def play_episodes(config: Config, task: str, split: Split, first: int, count: in
     return episodes
 
 
-def _play(config: Config, env: PixelEnv, expert: Expert, source: str, task: str, split: Split, index: int) -> Episode:
+def _play(
+    config: Config, env: PixelEnv, expert: Demonstrator, source: str, task: str, split: Split, index: int
+) -> Episode:
     rng = _rng(config, task, split, index)
     noise = _draw_noise(config, rng)
     seed = environment_seeds(config.collect.seed, task, split)[index]
@@ -54,7 +51,7 @@ def _play(config: Config, env: PixelEnv, expert: Expert, source: str, task: str,
         infos.append({name: info[name] for name in ("success", "events") if name in info})
     is_terminal = np.zeros(len(frames), bool)
     is_terminal[-1] = terminated
-    has_events = bool(FAMILIES[config.env.family].achievements)
+    has_events = bool(game(config.env.game).achievements)
     episode = Episode(
         frames=np.stack(frames),
         actions=np.array(actions, np.int64)[:, None],
@@ -95,7 +92,7 @@ def _draw_noise(config: Config, rng: np.random.Generator) -> float:
     return float(rng.choice(config.collect.noise_levels))
 
 
-def _player(env: PixelEnv, expert: Expert, noise: float, rng: np.random.Generator) -> Callable[[int | None], int]:
+def _player(env: PixelEnv, expert: Demonstrator, noise: float, rng: np.random.Generator) -> Callable[[int | None], int]:
     """The episode's policy: previous action to next. An expert that is lost leaves the rest to chance.
 
     Such an episode is kept: leaving it out would make the demonstrations look better than they are.
@@ -109,7 +106,7 @@ def _player(env: PixelEnv, expert: Expert, noise: float, rng: np.random.Generato
         if not lost:
             try:
                 suggested = expert.action(previous)  # asked at every step: the bot follows what is really played
-            except ExpertLost:
+            except DemonstratorLost:
                 lost = True
         return int(rng.integers(env.actions)) if lost or rng.random() < noise else suggested
 

@@ -6,33 +6,25 @@ N environments, P achievements, T timesteps, A action factors, H W pixels.
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.config import AchievementSchedule, EnvConfig
+from embody.config import EnvConfig
 from embody.data.goal import Goal
 from embody.errors import UserError
-from embody.games import LockstepEnvs
 from embody.games.crafter.environment import ACHIEVEMENTS, AFTER, LABELS
-from embody.games.success import Policy, Recording
+from embody.games.crafter.schedule import AchievementSchedule
+from embody.games.evaluation import TaskPolicy
+from embody.games.lockstep import LockstepEnvs
+from embody.games.success import Recording
 
-__all__ = ["AchievementPolicy", "AchievementScheduler", "Unlocked", "play_achievements"]
+__all__ = ["AchievementScheduler", "Unlocked", "play_achievements"]
 
 NEVER = -1
 _NEEDS = {"drink": "collect_drink", "food": "eat_cow", "energy": "wake_up"}
 _ENOUGH = 8  # of 9
-
-
-class AchievementPolicy(Policy, Protocol):
-    """A policy whose task may change within an episode."""
-
-    def relabel(self, labels: list[str]) -> None:
-        """What the N episodes ask for from now on."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these of the N episodes only."""
 
 
 class AchievementScheduler:
@@ -42,7 +34,7 @@ class AchievementScheduler:
         """A `UserError` names a task of the order that there is not."""
         for name in schedule.order:
             if name not in ACHIEVEMENTS:
-                raise UserError(f"achievements.order: unknown {name!r}: choose from {', '.join(ACHIEVEMENTS)}")
+                raise UserError(f"schedule.order: unknown {name!r}: choose from {', '.join(ACHIEVEMENTS)}")
         self._schedule = schedule
         self._order = [ACHIEVEMENTS.index(name) for name in schedule.order]
         self._after = {p: [ACHIEVEMENTS.index(name) for name in AFTER.get(ACHIEVEMENTS[p], ())] for p in self._order}
@@ -110,7 +102,7 @@ def play_achievements(
     config: EnvConfig,
     schedule: AchievementSchedule,
     seeds: Sequence[int],
-    policy: AchievementPolicy,
+    policy: TaskPolicy,
     goal: Goal,
     record: int = 0,
 ) -> Unlocked:

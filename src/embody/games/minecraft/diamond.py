@@ -13,10 +13,10 @@ import numpy as np
 from embody.config import from_dict, to_dict
 from embody.data import atomic_write
 from embody.errors import UserError
-from embody.evaluation.results import percent
-from embody.games.minecraft.spaces import ITEMS
+from embody.games.minecraft.tasks import ITEMS
 from embody.logger_manager import drop_half_line
 from embody.metrics.rates import rate
+from embody.metrics.tables import percent
 
 __all__ = ["DiamondEpisode", "EpisodeLog", "diamond_summary", "diamond_table", "episodes_table", "write_diamond_page"]
 

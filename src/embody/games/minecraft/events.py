@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.games.minecraft.spaces import TASKS
+from embody.games.minecraft.tasks import TASKS
 
 __all__ = ["PICKAXES", "events_of_inventory", "events_of_stats", "rises", "was_crafted"]
 

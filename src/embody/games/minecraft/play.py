@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embody.config import Config, TaskSchedule, digest, to_dict
+from embody.config import Config, digest, to_dict
 from embody.errors import UserError
-from embody.evaluation.results import write_results
 from embody.games import evaluation_seeds
+from embody.games.minecraft.actions import VPT
 from embody.games.minecraft.diamond import (
     DiamondEpisode,
     EpisodeLog,
@@ -23,12 +23,13 @@ from embody.games.minecraft.diamond import (
     diamond_table,
     write_diamond_page,
 )
-from embody.games.minecraft.schedule import Gains, Scheduler, check_schedule
+from embody.games.minecraft.schedule import Gains, Scheduler, TaskSchedule, check_schedule
 from embody.games.minecraft.simulator import MineRLEnv, SimulatorGone, SimulatorLost
-from embody.games.minecraft.spaces import ITEMS, VPT, task_label
+from embody.games.minecraft.tasks import ITEMS, task_label
 from embody.games.success import Policy, RandomPolicy
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
+from embody.metrics.results_file import write_results
 from embody.model import load_tokenizer, load_world_and_agent
 from embody.saving.tensors import tensors_hash
 
@@ -78,7 +79,7 @@ def evaluate_in_simulator(
         log = EpisodeLog(path, about)
         seeds = evaluation_seeds(config, environment, config.evaluation.episodes)
         try:
-            play_diamond(envs, seeds, player, config.schedule, log, logger)
+            play_diamond(envs, seeds, player, _schedule(config), log, logger)
         finally:  # stopped or not, there is a table of what was played
             made = {"command": command, "date": time.strftime("%Y-%m-%d")}
             summary = {**diamond_summary(log.episodes.values(), len(seeds)), "about": about, "made": made}
@@ -91,12 +92,11 @@ def evaluate_in_simulator(
 def connect(config: Config, environment: str, servers: Sequence[str]) -> list[MineRLEnv]:
     """A simulator behind each of `servers` (`host:port`), all alike; else a `UserError`. Nothing is played yet."""
     env = config.env
-    if env.family != "minecraft":
-        raise UserError(f"{config.name} plays {env.family}, not Minecraft: name a preset or a run of Minecraft's")
+    if env.game != "minecraft":
+        raise UserError(f"{config.name} plays {env.game}, not Minecraft: name a preset or a run of Minecraft's")
     if not servers or len(set(servers)) < len(servers):
         raise UserError("--server: at least one, and each once: a server has one simulator")
-    check_schedule(config.schedule)
-    steps = config.schedule.episode_steps
+    steps = _schedule(config).episode_steps
     envs: list[MineRLEnv] = []
     try:
         for server in servers:
@@ -108,6 +108,14 @@ def connect(config: Config, environment: str, servers: Sequence[str]) -> list[Mi
             opened.close()
         raise
     return envs
+
+
+def _schedule(config: Config) -> TaskSchedule:
+    """The config's; a `UserError` if nobody can be asked for its tasks."""
+    if not isinstance(config.schedule, TaskSchedule):
+        raise UserError(f"{config.name} has no schedule of tasks: begin with one of Minecraft's presets")
+    check_schedule(config.schedule)
+    return config.schedule
 
 
 def _player(

@@ -7,15 +7,45 @@ from typing import Any
 
 import numpy as np
 
-from embody.config import TaskSchedule
+from embody.config import Schedule
+from embody.config.bounds import Count
 from embody.errors import UserError
 from embody.games.minecraft.events import SHUFFLING
-from embody.games.minecraft.spaces import MINERL_REWARDS, TASKS, item_counts
+from embody.games.minecraft.tasks import MINERL_REWARDS, TASKS, item_counts
 
-__all__ = ["Gains", "Scheduler", "Switch", "check_schedule"]
+__all__ = ["Gains", "Scheduler", "Switch", "TaskSchedule", "check_schedule"]
 
 _DIAMOND = MINERL_REWARDS["diamond"][1]  # more than all the other rewards of an episode together
 _STANDING = ("crafting_table", "furnace")  # whose tasks are to craft them, not to have them again
+
+
+@dataclass(frozen=True)
+class TaskSchedule(Schedule):
+    """What the agent is asked for in one episode of Minecraft, one task after the other; the last one to the end.
+
+    A task is over when `amounts` of its item were obtained since the episode began (of a `place` task: placed), or
+    after `max_steps`. No inventory shows `open` and `use`: they end by time alone. The order and the numbers are ours:
+    what a diamond takes at least, with some time to spare.
+    """
+
+    tasks: tuple[str, ...] = (
+        *("mine_log", "craft_planks", "craft_stick", "craft_crafting_table", "place_crafting_table"),
+        *("craft_wooden_pickaxe", "mine_cobblestone", "craft_stone_pickaxe", "craft_furnace", "place_furnace"),
+        *("mine_coal", "mine_iron_ore", "craft_iron_ingot", "craft_iron_pickaxe", "mine_diamond"),
+    )
+    amounts: tuple[Count, ...] = (4, 12, 6, 1, 1, 1, 11, 1, 1, 1, 1, 3, 3, 1, 1)
+    max_steps: tuple[Count, ...] = (
+        *(6_000, 1_200, 1_200, 1_200, 600, 1_200, 6_000, 1_200, 1_200, 600),
+        *(6_000, 18_000, 2_400, 1_200, 72_000),
+    )
+    episode_steps: Count = 72_000  # 60 minutes at 20 a second [P]
+
+    def __post_init__(self) -> None:
+        if not self.tasks or not len(self.tasks) == len(self.amounts) == len(self.max_steps):
+            raise UserError(
+                f"schedule: {len(self.tasks)} tasks, {len(self.amounts)} amounts and {len(self.max_steps)} max_steps:"
+                " give one of each for every task, and at least one task"
+            )
 
 
 class Gains:

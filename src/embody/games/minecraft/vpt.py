@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embody.errors import UserError
+from embody.games.minecraft.actions import VPT
 from embody.games.minecraft.events import events_of_inventory, events_of_stats
-from embody.games.minecraft.spaces import VPT
 
 __all__ = ["Segment", "find_segments", "read_segment"]
 

@@ -6,17 +6,21 @@ these says what a cell of an imagined frame shows.
 M templates, R rows, C columns of cells.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embody.data import Dataset
 from embody.errors import UserError
+from embody.metrics.rollouts import NEAR, Rollouts, at_horizon
 
 __all__ = ["CellReader", "cell_accuracy", "changed_cell_accuracy"]
 
 Array = NDArray[Any]
+_TEMPLATES = 200  # episodes a task and split whose frames give the templates
 CHUNK = 512  # frames at a time: bounds the memory of the distance table
 
 
@@ -34,6 +38,17 @@ class CellReader:
         tiles = _tiles(frames, tile).reshape(-1, tile * tile * 3)
         distinct = np.unique(np.ascontiguousarray(tiles).view(f"S{tiles.shape[1]}"))  # fixed width: exact bytes
         return cls(distinct.view(np.uint8).reshape(-1, tile, tile, 3))
+
+    @classmethod
+    def from_datasets(cls, datasets: Sequence[Dataset]) -> "CellReader":
+        """The reader whose templates are the tiles of both splits' first episodes."""
+        rows = [
+            (dataset, row)
+            for split in ("train", "validation")
+            for dataset in datasets
+            for row in dataset.episodes(split)[:_TEMPLATES]
+        ]
+        return cls.from_frames(np.concatenate([dataset.frames(row.id, 0, row.length) for dataset, row in rows]))
 
     @property
     def tile(self) -> int:
@@ -57,6 +72,26 @@ class CellReader:
             parts.append((pixels @ weights + offset).argmin(axis=-1))
         index = np.concatenate(parts)
         return index.reshape(*frames.shape[:-3], *index.shape[1:])
+
+    def of_reconstructions(self, decoded: NDArray[np.uint8], real: NDArray[np.uint8]) -> dict[str, Any]:
+        """`cell_accuracy` of frames `[N, H, W, 3]`."""
+        return {"cell_accuracy": cell_accuracy(self.read(decoded), self.read(real))}
+
+    def of_rollouts(self, r: Rollouts, steps: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
+        """`cell_accuracy_h10`, and `changed_cell_accuracy` over cells that differ from the last context frame."""
+        cells, true, last = (self.read(frames) for frames in (r.imagined, r.real, r.context_last))
+        reference = np.broadcast_to(last[:, None], true.shape)
+        horizon = {
+            "cell_accuracy": [cell_accuracy(cells[m], true[m]) for m in steps],
+            "copy_cell_accuracy": [cell_accuracy(reference[m], true[m]) for m in steps],
+            "changed_cell_accuracy": [changed_cell_accuracy(cells[m], true[m], reference[m]) for m in steps],
+        }
+        return {
+            "cell_accuracy_h10": at_horizon(horizon["cell_accuracy"], NEAR),
+            "changed_cell_accuracy_h10": at_horizon(horizon["changed_cell_accuracy"], NEAR),
+            "changed_cell_accuracy": changed_cell_accuracy(cells[r.valid], true[r.valid], reference[r.valid]),
+            "horizon": horizon,
+        }
 
 
 def _tiles(frames: Array, tile: int) -> Array:

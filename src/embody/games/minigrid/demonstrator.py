@@ -1,4 +1,4 @@
-"""Experts by task. Of MiniGrid: minigrid's own bot for BabyAI, a breadth-first planner for DoorKey and Fetch.
+"""Experts by task: minigrid's own bot for BabyAI, a breadth-first planner for DoorKey and Fetch.
 
 Every expert looks at the true state each time it is asked, so that it recovers from actions it did not suggest.
 """
@@ -6,14 +6,12 @@ Every expert looks at the true state each time it is asked, so that it recovers 
 import itertools
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from embody.errors import UserError
-from embody.games.crafter import environment as crafter
-from embody.games.crafter.demonstrator import CrafterExpert
-from embody.games.crafter.whims import CrafterWhims
+from embody.games.environment import Demonstrator, DemonstratorLost
 
-__all__ = ["Expert", "ExpertLost", "make_expert", "make_mistaken_expert"]
+__all__ = ["make_demonstrator", "make_mistaken_demonstrator"]
 
 LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # (column, row) of a move in each direction; RIGHT turns to the next
@@ -23,42 +21,19 @@ BOT_ERRORS = (AssertionError, AttributeError, IndexError, TypeError)
 Cell = tuple[int, int]  # column, row
 
 
-class ExpertLost(Exception):
-    """The expert knows no way on: a random action has made the mission impossible, such as opening the box to move."""
-
-
-class Expert(Protocol):
-    """Suggests actions for one episode at a time."""
-
-    def reset(self, env: Any) -> None:
-        """Take up the episode that `env` has just begun."""
-        ...
-
-    def action(self, previous: int | None) -> int:
-        """The next action. `previous` is what was really played last, None at first. May raise `ExpertLost`."""
-        ...
-
-
-def make_expert(task: str) -> Expert:
-    """The expert of a task of `embody.games.FAMILIES`."""
-    if task in crafter.TASKS:
-        return CrafterExpert()
+def make_demonstrator(task: str) -> Demonstrator:
+    """The expert of a task."""
     if task.startswith("BabyAI-"):
         return BotExpert()
     planners = {"MiniGrid-DoorKey": unlock_and_leave, "MiniGrid-Fetch": fetch}
-    for family, planner in planners.items():
-        if task.startswith(family):
+    for kind, planner in planners.items():
+        if task.startswith(kind):
             return PlannerExpert(planner)
-    raise UserError(f"no expert plays {task}: only {', '.join(('BabyAI', *planners, *crafter.TASKS))} have one")
+    raise UserError(f"no expert plays {task}: only {', '.join(('BabyAI', *planners))} have one")
 
 
-def make_mistaken_expert(task: str) -> Expert | None:
-    """One that plays as well, but for something else: another mission of the same room, or what comes to its mind.
-
-    None if the task's rooms allow one mission alone.
-    """
-    if task in crafter.TASKS:
-        return CrafterWhims()
+def make_mistaken_demonstrator(task: str) -> Demonstrator | None:
+    """One that plays as well, but another mission of the same room; None if the task's rooms allow one alone."""
     if task.startswith("BabyAI-"):
         return BotExpert(another_mission)
     return PlannerExpert(fetch_another) if task.startswith("MiniGrid-Fetch") else None
@@ -79,7 +54,7 @@ class BotExpert:
         from minigrid.utils.baby_ai_bot import DisappearedBoxError
 
         if not _objects_exist(self._game):
-            raise ExpertLost(self._game.mission)
+            raise DemonstratorLost(self._game.mission)
         try:
             action = int(self._bot.replan(previous))
             if action != DONE:
@@ -91,7 +66,7 @@ class BotExpert:
             return int(self._bot.replan())
         except BOT_ERRORS as error:
             if self._game.carrying is None:
-                raise ExpertLost(self._game.mission) from error
+                raise DemonstratorLost(self._game.mission) from error
             # A new bot cannot begin with its hands full: put the thing down, and try again from there.
             return DROP if self._game.grid.get(*self._game.front_pos) is None else RIGHT
 
@@ -151,7 +126,7 @@ class PlannerExpert:
     def action(self, previous: int | None) -> int:
         action = self._planner(self._game)
         if action is None:
-            raise ExpertLost(self._game.mission)
+            raise DemonstratorLost(self._game.mission)
         return action
 
 

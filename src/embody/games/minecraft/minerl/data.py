@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from embody.data.video import OpenVideos, Video, identity, index_video
 from embody.errors import UserError
+from embody.games.minecraft.actions import minerl_space
 from embody.games.minecraft.minerl.trajectory import CORRUPTED, POV, Trajectory, find_trajectories, read_trajectory
-from embody.games.minecraft.spaces import minerl_space
 
 __all__ = ["BufferedBatchIter", "DataPipeline", "make"]
 

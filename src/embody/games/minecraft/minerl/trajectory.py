@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embody.errors import UserError
+from embody.games.minecraft.actions import minerl_space
 from embody.games.minecraft.events import rises, was_crafted
-from embody.games.minecraft.spaces import MINERL_REWARDS, TASKS, minerl_observations, minerl_space
+from embody.games.minecraft.tasks import MINERL_REWARDS, TASKS, minerl_observations
 
 __all__ = ["CORRUPTED", "POV", "Trajectory", "environment_in", "find_trajectories", "read_trajectory"]
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from embody.errors import UserError
+from embody.games.minecraft.actions import VPT, ActionSpace, minerl_space
 from embody.games.minecraft.simulator import protocol
-from embody.games.minecraft.spaces import VPT, ActionSpace, minerl_space
 
 __all__ = ["MineRLEnv", "SimulatorGone", "SimulatorLost", "area_average"]
 

@@ -1,0 +1,90 @@
+"""Plain videos as recordings: nobody knows their actions."""
+
+import contextlib
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embody.config import ActionSpec
+from embody.data.dataset import PADDING, UNKNOWN, Meta
+from embody.data.episode import Episode
+from embody.data.sources.source import Lean, Recordings, frames_in, number_of, video_shape
+from embody.data.video import Video
+from embody.errors import UserError
+
+__all__ = ["VIDEOS", "VideoSource"]
+
+_VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
+
+
+@dataclass(frozen=True)
+class VideoSource(Lean):
+    """Videos at any depth of a folder, without actions, all of one rate. The first that can be opened says the size."""
+
+    folder: Path
+    shard: int = 32
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"kind": "videos", "source": str(self.folder.absolute())}
+
+    def names(self) -> list[str]:
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder} is no folder")
+        paths = (path for path in self.folder.rglob("*") if path.suffix.lower() in _VIDEO_SUFFIXES)
+        names = sorted(path.relative_to(self.folder).as_posix() for path in paths)
+        if not names:
+            raise UserError(f"no video in {self.folder}: files of {', '.join(_VIDEO_SUFFIXES)} are looked for")
+        return names
+
+    def group(self, name: str) -> str:
+        return name
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Height, width and frames a second of those that can be opened; a `UserError` if rates differ."""
+        shapes = {}
+        for name in self.names():
+            with contextlib.suppress(ValueError):
+                shapes[name] = video_shape(self.folder / name)
+        shapes = {name: shape for name, shape in shapes.items() if min(shape) > 0}
+        if not shapes:
+            raise UserError(f"no video in {self.folder} can be opened")
+        rates = Counter(fps for *_, fps in shapes.values())
+        if len(rates) > 1:
+            said = ", ".join(f"{count} of {fps}" for fps, count in rates.most_common())
+            odd = next(name for name, (*_, fps) in shapes.items() if fps != rates.most_common(1)[0][0])
+            raise UserError(
+                f"{self.folder} has videos of different frames a second: {said} (such as {odd}); a dataset has one"
+                f" rate: import them from folders of their own, or bring them to one (ffmpeg -i IN -vf fps={min(rates)}"
+                " OUT)"
+            )
+        return shapes
+
+    def meta(self) -> Meta:
+        height, width, fps = next(iter(self._shapes.values()))
+        return Meta(("video",), ActionSpec((2,)), height, width, fps, (PADDING, UNKNOWN))  # no action is read
+
+    def read(self, name: str) -> Episode:
+        path = self.folder / name
+        length = frames_in(path)
+        return Episode(
+            frames=Video(path, 0, length),
+            actions=np.zeros((length, 1), np.int64),
+            rewards=np.zeros(length, np.float32),
+            is_terminal=np.zeros(length, bool),
+            task="video",
+            label="",
+            source=name,
+            noise=0.0,
+            seed=number_of(name),
+            success=False,
+            labelled=False,
+        )
+
+
+VIDEOS = Recordings(lambda folder, environment: VideoSource(folder))

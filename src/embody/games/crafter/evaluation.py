@@ -1,0 +1,118 @@
+"""Crafter's evaluation: so many achievements an episode, in worlds that nobody has recorded in.
+
+P achievements.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from embody.config import Config
+from embody.data import Dataset
+from embody.data.goal import goal_of
+from embody.errors import UserError
+from embody.games.crafter.environment import ACHIEVEMENTS
+from embody.games.crafter.play import Unlocked, play_achievements
+from embody.games.crafter.schedule import AchievementSchedule
+from embody.games.evaluation import (
+    FILMS,
+    Found,
+    GameEvaluation,
+    Player,
+    as_bits,
+    compared,
+    episode_film,
+    trial_seeds,
+)
+from embody.metrics.pictures import write_films
+from embody.metrics.results_file import Results, lookup
+from embody.metrics.sections import Section
+from embody.metrics.statistics import Outcomes, Statistic, bootstrap, crafter_score, mean_rate, mean_return
+from embody.metrics.tables import percent
+
+__all__ = ["EVALUATION", "CrafterTrials"]
+
+
+class CrafterTrials:
+    """So many worlds a trial, played side by side."""
+
+    def __init__(self, config: Config, datasets: Sequence[Dataset]) -> None:
+        self._config, self._datasets = config, datasets
+        seeds, batch = trial_seeds(config, config.env.tasks[0]), config.evaluation.batch
+        self._seeds = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
+        self.names = [
+            f"worlds {place * batch}-{place * batch + len(part) - 1}" for place, part in enumerate(self._seeds)
+        ]
+
+    def play(self, number: int, player: Player, pictures: Path | None) -> dict[str, Any]:
+        """`Unlocked.to_json`."""
+        config, record = self._config, FILMS if pictures and number == 0 else 0
+        seeds, goal = self._seeds[number], goal_of(config.agent.goal)
+        schedule = _schedule(config)
+        played = play_achievements(config.env, schedule, seeds, player(number), goal, record)
+        if pictures and record:
+            films = [episode_film(recording, config.env.game) for recording in played.recordings]
+            write_films(pictures / "episodes-0.npz", films)
+        return played.to_json()
+
+    def results(self, found: Found) -> dict[str, Any]:
+        """As `Trials`; and of each policy its `score`, `return` (achievements an episode), length, deaths and reward.
+
+        Intervals of what is over all achievements are bootstrapped over worlds.
+        """
+        unlocked = {policy: Unlocked.from_json(parts) for policy, parts in found.items()}
+        achieved = {
+            policy: {name: as_bits(u.achieved[:, place]) for place, name in enumerate(ACHIEVEMENTS)}
+            for policy, u in unlocked.items()
+        }
+        seeds = {self._config.env.tasks[0]: [seed for part in self._seeds for seed in part]}
+        results = compared(achieved, seeds, self._datasets, together=True)
+        for policy, u in unlocked.items():
+            outcomes = u.achieved[None]
+            results["success"][policy] |= _estimated(outcomes, mean_rate) | {
+                "score": _estimated(outcomes, crafter_score),
+                "return": _estimated(outcomes, mean_return),
+                "length": float(u.length.mean()),
+                "died": float(u.died.mean()),
+                "reward": float(u.reward.mean()),
+            }
+        return results
+
+
+def _estimated(outcomes: Outcomes, statistic: Statistic) -> dict[str, float]:
+    estimate = bootstrap(outcomes, statistic)
+    return {"mean": float(estimate.value), "low": float(estimate.low), "high": float(estimate.high)}
+
+
+def _schedule(config: Config) -> AchievementSchedule:
+    if not isinstance(config.schedule, AchievementSchedule):
+        raise UserError(f"{config.name} has no schedule of achievements: begin with one of Crafter's presets")
+    return config.schedule
+
+
+# --- the report -----------------------------------------------------------------------------------------------------
+
+
+def sections(results: Results) -> Sequence[Section]:
+    """What an episode comes to in all, a column a policy."""
+    found: Mapping[str, Any] = lookup(results, "success") or {}
+    shown: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+        "score": ("Crafter score (95% interval over episodes)", lambda v: _between(v, ".1f")),
+        "return": ("achievements an episode", lambda v: _between(v, ".2f")),
+        "length": ("steps an episode", "{:.0f}".format),
+        "died": ("died", percent),
+        "reward": ("Crafter's reward", "{:.1f}".format),
+    }
+    rows = [
+        [title, *(show(value[key]) if key in value else "-" for value in found.values())]
+        for key, (title, show) in shown.items()
+        if any(key in value for value in found.values())
+    ]
+    return [Section("What an episode comes to", tables=((["", *found], rows),))] if rows else []
+
+
+def _between(value: Mapping[str, float], form: str) -> str:
+    return f"{value['mean']:{form}} ({value['low']:{form}}-{value['high']:{form}})"
+
+
+EVALUATION = GameEvaluation(trials=CrafterTrials, sections=sections)

@@ -1,0 +1,143 @@
+"""Crafter's presets."""
+
+from dataclasses import replace
+
+from embody.config import (
+    ActionSpec,
+    AgentConfig,
+    AgentObjective,
+    CollectConfig,
+    Config,
+    DynamicsConfig,
+    DynamicsObjective,
+    EnvConfig,
+    EvaluationConfig,
+    ImaginationConfig,
+    SamplingConfig,
+    StageConfig,
+    TokenizerConfig,
+    TokenizerObjective,
+    TransformerConfig,
+)
+from embody.games.crafter.schedule import AchievementSchedule
+
+__all__ = ["crafter", "crafter_small"]
+
+
+def crafter_small() -> Config:
+    """Crafter, 22 achievements up to the diamond, on two CPU cores: models of 1.8M, 1.6M and 2.5M parameters."""
+    shape = TransformerConfig(width=192, depth=2, heads=4, kv_heads=2, mlp_width=480)
+    trunk = TransformerConfig(
+        width=192,
+        depth=4,
+        heads=4,
+        kv_heads=2,
+        pattern="STSS",
+        mlp_width=480,
+        time_rope=(3.14, 20.0),
+        time_query_gain=2.5,
+    )
+    lengths = StageConfig(batch=16, length=8, long_length=32, lr=1e-3, muon_lr=4e-3)
+    return Config(
+        name="crafter_small",
+        preset="crafter_small",
+        env=EnvConfig(
+            game="crafter",
+            tasks=("crafter",),
+            max_steps=(1000,),
+            height=64,
+            width=64,
+            fps=5,
+            actions=ActionSpec((17,)),
+        ),
+        # Half a million steps; docs/crafter.md has what each level of noise achieves.
+        collect=CollectConfig(
+            train_episodes=1000, noise_levels=(0.0, 0.1, 0.3), random_fraction=0.05, unlabelled_fraction=0.2
+        ),
+        # Crafter shows 9x9 cells of 7x7 pixels: a patch, a latent and a token of the dynamics is 2x2 of them.
+        tokenizer=TokenizerConfig(
+            patch=14,
+            padded=(70, 70),
+            latents=25,
+            channels=32,
+            encoder=replace(shape, pattern="TS"),
+            decoder=replace(shape, pattern="S"),
+            context=2,
+        ),
+        tokenizer_objective=TokenizerObjective(
+            mask_max=0.05,  # what is masked, nothing foretells: at 0.3 that is most of the loss (LOG.md)
+            lpips="none",
+            uniform_share=0.5,  # tables, diamonds, zombies are rare cells, and learnt last
+        ),
+        dynamics=DynamicsConfig(tokens=25, channels=32, registers=4, context=32, trunk=trunk),
+        dynamics_objective=DynamicsObjective(
+            contexts="alternate",
+            tau_power=2.0,
+            ramp=False,
+            image_fraction=0.02,
+            unlabelled_fraction=0.02,
+            bootstrap_fraction=0.2,
+            bootstrap_start=0.6,
+            uniform_share=0.5,
+        ),
+        agent=AgentConfig(
+            hidden=160,
+            distances=1,  # what comes later than the next action takes most of the gradient, and is chance (LOG.md)
+            words=4,
+            # Crafter's own reward: an achievement a step, and health. A policy hardly
+            # heeds a label that the inventory foretells, and imagination finds what the reward head pays by mistake or
+            # what no recording does (LOG.md).
+            goal="recorded",
+            reward_range=(-1.0, 1.2),
+            value_range=(-2.0, 12.0),
+        ),
+        agent_objective=AgentObjective(
+            heads_input="context",
+            dynamics_weight=0.0,  # the world is as good as it gets before; so the agent has twice the steps
+            uniform_share=0.125,
+            miss_share=0.25,
+            policy_weight=10.0,  # LOG.md
+            event_lead=24,  # short clips alone would show the last steps of each search
+        ),
+        sampling=SamplingConfig(k_sample=2, support=0.03),
+        # Three quarters of the contexts end where a dream may hold an event; all are where agents live to be.
+        imagination=ImaginationConfig(
+            context=16,
+            horizon=15,
+            gamma=0.97,
+            alpha=1.0,
+            beta=1.0,
+            margin=0.1,
+            updates=4,
+            uniform_share=0.25,
+            first_slots=200,
+        ),
+        train_tokenizer=StageConfig(
+            epochs=0.25, batch=64, length=1, long_length=2, long_every=2, lr=2e-3, muon_lr=8e-3
+        ),
+        train_dynamics=replace(lengths, epochs=1.2),
+        train_agent=replace(lengths, epochs=1.5),
+        train_imagination=StageConfig(
+            epochs=1.0, batch=64, lr=1e-3, weight_decay=0.0, clip=0.5, ema=0.98, checkpoint_every=20, log_every=4
+        ),
+        evaluation=EvaluationConfig(episodes=200, batch=50, context=16, horizon=32),
+        schedule=AchievementSchedule(),
+    )
+
+
+def crafter() -> Config:
+    """Crafter on one GPU: `crafter_small` with a larger world and agent, 12M parameters, more passes over the data."""
+    small = crafter_small()
+    trunk = replace(small.dynamics.trunk, width=256, depth=6, heads=4, kv_heads=2, pattern="STS", mlp_width=704)
+    lengths = replace(small.train_dynamics, batch=128, epochs=8.0)
+    return replace(
+        small,
+        name="crafter",
+        preset="crafter",
+        dynamics=replace(small.dynamics, trunk=trunk, context=64),
+        agent=replace(small.agent, hidden=512),
+        train_tokenizer=replace(small.train_tokenizer, batch=128, epochs=0.6),
+        train_dynamics=lengths,
+        train_agent=replace(lengths, epochs=2.0),
+        train_imagination=replace(small.train_imagination, epochs=0.6),
+    )

@@ -1,0 +1,40 @@
+"""Minecraft, as embody knows it: recordings, which have several spaces of actions, and a simulator elsewhere."""
+
+from pathlib import Path
+
+from embody.data.sources.source import Recordings, Source
+from embody.games.minecraft.actions import VPT
+from embody.games.minecraft.presets import minecraft, minecraft_small
+from embody.games.minecraft.tasks import TASKS, VOCABULARY, task_label
+from embody.games.registry import Game
+
+__all__ = ["GAME"]
+
+_KEYS = {  # Minecraft's own; of VPT's actions
+    **{"w": "forward", "a": "left", "s": "back", "d": "right", " ": "jump", "Shift": "sneak", "Control": "sprint"},
+    **{"e": "inventory", "q": "drop", "f": "swapHands", **{str(n): f"hotbar.{n}" for n in range(1, 10)}},
+}
+
+
+def _minerl(folder: Path, environment: str | None) -> Source:
+    from embody.games.minecraft.minerl import environment_in
+    from embody.games.minecraft.recordings import MinerlSource
+
+    return MinerlSource(folder, environment or environment_in(folder))
+
+
+def _vpt(folder: Path, environment: str | None) -> Source:
+    from embody.games.minecraft.recordings import VptSource
+
+    return VptSource(folder)
+
+
+GAME = Game(
+    name="minecraft",
+    presets={"minecraft_small": minecraft_small, "minecraft": minecraft},
+    vocabulary=VOCABULARY,
+    achievements=TASKS,
+    labels=tuple(map(task_label, TASKS)),
+    keys={key: (VPT.keys.index(name), 1) for key, name in _KEYS.items()},
+    recordings={"minerl": Recordings(_minerl, has_environments=True), "vpt": Recordings(_vpt)},
+)

@@ -1,0 +1,148 @@
+"""Minecraft's recordings as sources of episodes: MineRL's trajectories and VPT's segments."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embody.data import EVERY_TASK, Episode, Meta, Video
+from embody.data.sources.source import Lean, frames_in, number_of, video_shape
+from embody.errors import UserError
+from embody.games.minecraft.actions import VPT, minerl_space
+from embody.games.minecraft.minerl import find_trajectories, read_trajectory
+from embody.games.minecraft.minerl.trajectory import POV
+from embody.games.minecraft.tasks import TASKS, VOCABULARY, task_label
+from embody.games.minecraft.vpt import find_segments, read_segment
+
+__all__ = ["MinerlSource", "VptSource", "minerl_episode", "minerl_tasks", "stream_of"]
+
+_FPS = 20  # of the game
+
+
+def stream_of(trajectory: str) -> str:
+    """The name of the stream that one of MineRL's trajectories, `NAME_START-END`, is a part of."""
+    return re.sub(r"_\d+-\d+$", "", trajectory)
+
+
+@dataclass(frozen=True)
+class MinerlSource:
+    """The trajectories of one MineRL 0.4.4 environment, in `root/environment`."""
+
+    root: Path
+    environment: str
+    shard: int = 32
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"kind": "minerl", "source": str(self.root.absolute()), "environment": self.environment}
+
+    @property
+    def _folder(self) -> Path:
+        return self.root / self.environment
+
+    def names(self) -> list[str]:
+        return sorted(p.relative_to(self._folder).as_posix() for p in find_trajectories(self.root, self.environment))
+
+    def group(self, name: str) -> str:
+        return stream_of(name)
+
+    def meta(self) -> Meta:
+        tasks, labels = minerl_tasks(self.environment)
+        return Meta(tasks, minerl_space(self.environment).spec, *POV, _FPS, VOCABULARY, labels)
+
+    def read(self, name: str) -> Episode:
+        trajectory = read_trajectory(self._folder / name, self.environment)
+        slots = trajectory.slots()
+        length = len(trajectory.rewards) + 1
+        missing = trajectory.first_frame + length - frames_in(trajectory.video)
+        if missing > 1:
+            frames = trajectory.first_frame + length
+            raise UserError(f"{trajectory.video}: {frames - missing} frames, its metadata says {frames}")
+        length -= max(0, missing)  # a video may lack its last frame: that slot cannot be shown
+        success = slots.pop("success")
+        return minerl_episode(
+            self.environment,
+            Video(trajectory.video, trajectory.first_frame, length),
+            {key: None if array is None else array[:length] for key, array in slots.items()},
+            name,
+            success,
+        )
+
+
+def minerl_tasks(environment: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tasks, and their labels where episodes have events."""
+    if "Obtain" in environment:
+        return TASKS, tuple(map(task_label, TASKS))
+    return (("mine_log",) if "Treechop" in environment else (environment,)), ()
+
+
+def minerl_episode(environment: str, frames: Any, slots: dict[str, Any], name: str, success: bool) -> Episode:
+    task = minerl_tasks(environment)[0][0]
+    return Episode(
+        frames=frames,
+        **slots,
+        task=task if slots["events"] is None else EVERY_TASK,
+        label="" if slots["events"] is not None else task_label(task) if task in TASKS else "navigate",
+        source=name,
+        noise=0.0,
+        seed=number_of(name),
+        success=success,
+    )
+
+
+@dataclass(frozen=True)
+class VptSource(Lean):
+    """Segments of VPT's contractors, of an index or a folder."""
+
+    source: Path
+    shard: int = 32
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"kind": "vpt", "source": str(self.source.absolute())}
+
+    @cached_property
+    def _places(self) -> dict[str, Path | None]:
+        return dict(find_segments(self.source))
+
+    def names(self) -> list[str]:
+        return sorted(self._places)
+
+    def group(self, name: str) -> str:
+        return re.sub(r"-\d{8}-\d{6}$", "", name)  # segments of one session
+
+    def meta(self) -> Meta:
+        return Meta(TASKS, VPT.spec, 360, 640, _FPS, VOCABULARY, tuple(map(task_label, TASKS)))
+
+    def read(self, name: str) -> Episode:
+        stem = self._places[name]
+        if stem is None:
+            raise UserError(f"{self.source}: the path {name} leaves the folder")
+        video, lines = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("mp4", "jsonl"))
+        for path in (video, lines):
+            if not path.is_file():
+                raise UserError(f"{path}: is not there")
+        frames = frames_in(video)
+        segment = read_segment(lines, name)
+        length = len(segment.actions)
+        if frames != length:
+            raise UserError(f"{video}: {frames} frames, but {lines.name} has {length} lines")
+        cursor = segment.cursor(video_shape(video)[0])
+        return Episode(
+            frames=Video(video, 0, length, cursor if (cursor >= 0).any() else None),
+            actions=segment.actions,
+            rewards=np.zeros(length, np.float32),  # the events are
+            is_terminal=np.zeros(length, bool),  # the session goes on
+            task=EVERY_TASK,
+            label="",
+            source=name,
+            noise=0.0,
+            seed=number_of(name),
+            success=bool(segment.events.any()),
+            events=segment.events,
+            camera=segment.camera,
+            is_null=segment.is_null,
+        )

@@ -1,0 +1,51 @@
+"""`results.json`: numbers by stable dotted keys, written whole or not at all."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embody.errors import UserError
+from embody.saving.atomic_write import atomic_write
+
+__all__ = ["Results", "lookup", "read_results", "write_results"]
+
+Results = Mapping[str, Any]
+
+
+def lookup(results: Results, key: str) -> Any:
+    """The value at a dotted key such as `success.cloning.mean`; None where it is missing."""
+    value: Any = results
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def write_results(path: Path, results: Results) -> None:
+    """Write JSON atomic_write, then rename. NaN and infinity become null, numpy values plain ones."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(_plain(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; a `UserError` names a file that is not one."""
+    try:
+        values = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); run the evaluation again") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a JSON object; run the evaluation again")
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,111 @@
+"""The registry: games of this package, one that another package brings, and data without a game."""
+
+import dataclasses
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from embody.config import Config, EnvConfig, to_dict
+from embody.errors import UserError
+from embody.games import game, games, make_env, preset, preset_names, registry, stored_config
+from embody.games.crafter.schedule import AchievementSchedule
+from embody.games.minecraft.schedule import TaskSchedule
+from embody.metrics.results_file import lookup, read_results
+from embody.recording import collect
+from embody.trainer import Trainer
+from tests import tiny_game
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The tiny game, as the entry point of a package."""
+    point = importlib.metadata.EntryPoint("square", "tests.tiny_game:GAME", "embody.games")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
+    registry._games.cache_clear()
+    yield
+    registry._games.cache_clear()
+
+
+def in_folder(config: Config, root: Path, **changes: object) -> Config:
+    folders = {f"{kind}_dir": str(root / kind) for kind in ("data", "models", "runs", "logs")}
+    return dataclasses.replace(config, **folders, **changes)  # type: ignore[arg-type]
+
+
+def test_the_games_of_this_package() -> None:
+    assert list(games()) == ["crafter", "minecraft", "minigrid"]
+    assert sorted(preset_names()) == ["crafter", "crafter_small", "minecraft", "minecraft_small", "minigrid"]
+    for one in games().values():
+        for name, make in one.presets.items():
+            config = make()
+            assert config.preset == name and game(config.env.game) is one
+        sizes = one.actions.sizes if one.action_names else next(iter(one.presets.values()))().env.actions.sizes
+        assert one.keys and all(choice < sizes[factor] for factor, choice in one.keys.values())
+    with pytest.raises(UserError, match="unknown game 'chess': choose one of crafter, minecraft, minigrid, none"):
+        make_env(EnvConfig("chess"), "mate")
+    with pytest.raises(UserError, match="unknown preset 'chess': choose one of crafter_small, crafter, minecraft"):
+        preset("chess")
+
+
+def test_what_is_not_played_is_not_imported() -> None:
+    heavy = ("crafter", "minigrid", "minerl", "gym", "torch")
+    program = f"import sys, embody.games.registry; print(*[name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert not set(done.stdout.split()) - {"torch"}, done.stderr
+
+
+@pytest.mark.parametrize("name", ["minigrid", "crafter_small", "minecraft_small"])
+def test_stored_configs_have_the_games_own_schedule(name: str) -> None:
+    config = preset(name)
+    if isinstance(config.schedule, AchievementSchedule):
+        config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, patience=7))
+    if isinstance(config.schedule, TaskSchedule):
+        config = dataclasses.replace(config, schedule=dataclasses.replace(config.schedule, episode_steps=7))
+    assert stored_config(json.loads(json.dumps(to_dict(config)))) == config
+    with pytest.raises(UserError, match="Config.schedule: unknown field 'luck'"):
+        stored_config(to_dict(config) | {"schedule": {"luck": 1}})
+
+
+def test_two_games_of_one_name(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    (point,) = registry.entry_points(group="embody.games")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point, point])
+    with pytest.raises(UserError, match="two games are called 'square'"):
+        games()
+
+
+def test_a_game_of_another_package_runs_whole(installed: None, tmp_path: Path) -> None:
+    assert game("square") is tiny_game.GAME
+    config = in_folder(preset("square"), tmp_path)
+    Trainer(config=config).run(command="embody run square")
+    results = read_results(config.run_dir / "results.json")
+    assert results["family"] == "square"
+    for policy in ("random", "cloning", "imagination"):
+        assert lookup(results, f"success.{policy}.tasks.go")["episodes"] == 4
+    assert lookup(results, "success.demonstrations.by_noise")["0"]["mean"] == 1.0  # the walker always arrives
+    assert 0 <= results["tokenizer"]["white_share"] <= 1 and len(results["dynamics"]["horizon"]["white_share"]) == 4
+    report = (config.run_dir / "report.html").read_text(encoding="utf-8")
+    assert "White pixels" in report and "Cells right" not in report
+    assert "| White |" in (config.run_dir / "results.md").read_text(encoding="utf-8")
+
+
+def test_data_without_a_game(installed: None, tmp_path: Path) -> None:
+    """It trains, and is evaluated by reconstructions and rollouts only."""
+    played = in_folder(preset("square"), tmp_path)
+    collect(played)
+    config = dataclasses.replace(played, name="data", env=dataclasses.replace(played.env, game="none"))
+    trainer = Trainer(config=config)
+    with pytest.raises(UserError, match="env.game none has no environment here"):
+        collect(dataclasses.replace(config, data_dir=str(tmp_path / "other")))
+    trainer.train_tokenizer()
+    trainer.encode()
+    trainer.train_dynamics()
+    trainer.train_agent()
+    trainer.train_imagination()
+    results = trainer.evaluate()
+    assert results["tokenizer"]["psnr_db"] > 0 and len(results["dynamics"]["horizon"]["psnr_db"]) == 4
+    assert not {"success", "outcomes", "against_cloning"} & set(results) and "white_share" not in results["tokenizer"]
+    assert "No policy was evaluated" in trainer.report().read_text(encoding="utf-8")
