@@ -72,19 +72,17 @@ class Bench:
     """One preset on one device."""
 
     def __init__(self, config: Config, sizes: Sizes, device: torch.device, compiled: bool) -> None:
-        tokenizer = replace(config.tokenizer, lpips="none")  # no weights are fetched
-        self.config = replace(config, tokenizer=tokenizer, compile=compiled)
+        objective = replace(config.tokenizer_objective, lpips="none")  # no weights are fetched
+        self.config = replace(config, tokenizer_objective=objective, compile=compiled)
         self.sizes, self.device, self.compiled = sizes, device, compiled
         self.generator = torch.Generator(device).manual_seed(0)
 
     def interactive(self) -> dict[str, float]:
         """Frames one at a time after a full context, each decoded to pixels: K passes a frame."""
         config, sizes = self.config, self.sizes
-        world, tokenizer = (
-            for_inference(model, compiled=self.compiled)
-            for model in (self._made(Dynamics, config.dynamics), self._made(Tokenizer, config.tokenizer))
-        )
-        dream = Dream(world, k_sample=config.dynamics.k_sample, generator=self.generator)
+        world = for_inference(self._world(), compiled=self.compiled)
+        tokenizer = for_inference(self._tokenizer(), compiled=self.compiled)
+        dream = Dream(world, k_sample=config.sampling.k_sample, generator=self.generator)
         batch = self._batch(1, config.dynamics.context)
         assert batch.latents is not None
         dream.reset(batch.latents, batch.actions, batch.is_first)
@@ -98,18 +96,16 @@ class Bench:
         # The decoder's ring too is full when the clock starts, and every shape was met.
         seconds = self._time(frame, sizes.frames, warm_up=t.context + 2)
         # K passes, but one of them over two frames.
-        flops = generated_frame_flops(config, agent=False) + decode_flops(t, 1, t.context)
+        flops = generated_frame_flops(config, agent=False) + decode_flops(t, config.env.frame, 1, t.context)
         return self._rates(seconds, frames=1, flops=flops)
 
     def acting(self) -> dict[str, float]:
         """A frame in, an action out, after a full context."""
         config, t = self.config, self.config.tokenizer
-        model = WorldAndAgent(self._made(Dynamics, config.dynamics), self._made(Agent, config.agent))
-        model = for_inference(model, compiled=self.compiled)
-        tokenizer = for_inference(self._made(Tokenizer, t), precision="float32", compiled=self.compiled)
-        context = config.dynamics.context
-        player = Player(tokenizer, model, ("", "?"), context=context)
-        frame = np.random.default_rng(0).integers(256, size=(1, t.height, t.width, 3), dtype=np.uint8)
+        model = for_inference(self._world_and_agent(), compiled=self.compiled)
+        tokenizer = for_inference(self._tokenizer(), precision="float32", compiled=self.compiled)
+        player = Player(tokenizer, model, ("", "?"), context=config.dynamics.context, sampling=config.sampling)
+        frame = np.random.default_rng(0).integers(256, size=(1, *config.env.frame, 3), dtype=np.uint8)
         player.begin(frame, [""])
 
         def answer() -> None:
@@ -121,28 +117,30 @@ class Bench:
 
     def dynamics(self) -> dict[str, float]:
         """A step of shortcut forcing, the bootstrap included."""
-        model, loss = self._made(Dynamics, self.config.dynamics), ShortcutLoss(FLOW).to(self.device)
+        objective = self.config.dynamics_objective
+        model, loss = self._world(), ShortcutLoss(objective).to(self.device)
         rows, frames = self.sizes.dynamics
         batch = self._batch(rows, frames)
         step = self._step(model, lambda: loss(model, batch, self.generator, bootstrap=True)[0])
-        flops = rows * dynamics_row_flops(self.config.dynamics, frames, bootstrap=True)
+        flops = rows * dynamics_row_flops(self.config.dynamics, objective, frames, bootstrap=True)
         return self._rates(self._time(step, self.sizes.steps, warm_up=2), frames=rows * frames, flops=flops)
 
     def tokenizer(self) -> dict[str, float]:
         """A step of masked autoencoding, on the squared error alone."""
-        t, (rows, frames) = self.config.tokenizer, self.sizes.tokenizer
-        model, loss = self._made(Tokenizer, t), TokenizerLoss(PIXELS).to(self.device)
-        video = torch.randint(256, (rows, frames, 3, t.height, t.width), dtype=torch.uint8, device=self.device)
+        config, (rows, frames) = self.config, self.sizes.tokenizer
+        objective, frame = config.tokenizer_objective, config.env.frame
+        model, loss = self._tokenizer(), TokenizerLoss(objective).to(self.device)
+        video = torch.randint(256, (rows, frames, 3, *frame), dtype=torch.uint8, device=self.device)
         mask = torch.ones(rows, frames, dtype=torch.bool, device=self.device)
         step = self._step(model, lambda: loss(model, video, mask, self.generator)[0])
-        flops = rows * tokenizer_row_flops(t, frames)
+        flops = rows * tokenizer_row_flops(config.tokenizer, objective, frame, frames)
         return self._rates(self._time(step, self.sizes.steps, warm_up=2), frames=rows * frames, flops=flops)
 
     def imagination(self) -> dict[str, float]:
         """Dreams of one batch of contexts, then one update of the policy and the value."""
         rows = self.sizes.dreams
         config = replace(self.config, imagination=replace(self.config.imagination, updates=1))
-        model = WorldAndAgent(self._made(Dynamics, config.dynamics), self._made(Agent, config.agent)).to(self.device)
+        model = self._world_and_agent().to(self.device)
         stage, batch = ImaginationStage(config, [], "", model), self._batch(rows, config.imagination.context)
         stage.losses.to(self.device)
         step = self._step(model, lambda: stage.loss(batch, StepContext(0, 1, self.generator))[0])
@@ -151,16 +149,26 @@ class Bench:
             seconds, frames=rows * config.imagination.horizon, flops=rows * imagination_row_flops(config)
         )
 
-    def _made(self, model: Callable[[Any], Any], config: Any) -> Any:
+    def _tokenizer(self) -> Tokenizer:
         with self.device:
-            return model(config)
+            return Tokenizer(self.config.tokenizer, self.config.env.frame)
+
+    def _world(self) -> Dynamics:
+        with self.device:
+            return Dynamics(self.config.dynamics, self.config.env.actions)
+
+    def _world_and_agent(self) -> WorldAndAgent:
+        config, world = self.config, self._world()
+        with self.device:
+            agent = Agent(config.agent, config.dynamics.trunk, config.env.actions)
+        return WorldAndAgent(world, agent)
 
     def _batch(self, rows: int, frames: int) -> Batch:
         d, agent, shape = self.config.dynamics, self.config.agent, (rows, frames)
         goal = goal_of(agent.goal)
         no = torch.zeros(shape, dtype=torch.bool)
         batch = Batch(
-            actions=torch.zeros(*shape, len(d.actions.sizes), dtype=torch.long),
+            actions=torch.zeros(*shape, len(self.config.env.actions.sizes), dtype=torch.long),
             rewards=torch.zeros(shape),
             returns=torch.zeros(shape),
             is_first=no,
@@ -317,7 +325,7 @@ def _tiny(config: Config) -> Config:
         config,
         tokenizer=replace(t, encoder=half, decoder=half, patch=patches[0], padded=patches[1], context=2),
         dynamics=replace(d, trunk=trunk, context=4),
-        agent=replace(config.agent, trunk=trunk, hidden=16),
+        agent=replace(config.agent, hidden=16),
         imagination=replace(config.imagination, context=3, horizon=2),
         evaluation=replace(config.evaluation, context=3),
     )

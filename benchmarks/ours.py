@@ -19,9 +19,12 @@ from embody.config import (
     AgentConfig,
     Config,
     DynamicsConfig,
+    DynamicsObjective,
     EnvConfig,
     ImaginationConfig,
+    SamplingConfig,
     TokenizerConfig,
+    TokenizerObjective,
     TransformerConfig,
 )
 from embody.cost.flops import (
@@ -64,33 +67,21 @@ def config_of(workload: Workload, shapes: Shapes) -> Config:
         width=s.width, depth=s.depth, heads=heads, kv_heads=heads, pattern="SSST", mlp_width=s.mlp
     )
     half = replace(trunk, depth=s.tokenizer_depth)
-    actions = ActionSpec((s.actions,))
     return Config(
-        env=EnvConfig(height=s.side, width=s.side, actions=actions),
-        tokenizer=TokenizerConfig(
-            height=s.side,
-            width=s.side,
-            patch=s.patch,
-            latents=s.latents,
-            channels=s.channels,
-            encoder=half,
-            decoder=half,
-            lpips="none",
-        ),
+        env=EnvConfig(height=s.side, width=s.side, actions=ActionSpec((s.actions,))),
+        tokenizer=TokenizerConfig(patch=s.patch, latents=s.latents, channels=s.channels, encoder=half, decoder=half),
+        tokenizer_objective=TokenizerObjective(lpips="none"),
         dynamics=DynamicsConfig(
             tokens=s.latents,
             channels=s.channels,
-            actions=actions,
             registers=s.registers,
             # Holds the longest session: the peer forgets nothing either, and a frame is to cost the same in all.
             context=_LONGEST + s.frames if workload.kind == "interactive" else workload.length + s.horizon,
             trunk=trunk,
-            k_sample=s.passes,
-            image_fraction=0.0,
-            unlabelled_fraction=0.0,
-            **_DRAWS[workload.bootstrap],
         ),
-        agent=AgentConfig(tokens=1, trunk=trunk, actions=actions, hidden=s.head_width, distances=1, bins=255),
+        dynamics_objective=DynamicsObjective(image_fraction=0.0, unlabelled_fraction=0.0, **_DRAWS[workload.bootstrap]),
+        agent=AgentConfig(tokens=1, hidden=s.head_width, distances=1, bins=255),
+        sampling=SamplingConfig(k_sample=s.passes),
         imagination=ImaginationConfig(context=workload.length, horizon=s.horizon),
     )
 
@@ -110,11 +101,23 @@ def build(workload: Workload, precision: Precision, shapes: Shapes, compiled: bo
     return make[workload.kind](workload, replace(config, compile=compiled), precision, shapes)
 
 
+def _new_tokenizer(config: Config) -> Tokenizer:
+    return Tokenizer(config.tokenizer, config.env.frame)
+
+
+def _new_world(config: Config) -> Dynamics:
+    return Dynamics(config.dynamics, config.env.actions)
+
+
+def _new_world_and_agent(config: Config) -> WorldAndAgent:
+    return WorldAndAgent(_new_world(config), Agent(config.agent, config.dynamics.trunk, config.env.actions))
+
+
 def _batch(workload: Workload, config: Config, rows: int) -> Batch:
     shape, d = (rows, workload.length), config.dynamics
     no = torch.zeros(shape, dtype=torch.bool)
     return Batch(
-        actions=torch.randint(d.actions.sizes[0], (*shape, 1)),
+        actions=torch.randint(config.env.actions.sizes[0], (*shape, 1)),
         rewards=torch.zeros(shape),
         returns=torch.zeros(shape),
         is_first=no,
@@ -141,11 +144,8 @@ def _trained(model: nn.Module, config: Config) -> None:
 
 
 def _tokenizer(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
-    model, loss, generator = (
-        Tokenizer(config.tokenizer, config.env.frame),
-        TokenizerLoss(PIXELS),
-        torch.Generator().manual_seed(0),
-    )
+    model, loss = _new_tokenizer(config), TokenizerLoss(config.tokenizer_objective)
+    generator = torch.Generator().manual_seed(0)
     _trained(model, config)
     optimizer = _adamw(list(model.parameters()))
     shape = (shapes.rows, workload.length)
@@ -160,15 +160,13 @@ def _tokenizer(workload: Workload, config: Config, precision: Precision, shapes:
         optimizer.step()
         return total.detach()
 
-    return Unit(run, (model,), shapes.rows * tokenizer_row_flops(config.tokenizer, workload.length))
+    row = tokenizer_row_flops(config.tokenizer, config.tokenizer_objective, config.env.frame, workload.length)
+    return Unit(run, (model,), shapes.rows * row)
 
 
 def _dynamics(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
-    model, loss, generator = (
-        Dynamics(config.dynamics, config.env.actions),
-        ShortcutLoss(FLOW),
-        torch.Generator().manual_seed(0),
-    )
+    model, loss = _new_world(config), ShortcutLoss(config.dynamics_objective)
+    generator = torch.Generator().manual_seed(0)
     _trained(model, config)
     optimizer, batch = _adamw(list(model.parameters())), _batch(workload, config, shapes.rows)
     bootstrap = workload.bootstrap != "none"
@@ -181,20 +179,16 @@ def _dynamics(workload: Workload, config: Config, precision: Precision, shapes: 
         optimizer.step()
         return total.detach()
 
-    flops = shapes.rows * dynamics_row_flops(config.dynamics, workload.length, bootstrap=bootstrap)
-    return Unit(run, (model,), flops)
+    row = dynamics_row_flops(config.dynamics, config.dynamics_objective, workload.length, bootstrap=bootstrap)
+    return Unit(run, (model,), shapes.rows * row)
 
 
 # --- generation -------------------------------------------------------------------------------------------------------
 
 
 def _interactive(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
-    tokenizer = for_inference(
-        Tokenizer(config.tokenizer, config.env.frame), precision=precision, compiled=config.compile
-    )
-    dynamics = for_inference(
-        Dynamics(config.dynamics, config.env.actions), precision=precision, compiled=config.compile
-    )
+    tokenizer = for_inference(_new_tokenizer(config), precision=precision, compiled=config.compile)
+    dynamics = for_inference(_new_world(config), precision=precision, compiled=config.compile)
     dream = Dream(dynamics, k_sample=shapes.passes, generator=torch.Generator().manual_seed(0))
     batch = _batch(workload, config, 1)
     context = batch.latents
@@ -213,7 +207,7 @@ def _interactive(workload: Workload, config: Config, precision: Precision, shape
         return torch.cat(frames, dim=1)
 
     world = generated_frame_flops(config, agent=False)
-    flops = shapes.frames * (world + decode_flops(config.tokenizer, 1, config.tokenizer.context))
+    flops = shapes.frames * (world + decode_flops(config.tokenizer, config.env.frame, 1, config.tokenizer.context))
     # But for the last frame, which is not kept.
     return Unit(
         run, (tokenizer, dynamics), flops - dynamics_flops(config.dynamics, 1, config.dynamics.context), prepare
@@ -221,9 +215,7 @@ def _interactive(workload: Workload, config: Config, precision: Precision, shape
 
 
 def _imagination(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
-    model = WorldAndAgent(
-        Dynamics(config.dynamics, config.env.actions), Agent(config.agent, config.dynamics.trunk, config.env.actions)
-    )
+    model = _new_world_and_agent(config)
     stage, generator = ImaginationStage(config, [], "", model), torch.Generator().manual_seed(0)
     optimizer, batch = _adamw(stage.trained), _batch(workload, config, shapes.dreams)
 
@@ -240,16 +232,11 @@ def _imagination(workload: Workload, config: Config, precision: Precision, shape
 
 def _acting(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
     """A frame in, an action out: encoded, kept, read by the agent, drawn from the policy. Latents stay as on disk."""
-    tokenizer = for_inference(
-        Tokenizer(config.tokenizer, config.env.frame), precision="float32", compiled=config.compile
-    )
-    model = WorldAndAgent(
-        Dynamics(config.dynamics, config.env.actions), Agent(config.agent, config.dynamics.trunk, config.env.actions)
-    )
-    model = for_inference(model, precision=precision, compiled=config.compile)
-    player = Player(tokenizer, model, ("", "?"), context=workload.length)
-    t = config.tokenizer
-    frames = np.random.default_rng(0).integers(256, size=(1 + shapes.frames, 1, t.height, t.width, 3), dtype=np.uint8)
+    tokenizer = for_inference(_new_tokenizer(config), precision="float32", compiled=config.compile)
+    model = for_inference(_new_world_and_agent(config), precision=precision, compiled=config.compile)
+    player = Player(tokenizer, model, ("", "?"), context=workload.length, sampling=config.sampling)
+    shape = (1 + shapes.frames, 1, *config.env.frame, 3)
+    frames = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
     latencies: list[float] = []
 
     def run() -> Tensor:
@@ -270,6 +257,7 @@ def _acting(workload: Workload, config: Config, precision: Precision, shapes: Sh
 def answer_flops(config: Config) -> int:
     """A frame in, an action out: the tokenizer's encoder, one pass of the world, the agent's, and the policy."""
     t, d, agent = config.tokenizer, config.dynamics, config.agent
-    world = encode_flops(t, 1, t.context) + dynamics_flops(d, 1, d.context)
+    world = encode_flops(t, config.env.frame, 1, t.context) + dynamics_flops(d, 1, d.context)
     tokens = 2 + d.registers + d.tokens
-    return world + agent_flops(agent, tokens, 1, d.context) + head_flops(agent, "policy")
+    policy = head_flops(agent, d.trunk, config.env.actions, "policy")
+    return world + agent_flops(agent, d.trunk, tokens, 1, d.context) + policy

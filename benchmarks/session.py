@@ -71,7 +71,8 @@ def main(words: Sequence[str] | None = None) -> Path:
     # A ring that 10 frames fill: its mask goes at once. The other case, a mask for ever, is the longer ring's.
     found = {}
     for ring in (8, config.dynamics.context):
-        world = for_inference(Dynamics(replace(config.dynamics, context=ring)), compiled=options.compiled)
+        world = Dynamics(replace(config.dynamics, context=ring), config.env.actions)
+        world = for_inference(world, compiled=options.compiled)
         dreams = {frames: session(world, frames, shapes.passes) for frames in AFTER}
         seconds: dict[int, list[float]] = {frames: [] for frames in AFTER}
         for frames, dream in dreams.items():

@@ -14,7 +14,7 @@ from embody.evaluation import cascade as ablation
 from embody.evaluation.cascade import Row, cascade, frames_per_second
 from embody.games.minigrid.presets import minigrid
 from tests.conftest import tiny_config
-from tests.tiny_models import DYNAMICS, make_actions, make_dynamics, seeded
+from tests.tiny_models import CONFIG, DYNAMICS, FLOW, make_actions, make_dynamics, seeded
 
 COMMAND = ["ablate", "--name", "tiny", "--steps", "2", "--seeds"]
 
@@ -25,7 +25,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def settings(row: Row) -> dict[str, Any]:
-    return flat({"dynamics": to_dict(row.dynamics), "stage": to_dict(row.stage)})
+    return flat(to_dict(row.config))
 
 
 def results(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
@@ -56,27 +56,33 @@ def test_each_row_changes_one_thing() -> None:
     for before, after in zip(rows, rows[1:], strict=False):
         old, new = settings(before), settings(after)
         changes.append({name: (old[name], new[name]) for name in old if old[name] != new[name]})
+    lengths = {"batch": (6, 48), "length": (16, 2), "long_length": (0, 16)}
     assert changes == [
-        {"dynamics.k_sample": (64, 4)},
-        {"dynamics.bootstrap_fraction": (0.0, 0.2)},
+        {"sampling.k_sample": (64, 4)},
+        {"dynamics_objective.bootstrap_fraction": (0.0, 0.2)},
         {"dynamics.predict": ("v", "x")},
-        {"dynamics.loss_space": ("v", "x")},
-        {"dynamics.ramp": (False, True)},
-        {"stage.batch": (6, 48), "stage.length": (16, 2), "stage.long_length": (0, 16)},
+        {"dynamics_objective.loss_space": ("v", "x")},
+        {"dynamics_objective.ramp": (False, True)},
+        {f"train_dynamics.{name}": change for name, change in lengths.items()},
         {"dynamics.trunk.pattern": ("ST", "STSS")},
         {"dynamics.trunk.kv_heads": (4, 2)},
         {"dynamics.registers": (0, 8)},
     ]
-    assert rows[-1].stage == minigrid().train_dynamics
-    assert rows[-1].dynamics == dataclasses.replace(minigrid().dynamics, ramp=True, k_sample=4)
+    full = minigrid()
+    ramp = dataclasses.replace(full.dynamics_objective, ramp=True)
+    sampling = dataclasses.replace(full.sampling, k_sample=4)
+    assert rows[-1].config == dataclasses.replace(full, dynamics_objective=ramp, sampling=sampling)
     served = [row.training for row in rows]
     assert served[0] == served[1] and len(set(served)) == 9
 
 
 def test_the_first_rows_have_no_bootstrap_whatever_the_run_has() -> None:
     config = minigrid()
-    uniform = dataclasses.replace(config, dynamics=dataclasses.replace(config.dynamics, step_draw="uniform"))
-    drawn = [(row.dynamics.step_draw, row.dynamics.bootstrap_fraction) for row in cascade(uniform)]
+    objective = dataclasses.replace(config.dynamics_objective, step_draw="uniform")
+    objectives = [
+        row.config.dynamics_objective for row in cascade(dataclasses.replace(config, dynamics_objective=objective))
+    ]
+    drawn = [(objective.step_draw, objective.bootstrap_fraction) for objective in objectives]
     assert drawn == [("partial", 0.0)] * 2 + [("uniform", 0.2)] * 8
 
 
@@ -86,7 +92,7 @@ def test_a_generated_frame_is_timed_with_all_its_passes(monkeypatch: pytest.Monk
     dynamics.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 1))
     dynamics.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[:2]))
     monkeypatch.setattr(ablation.time, "perf_counter", lambda: clock[0])
-    assert frames_per_second(dynamics) == pytest.approx(1 / 4)
+    assert frames_per_second(dynamics, k_sample=4) == pytest.approx(1 / 4)
     one, two = (1, 1), (1, 2)
     assert lengths[0] == (1, DYNAMICS.context) and lengths[1:5] == [one] * 4  # there is nothing to keep: not timed
     assert lengths[5:] == [two, one, one, one] * ablation._TIMED
@@ -94,14 +100,14 @@ def test_a_generated_frame_is_timed_with_all_its_passes(monkeypatch: pytest.Monk
 
 @torch.no_grad()
 def test_a_model_without_bootstrap_takes_coarse_steps_as_it_was_trained() -> None:
-    trained = make_dynamics(dataclasses.replace(DYNAMICS, bootstrap_fraction=0.0))
+    trained = make_dynamics()
     z, actions = torch.randn(1, 3, 2, 8, generator=seeded(0)), make_actions(1, 3)
     tau, no = torch.zeros(1, 3), torch.zeros(1, 3, dtype=torch.bool)
 
     def clean(fraction: float, d: float) -> torch.Tensor:
-        row = cascade(minigrid())[1]
-        config = dataclasses.replace(trained.config, bootstrap_fraction=fraction)
-        dynamics = ablation._with_weights_of(trained, dataclasses.replace(row, dynamics=config))
+        objective = dataclasses.replace(FLOW, bootstrap_fraction=fraction)
+        row = Row("", dataclasses.replace(CONFIG, dynamics_objective=objective), ("", "", ""))
+        dynamics = ablation._with_weights_of(trained, row)
         return dynamics(z, tau, torch.full((1, 3), d), actions, no).clean
 
     finest = trained(z, tau, torch.full((1, 3), 1 / 8), actions, no).clean

@@ -287,9 +287,9 @@ def test_the_gpu_benchmark_runs_tiny_anywhere(tmp_path: Path, capsys: pytest.Cap
 def test_rates_on_a_gpu_are_of_what_is_computed(preset: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Every piece of work takes two seconds, and its products are counted (recomputed ones are not in the formulas).
     config, now, counted = gpu._configs(True)[preset], [0.0], []
-    shares = dataclasses.replace(config.dynamics, image_fraction=0.25, bootstrap_fraction=0.25)
+    shares = dataclasses.replace(config.dynamics_objective, image_fraction=0.25, bootstrap_fraction=0.25)
     sizes = dataclasses.replace(gpu.SMALL, dynamics=(4, 3), tokenizer=(2, 2), dreams=3, frames=2)
-    config = dataclasses.replace(config, dynamics=shares, recompute=False)
+    config = dataclasses.replace(config, dynamics_objective=shares, recompute=False)
     bench = gpu.Bench(config, sizes, torch.device("cpu"), compiled=False)
     timed = bench._time
 

@@ -95,9 +95,12 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("run minigrid --seed red", "Error parsing --seed"),
         ("run minigrid --tokenizer.padded 40 48", "padded 40: a multiple of patch 8 that holds 48 pixels, or 0"),
         ("run minigrid --tokenizer.padded 48 52", "padded 52: a multiple of patch 8 that holds 48 pixels, or 0"),
-        ("run minigrid --tokenizer.decoder-share 1", "tokenizer.decoder_share 1.0: from 0 to below 1"),
         (
-            "run minigrid --tokenizer.lpips vgg --cache-dir nowhere --precision float32",
+            "run minigrid --tokenizer-objective.decoder-share 1",
+            "tokenizer_objective.decoder_share 1.0: from 0 to below 1",
+        ),
+        (
+            "run minigrid --tokenizer-objective.lpips vgg --cache-dir nowhere --precision float32",
             "vgg: no weights at nowhere/lpips-vgg.safetensors: run `embody weights lpips --cache-dir nowhere`",
         ),
         ("run minigrid --tokenizer.latents 5", "set dynamics.tokens and dynamics.channels"),
@@ -105,13 +108,16 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("run minigrid --imagination.context 64", "imagination.context 64 exceeds dynamics.context"),
         ("run minigrid --train-agent.batch 0", "train_agent.batch must be at least 1, got 0"),
         ("run minigrid --train-dynamics.length 1", "predicts every second frame: train_dynamics.length is below 2"),
-        ("run minigrid --dynamics.tau-power 0", "dynamics.tau_power must be above 0"),
-        ("run minigrid --agent.uniform-share 0", "agent.uniform_share must be above 0, at most 1, got 0"),
+        ("run minigrid --dynamics-objective.tau-power 0", "dynamics_objective.tau_power must be above 0"),
+        ("run minigrid --agent-objective.uniform-share 0", "agent_objective.uniform_share must be above 0, at most 1"),
         ("run minigrid --tokenizer.encoder.heads 0", "heads 0, kv_heads 2: each at least 1"),
         ("run minigrid --tokenizer.encoder.depth 0", "tokenizer.encoder.depth must be at least 1, got 0"),
         ("run minigrid --tokenizer.patch 0", "tokenizer.patch must be at least 1, got 0"),
         ("run minigrid --tokenizer.context 0", "tokenizer.context must be at least 1, got 0"),
-        ("run minigrid --dynamics.image-fraction 2", "dynamics.image_fraction must be in 0 to 1, got 2"),
+        (
+            "run minigrid --dynamics-objective.image-fraction 2",
+            "dynamics_objective.image_fraction must be in 0 to 1, got 2",
+        ),
         (
             "run minigrid --dynamics.k-max 4",
             "context_tau 0.9 is 1 on the grid of dynamics.k_max 4, a level that is never",
@@ -222,7 +228,7 @@ def test_a_checkpoint_of_another_shape(done: Path, refused: Refusal) -> None:
 
 def test_weights_of_another_config(done: Path, refused: Refusal) -> None:
     before = artefacts(done)
-    for option in ("--train-tokenizer.lr=0.5", "--tokenizer.mask_max=0.1", "--seed=5"):
+    for option in ("--train-tokenizer.lr=0.5", "--tokenizer-objective.mask_max=0.1", "--seed=5"):
         said = refused("run", "--name", "tiny", option)
         assert "delete" in said
     assert artefacts(done) == before and stored(done) == tiny_config(done)
@@ -233,11 +239,11 @@ def test_settings_of_finished_stages_are_not_ignored(done: Path, refused: Refusa
     (done / "models/tiny/imagination.safetensors").unlink()
     before = artefacts(done)
     for arguments, path in (
-        (("train", "imagination", "--dynamics.k-sample=1"), "dynamics"),
-        (("train", "imagination", "--tokenizer.mask-max=0.5"), "tokenizer"),
-        (("train", "dynamics", "--tokenizer.mask-max=0.5"), "tokenizer"),
+        (("train", "imagination", "--dynamics.context-tau=0.5"), "dynamics"),
+        (("train", "imagination", "--tokenizer-objective.mask-max=0.5"), "tokenizer"),
+        (("train", "dynamics", "--tokenizer-objective.mask-max=0.5"), "tokenizer"),
         (("encode", "--train-tokenizer.lr=0.5"), "tokenizer"),
-        (("evaluate", "--dynamics.k-sample=4"), "dynamics"),
+        (("evaluate", "--dynamics-objective.tau-power=2"), "dynamics"),
         (("evaluate", "--seed=7"), "tokenizer"),
         (("evaluate", "--train-agent.lr=0.5"), "agent"),
         (("evaluate", "--imagination.context=2"), "tokenizer"),
@@ -250,8 +256,9 @@ def test_settings_of_finished_stages_are_not_ignored(done: Path, refused: Refusa
 
 def test_a_policy_is_played_with_the_settings_it_learnt_with(done: Path, refused: Refusal) -> None:
     before = artefacts(done)
-    said = refused("evaluate", "--imagination.beta=0.1", "--name", "tiny")
-    assert "models/tiny/imagination.safetensors was made with other settings (imagination differs)" in said
+    for setting, part in (("--imagination.beta=0.1", "objective"), ("--sampling.k-sample=4", "sampling")):
+        said = refused("evaluate", setting, "--name", "tiny")
+        assert f"models/tiny/imagination.safetensors was made with other settings ({part} differs)" in said
     assert artefacts(done) == before and stored(done) == tiny_config(done)
 
 

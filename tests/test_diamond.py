@@ -26,7 +26,9 @@ from embody.config import (
     Config,
     DynamicsConfig,
     EnvConfig,
+    SamplingConfig,
     TokenizerConfig,
+    TokenizerObjective,
     TransformerConfig,
     to_dict,
 )
@@ -46,7 +48,7 @@ from embody.logger_manager import LoggerManager
 from embody.model import WorldAndAgent
 from embody.trainer import Trainer
 from tests.simulators import record_episode, serving
-from tests.tiny_models import CONFIG, VOCABULARY, make_agent, make_dynamics, make_tokenizer
+from tests.tiny_models import CONFIG, DYNAMICS, SAMPLING, VOCABULARY, make_agent, make_dynamics, make_tokenizer
 
 DIAMOND = "MineRLObtainDiamond-v0"
 SPACE = minerl_space(DIAMOND)
@@ -218,17 +220,21 @@ def test_the_schedule_by_default_ends_at_the_diamond_in_time() -> None:
         dataclasses.replace(minecraft(), schedule=TaskSchedule(("mine_log",), (0,), (1,)))
 
 
+def make_player(context: int) -> Player:
+    """One whose histories have no noise: equal to the last bits."""
+    clean = dataclasses.replace(DYNAMICS, context_tau=1.0)
+    model = WorldAndAgent(make_dynamics(clean), make_agent())
+    return Player(make_tokenizer(), model, VOCABULARY, context=context, sampling=SAMPLING)
+
+
 def test_a_new_task_reads_the_same_history_anew() -> None:
     """After `relabel` the features are those of a player that was asked so from the start; the other row's stay."""
-    clean = dataclasses.replace(make_dynamics().config, context_tau=1.0)  # no noise: equal to the last bits
     random = np.random.default_rng(0)
     frames = random.integers(0, 256, (6, 2, 8, 12, 3), dtype=np.uint8)
     actions = random.integers(0, CONFIG.env.actions.sizes, (6, 2, 2))
 
     def player(labels: list[str], until: int) -> Player:
-        made = Player(
-            make_tokenizer(), WorldAndAgent(make_dynamics(clean), make_agent()), VOCABULARY, context=2, seed=0
-        )
+        made = make_player(context=2)
         made.begin(frames[0], labels)
         for t in range(1, until):
             made.observe(actions[t], frames[t])
@@ -251,16 +257,13 @@ def test_a_new_task_reads_the_same_history_anew() -> None:
 @pytest.mark.parametrize("steps", [3, 14])  # before and after the ring of 8 frames has come round
 def test_a_player_goes_on_with_some_of_its_episodes(steps: int) -> None:
     """Kept rows play on as if the others had never been there, and may be asked for something else by themselves."""
-    clean = dataclasses.replace(make_dynamics().config, context_tau=1.0)
     random = np.random.default_rng(0)
     frames = random.integers(0, 256, (steps + 4, 3, 8, 12, 3), dtype=np.uint8)
     actions = random.integers(0, CONFIG.env.actions.sizes, (steps + 4, 3, 2))
     labels, kept = ["go to the door", "go to the red", "go"], [2, 0]
 
     def player(rows: list[int]) -> Player:
-        made = Player(
-            make_tokenizer(), WorldAndAgent(make_dynamics(clean), make_agent()), VOCABULARY, context=2, seed=0
-        )
+        made = make_player(context=2)
         made.begin(frames[0][rows], [labels[row] for row in rows])
         for t in range(1, steps):
             made.observe(actions[t][rows], frames[t][rows])
@@ -280,14 +283,13 @@ def test_a_player_goes_on_with_some_of_its_episodes(steps: int) -> None:
 
 def test_a_long_history_is_kept_as_far_as_the_ring_goes() -> None:
     """Under a new task it is read at the places, and in the order, that it had."""
-    clean = dataclasses.replace(make_dynamics().config, context_tau=1.0)
-    player = Player(make_tokenizer(), WorldAndAgent(make_dynamics(clean), make_agent()), VOCABULARY, context=3, seed=0)
+    player = make_player(context=3)
     frames = np.random.default_rng(0).integers(0, 256, (22, 1, 8, 12, 3), dtype=np.uint8)
     player.begin(frames[0], ["go"])
     for frame in frames[1:20]:
         player.observe(np.zeros((1, 2), np.int64), frame)
     assert len(player.history) == player.dream.ring == 8
-    fresh = Player(make_tokenizer(), WorldAndAgent(make_dynamics(clean), make_agent()), VOCABULARY, context=3, seed=0)
+    fresh = make_player(context=3)
     fresh.begin(frames[0], ["door"])
     fresh.history = player.history.copy()
     assert player.tokenizer_cache is not None
@@ -579,17 +581,13 @@ def save_weights(config: Config) -> None:
 
     vocabulary = ["<pad>", "<unknown>", "mine", "log", "craft", "planks", "crafting", "table", "diamond"]
     common = {"seed": 0, "vocabulary": vocabulary}
-    tokenizer, world = (
-        Tokenizer(config.tokenizer, config.env.frame),
-        WorldAndAgent(
-            Dynamics(config.dynamics, config.env.actions),
-            Agent(config.agent, config.dynamics.trunk, config.env.actions),
-        ),
-    )
-    models = {"dynamics": to_dict(config.dynamics), "agent": to_dict(config.agent)}
+    actions, frame = config.env.actions, config.env.frame
+    agent = Agent(config.agent, config.dynamics.trunk, actions)
+    tokenizer, world = Tokenizer(config.tokenizer, frame), WorldAndAgent(Dynamics(config.dynamics, actions), agent)
+    models = {"actions": actions, "dynamics": config.dynamics, "agent": config.agent}
     for name, model, about in (
-        ("tokenizer", tokenizer, {"models": {"tokenizer": to_dict(config.tokenizer)}}),
-        ("agent", world, {"models": models}),
+        ("tokenizer", tokenizer, {"models": {"frame": frame, "tokenizer": to_dict(config.tokenizer)}}),
+        ("agent", world, {"models": {part: to_dict(of) for part, of in models.items()}}),
     ):
         training = _training(getattr(config, f"train_{name}"))
         save_tensors(config.weights(name), model.state_dict(), {**about, **common, "training": training})

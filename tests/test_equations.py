@@ -7,10 +7,14 @@ from pathlib import Path
 
 from embody.config import (
     AgentConfig,
+    AgentObjective,
     DynamicsConfig,
+    DynamicsObjective,
     ImaginationConfig,
+    SamplingConfig,
     StageConfig,
     TokenizerConfig,
+    TokenizerObjective,
     TransformerConfig,
 )
 
@@ -18,10 +22,10 @@ ROOT = Path(__file__).parents[1]
 LINES = [line for line in (ROOT / "docs" / "equations.md").read_text().splitlines() if line.startswith("| ")]
 ROWS = [re.split(r"(?<!\\)\|", line)[1:-1] for line in LINES if not line.startswith(("| ---", "| equation"))]
 
-# Settings that no equation has: parts, sizes of frames, words and heads, how long and how often.
+# Settings that no equation has: parts, sizes of words and heads, how long and how often.
 SHAPES_AND_RECORDS = {
-    *("trunk", "encoder", "decoder", "actions"),
-    *("height", "width", "vocabulary", "words", "word_width", "hidden"),
+    *("trunk", "encoder", "decoder"),
+    *("width", "vocabulary", "words", "word_width", "hidden"),
     *("epochs", "checkpoint_every", "log_every"),
 }
 
@@ -51,7 +55,9 @@ def test_every_row_is_whole() -> None:
 
 def test_every_setting_of_the_method_is_named() -> None:
     named = set(re.findall(r"\w+", (ROOT / "docs" / "equations.md").read_text()))
-    for part in (TransformerConfig, TokenizerConfig, DynamicsConfig, AgentConfig, ImaginationConfig, StageConfig):
+    architecture = (TransformerConfig, TokenizerConfig, DynamicsConfig, AgentConfig)
+    objectives = (TokenizerObjective, DynamicsObjective, AgentObjective, ImaginationConfig)
+    for part in (*architecture, *objectives, SamplingConfig, StageConfig):
         fields = {field.name.rstrip("_") for field in dataclasses.fields(part)}
         assert not fields - named - SHAPES_AND_RECORDS, part.__name__
 

@@ -17,7 +17,7 @@ from embody.evaluation.run import _player
 from embody.imagination import Player
 from embody.model import WorldAndAgent
 from embody.nn.transformer import Memory
-from tests.tiny_models import CONFIG, DYNAMICS, make_agent, make_dataset, make_dynamics, make_tokenizer
+from tests.tiny_models import CONFIG, FLOW, make_agent, make_dataset, make_dynamics, make_tokenizer
 
 
 @dataclass
@@ -65,7 +65,7 @@ def test_action_shuffle_ratios_by_hand(contexts: Any, tmp_path: Path, monkeypatc
 
 
 def _action_shuffle_ratios_by_hand(contexts: Any, tmp_path: Path) -> dict[str, float]:
-    config = dataclasses.replace(CONFIG, dynamics=dataclasses.replace(DYNAMICS, contexts=contexts))
+    config = dataclasses.replace(CONFIG, dynamics_objective=dataclasses.replace(FLOW, contexts=contexts))
     world, dataset = ActingWorld(config.dynamics), acting_dataset(tmp_path)
     found = action_shuffle_ratios(config, cast(Dynamics, world), [dataset], "abc")
     # With the true actions the error is miss^2. With shuffled ones it is that of two independent draws from the

@@ -150,8 +150,8 @@ def test_published_values(net: LpipsNet, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_tokenizer_trains_with_it(config: Config) -> None:
-    tokenizer = dataclasses.replace(config.tokenizer, lpips="alex")
-    config = dataclasses.replace(config, tokenizer=tokenizer, cache_dir=str(config.run_dir / "cache"))
+    objective = dataclasses.replace(config.tokenizer_objective, lpips="alex")
+    config = dataclasses.replace(config, tokenizer_objective=objective, cache_dir=str(config.run_dir / "cache"))
     with pytest.raises(ValueError, match=f"run `embody weights lpips --cache-dir {config.cache_dir}`"):
         Trainer(config=config).train_tokenizer()
     weights = make_lpips_weights("alex")
@@ -161,7 +161,8 @@ def test_the_tokenizer_trains_with_it(config: Config) -> None:
     assert len(lines) >= 3 and all(line["lpips"] > 0 for line in lines)
     found = load_lpips(config)
     assert found is not None and torch.equal(found.get_buffer("conv2_weight"), weights["conv2_weight"])
-    assert load_lpips(dataclasses.replace(config, tokenizer=dataclasses.replace(tokenizer, lpips="none"))) is None
+    objective = dataclasses.replace(objective, lpips="none")
+    assert load_lpips(dataclasses.replace(config, tokenizer_objective=objective)) is None
 
 
 # --- fetching -------------------------------------------------------------------------------------------------------
@@ -310,7 +311,7 @@ def test_missing_weights_stop_a_run_before_it_collects(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    said = refused(capsys, "run", "minigrid", "--tokenizer.lpips", "alex", "--precision", "float32")
+    said = refused(capsys, "run", "minigrid", "--tokenizer-objective.lpips", "alex", "--precision", "float32")
     assert f"run `embody weights lpips --cache-dir {tmp_path / 'cache' / 'embody'}`" in said
     assert not (tmp_path / "data").exists()
 

@@ -12,7 +12,16 @@ import torch
 from torch import nn
 
 from embody.cli import main
-from embody.config import ActionSpec, AgentConfig, Config, DynamicsConfig, TokenizerConfig
+from embody.config import (
+    ActionSpec,
+    AgentConfig,
+    AgentObjective,
+    Config,
+    DynamicsConfig,
+    DynamicsObjective,
+    SamplingConfig,
+    TokenizerObjective,
+)
 from embody.cost.parameters import dynamics_parameters, tokenizer_parameters
 from embody.data import DatasetWriter, Episode, Meta, Video
 from embody.data.sampling.batch import Batch
@@ -100,15 +109,18 @@ def in_folder(config: Config, root: Path) -> Config:
 
 def test_the_small_preset_is_small_and_the_papers_otherwise() -> None:
     config, whole = minecraft_small(), minecraft()
-    assert tokenizer_parameters(config.tokenizer) == pytest.approx(6e6, rel=0.05)
-    assert dynamics_parameters(config.dynamics) == pytest.approx(6e6, rel=0.05)
+    assert tokenizer_parameters(config.tokenizer, config.env.frame) == pytest.approx(6e6, rel=0.05)
+    assert dynamics_parameters(config.dynamics, config.env.actions) == pytest.approx(6e6, rel=0.05)
     assert (config.env.height, config.env.width, config.env.fps, config.env.actions) == (64, 64, 20, VPT.spec)
     assert len(VOCABULARY) <= config.agent.vocabulary
-    sizes = ("tokens", "channels", "context", "trunk", "actions")
+    sizes = ("tokens", "channels", "context", "trunk")
     as_paper = DynamicsConfig(**{name: getattr(config.dynamics, name) for name in sizes})
-    assert config.dynamics == as_paper and as_paper.k_sample == 4 and as_paper.ramp and as_paper.contexts == "noised"
-    assert config.tokenizer.mask_max == TokenizerConfig().mask_max == 0.9
-    assert config.agent == replace(whole.agent, trunk=config.dynamics.trunk, hidden=256) != AgentConfig()
+    flow = config.dynamics_objective
+    assert config.dynamics == as_paper and flow == DynamicsObjective() and flow.ramp and flow.contexts == "noised"
+    assert config.sampling == SamplingConfig() and config.sampling.k_sample == 4
+    assert config.tokenizer_objective.mask_max == TokenizerObjective().mask_max == 0.9
+    assert config.agent == replace(whole.agent, hidden=256) != AgentConfig()
+    assert config.agent_objective == whole.agent_objective != AgentObjective()
     for stage in (config.train_dynamics, config.train_agent):  # alternating lengths [P], inside the context
         assert (stage.length, stage.long_length) == (16, config.dynamics.context) == (16, 64)
 
@@ -135,9 +147,9 @@ def test_every_phase_of_the_small_preset_trains(tmp_path: Path) -> None:
 def thin(config: Config) -> Config:
     """With a small tokenizer and a small world, of few passes a frame."""
     trunk = replace(config.dynamics.trunk, width=32, depth=2, pattern="ST")
-    dynamics = replace(config.dynamics, trunk=trunk, k_max=8, k_sample=2)
+    dynamics, sampling = replace(config.dynamics, trunk=trunk, k_max=8), replace(config.sampling, k_sample=2)
     tokenizer = replace(config.tokenizer, encoder=trunk, decoder=trunk)
-    return replace(config, tokenizer=tokenizer, dynamics=dynamics, agent=replace(config.agent, trunk=trunk))
+    return replace(config, tokenizer=tokenizer, dynamics=dynamics, sampling=sampling)
 
 
 def test_minecraft_is_evaluated_without_cells_and_without_a_game(tmp_path: Path) -> None:
@@ -175,7 +187,8 @@ def test_plain_videos_alone_are_enough_for_the_world(
     main(["encode", "minecraft_small"])
     main(["train", "dynamics", "minecraft_small"])
     dynamics = load_dynamics(Path("models/minecraft_small/dynamics.safetensors"))[0]
-    table, untrained = dynamics.action.table.weight, Dynamics(minecraft_small().dynamics).action.table.weight
+    preset = minecraft_small()
+    table, untrained = dynamics.action.table.weight, Dynamics(preset.dynamics, preset.env.actions).action.table.weight
     assert table.shape == untrained.shape == (23 * 2 + 121 + 1, 256)  # there for recordings with actions
     main(["evaluate", "minecraft_small"])
     results = json.loads(Path("runs/minecraft_small/results.json").read_text())
@@ -251,7 +264,7 @@ def test_a_pipeline_brings_its_actions_along(tmp_path: Path) -> None:
     trainer.train_tokenizer(pipeline)
     trainer.encode(pipeline)
     trainer.train_dynamics(pipeline)
-    assert trainer.config.dynamics.actions == minerl_space(TREECHOP).spec
+    assert trainer.config.env.actions == minerl_space(TREECHOP).spec
     again = Trainer(config=config)  # of the preset, as a script would make it
     again.train_agent(pipeline)
     assert (again.config.weights("agent")).exists()
@@ -282,7 +295,8 @@ def test_steps_are_what_weights_depend_on_where_they_are_asked_for(tmp_path: Pat
     config = minecraft_small()
     trainer = Trainer(config=replace(config, runs_dir=str(tmp_path), logs_dir=str(tmp_path), precision="float32"))
     for steps, said, unsaid in ((0, "epochs", "steps"), (7, "steps", "epochs")):
-        about = trainer._about([_Described()], None, {}, replace(config.train_tokenizer, steps=steps))["training"]
+        asked = replace(config, train_tokenizer=replace(config.train_tokenizer, steps=steps))
+        about = trainer._about([_Described()], None, "tokenizer", {}, asked)["training"]
         assert said in about and unsaid not in about
 
 
@@ -298,18 +312,17 @@ class _Described:
 
 
 def test_the_papers_dynamics_with_two_layers_learns_on_a_cpu() -> None:
-    config = minecraft().dynamics
-    config = replace(
-        config, trunk=replace(config.trunk, depth=2, pattern="ST"), image_fraction=0.0, bootstrap_fraction=0.5
-    )
+    config = minecraft()
+    world = replace(config.dynamics, trunk=replace(config.dynamics.trunk, depth=2, pattern="ST"))
+    objective = replace(config.dynamics_objective, image_fraction=0.0, bootstrap_fraction=0.5)
     torch.manual_seed(0)
-    dynamics, generator = Dynamics(config), torch.Generator().manual_seed(0)
+    dynamics, generator = Dynamics(world, config.env.actions), torch.Generator().manual_seed(0)
     nn.init.normal_(dynamics.latent_out.weight, std=0.02)  # zero at first: nothing before it would have a gradient
     rows, frames = 2, 2
     batch = _batch(torch.randn(rows, frames, 512, 16, generator=generator))
     key = torch.tensor([0, 1])[:, None].expand(rows, frames)  # the bootstrap's row and the flow's differ in one key
     batch = replace(batch, actions=torch.cat((key[..., None], batch.actions[..., 1:]), dim=-1))
-    loss, metrics = ShortcutLoss(FLOW)(dynamics, batch, generator, bootstrap=True)
+    loss, metrics = ShortcutLoss(objective)(dynamics, batch, generator, bootstrap=True)
     loss.backward()
     assert set(metrics) == {"flow", "bootstrap"} and all(float(value) > 0 for value in metrics.values())
     for block in dynamics.trunk.blocks:
@@ -319,10 +332,10 @@ def test_the_papers_dynamics_with_two_layers_learns_on_a_cpu() -> None:
 
 
 def test_the_papers_dynamics_runs_whole_on_the_meta_device() -> None:
-    config = minecraft().dynamics
+    config = minecraft()
     with torch.device("meta"):
-        dynamics = Dynamics(config)
-        batch = _batch(torch.empty(1, config.context, 512, 16))
+        dynamics = Dynamics(config.dynamics, config.env.actions)
+        batch = _batch(torch.empty(1, config.dynamics.context, 512, 16))
         level = torch.zeros(batch.mask.shape)
         clean = dynamics(dynamics.pack(batch.latents), level, level, batch.actions, batch.is_first).clean
     assert clean.shape == (1, 192, 256, 32) and clean.is_meta
@@ -333,16 +346,17 @@ def test_the_papers_dynamics_runs_whole_on_the_meta_device() -> None:
 
 def test_the_papers_tokenizer_learns_at_its_frame_size() -> None:
     """One layer each for sixteen: an encoded frame is 960 patches and 512 latents all the same."""
-    config = minecraft().tokenizer
-    thin = {name: replace(getattr(config, name), depth=1) for name in ("encoder", "decoder")}
+    config = minecraft()
+    thin = {name: replace(getattr(config.tokenizer, name), depth=1) for name in ("encoder", "decoder")}
     torch.manual_seed(0)
-    tokenizer = Tokenizer(replace(config, lpips="none", **thin))
+    tokenizer = Tokenizer(replace(config.tokenizer, **thin), config.env.frame)
     image = (
         torch.linspace(0, 255, 360)[:, None] * torch.linspace(0, 1, 640) * torch.tensor([1, 0.5, 0.2])[:, None, None]
     )
     frames, mask = image.to(torch.uint8)[None, None], torch.ones(1, 1)
     tokenizer.set_pixel_statistics(frames)
-    optimiser, losses, errors = torch.optim.AdamW(tokenizer.parameters(), lr=1e-3), TokenizerLoss(PIXELS), []
+    optimiser, errors = torch.optim.AdamW(tokenizer.parameters(), lr=1e-3), []
+    losses = TokenizerLoss(config.tokenizer_objective)
     for _ in range(2):
         loss, metrics = losses(tokenizer, frames, mask, torch.Generator().manual_seed(0))  # the same patches dropped
         optimiser.zero_grad()

@@ -33,7 +33,17 @@ from embody.training.agent import AgentStage
 from embody.training.imagination import ImaginationStage
 from embody.training.rewards import check_ranges, reward_statistics
 from tests.test_loader import STAGE, VOCABULARY, make, take
-from tests.tiny_models import AGENT, CONFIG, make_agent, make_batch, make_dataset, make_dynamics, seeded
+from tests.tiny_models import (
+    AGENT,
+    BEHAVIOUR,
+    CONFIG,
+    FLOW,
+    make_agent,
+    make_batch,
+    make_dataset,
+    make_dynamics,
+    seeded,
+)
 
 LABELS = ("open", "open the door", "door")
 
@@ -323,7 +333,9 @@ def test_misses_are_held_whatever_the_lead_of_clips(tmp_path: Path) -> None:
 
 
 def test_misses_need_events(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="agent.miss_share: no recording has events and misses one: set it to 0"):
+    with pytest.raises(
+        ValueError, match="agent_objective.miss_share: no recording has events and misses one: set it to 0"
+    ):
         take(1, [make(tmp_path, "a", [5, 14])], uniform_share=0.5, miss_share=0.25)
 
 
@@ -434,7 +446,7 @@ def test_the_agent_learns_nothing_from_plain_videos_and_null_actions_if_so_asked
     features = torch.randn(4, 6, agent.heads.policy[0].in_features, generator=seeded(1))
 
     def terms(batch: Batch, **settings: Any) -> dict[str, float]:
-        loss = AgentLoss(dataclasses.replace(AGENT, **settings))
+        loss = AgentLoss(dataclasses.replace(BEHAVIOUR, **settings))
         return {name: float(value) for name, value in loss(agent.heads, features, batch)[1].items()}
 
     labelled = torch.tensor([True, False, True, False])
@@ -452,7 +464,7 @@ def test_the_agent_learns_nothing_from_plain_videos_and_null_actions_if_so_asked
     skipped = terms(null, clone_null=False)
     assert skipped == terms(dataclasses.replace(null, actions=changed), clone_null=False)
     assert skipped["policy"] != terms(batch)["policy"] and skipped["reward"] == terms(batch)["reward"]
-    assert minigrid().agent.clone_null and not minecraft().agent.clone_null
+    assert minigrid().agent_objective.clone_null and not minecraft().agent_objective.clone_null
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -499,7 +511,7 @@ def test_sources_of_a_config(tmp_path: Path) -> None:
         config,
         data_dir=str(tmp_path),
         env=EnvConfig(tasks=("other",), max_steps=(9,), height=8, width=6),
-        tokenizer=dataclasses.replace(config.tokenizer, height=8, width=6, patch=2),
+        tokenizer=dataclasses.replace(config.tokenizer, patch=2),
         data=DataConfig(("a", str(tmp_path / "elsewhere" / "c")), (3.0, 1.0)),
     )
     assert [dataset.root.name for dataset in open_datasets(config)] == ["a", "c"]

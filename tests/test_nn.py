@@ -468,7 +468,7 @@ def test_a_two_hot_range_that_cannot_work_is_refused() -> None:
             TwoHot(*arguments)
 
 
-@pytest.mark.parametrize("spec", [ACTIONS, minecraft().agent.actions], ids=["two factors", "23 keys and a camera"])
+@pytest.mark.parametrize("spec", [ACTIONS, minecraft().env.actions], ids=["two factors", "23 keys and a camera"])
 def test_factored_categorical_equals_independent_categoricals(spec: ActionSpec) -> None:
     assert spec.sizes in ((3, 2), (2,) * 23 + (121,))
     logits, other = 2 * normal(6, 4, sum(spec.sizes)), normal(6, 4, sum(spec.sizes), seed=1)

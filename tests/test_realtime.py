@@ -42,8 +42,7 @@ SHARED = dataclasses.replace(AGENT, own_weights=False)
 
 
 def make_dream(model: WorldAndAgent, *, with_agent: bool = True, longest: int | None = None) -> Dream:
-    whole = model if with_agent else model.dynamics
-    return Dream(whole, k_sample=2, generator=seeded(5), longest=longest)
+    return Dream(model if with_agent else model.dynamics, k_sample=2, generator=seeded(5), longest=longest)
 
 
 def make_model() -> WorldAndAgent:
@@ -317,7 +316,7 @@ def test_a_history_read_anew_is_not_traced_anew(graphs: list[Any]) -> None:
     """However many frames came before it: asked for something else, a player must not stop to compile."""
     trunk = dataclasses.replace(DYNAMICS.trunk, depth=2, pattern="ST")
     world, batch = dataclasses.replace(DYNAMICS, trunk=trunk, context=4), make_batch(1, CONTEXT)
-    model = WorldAndAgent(make_dynamics(world), make_agent(dataclasses.replace(AGENT, trunk=trunk)))
+    model = WorldAndAgent(make_dynamics(world), make_agent(trunk=trunk))
     model, traced = for_inference(model, compiled=True), []
     for frames_before in (0, 1, 7, 30):
         dream = make_dream(model)

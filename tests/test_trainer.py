@@ -161,7 +161,7 @@ def test_full_adds_the_controls(finished_config: Config) -> None:
         assert all(has(results, f"success.{policy}.{rate}") for rate in RATES), policy
         assert lookup(results, f"success.{policy}.episodes") == 4
     about = {name: load_tensors(config.weights(name))[1] for name in ("shuffled", "imagination")}
-    assert [about[name]["imagination"]["shuffle_rewards"] for name in about] == [True, False]
+    assert [about[name]["objective"]["imagination"]["shuffle_rewards"] for name in about] == [True, False]
     assert about["shuffled"]["upstream"] == about["imagination"]["upstream"]
 
 
@@ -173,7 +173,7 @@ def begins_with(config: Config, stage: str, run: str, monkeypatch: pytest.Monkey
     """What the trainer hands to the stage of that name when it is to run it."""
     handed: list[tuple[Any, ...]] = []
 
-    def begin(*given: Any) -> Any:
+    def begin(*given: Any, **_: Any) -> Any:
         handed.append(given)
         raise _Begun
 
@@ -247,7 +247,7 @@ def test_a_setting_that_no_weight_shows_is_measured_anew(
     before = tensors_hash(load_dynamics(config.weights("dynamics"))[0].state_dict())
     for name in ("dynamics", "agent", "imagination"):
         config.weights(name).unlink()
-    config = changed(config, "dynamics", k_sample=4)
+    config = changed(config, "sampling", k_sample=4)
     measured = killed_at("nothing", monkeypatch)
     Trainer(config=config).run()
     assert tensors_hash(load_dynamics(config.weights("dynamics"))[0].state_dict()) == before
@@ -326,7 +326,8 @@ def test_a_stage_keeps_its_seconds_at_checkpoints(config: Config, monkeypatch: p
     ("stage", "fields", "differs"),
     [
         ("train_tokenizer", {"lr": 1e-3}, "training"),
-        ("tokenizer", {"mask_max": 0.5}, "models"),
+        ("tokenizer", {"context": 2}, "models"),
+        ("tokenizer_objective", {"mask_max": 0.5}, "objective"),
     ],
 )
 def test_finished_weights_of_another_config_are_refused(
@@ -378,7 +379,7 @@ def test_cloning_without_a_world_model(finished_config: Config) -> None:
         model.train().requires_grad_(True)
         model.zero_grad()
         features = model.features(batch, model.context_levels(batch), generator)
-        loss, _ = AgentLoss(model.agent.config)(model.agent.heads, features, batch)
+        loss, _ = AgentLoss(config.agent_objective)(model.agent.heads, features, batch)
         loss.backward()
         gradients = [p.grad is not None and bool(p.grad.any()) for p in model.dynamics.trunk.blocks.parameters()]
         assert all(gradients) if reached else not any(gradients)
@@ -391,7 +392,9 @@ def test_cloning_without_a_world_model(finished_config: Config) -> None:
 def test_weights_from_before_a_setting_are_as_with_its_default(finished_config: Config) -> None:
     path = finished_config.weights("imagination")
     tensors, about = load_tensors(path)
-    del about["models"]["agent"]["miss_share"], about["training"]["ema"], about["imagination"]["margin"]
+    objective = about["objective"]
+    del about["models"]["agent"]["event_channels"], about["training"]["ema"]
+    del objective["agent"]["miss_share"], objective["imagination"]["margin"]
     save_tensors(path, tensors, about)
     before = states(path.parent)
     trainer = Trainer(config=finished_config)
@@ -399,9 +402,9 @@ def test_weights_from_before_a_setting_are_as_with_its_default(finished_config: 
     trainer._must_fit("imagination")
     assert states(path.parent) == before
     other = changed(finished_config, "imagination", margin=0.1)
-    with pytest.raises(ValueError, match=r"imagination\.safetensors was made .* \(imagination differs\)"):
+    with pytest.raises(ValueError, match=r"imagination\.safetensors was made .* \(objective differs\)"):
         Trainer(config=other).train_imagination()
-    about["imagination"]["optimism"] = 0.5
+    objective["imagination"]["optimism"] = 0.5
     save_tensors(path, tensors, about)
     with pytest.raises(ValueError, match=r"imagination\.safetensors was made by another version .*'optimism'"):
         trainer.train_imagination()
@@ -460,8 +463,7 @@ def test_a_world_of_another_tokenizer_is_refused(finished_config: Config) -> Non
 
 def test_frames_of_another_size_are_refused(finished_config: Config) -> None:
     larger = dataclasses.replace(finished_config.env, height=56)
-    tokenizer = dataclasses.replace(finished_config.tokenizer, height=56)
-    config = dataclasses.replace(finished_config, env=larger, tokenizer=tokenizer, name="larger")
+    config = dataclasses.replace(finished_config, env=larger, name="larger")
     dataset = open_datasets(finished_config)
     for refused in (lambda: Trainer(config=config).train_tokenizer(dataset), lambda: open_datasets(config)):
         with pytest.raises(ValueError, match=r"frame size \(48, 48\), the config says \(56, 48\); collect it anew"):
