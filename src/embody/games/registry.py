@@ -46,7 +46,7 @@ def _nothing_of_its_own() -> "GameEvaluation":
 
 @dataclass(frozen=True)
 class Game:
-    """What embody knows of a game. All but the name may be left out: such a game is data, and nobody plays it."""
+    """What embody knows of a game. All but the name may be left out: such a game is data that nobody plays."""
 
     name: str
     presets: Mapping[str, Callable[[], Config]] = field(default_factory=dict)
