@@ -177,6 +177,8 @@ class Bench:
             task=goal.over_time(goal.told([""] * rows, ("", "?"), [""] * agent.tasks, agent.words), frames),
             labelled=torch.ones(rows, dtype=torch.bool),
             is_null=no,
+            cloned=torch.ones(rows, dtype=torch.bool),
+            flow=torch.ones(rows, dtype=torch.bool),
             latents=torch.randn(*shape, d.tokens, d.channels),
         )
         return batch.to(self.device)

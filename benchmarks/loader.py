@@ -29,13 +29,17 @@ from av.video.reformatter import VideoReformatter
 from benchmarks.machine import describe
 from benchmarks.run import ROOT, commit, save
 from embody.cli.process import keep_freed_memory
-from embody.config import ActionSpec, StageConfig
+from embody.config import ActionSpec
 from embody.data import (
+    BatchShapes,
+    ClipSpec,
     Dataset,
     DatasetWriter,
     Episode,
+    EpisodeSelection,
     LatentWriter,
     Meta,
+    Relabelling,
     Video,
     batches,
     index_video,
@@ -149,8 +153,7 @@ def measure_videos(name: str, videos: Sequence[Video], folder: Path, seconds: fl
         for reader, frames in readers.items():
             row[reader] = None if frames is None else rate(partial(next, frames), seconds)
         for length in CLIPS:
-            stage = StageConfig(batch=4, length=length)
-            loaded = batches([dataset], "train", stage, source="frames", seed=0)
+            loaded = batches([dataset], ClipSpec(EpisodeSelection("train"), BatchShapes(4, length)), seed=0)
             row[f"clips_of_{length}"] = rate(partial(_rows, loaded), seconds)
         rows.append(row)
     return rows
@@ -166,7 +169,8 @@ def measure_latents(folder: Path, slots: int, seconds: float) -> dict[str, float
     for shard in writer.pending():
         with writer.filling(shard) as latents:
             latents[:] = np.random.default_rng(0).standard_normal((1, TOKENS, CHANNELS))
-    stage, stored = StageConfig(batch=ROWS, length=64), open_latents(dataset, "none")
+    spec = ClipSpec(EpisodeSelection("train"), BatchShapes(ROWS, 64), "none", relabelling=Relabelling(gamma=0.997))
+    stored = open_latents(dataset, "none")
     random, held = np.random.default_rng(0), list[Any]([None])
 
     def copy() -> int:
@@ -178,9 +182,7 @@ def measure_latents(folder: Path, slots: int, seconds: float) -> dict[str, float
         return ROWS
 
     def loaded(workers: int) -> Iterator[Batch]:
-        return batches(
-            [dataset], "train", stage, source="latents", tokenizer_hash="none", seed=0, workers=workers, gamma=0.997
-        )
+        return batches([dataset], spec, seed=0, workers=workers)
 
     def clips(stream: Iterator[Batch]) -> int:
         held[0] = next(stream)

@@ -258,7 +258,9 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
     seen: list[Batch] = []
     loss_of_world = stage.losses["dynamics"]
     loss_of_world.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
-    batch = make_batch(5, 6)
+    mix = stage.clips().mix
+    flags = torch.tensor(mix.cloned_rows(5)), torch.tensor(mix.flow_rows(5))
+    batch = dataclasses.replace(make_batch(5, 6), cloned=flags[0], flow=flags[1])
 
     def metrics_of(**changes: Tensor) -> Mapping[str, Tensor]:
         return stage.loss(dataclasses.replace(batch, **changes), StepContext(0, 1, seeded(0)))[1]
@@ -284,12 +286,13 @@ def test_the_worlds_own_loss_goes_on_with_its_bootstrap(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, dynamics_objective=of_world, agent_objective=objective)
     stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
     open_heads(stage.model.agent)
-    batch = make_batch(8, 6)
+    own_rows = torch.arange(8) % 2 == 0  # wherever they stand
+    batch = dataclasses.replace(make_batch(8, 6), cloned=~own_rows, flow=own_rows)
     loss, metrics = stage.loss(batch, StepContext(0, 1, seeded(0)))
     generator = seeded(0)
     features = stage.model.features(batch, stage.model.context_levels(batch), generator)
-    of_agent, _ = AgentLoss(objective)(stage.model.agent.heads, features, batch, cloned_from=4)
-    own, terms = ShortcutLoss(of_world)(stage.model.dynamics, batch.head(4), generator, bootstrap=True)
+    of_agent, _ = AgentLoss(objective)(stage.model.agent.heads, features, batch)
+    own, terms = ShortcutLoss(of_world)(stage.model.dynamics, batch.select(own_rows), generator, bootstrap=True)
     assert terms["bootstrap"] > 0
     for name in ("flow", "bootstrap"):
         assert torch.equal(metrics[name], terms[name])

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embody.config import ActionSpec, Config, StageConfig
-from embody.data import EVERY_TASK, batches, open_dataset
+from embody.config import ActionSpec, Config
+from embody.data import EVERY_TASK, BatchShapes, ClipSpec, EpisodeSelection, Relabelling, batches, open_dataset
 from embody.data.episode import label_words
 from embody.games import LockstepEnvs, environment_seeds, game, make_env
 from embody.games.crafter.demonstrator import ACTION, CrafterExpert
@@ -479,9 +479,9 @@ def test_a_video_does_not_tell_how_it_ended(cheap_worlds: None, tmp_path: Path) 
 
 def test_clips_come_from_all_episodes_and_are_relabelled(recorded: Path) -> None:
     dataset = open_dataset(recorded / "crafter")
-    stage = StageConfig(batch=32, length=8)
     seen = np.zeros(2)
-    for batch, _ in zip(batches([dataset], "train", stage, source="frames", seed=0, words=4), range(12), strict=False):
+    clips = ClipSpec(EpisodeSelection("train"), BatchShapes(32, 8), relabelling=Relabelling(words=4))
+    for batch, _ in zip(batches([dataset], clips, seed=0), range(12), strict=False):
         labelled = batch.labelled.numpy()
         seen += (~labelled).sum(), labelled.sum()
         assert not batch.actions[~labelled].any() and not batch.task[~labelled].any()
@@ -489,7 +489,8 @@ def test_clips_come_from_all_episodes_and_are_relabelled(recorded: Path) -> None
     rows = dataset.episodes("train")
     share = sum(row.length for row in rows if not row.labelled) / sum(row.length for row in rows)
     assert abs(seen[0] / seen.sum() - share) < 0.12  # 4.7 deviations of 384 rows
-    only = next(batches([dataset], "train", stage, source="frames", seed=0, labelled_only=True))
+    clips = dataclasses.replace(clips, episodes=EpisodeSelection("train", labelled_only=True))
+    only = next(batches([dataset], clips, seed=0))
     assert only.labelled.all()
 
 
@@ -518,7 +519,7 @@ def test_videos_alone_can_be_read(cheap_worlds: None, tmp_path: Path) -> None:
     config = small(tmp_path, unlabelled_fraction=1.0, train_episodes=2)
     collect(config)
     dataset = open_dataset(tmp_path / "crafter")
-    batch = next(batches([dataset], "train", StageConfig(batch=4, length=8), source="frames", seed=0))
+    batch = next(batches([dataset], ClipSpec(EpisodeSelection("train"), BatchShapes(4, 8)), seed=0))
     assert not batch.labelled.any() and batch.frames.any()
 
 

@@ -13,12 +13,14 @@ from embody.data import (
     Episode,
     LatentWriter,
     Meta,
+    Placement,
     discounted_returns,
     is_complete,
     label_indices,
     open_dataset,
     open_latents,
 )
+from embody.data.sampling.sampler import Anchors
 
 META = Meta(("walk",), ActionSpec((7, 3)), 12, 10, 5, ("<pad>", "<unknown>", "get", "the", "key"))
 
@@ -215,16 +217,16 @@ LENGTHS, TASKS = np.array([12, 3, 40, 1, 25]), np.array([0, 0, 1, 1, 2])
 
 
 def test_sampler_is_a_function_of_seed_and_position() -> None:
-    one, two = (ClipSampler(LENGTHS, TASKS, seed=3, left_pad=4) for _ in range(2))
+    one, two = (ClipSampler(LENGTHS, TASKS, 3, Placement(left_pad=4)) for _ in range(2))
     forward = [one.clip(i, 8) for i in range(200)]
     assert forward == [two.clip(i, 8) for i in reversed(range(200))][::-1]
     assert len(set(forward)) > 50
-    assert forward != [ClipSampler(LENGTHS, TASKS, seed=4, left_pad=4).clip(i, 8) for i in range(200)]
+    assert forward != [ClipSampler(LENGTHS, TASKS, 4, Placement(left_pad=4)).clip(i, 8) for i in range(200)]
 
 
 @pytest.mark.parametrize("left_pad", [0, 4, 100])
 def test_clips_stay_in_their_episode_and_are_full_where_they_can(left_pad: int) -> None:
-    sampler = ClipSampler(LENGTHS, TASKS, seed=0, left_pad=left_pad)
+    sampler = ClipSampler(LENGTHS, TASKS, 0, Placement(left_pad))
     starts = []
     for position in range(3000):
         episode, start = sampler.clip(position, 8)
@@ -234,7 +236,7 @@ def test_clips_stay_in_their_episode_and_are_full_where_they_can(left_pad: int) 
 
 
 def test_tasks_are_uniform_and_episodes_follow_their_slots() -> None:
-    sampler, n = ClipSampler(LENGTHS, TASKS, seed=1, left_pad=7), 9000
+    sampler, n = ClipSampler(LENGTHS, TASKS, 1, Placement(left_pad=7)), 9000
     counts = np.bincount([sampler.clip(i, 8)[0] for i in range(n)], minlength=5)
     expected = n / 3 * np.array([12 / 15, 3 / 15, 40 / 41, 1 / 41, 1])
     # chi-square with 4 degrees of freedom: above 18.5 once in a thousand
@@ -242,7 +244,8 @@ def test_tasks_are_uniform_and_episodes_follow_their_slots() -> None:
 
 
 def test_both_ends_of_an_episode_are_seen_as_often_as_its_middle() -> None:
-    sampler, n, seen = ClipSampler([20], [0], seed=5, left_pad=7, virtual=1.0), 20_000, np.zeros(20)
+    sampler = ClipSampler([20], [0], 5, Placement(left_pad=7, padded_share=1.0))
+    n, seen = 20_000, np.zeros(20)
     for position in range(n):
         _, start = sampler.clip(position, 8)
         seen[max(0, start) : start + 8] += 1
@@ -252,20 +255,20 @@ def test_both_ends_of_an_episode_are_seen_as_often_as_its_middle() -> None:
 
 def test_slots_behind_a_context_do_not_move_it() -> None:
     lengths, tasks = [5, 9, 14], [0, 0, 1]
-    alone = ClipSampler(lengths, tasks, seed=2, ends=True)
-    followed = ClipSampler(lengths, tasks, seed=2, ends=True, after=7)
+    alone = ClipSampler(lengths, tasks, 2, Placement(contexts=True))
+    followed = ClipSampler(lengths, tasks, 2, Placement(contexts=True, after=7))
     for position in range(200):
         assert followed.clip(position, 4 + 7) == alone.clip(position, 4)
 
 
 def test_clips_around_an_event_may_begin_before_their_episode() -> None:
-    sampler = ClipSampler([20], [0], seed=0, left_pad=3, events={0: np.array([1])})
+    sampler = ClipSampler([20], [0], 0, Placement(left_pad=3), anchors=Anchors({0: np.array([1])}))
     starts = {sampler.clip(n, 6)[1] for n in range(200)}
     assert starts == {-3, -2, -1, 0, 1}  # the event in any slot, as far as padding goes
 
 
 def test_context_ends_are_uniform_over_non_final_slots() -> None:
-    sampler, n = ClipSampler([5, 9, 1], [0, 0, 0], seed=2, ends=True), 12_000
+    sampler, n = ClipSampler([5, 9, 1], [0, 0, 0], 2, Placement(contexts=True)), 12_000
     counts = np.zeros((3, 9))
     for position in range(n):
         episode, start = sampler.clip(position, 10)
@@ -277,6 +280,6 @@ def test_context_ends_are_uniform_over_non_final_slots() -> None:
 
 def test_sampler_without_episodes_says_so() -> None:
     with pytest.raises(ValueError, match="no episode"):
-        ClipSampler([], [], seed=0)
-    with pytest.raises(ValueError, match="one slot"):
-        ClipSampler([4, 1], [0, 1], seed=0, ends=True)
+        ClipSampler([], [], 0, Placement())
+    with pytest.raises(ValueError, match="one timestep"):
+        ClipSampler([4, 1], [0, 1], 0, Placement(contexts=True))

@@ -18,8 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from embody.agent import Agent, PmpoLoss, lambda_returns
-from embody.config import AgentConfig, StageConfig, to_dict
-from embody.data import Dataset, batches, open_latents
+from embody.config import AgentConfig, to_dict
+from embody.data import (
+    BatchShapes,
+    ClipSpec,
+    Dataset,
+    EpisodeSelection,
+    Placement,
+    Relabelling,
+    batches,
+    open_latents,
+)
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.imagination import Dream, DreamEnv, DreamStep, Player
@@ -322,10 +331,14 @@ def test_a_player_asked_for_everything_is_told_what_is_left(encoded: Dataset) ->
 
 def contexts(dataset: Dataset, length: int, wanted: int) -> Batch:
     """A clip of one row that ends at slot 0 of an episode, or of `wanted` real slots."""
-    stage = StageConfig(batch=1, length=length)
-    stream = batches(
-        [dataset], "train", stage, source="latents", tokenizer_hash="tiny", seed=0, words=AGENT.words, contexts=True
+    clips = ClipSpec(
+        EpisodeSelection("train"),
+        BatchShapes(1, length),
+        "tiny",
+        Placement(contexts=True),
+        relabelling=Relabelling(words=AGENT.words),
     )
+    stream = batches([dataset], clips, seed=0)
     return next(batch for batch in itertools.islice(stream, 200) if int(batch.mask.sum()) == wanted)
 
 

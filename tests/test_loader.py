@@ -14,20 +14,25 @@ import torch
 
 from embody.config import ActionSpec, EnvConfig, StageConfig
 from embody.data import (
+    BatchShapes,
+    ClipSpec,
     Dataset,
     DatasetWriter,
     Episode,
+    EpisodeSelection,
     LatentWriter,
     Meta,
+    Mix,
+    Placement,
+    Relabelling,
     batches,
     open_dataset,
     open_datasets,
-    rows_and_length,
     steps_per_epoch,
-    uniform_rows,
 )
 from embody.data.sampling.batch import Batch
 from embody.data.sampling.loader import _in_thread
+from embody.errors import UserError
 from embody.games.minigrid.presets import minigrid
 
 STAGE = StageConfig(batch=6, length=4, long_length=12, long_every=3)
@@ -70,10 +75,27 @@ def datasets(tmp_path: Path) -> list[Dataset]:
 
 
 def take(number: int, datasets: list[Dataset], **settings: Any) -> list[Batch]:
-    settings = {"source": "frames", "seed": 7, "left_pad": 3, "gamma": 0.5, "words": 4} | settings
-    stage = settings.pop("stage", STAGE)
-    stream: Iterator[Batch] = batches(datasets, "train", stage, **settings)
-    return list(itertools.islice(stream, number))
+    """Batches by the fields of their `ClipSpec`'s parts, and by `seed`, `start` and `workers`."""
+    settings = {"seed": 7, "left_pad": 3, "gamma": 0.5, "words": 4} | settings
+    loading = {name: settings.pop(name) for name in ("seed", "start", "workers") if name in settings}
+    clips = clips_of(settings.pop("stage", STAGE), settings.pop("tokenizer_hash", None), **settings)
+    return list(itertools.islice(batches(datasets, clips, **loading), number))
+
+
+def clips_of(stage: StageConfig, tokenizer_hash: str | None = None, **settings: Any) -> ClipSpec:
+    """The spec with `settings` in whichever of its parts has a field of that name."""
+    kinds = (EpisodeSelection, Placement, Mix, Relabelling)
+    fields = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
+    assert set(settings) <= set().union(*fields)
+    chosen = [{name: value for name, value in settings.items() if name in names} for names in fields]
+    return ClipSpec(
+        EpisodeSelection("train", **chosen[0]),
+        BatchShapes.of(stage),
+        tokenizer_hash,
+        Placement(**chosen[1]),
+        Mix(**chosen[2]),
+        Relabelling(**chosen[3]),
+    )
 
 
 def assert_equal(a: list[Batch], b: list[Batch]) -> None:
@@ -122,7 +144,7 @@ def test_returns_reach_past_the_clip(datasets: list[Dataset]) -> None:
 
 
 def test_latents_stand_where_their_frames_do(datasets: list[Dataset]) -> None:
-    pixels, codes = take(6, datasets), take(6, datasets, source="latents", tokenizer_hash="abc")
+    pixels, codes = take(6, datasets), take(6, datasets, tokenizer_hash="abc")
     starts = [dataset.offsets[:-1] for dataset in datasets]
     for seen, coded in zip(pixels, codes, strict=True):
         assert coded.frames is None and coded.latents is not None and seen.frames is not None
@@ -143,7 +165,7 @@ def test_the_order_is_the_same_however_it_is_loaded(datasets: list[Dataset]) -> 
     assert_equal(whole[4:], take(5, datasets, start=4))
     assert_equal(whole, take(9, datasets, workers=2))
     assert not torch.equal(whole[0].rewards[1:], whole[1].rewards[:-1])  # each batch has positions of its own
-    latents = {"source": "latents", "tokenizer_hash": "abc"}
+    latents = {"tokenizer_hash": "abc"}
     assert_equal(take(9, datasets, **latents)[2:], take(7, datasets, start=2, workers=2, **latents))
     assert not torch.equal(whole[0].rewards, take(1, datasets, seed=8)[0].rewards)
 
@@ -151,11 +173,12 @@ def test_the_order_is_the_same_however_it_is_loaded(datasets: list[Dataset]) -> 
 def test_long_batches_hold_as_many_frames(datasets: list[Dataset]) -> None:
     shapes = [tuple(batch.mask.shape) for batch in take(6, datasets)]
     assert shapes == [(6, 4), (6, 4), (2, 12)] * 2
-    assert rows_and_length(StageConfig(batch=5, length=7), 3) == (5, 7)
+    assert BatchShapes(5, 7).at(3) == (5, 7) and BatchShapes(5, 7).distinct() == [(5, 7)]
+    assert BatchShapes.of(STAGE).distinct() == [(6, 4), (2, 12)]
     with pytest.raises(ValueError, match="long_length 3 is shorter"):
         take(1, datasets, stage=StageConfig(batch=6, length=4, long_length=3))
-    assert steps_per_epoch(datasets, "train", STAGE) == 53 // 24
-    assert steps_per_epoch(datasets, "train", StageConfig(batch=60, length=4)) == 1
+    assert steps_per_epoch(datasets, clips_of(STAGE)) == 53 // 24
+    assert steps_per_epoch(datasets, clips_of(StageConfig(batch=60, length=4))) == 1
 
 
 def test_contexts_end_before_the_episode_does(datasets: list[Dataset]) -> None:
@@ -175,26 +198,68 @@ def test_the_rows_behind_the_uniform_ones_come_from_episodes_that_achieve_their_
         return (batch.frames[:, 0, 0, 0, 0] - batch.rewards[:, 0]) / 10  # of the episodes; odd ones succeed
 
     stage = StageConfig(batch=8, length=4, long_length=16)
-    mixed, plain = (take(12, datasets, stage=stage, left_pad=0, uniform_share=share) for share in (0.3, 1.0))
+    mixed, plain = (
+        take(12, datasets, stage=stage, left_pad=0, uniform_share=share, flow="uniform") for share in (0.3, 1.0)
+    )
     for step, (batch, same) in enumerate(zip(mixed, plain, strict=True)):
-        uniform = uniform_rows(batch.rows, 0.3)
-        assert uniform == (1 if step % 4 == 3 else 3)  # of two rows and of eight, rounded up
-        assert (numbers(batch)[uniform:] % 2 == 1).all()
-        assert_equal([batch.head(uniform)], [same.head(uniform)])  # the uniform rows are as ever
+        uniform = torch.arange(batch.rows) < (1 if step % 4 == 3 else 3)  # of two rows and of eight, rounded up
+        assert torch.equal(batch.cloned, ~uniform) and same.cloned.all()
+        assert torch.equal(batch.flow, uniform) and same.flow.all()
+        assert (numbers(batch)[~uniform] % 2 == 1).all()
+        same = dataclasses.replace(same, cloned=batch.cloned, flow=batch.flow)
+        assert_equal([batch.select(uniform)], [same.select(uniform)])  # the uniform rows are as ever
     first = torch.cat([numbers(batch)[:1] for batch in mixed])
     assert (first % 2 == 0).any() and (first % 2 == 1).any()
     with pytest.raises(ValueError, match="or none that achieves its task"):
-        take(1, datasets, episode_filter=lambda row: not row.success, uniform_share=0.5)
+        take(1, datasets, keep=lambda row: not row.success, uniform_share=0.5)
+
+
+@pytest.mark.parametrize(
+    ("mix", "kinds", "cloned"),
+    [
+        (Mix(), "uuuuu", [True] * 5),
+        (Mix(0.5), "uuurr", [False] * 3 + [True] * 2),
+        (Mix(0.2, 0.4), "ummrr", [False] * 3 + [True] * 2),
+        (Mix(0.6, 0.4), "uuumm", [True] * 5),  # no share is relevant: all rows are cloned
+        (Mix(0.9), "uuuuu", [False] * 5),  # one is, but rounding leaves it no row
+    ],
+)
+def test_what_the_rows_of_a_mix_are(mix: Mix, kinds: str, cloned: list[bool]) -> None:
+    assert "".join(kind[0] for kind in mix.kinds(5)) == kinds
+    assert mix.cloned_rows(5) == cloned
+    assert mix.flow_rows(5) == [True] * 5
+    assert dataclasses.replace(mix, flow="uniform").flow_rows(5) == [kind == "u" for kind in kinds]
+
+
+def test_mixes_and_shapes_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UserError, match=r"uniform_share 0.7 and miss_share 0.4 are more than all rows"):
+        Mix(0.7, 0.4)
+    with pytest.raises(UserError, match="long_length 3 is shorter than length 4"):
+        BatchShapes(6, 4, long_length=3)
+
+
+def test_selected_rows_keep_their_order(datasets: list[Dataset]) -> None:
+    batch = take(1, datasets)[0]
+    rows = torch.tensor([False, True, True, False, False, True])
+    chosen = batch.select(rows)
+    for field in dataclasses.fields(Batch):
+        whole, part = getattr(batch, field.name), getattr(chosen, field.name)
+        assert (part is None) == (whole is None)
+        assert whole is None or torch.equal(part, torch.stack([whole[1], whole[2], whole[5]])), field.name
+    assert batch.select(torch.ones(6, dtype=torch.bool)) is batch
+    moved = batch.to(torch.device("meta"))
+    assert moved.flow is batch.flow and moved.mask.device.type == moved.cloned.device.type == "meta"
+    assert moved.select(rows).mask.shape == (3, 4)  # without a look at what is on the device
 
 
 def test_filter_and_errors(datasets: list[Dataset], tmp_path: Path) -> None:
-    kept = take(4, datasets, left_pad=0, episode_filter=lambda row: row.length == 14)
+    kept = take(4, datasets, left_pad=0, keep=lambda row: row.length == 14)
     values = torch.cat([batch.frames[:, :, 0, 0, 0].flatten() for batch in kept if batch.frames is not None])
     assert int(values.min()) >= 10 and int(values.max()) <= 23  # episode 1 of 14 slots, no other
     with pytest.raises(ValueError, match="no episode"):
-        take(1, datasets, episode_filter=lambda row: False)
+        take(1, datasets, keep=lambda row: False)
     with pytest.raises(ValueError, match="embody encode"):
-        take(1, datasets, source="latents", tokenizer_hash="other")
+        take(1, datasets, tokenizer_hash="other")
     other = DatasetWriter(tmp_path / "c", Meta(("c",), ActionSpec((7,)), 8, 6, 5, VOCABULARY[:3]))
     other.write_shard("train", 0, [hand_made("c", 1, 4)])
     other.finish()

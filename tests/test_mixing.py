@@ -18,7 +18,6 @@ from embody.data import (
     DatasetWriter,
     Episode,
     Meta,
-    batches,
     open_dataset,
     open_datasets,
     steps_per_epoch,
@@ -32,7 +31,7 @@ from embody.model import WorldAndAgent
 from embody.training.agent import AgentStage
 from embody.training.imagination import ImaginationStage
 from embody.training.rewards import check_ranges, reward_statistics
-from tests.test_loader import STAGE, VOCABULARY, make, take
+from tests.test_loader import STAGE, VOCABULARY, clips_of, make, take
 from tests.tiny_models import (
     AGENT,
     BEHAVIOUR,
@@ -360,7 +359,7 @@ def test_contexts_may_be_of_the_first_slots_alone(tmp_path: Path) -> None:
     stage = StageConfig(batch=10, length=4)
     settings = {"stage": stage, "left_pad": 3, "uniform_share": 0.5, "event_lead": 3, "contexts": True}
     ends: dict[str, set[tuple[int, int]]] = {"any": set(), "before an event": set()}
-    for batch in take(100, [dataset], first_slots=12, goal="all", **settings):
+    for batch in take(100, [dataset], first_timesteps=12, goal="all", **settings):
         assert batch.frames is not None
         where = [(int(seed), int(slot)) for slot, seed in batch.frames[:, -1, :2, 0, 0].tolist()]
         ends["any"] |= set(where[:5])
@@ -399,8 +398,8 @@ def test_rows_of_plain_videos_say_so(tmp_path: Path) -> None:
         seen.add(labelled)
     assert seen == {True, False}
     assert all(bool(row["labelled"]) for row in rows(take(10, datasets, labelled_only=True)))
-    assert steps_per_epoch(datasets, "train", STAGE) == 73 // 24
-    assert steps_per_epoch(datasets, "train", STAGE, labelled_only=True) == 31 // 24
+    assert steps_per_epoch(datasets, clips_of(STAGE)) == 73 // 24
+    assert steps_per_epoch(datasets, clips_of(STAGE, labelled_only=True)) == 31 // 24
     same = take(5, datasets[:1]), take(5, datasets, labelled_only=True)
     assert all(torch.equal(a.returns, b.returns) for a, b in zip(*same, strict=True))  # as if they were not there
     with pytest.raises(ValueError, match="differ in actions"):
@@ -496,7 +495,7 @@ def test_rows_are_shared_out_by_weight(tmp_path: Path, labelled_only: bool) -> N
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     dataset = make(tmp_path, "a", [9])
     with pytest.raises(ValueError, match="one for each of 1 datasets, got 2"):
-        next(batches([dataset], "train", STAGE, source="frames", seed=0, weights=(1.0, 2.0)))
+        take(1, [dataset], weights=(1.0, 2.0))
     with pytest.raises(ValueError, match="one for each of 2 sources, got 1"):
         DataConfig(("a", "b"), (1.0,))
     with pytest.raises(ValueError, match="weights must be above 0"):

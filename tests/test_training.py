@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from embody.config import Config, StageConfig
-from embody.data import Dataset, LatentWriter, open_dataset
+from embody.data import (
+    BatchShapes,
+    ClipSpec,
+    Dataset,
+    EpisodeSelection,
+    LatentWriter,
+    Mix,
+    Placement,
+    Relabelling,
+    open_dataset,
+)
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.logger_manager import LoggerManager, read_metrics
@@ -116,8 +126,10 @@ class OneNumber:
                 nothing,
                 ~nothing,
                 nothing.long(),
-                ~nothing[0],
-                nothing,
+                labelled=~nothing[0],
+                is_null=nothing,
+                cloned=~nothing[0],
+                flow=~nothing[0],
             )
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -275,27 +287,52 @@ def test_every_setting_of_a_stages_clips_reaches_the_loader(
         ),
         imagination=dataclasses.replace(config.imagination, gamma=0.7, uniform_share=0.8, first_slots=90),
     )
-    handed: list[dict[str, Any]] = []
+    handed: list[tuple[ClipSpec, dict[str, int]]] = []
     module = sys.modules[f"embody.training.{name}"]
-    monkeypatch.setattr(module, "batches", lambda *_, **settings: handed.append(settings) or ())
+    monkeypatch.setattr(module, "batches", lambda _, clips, **settings: handed.append((clips, settings)) or ())
     stage = make(name, config, dataset)
     if isinstance(stage, AgentStage):
         stage.episode_filter = bool
     stage.batches(11)
-    common = {"source": "latents", "tokenizer_hash": "raw", "start": 11, "weights": (3.0,), "workers": 2}
-    common |= {"left_pad": config.imagination.context - 1, "words": config.agent.words}
-    own: dict[str, dict[str, Any]] = {
-        "dynamics": {"seed": 6, "uniform_share": 0.4},
-        "agent": {
-            **{"seed": 7, "uniform_share": 0.6, "miss_share": 0.1, "event_lead": 7, "once": True, "gamma": 0.7},
-            **{"goal": "one", "labelled_only": True, "episode_filter": bool, "contexts": False, "after": 0},
-        },
-        "imagination": {
-            **{"seed": 8, "uniform_share": 0.8, "event_lead": config.imagination.horizon, "first_slots": 90},
-            **{"goal": "one", "labelled_only": True, "contexts": True},
-        },
+    context, words = config.imagination.context, config.agent.words
+    shapes = BatchShapes.of(stage.config)
+    expected: dict[str, tuple[int, ClipSpec]] = {
+        "dynamics": (
+            6,
+            ClipSpec(
+                EpisodeSelection("train", weights=(3.0,)),
+                shapes,
+                "raw",
+                Placement(left_pad=context - 1),
+                Mix(0.4),
+                Relabelling(words=words),
+            ),
+        ),
+        "agent": (
+            7,
+            ClipSpec(
+                EpisodeSelection("train", True, bool, (3.0,)),
+                shapes,
+                "raw",
+                Placement(left_pad=context - 1),
+                Mix(0.6, 0.1, event_lead=7, flow="uniform"),
+                Relabelling(0.7, True, "one", words),
+            ),
+        ),
+        "imagination": (
+            8,
+            ClipSpec(
+                EpisodeSelection("train", True, weights=(3.0,)),
+                shapes,
+                "raw",
+                Placement(context - 1, contexts=True, first_timesteps=90),
+                Mix(0.8, event_lead=config.imagination.horizon),
+                Relabelling(words=words),
+            ),
+        ),
     }
-    assert handed == [common | own[name]]
+    seed, clips = expected[name]
+    assert handed == [(clips, {"seed": seed, "start": 11, "workers": 2})]
 
 
 def test_the_seed_is_that_of_the_losses_too(tmp_path: Path) -> None:

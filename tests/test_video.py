@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from embody.config import ActionSpec, StageConfig
+from embody.config import ActionSpec
 from embody.data import (
     EVERY_TASK,
+    BatchShapes,
+    ClipSpec,
     Dataset,
     DatasetWriter,
     Episode,
+    EpisodeSelection,
     Meta,
+    Placement,
     Video,
     batches,
     index_video,
@@ -434,10 +438,10 @@ def test_other_processes_open_their_own_files(tmp_path: Path, method: str) -> No
 def test_batches_of_video_are_the_same_however_they_are_loaded(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", 100)
     dataset = write(tmp_path / "set", [recording(Video(path, 0, 60), 1), plain(Video(path, 60, 40), 2)])
-    stage = StageConfig(batch=4, length=6)
+    clips = ClipSpec(EpisodeSelection("train"), BatchShapes(4, 6), placement=Placement(left_pad=2))
 
     def take(number: int, **settings: int) -> list[torch.Tensor]:
-        loaded = batches([dataset], "train", stage, source="frames", seed=3, left_pad=2, **settings)
+        loaded = batches([dataset], clips, seed=3, **settings)
         return [batch.frames for batch in itertools.islice(loaded, number) if batch.frames is not None]
 
     whole = take(6)

@@ -52,16 +52,16 @@ class AgentLoss(nn.Module):
         self.rms = nn.ModuleDict({name: RunningRms() for name in ("policy", "reward", "value", "continue")})
 
     def forward(
-        self, heads: Heads, features: Tensor, batch: Batch, cloned_from: int = 0, *, reduce: Reduce = one_process
+        self, heads: Heads, features: Tensor, batch: Batch, *, reduce: Reduce = one_process
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics at the slots of features `[B, T, H]`; rows before `cloned_from` are not cloned.
+        """Loss and metrics at the timesteps of features `[B, T, H]`.
 
-        Nothing is learnt from rows that are not labelled.
+        The policy learns from the rows that the batch says are `cloned`. Nothing is learnt from rows without labels.
         """
         out, L = heads(features), heads.config.distances
         mask = batch.mask & batch.labelled[:, None]
         action_BTLA, action_mask = ahead(batch.actions, mask, 1, L)
-        action_mask[:cloned_from] = False
+        action_mask &= batch.cloned[:, None, None]
         if not self.objective.clone_null:
             action_mask &= ~ahead(batch.is_null, mask, 1, L)[0]
         policy = FactoredCategorical(out.policy, heads.actions)

@@ -3,16 +3,15 @@
 from embody.data.dataset import Dataset, Meta, Shard, is_complete, open_dataset
 from embody.data.episode import EVERY_TASK, Episode, EpisodeRow, label_indices, label_words
 from embody.data.latents import Latents, LatentWriter, open_latents
+from embody.data.sampling.clip_spec import BatchShapes, ClipSpec, EpisodeSelection, Mix, Placement, Relabelling
 from embody.data.sampling.loader import (
     batches,
     check_datasets,
     labelled_meta,
     open_datasets,
     recorded_actions,
-    rows_and_length,
     stage_steps,
     steps_per_epoch,
-    uniform_rows,
 )
 from embody.data.sampling.reader import discounted_returns
 from embody.data.sampling.sampler import ClipSampler
@@ -22,6 +21,12 @@ from embody.saving.atomic_write import atomic_write, exclusive_lock, write_json
 
 __all__ = [
     "EVERY_TASK",
+    "BatchShapes",
+    "ClipSpec",
+    "EpisodeSelection",
+    "Mix",
+    "Placement",
+    "Relabelling",
     "ClipSampler",
     "Dataset",
     "DatasetWriter",
@@ -47,9 +52,7 @@ __all__ = [
     "recorded_actions",
     "open_latents",
     "reencode",
-    "rows_and_length",
     "stage_steps",
     "steps_per_epoch",
-    "uniform_rows",
     "write_json",
 ]

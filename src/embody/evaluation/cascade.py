@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from embody.config import Config, DynamicsObjective, StageConfig, digest, to_dict
-from embody.data import Dataset, atomic_write, recorded_actions, rows_and_length, write_json
+from embody.data import BatchShapes, Dataset, atomic_write, recorded_actions, write_json
 from embody.dynamics import Dynamics
 from embody.errors import UserError
 from embody.evaluation.held_out import dream_held_out
@@ -317,8 +317,7 @@ def _bootstrap(objective: DynamicsObjective) -> str:
 
 
 def _shapes(stage: StageConfig) -> str:
-    shapes = dict.fromkeys(rows_and_length(stage, step) for step in range(stage.long_every))
-    return " and ".join(f"{length} x {rows}" for rows, length in shapes)
+    return " and ".join(f"{length} x {rows}" for rows, length in BatchShapes.of(stage).distinct())
 
 
 def _over_seeds(values: Sequence[float | None], form: str, unit: str) -> str:

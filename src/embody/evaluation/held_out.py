@@ -10,10 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embody.agent import Agent, until_rewarded
-from embody.config import Config, StageConfig
-from embody.data import Dataset, batches
+from embody.config import Config
+from embody.data import (
+    BatchShapes,
+    ClipSpec,
+    Dataset,
+    EpisodeSelection,
+    Placement,
+    Relabelling,
+    batches,
+)
 from embody.data.goal import goal_of
-from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.dynamics.shortcut import draw_levels, hold_contexts, noise_to
 from embody.imagination import Dream
@@ -94,9 +101,10 @@ def dream_held_out(
     dynamics, agent = (model, None) if isinstance(model, Dynamics) else (model.dynamics, model.agent)
     settings = config.evaluation
     context, horizon = settings.context, settings.horizon
-    stage = StageConfig(batch=settings.rollouts, length=context + horizon)
-    pixels = _first_batch(config, datasets, stage, "frames", None, horizon)
-    latents = _first_batch(config, datasets, stage, "latents", tokenizer_hash, horizon).to(dynamics.register_RD.device)
+    clips = _held_out_clips(config, BatchShapes(settings.rollouts, context + horizon), after=horizon)
+    pixels = next(batches(datasets, clips, seed=config.seed))
+    latents = next(batches(datasets, replace(clips, tokenizer_hash=tokenizer_hash), seed=config.seed))
+    latents = latents.to(dynamics.register_RD.device)
     assert pixels.frames is not None and latents.latents is not None
     generator = torch.Generator(dynamics.register_RD.device).manual_seed(config.seed)
     k_sample, longest = config.sampling.k_sample, context + horizon
@@ -163,9 +171,9 @@ def _action_shuffle_ratio(
     config: Config, dynamics: Dynamics, datasets: Sequence[Dataset], tokenizer_hash: str, held: bool
 ) -> float:
     rows = min(256, config.evaluation.rollouts)
-    stage = replace(config.train_dynamics, batch=rows, length=config.imagination.context + 2, long_length=0)
+    clips = _held_out_clips(config, BatchShapes(rows, config.imagination.context + 2))
     device = dynamics.register_RD.device
-    batch = _first_batch(config, datasets, stage, "latents", tokenizer_hash).to(device)
+    batch = next(batches(datasets, replace(clips, tokenizer_hash=tokenizer_hash), seed=config.seed)).to(device)
     assert batch.latents is not None
     generator = torch.Generator(device).manual_seed(config.seed)
     z = dynamics.pack(batch.latents)
@@ -188,34 +196,16 @@ def _action_shuffle_ratio(
     return loss(shuffled.view_as(batch.actions)) / loss(batch.actions)
 
 
-def _first_batch(
-    config: Config,
-    datasets: Sequence[Dataset],
-    stage: StageConfig,
-    source: Any,
-    tokenizer_hash: str | None,
-    after: int | None = None,
-) -> Batch:
-    """Validation clips; with `after`, contexts and so many slots behind them."""
-    return next(
-        iter(
-            batches(
-                datasets,
-                "validation",
-                stage,
-                source=source,
-                tokenizer_hash=tokenizer_hash,
-                seed=config.seed,
-                left_pad=config.imagination.context - 1,
-                gamma=config.imagination.gamma,
-                once=config.agent_objective.once,
-                goal=config.agent.goal,
-                words=config.agent.words,
-                labelled_only=True,
-                contexts=after is not None,
-                after=after or 0,
-            )
-        )
+def _held_out_clips(config: Config, shapes: BatchShapes, after: int = 0) -> ClipSpec:
+    """Validation clips that show frames; with `after`, contexts and so many timesteps behind them."""
+    left_pad = config.imagination.context - 1
+    return ClipSpec(
+        EpisodeSelection("validation", labelled_only=True),
+        shapes,
+        placement=Placement(left_pad, contexts=after > 0, after=after),
+        relabelling=Relabelling(
+            config.imagination.gamma, config.agent_objective.once, config.agent.goal, config.agent.words
+        ),
     )
 
 

@@ -12,9 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from embody.agent import Agent, AgentLoss, event_loss, risk_loss
-from embody.config import AgentObjective, Config, StageConfig
+from embody.config import Config
 from embody.cost.flops import agent_row_flops, event_row_flops, risk_row_flops
-from embody.data import Dataset, EpisodeRow, batches, rows_and_length, stage_steps, uniform_rows
+from embody.data import (
+    BatchShapes,
+    ClipSpec,
+    Dataset,
+    EpisodeRow,
+    EpisodeSelection,
+    Mix,
+    Placement,
+    Relabelling,
+    batches,
+    stage_steps,
+)
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts, noise_to
@@ -43,10 +54,10 @@ class AgentStage:
         self.config, self.whole = config.train_agent, config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.episode_filter = episode_filter
-        self.steps = stage_steps(datasets, self.config, labelled_only=True)
-        share = config.agent_objective.uniform_share + config.agent_objective.miss_share
-        for rows, length in {rows_and_length(self.config, step) for step in range(self.config.long_every)}:
-            if share < 1 and uniform_rows(rows, share) == rows:
+        clips = self.clips()
+        self.steps = stage_steps(datasets, self.config, clips)
+        for rows, length in clips.shapes.distinct():
+            if not any(clips.mix.cloned_rows(rows)):
                 raise UserError(
                     f"train_agent.batch {self.config.batch}: in batches of {rows} x {length} frames no row would be"
                     f" cloned (agent_objective.uniform_share {config.agent_objective.uniform_share:g}): raise it, or"
@@ -79,46 +90,32 @@ class AgentStage:
             groups.append({"params": world, "lr_scale": self.whole.agent_objective.world_lr_scale})
         return groups
 
-    def batches(self, start: int) -> Iterable[Batch]:
-        return self.clips(self.config, start, self.whole.agent_objective)
-
-    def clips(self, stage: StageConfig, start: int, objective: AgentObjective, after: int = 0) -> Iterable[Batch]:
-        """Batches of the shape that `stage` has, of rows as `agent` says; the last `after` slots may outlast it."""
-        return batches(
-            self.datasets,
-            "train",
-            stage,
-            source="latents",
-            tokenizer_hash=self.tokenizer_hash,
-            seed=self.whole.seed + 2,
-            start=start,
-            left_pad=self.whole.imagination.context - 1,
-            gamma=self.whole.imagination.gamma,
-            once=objective.once,
-            goal=self.whole.agent.goal,
-            words=self.whole.agent.words,
-            episode_filter=self.episode_filter,
-            labelled_only=True,
-            weights=self.whole.data.weights,
-            uniform_share=objective.uniform_share,
-            miss_share=objective.miss_share,
-            event_lead=objective.event_lead,
-            contexts=after > 0,
-            after=after,
-            workers=self.whole.workers,
+    def clips(self) -> ClipSpec:
+        agent, objective, imagination = self.whole.agent, self.whole.agent_objective, self.whole.imagination
+        return ClipSpec(
+            EpisodeSelection("train", True, self.episode_filter, self.whole.data.weights),
+            BatchShapes.of(self.config),
+            self.tokenizer_hash,
+            Placement(left_pad=imagination.context - 1),
+            Mix(objective.uniform_share, objective.miss_share, objective.event_lead, flow="uniform"),
+            Relabelling(imagination.gamma, objective.once, agent.goal, agent.words),
         )
+
+    def batches(self, start: int) -> Iterable[Batch]:
+        return self.batches_of(self.clips(), start)
+
+    def batches_of(self, clips: ClipSpec, start: int) -> Iterable[Batch]:
+        """Batches `start`, `start + 1`, ... of these clips, by the datasets and the seed of the stage."""
+        return batches(self.datasets, clips, seed=self.whole.seed + 2, start=start, workers=self.whole.workers)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         config, dynamics, agent = self.whole.agent_objective, self.model.dynamics, self.model.agent
         generator, reduce = context.generator, context.reduce
         features = self.model.features(batch, self._levels(batch, generator), generator)
-        uniform = uniform_rows(batch.rows, config.uniform_share)
-        share = config.uniform_share + config.miss_share
-        cloned_from = uniform_rows(batch.rows, share) if share < 1 else 0
-        loss, metrics = self.losses["agent"](agent.heads, features, batch, cloned_from, reduce=reduce)
+        loss, metrics = self.losses["agent"](agent.heads, features, batch, reduce=reduce)
         if config.dynamics_weight > 0:
             world_loss, world_metrics = self.losses["dynamics"](
-                dynamics, batch.head(uniform), generator, bootstrap=True, reduce=reduce
+                dynamics, batch.select(batch.flow), generator, bootstrap=True, reduce=reduce
             )
             loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
         return loss, metrics
@@ -179,7 +176,9 @@ class EventsStage(_PairsStage):
         super().__init__(before, before.model.events, before.whole.agent_objective.event_steps, length=2)
 
     def batches(self, start: int) -> Iterable[Batch]:
-        return self.before.clips(self.config, start, replace(self.before.whole.agent_objective, event_lead=0))
+        clips = self.before.clips()
+        clips = replace(clips, shapes=BatchShapes.of(self.config), mix=replace(clips.mix, event_lead=0))
+        return self.before.batches_of(clips, start)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert batch.events is not None
@@ -205,8 +204,10 @@ class RiskStage(_PairsStage):
         super().__init__(before, before.model.risk, before.whole.agent_objective.risk_steps, length)
 
     def batches(self, start: int) -> Iterable[Batch]:
-        objective = replace(self.before.whole.agent_objective, uniform_share=1.0, miss_share=0.0, event_lead=0)
-        return self.before.clips(self.config, start, objective, after=self.config.length - 1)
+        clips = self.before.clips()
+        placement = replace(clips.placement, contexts=True, after=self.config.length - 1)
+        clips = replace(clips, shapes=BatchShapes.of(self.config), placement=placement, mix=Mix())
+        return self.before.batches_of(clips, start)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         """A cost is what a recorded reward is below what was achieved for the first time."""

@@ -8,7 +8,17 @@ from torch import Tensor, nn
 
 from embody.config import Config
 from embody.cost.flops import dynamics_row_flops
-from embody.data import Dataset, batches, stage_steps
+from embody.data import (
+    BatchShapes,
+    ClipSpec,
+    Dataset,
+    EpisodeSelection,
+    Mix,
+    Placement,
+    Relabelling,
+    batches,
+    stage_steps,
+)
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
 from embody.training.loop import StepContext
@@ -25,7 +35,7 @@ class DynamicsStage:
         self.name = name
         self.config, self.whole = config.train_dynamics, config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
-        self.steps = stage_steps(datasets, self.config)
+        self.steps = stage_steps(datasets, self.config, self.clips())
         torch.manual_seed(config.seed + 1)
         self.model: Dynamics = Dynamics(config.dynamics, config.env.actions)
         self.losses: nn.Module = ShortcutLoss(config.dynamics_objective)
@@ -33,21 +43,19 @@ class DynamicsStage:
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.model.parameters())}]
 
-    def batches(self, start: int) -> Iterable[Batch]:
-        return batches(
-            self.datasets,
-            "train",
-            self.config,
-            source="latents",
-            tokenizer_hash=self.tokenizer_hash,
-            seed=self.whole.seed + 1,
-            start=start,
-            left_pad=self.whole.imagination.context - 1,
-            words=self.whole.agent.words,
-            weights=self.whole.data.weights,
-            uniform_share=self.whole.dynamics_objective.uniform_share,
-            workers=self.whole.workers,
+    def clips(self) -> ClipSpec:
+        return ClipSpec(
+            EpisodeSelection("train", weights=self.whole.data.weights),
+            BatchShapes.of(self.config),
+            self.tokenizer_hash,
+            Placement(left_pad=self.whole.imagination.context - 1),
+            Mix(self.whole.dynamics_objective.uniform_share),
+            Relabelling(words=self.whole.agent.words),
         )
+
+    def batches(self, start: int) -> Iterable[Batch]:
+        seed, workers = self.whole.seed + 1, self.whole.workers
+        return batches(self.datasets, self.clips(), seed=seed, start=start, workers=workers)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         bootstrap = self._bootstraps(context)

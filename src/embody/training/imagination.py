@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from embody.agent import PmpoLoss, lambda_returns, until_rewarded
 from embody.config import Config, SamplingConfig
 from embody.cost.flops import imagination_row_flops
-from embody.data import Dataset, batches, stage_steps
+from embody.data import (
+    BatchShapes,
+    ClipSpec,
+    Dataset,
+    EpisodeSelection,
+    Mix,
+    Placement,
+    Relabelling,
+    batches,
+    stage_steps,
+)
 from embody.data.sampling.batch import Batch
 from embody.imagination import Dream
 from embody.model import Precision, WorldAndAgent, for_inference
@@ -91,7 +101,7 @@ class ImaginationStage:
         self.config = replace(config.train_imagination, length=config.imagination.context, long_length=0)
         self.whole = config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
-        self.steps = stage_steps(datasets, self.config, labelled_only=True)
+        self.steps = stage_steps(datasets, self.config, self.clips())
         self.model: WorldAndAgent = model.requires_grad_(False)
         heads = model.agent.heads
         if config.sampling.support:
@@ -114,27 +124,20 @@ class ImaginationStage:
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": self.trained}]
 
-    def batches(self, start: int) -> Iterable[Batch]:
-        context = self.whole.imagination.context
-        return batches(
-            self.datasets,
-            "train",
-            self.config,
-            source="latents",
-            tokenizer_hash=self.tokenizer_hash,
-            seed=self.whole.seed + 3,
-            start=start,
-            left_pad=context - 1,
-            goal=self.whole.agent.goal,
-            words=self.whole.agent.words,
-            labelled_only=True,
-            weights=self.whole.data.weights,
-            uniform_share=self.whole.imagination.uniform_share,
-            event_lead=self.whole.imagination.horizon,
-            contexts=True,
-            first_slots=self.whole.imagination.first_slots,
-            workers=self.whole.workers,
+    def clips(self) -> ClipSpec:
+        dreams, agent = self.whole.imagination, self.whole.agent
+        return ClipSpec(
+            EpisodeSelection("train", labelled_only=True, weights=self.whole.data.weights),
+            BatchShapes.of(self.config),
+            self.tokenizer_hash,
+            Placement(dreams.context - 1, contexts=True, first_timesteps=dreams.first_slots),
+            Mix(dreams.uniform_share, event_lead=dreams.horizon),
+            Relabelling(goal=agent.goal, words=agent.words),
         )
+
+    def batches(self, start: int) -> Iterable[Batch]:
+        seed, workers = self.whole.seed + 3, self.whole.workers
+        return batches(self.datasets, self.clips(), seed=seed, start=start, workers=workers)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         config, heads, generator = self.whole.imagination, self.model.agent.heads, context.generator

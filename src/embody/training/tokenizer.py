@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from embody.config import Config
 from embody.cost.flops import decoder_row_flops, tokenizer_row_flops
-from embody.data import Dataset, batches, stage_steps
+from embody.data import BatchShapes, ClipSpec, Dataset, EpisodeSelection, Mix, batches, stage_steps
 from embody.data.sampling.batch import Batch
 from embody.model import load_lpips
 from embody.tokenizer import Tokenizer, TokenizerLoss
@@ -28,7 +28,7 @@ class TokenizerStage:
         self.config = config.train_tokenizer
         self.seed, self.workers, self.weights = config.seed, config.workers, config.data.weights
         self.datasets, self.uniform_share = datasets, config.tokenizer_objective.uniform_share
-        all_steps = stage_steps(datasets, self.config)
+        all_steps = stage_steps(datasets, self.config, self.clips())
         self.decoder_steps = int(config.tokenizer_objective.decoder_share * all_steps)
         self.steps = all_steps - self.decoder_steps
         torch.manual_seed(config.seed)
@@ -47,18 +47,15 @@ class TokenizerStage:
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.model.parameters())}]
 
-    def batches(self, start: int) -> Iterable[Batch]:
-        return batches(
-            self.datasets,
-            "train",
-            self.config,
-            source="frames",
-            seed=self.seed,
-            start=start,
-            weights=self.weights,
-            uniform_share=self.uniform_share,
-            workers=self.workers,
+    def clips(self) -> ClipSpec:
+        return ClipSpec(
+            EpisodeSelection("train", weights=self.weights),
+            BatchShapes.of(self.config),
+            mix=Mix(self.uniform_share),
         )
+
+    def batches(self, start: int) -> Iterable[Batch]:
+        return batches(self.datasets, self.clips(), seed=self.seed, start=start, workers=self.workers)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         return self.losses(self.model, batch.frames, batch.mask, context.generator, reduce=context.reduce)

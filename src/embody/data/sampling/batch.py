@@ -30,22 +30,32 @@ class Batch:
     task: Tensor
     labelled: Tensor  # bool [B]: false for plain videos, whose actions and rewards are zeros that say nothing
     is_null: Tensor  # bool [B, T]: slots that were reached by doing nothing at all
+    cloned: Tensor  # bool [B]: behaviour cloning applies to this row
+    # bool [B]: the world model's loss counts on this row. It stays on the CPU, so that rows can be selected by it
+    # without waiting for a GPU
+    flow: Tensor
     events: Tensor | None = None  # bool [B, T, P], in multi-achievement mode: tasks achieved at a timestep
     frames: Tensor | None = None  # uint8 [B, T, 3, H, W]
     latents: Tensor | None = None  # [B, T, L, Z], as the tokenizer gives them: float16 as stored, or float32
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`."""
+        """The same batch on `device`, but for `flow`."""
         return self._map(lambda field: field.to(device, non_blocking=True))
 
-    def head(self, rows: int) -> "Batch":
-        """The first `rows` rows; views."""
-        return self._map(lambda field: field[:rows])
+    def select(self, rows: Tensor) -> "Batch":
+        """The rows for which `rows` (bool `[B]`, on the CPU) is true, in their order; itself if these are all."""
+        if rows.all():
+            return self
+        # Found on the CPU: a mask on a GPU would have the CPU wait for it, since it gives the shape of the result.
+        places = rows.nonzero()[:, 0]
+        on_device = places.to(self.mask.device, non_blocking=True)
+        return dataclasses.replace(self._map(lambda field: field.index_select(0, on_device)), flow=self.flow[places])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        present = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        """`change` of each field but `flow`."""
+        present = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "flow"}
         changed: dict[str, Any] = {name: change(field) for name, field in present.items() if field is not None}
-        return Batch(**changed)
+        return dataclasses.replace(self, **changed)
 
     @property
     def rows(self) -> int:

@@ -1,15 +1,16 @@
 """Which clips come: number n of some episodes, of those that achieve their task, or of those that miss its events."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embody.data.episode import EVERY_TASK, EpisodeRow
+from embody.data.sampling.clip_spec import Placement
 from embody.data.sampling.reader import ClipReader, Drawn
-from embody.data.sampling.sampler import ClipSampler
+from embody.data.sampling.sampler import Anchors, ClipSampler
 from embody.errors import UserError
 
 __all__ = ["Clips", "Entry", "achieving_entries", "entries_of", "missing_entries"]
@@ -30,23 +31,17 @@ class Clips:
 
     def __init__(
         self,
-        readers: list[ClipReader],
         entries: Sequence[Entry],
-        *,
-        weights: Sequence[float],
         seed: int,
-        left_pad: int,
-        ends: bool = False,
-        after: int = 0,
-        events: Mapping[int, NDArray[np.int64]] | None = None,
-        lead: int = 0,
+        placement: Placement,
+        weights: Sequence[float],
+        anchors: Anchors | None = None,
     ) -> None:
-        """`events`: of some entries, by their place; `ClipSampler` says where their clips are."""
-        self.readers = readers
+        """`weights` of the datasets, or none; `anchors` of some entries, by their place (`ClipSampler`)."""
         self.entries = [(entry.source, entry.row.id, entry.task) for entry in entries]
-        # Events and slots are not drawn from one urn, nor are sources that have weights.
+        # Anchors and other timesteps are not drawn from one urn, nor are sources that have weights.
         keys = [
-            (entry.source if weights else 0, entry.name, events is not None and place in events)
+            (entry.source if weights else 0, entry.name, anchors is not None and place in anchors.timesteps)
             for place, entry in enumerate(entries)
         ]
         groups = {key: number for number, key in enumerate(dict.fromkeys(keys))}
@@ -55,12 +50,9 @@ class Clips:
             [entry.row.length for entry in entries],
             [groups[key] for key in keys],
             seed,
-            left_pad,
-            ends=ends,
-            after=after,
+            placement,
             shares=[weights[source] / sizes[source] for source, *_ in groups] if weights else None,
-            events=events,
-            lead=lead,
+            anchors=anchors,
         )
 
     def draw(self, position: int, length: int) -> Drawn:
@@ -86,9 +78,9 @@ def entries_of(readers: Sequence[ClipReader], rows: Sequence[tuple[int, EpisodeR
 
 
 def achieving_entries(
-    readers: Sequence[ClipReader], entries: Sequence[Entry]
-) -> tuple[list[Entry], dict[int, NDArray[np.int64]]]:
-    """The episodes that achieve their task; of some, by their place, the events that a clip is to be around."""
+    readers: Sequence[ClipReader], entries: Sequence[Entry], lead: int
+) -> tuple[list[Entry], Anchors]:
+    """The episodes that achieve their task; of those with events these, which a clip is to lie around."""
     achieved: list[Entry] = []
     events: dict[int, NDArray[np.int64]] = {}
     for entry in entries:
@@ -102,13 +94,11 @@ def achieving_entries(
             if len(found):
                 events[len(achieved)] = found
                 achieved.append(entry)
-    return achieved, events
+    return achieved, Anchors(events, lead)
 
 
-def missing_entries(
-    readers: Sequence[ClipReader], entries: Sequence[Entry]
-) -> tuple[list[Entry], dict[int, NDArray[np.int64]]]:
-    """The episodes with events that miss one of their task, and, by their place, where."""
+def missing_entries(readers: Sequence[ClipReader], entries: Sequence[Entry]) -> tuple[list[Entry], Anchors]:
+    """The episodes with events that miss one of their task, and where."""
     missing: list[Entry] = []
     misses: dict[int, NDArray[np.int64]] = {}
     for entry in entries:
@@ -118,4 +108,4 @@ def missing_entries(
             missing.append(entry)
     if not missing:
         raise UserError("agent_objective.miss_share: no recording has events and misses one: set it to 0")
-    return missing, misses
+    return missing, Anchors(misses)

@@ -4,26 +4,24 @@ Shapes: B rows, T slots, A action factors, H W pixels, L latent tokens, Z channe
 """
 
 import itertools
-import math
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from embody.config import ActionSpec, Config, Goal, StageConfig
+from embody.config import ActionSpec, Config, StageConfig
 from embody.data.dataset import Dataset, Meta, open_dataset
-from embody.data.episode import EpisodeRow
 from embody.data.latents import open_latents
 from embody.data.sampling.batch import Batch
+from embody.data.sampling.clip_spec import BatchShapes, ClipSpec, Mix, RowKind
 from embody.data.sampling.clips import Clips, achieving_entries, entries_of, missing_entries
 from embody.data.sampling.reader import ClipReader
 from embody.errors import UserError
@@ -33,43 +31,27 @@ __all__ = [
     "labelled_meta",
     "open_datasets",
     "recorded_actions",
-    "rows_and_length",
     "stage_steps",
     "steps_per_epoch",
-    "uniform_rows",
 ]
 
-Source = Literal["frames", "latents"]
 
-
-def rows_and_length(stage: StageConfig, step: int) -> tuple[int, int]:
-    """B and T of batch `step`: every `long_every`-th is long, with fewer rows so that it holds as many frames."""
-    if stage.long_length and step % stage.long_every == stage.long_every - 1:
-        return max(1, stage.batch * stage.length // stage.long_length), stage.long_length
-    return stage.batch, stage.length
-
-
-def steps_per_epoch(datasets: Sequence[Dataset], split: str, stage: StageConfig, *, labelled_only: bool = False) -> int:
-    """Batches that together hold as many frames as the split, plain videos or not, at least 1."""
+def steps_per_epoch(datasets: Sequence[Dataset], spec: ClipSpec) -> int:
+    """Batches that together hold as many frames as the split, of all its episodes or the labelled ones, at least 1."""
+    labelled_only = spec.episodes.labelled_only
     frames = sum(
         row.length
         for dataset in datasets
         if not labelled_only or _is_labelled(dataset)
-        for row in dataset.episodes(split)
+        for row in dataset.episodes(spec.episodes.split)
         if not labelled_only or row.labelled
     )
-    return max(1, frames // (stage.batch * stage.length))
+    return max(1, frames // (spec.shapes.rows * spec.shapes.length))
 
 
-def stage_steps(datasets: Sequence[Dataset], stage: StageConfig, *, labelled_only: bool = False) -> int:
-    """How many steps a stage trains, at least 1: those asked for, or its epochs of the training split."""
-    per_epoch = steps_per_epoch(datasets, "train", stage, labelled_only=labelled_only)
-    return stage.steps or max(1, round(stage.epochs * per_epoch))
-
-
-def uniform_rows(rows: int, uniform_share: float) -> int:
-    """How many of a batch's rows, the first ones, are drawn from all episodes; the others from relevant ones."""
-    return math.ceil(round(uniform_share * rows, 6))  # 0.2 + 0.4 of five rows are three
+def stage_steps(datasets: Sequence[Dataset], stage: StageConfig, spec: ClipSpec) -> int:
+    """How many steps a stage trains, at least 1: those asked for, or its epochs of the split."""
+    return stage.steps or max(1, round(stage.epochs * steps_per_epoch(datasets, spec)))
 
 
 def open_datasets(config: Config) -> list[Dataset]:
@@ -120,22 +102,22 @@ def labelled_meta(datasets: Sequence[Dataset]) -> Meta:
 class _Batches(TorchDataset[Batch]):
     """Batch number b, for any b: what the loading processes share."""
 
-    def __init__(self, sorts: Sequence[tuple[Clips, float]], stage: StageConfig) -> None:
-        """`sorts` of clips, each with the share of the rows at which it stops."""
-        self.sorts, self.stage = sorts, stage
+    def __init__(
+        self, readers: Sequence[ClipReader], clips: Mapping[RowKind, Clips], shapes: BatchShapes, mix: Mix
+    ) -> None:
+        self.readers, self.clips, self.shapes, self.mix = readers, clips, shapes, mix
 
     def __getitem__(self, step: int) -> Batch:
-        rows, length = rows_and_length(self.stage, step)
-        clips: list[Clips] = []
-        for sort, stop in self.sorts:
-            clips += [sort] * (uniform_rows(rows, stop) - len(clips))
-        drawn = [clips[row].draw(step * self.stage.batch + row, length) for row in range(rows)]
-        readers = clips[0].readers
+        rows, length = self.shapes.at(step)
+        first, readers = step * self.shapes.rows, self.readers
+        kinds = self.mix.kinds(rows)
+        drawn = [self.clips[kind].draw(first + row, length) for row, kind in enumerate(kinds)]
         sources = np.array([clip.source for clip in drawn])
         there = {source: np.flatnonzero(sources == source) for source in dict.fromkeys(sources.tolist())}
         parts = [readers[source].clips([drawn[row] for row in at], length) for source, at in there.items()]
         order = np.argsort(np.concatenate(list(there.values())))
         arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+        arrays["cloned"], arrays["flow"] = np.array(self.mix.cloned_rows(rows)), np.array(self.mix.flow_rows(rows))
         name, shape, kind = readers[0].shown
         arrays[name] = np.empty((rows, length, *shape), kind)  # written once: large batches are as fast as memory is
         for shown, clip in zip(arrays[name], drawn, strict=True):
@@ -144,119 +126,72 @@ class _Batches(TorchDataset[Batch]):
 
 
 def batches(
-    datasets: Sequence[Dataset],
-    split: str,
-    stage: StageConfig,
-    *,
-    source: Source,
-    tokenizer_hash: str | None = None,
-    seed: int,
-    start: int = 0,
-    left_pad: int = 0,
-    gamma: float = 1.0,
-    once: bool = False,
-    goal: Goal = "one",
-    words: int = 1,
-    episode_filter: Callable[[EpisodeRow], bool] | None = None,
-    labelled_only: bool = False,
-    weights: Sequence[float] = (),
-    uniform_share: float = 1.0,
-    miss_share: float = 0.0,
-    event_lead: int = 0,
-    contexts: bool = False,
-    first_slots: int = 0,
-    after: int = 0,
-    workers: int = 0,
+    datasets: Sequence[Dataset], spec: ClipSpec, *, seed: int, start: int = 0, workers: int = 0
 ) -> Iterator[Batch]:
     """Batches `start`, `start + 1`, ... without end; the same ones whatever `workers` is and wherever one starts.
 
-    Args:
-        stage: its `batch`, `length`, `long_length` and `long_every` give the shapes.
-        source: what fills `frames` or `latents`; latents are those of `tokenizer_hash`.
-        left_pad: most slots that a clip may begin before its episode.
-        gamma: discount of `returns`.
-        once: returns of recordings with events stop at the next one.
-        goal: what a clip of a recording with events is relabelled for: the task it was drawn for, or all tasks at once,
-            whose reward is 1 where one is achieved for the first time in the episode; or for nothing: its rewards are
-            those recorded. In both of these the batch says which tasks are left, not a label.
-        words: W, to which task labels are cut or padded.
-        episode_filter: keeps the episodes for which it holds, e.g. the best demonstrations; None keeps all.
-        labelled_only: leaves plain videos out.
-        weights: of each dataset: its share of the rows is its weight over the sum of those that have episodes to draw;
-            none: a task is drawn uniformly, whatever dataset it is in.
-        uniform_share: share of the rows, the first `uniform_rows` of a batch, that come from all of these episodes; the
-            others come from those that achieve their task [P: half and half] or, where there are events, hold one.
-        miss_share: share of the rows, between the two, that hold a miss: the action that mostly brings their task's
-            event, and no event.
-        event_lead: those that hold an event may begin up to so many slots earlier, and end before it; `contexts` end
-            1 to so many slots before it.
-        contexts: clips that end at a slot after which the episode goes on, to start imagination from; they may begin
-            any number of slots before their episode and are never padded on the right.
-        first_slots: clips are of the first so many slots of each episode, as if it ended there; 0: of all.
-        after: the last so many slots of a clip come behind the context that `contexts` asks for, padded on the right.
-        workers: loading processes; 0 loads one batch ahead in a thread.
+    `workers` are loading processes; 0 loads one batch ahead in a thread.
 
-    A `UserError` if no episode is left, latents are missing, datasets disagree, or long clips are shorter than short.
+    A `UserError` if no episode is left, latents are missing, or datasets disagree.
     """
-    _check(datasets, stage, source, tokenizer_hash, weights)
-    with_actions = [dataset for dataset in datasets if _is_labelled(dataset)]
-    factors = len((with_actions or datasets)[0].meta.actions.sizes)
-    if labelled_only and weights:
-        weights = [weight for weight, dataset in zip(weights, datasets, strict=True) if _is_labelled(dataset)]
-    datasets = with_actions if labelled_only else datasets
+    _check(datasets, spec)
+    labelled = [dataset for dataset in datasets if _is_labelled(dataset)]
+    factors = len((labelled or datasets)[0].meta.actions.sizes)
+    weights = spec.episodes.weights
+    if spec.episodes.labelled_only:
+        if weights:
+            weights = tuple(w for w, dataset in zip(weights, datasets, strict=True) if _is_labelled(dataset))
+        datasets = labelled
+    tasks = max((len(dataset.meta.tasks) for dataset in datasets), default=0)
     readers = [
         ClipReader(
             dataset,
-            open_latents(dataset, str(tokenizer_hash)) if source == "latents" else None,
-            gamma,
-            once,
-            goal,
-            words,
+            None if spec.tokenizer_hash is None else open_latents(dataset, spec.tokenizer_hash),
+            spec.relabelling,
             factors,
-            tasks=max(len(other.meta.tasks) for other in datasets),
+            tasks,
         )
         for dataset in datasets
     ]
+    clips = _clips_of_each_kind(readers, spec, seed, weights)
+    loaded = _Batches(readers, clips, spec.shapes, spec.mix)
+    return _in_processes(loaded, start, workers) if workers else _in_thread(loaded, start)
+
+
+def _clips_of_each_kind(
+    readers: Sequence[ClipReader], spec: ClipSpec, seed: int, weights: Sequence[float]
+) -> dict[RowKind, Clips]:
+    """What rows of each kind are drawn from, of the kinds that the mix has a share of."""
     chosen = [
         (place, row)
-        for place, dataset in enumerate(datasets)
-        for row in dataset.episodes(split)
-        if (row.labelled or not labelled_only) and (episode_filter is None or episode_filter(row))
+        for place, reader in enumerate(readers)
+        for row in reader.dataset.episodes(spec.episodes.split)
+        if spec.episodes.holds(row)
     ]
-    if first_slots:
-        chosen = [(place, replace(row, length=min(row.length, first_slots))) for place, row in chosen]
+    if first := spec.placement.first_timesteps:
+        chosen = [(place, replace(row, length=min(row.length, first))) for place, row in chosen]
     entries = entries_of(readers, chosen)
-    clips = partial(Clips, readers, weights=weights, seed=seed, left_pad=left_pad, ends=contexts, after=after)
-    sorts = [(clips(entries), uniform_share)]
-    if miss_share > 0:
-        missed, misses = missing_entries(readers, entries)
-        sorts.append((clips(missed, events=misses), uniform_share + miss_share))
-    if uniform_share + miss_share < 1:
-        achieved, events = achieving_entries(readers, entries)
-        sorts.append((clips(achieved, events=events, lead=event_lead), 1.0))
-    loaded = _Batches(sorts, stage)
-    return _in_processes(loaded, start, workers) if workers else _in_thread(loaded, start)
+    clips_of = partial(Clips, seed=seed, placement=spec.placement, weights=weights)
+    clips: dict[RowKind, Clips] = {"uniform": clips_of(entries)}
+    if spec.mix.miss_share > 0:
+        missing, misses = missing_entries(readers, entries)
+        clips["miss"] = clips_of(missing, anchors=misses)
+    if spec.mix.has_relevant:
+        achieved, events = achieving_entries(readers, entries, spec.mix.event_lead)
+        clips["relevant"] = clips_of(achieved, anchors=events)
+    return clips
 
 
 def _is_labelled(dataset: Dataset) -> bool:
     return any(row.labelled for row in dataset.episodes())
 
 
-def _check(
-    datasets: Sequence[Dataset],
-    stage: StageConfig,
-    source: Source,
-    tokenizer_hash: str | None,
-    weights: Sequence[float],
-) -> None:
+def _check(datasets: Sequence[Dataset], spec: ClipSpec) -> None:
     if not datasets:
         raise UserError("no dataset to load from: run `embody collect` or `embody import` first")
+    weights = spec.episodes.weights
     if weights and len(weights) != len(datasets):
         raise UserError(f"data.weights: one for each of {len(datasets)} datasets, got {len(weights)}")
-    if source == "latents" and tokenizer_hash is None:
-        raise UserError("loading latents needs the hash of the tokenizer that made them")
-    if stage.long_length and stage.long_length < stage.length:
-        raise UserError(f"long_length {stage.long_length} is shorter than length {stage.length}: set it to 0 or more")
     for dataset in datasets[1:]:
         if dataset.size != datasets[0].size:
             raise UserError(f"datasets {datasets[0].root} and {dataset.root} differ in frame size: collect one anew")

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.config import Goal
 from embody.data.dataset import Dataset
 from embody.data.episode import label_indices
 from embody.data.goal import ClipPlaces, goal_of
 from embody.data.latents import Latents
 from embody.data.recorded_events import RecordedEvents
+from embody.data.sampling.clip_spec import Relabelling
 
 __all__ = ["ClipReader", "Drawn", "Fields", "discounted_returns"]
 
@@ -50,21 +50,19 @@ class ClipReader:
         self,
         dataset: Dataset,
         latents: Latents | None,
-        gamma: float,
-        once: bool,
-        goal: Goal,
-        words: int,
+        relabelling: Relabelling,
         factors: int,
         tasks: int,
     ) -> None:
+        """`factors` of actions (A) and number of tasks (P) of a batch, which other datasets may have more of."""
         self.dataset, self.latents, self.factors, self.tasks = dataset, latents, factors, tasks
-        self.gamma, self.once, self.goal = gamma, once, goal_of(goal)
-        self.returns = discounted_returns(dataset.rewards, dataset.offsets, gamma)
+        self.relabelling, self.goal = relabelling, goal_of(relabelling.goal)
+        self.returns = discounted_returns(dataset.rewards, dataset.offsets, relabelling.gamma)
         self.places = list(itertools.pairwise(dataset.offsets.tolist()))  # of each episode's slots in the flat arrays
         self.labelled = [row.labelled for row in dataset.episodes()]
         vocabulary = dataset.meta.vocabulary
-        self.task = [label_indices(row.label, vocabulary, words) for row in dataset.episodes()]
-        self.label = [label_indices(label, vocabulary, words) for label in dataset.meta.labels]
+        self.task = [label_indices(row.label, vocabulary, relabelling.words) for row in dataset.episodes()]
+        self.label = [label_indices(label, vocabulary, relabelling.words) for label in dataset.meta.labels]
         self.events = RecordedEvents(dataset, tasks)
 
     @cached_property
@@ -148,6 +146,6 @@ class ClipReader:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Rewards and returns at `slots` of a task that is achieved at `events`: `once` ends with the next."""
         ahead = events - slots[:, None]
-        counted = (ahead > 0) & ((ahead > 0).cumsum(axis=1) == 1) if self.once else ahead > 0
-        returns = (counted * self.gamma ** np.maximum(ahead - 1, 0)).sum(axis=1)
+        counted = (ahead > 0) & ((ahead > 0).cumsum(axis=1) == 1) if self.relabelling.once else ahead > 0
+        returns = (counted * self.relabelling.gamma ** np.maximum(ahead - 1, 0)).sum(axis=1)
         return np.isin(slots, events).astype(np.float32), returns.astype(np.float32)
