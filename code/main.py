@@ -1,15 +1,10 @@
 """The functions of the first request, `train_tokenizer(trainer, data)` and its siblings, and `main` of `embody`."""
 
-from collections.abc import Sequence
-
 from embody.cli import main
-from embody.data import Dataset
-from embody.games.minecraft.pipeline import Pipeline
+from embody.run.inputs import Data
 from embody.trainer import Trainer
 
 __all__ = ["evaluate", "main", "train_agent", "train_dynamics", "train_imagination", "train_tokenizer"]
-
-Data = Dataset | Sequence[Dataset] | Pipeline
 
 
 def train_tokenizer(trainer: Trainer, data: Data | None = None) -> None:

@@ -575,22 +575,18 @@ def save_weights(config: Config) -> None:
     from embody.agent import Agent
     from embody.dynamics import Dynamics
     from embody.model import WorldAndAgent
+    from embody.run.provenance import settings_of
     from embody.saving.tensors import save_tensors
     from embody.tokenizer import Tokenizer
-    from embody.trainer import _training
 
     vocabulary = ["<pad>", "<unknown>", "mine", "log", "craft", "planks", "crafting", "table", "diamond"]
     common = {"seed": 0, "vocabulary": vocabulary}
-    actions, frame = config.env.actions, config.env.frame
+    actions = config.env.actions
     agent = Agent(config.agent, config.dynamics.trunk, actions)
-    tokenizer, world = Tokenizer(config.tokenizer, frame), WorldAndAgent(Dynamics(config.dynamics, actions), agent)
-    models = {"actions": actions, "dynamics": config.dynamics, "agent": config.agent}
-    for name, model, about in (
-        ("tokenizer", tokenizer, {"models": {"frame": frame, "tokenizer": to_dict(config.tokenizer)}}),
-        ("agent", world, {"models": {part: to_dict(of) for part, of in models.items()}}),
-    ):
-        training = _training(getattr(config, f"train_{name}"))
-        save_tensors(config.weights(name), model.state_dict(), {**about, **common, "training": training})
+    world = WorldAndAgent(Dynamics(config.dynamics, actions), agent)
+    tokenizer = Tokenizer(config.tokenizer, config.env.frame)
+    for name, model in (("tokenizer", tokenizer), ("agent", world)):
+        save_tensors(config.weights(name), model.state_dict(), settings_of(config, name) | common)
 
 
 def test_a_trained_agent_plays_and_a_killed_run_goes_on(

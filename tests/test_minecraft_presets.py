@@ -34,6 +34,7 @@ from embody.games.minecraft.tasks import VOCABULARY
 from embody.logger_manager import read_metrics
 from embody.model import load_dynamics
 from embody.recording.importing import import_recordings
+from embody.run.provenance import settings_of
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.trainer import Trainer
 from tests.recordings import OBTAIN, TREECHOP, minerl_arrays, write_trajectory
@@ -290,22 +291,13 @@ def test_rates_are_not_mixed_and_another_one_is_said(
     assert "20 and 30 frames a second: bring videos to one rate" in error and "fps=20" in error
 
 
-def test_steps_are_what_weights_depend_on_where_they_are_asked_for(tmp_path: Path) -> None:
+def test_steps_are_what_weights_depend_on_where_they_are_asked_for() -> None:
     """Weights from before there were steps to ask for are still taken for finished."""
     config = minecraft_small()
-    trainer = Trainer(config=replace(config, runs_dir=str(tmp_path), logs_dir=str(tmp_path), precision="float32"))
     for steps, said, unsaid in ((0, "epochs", "steps"), (7, "steps", "epochs")):
         asked = replace(config, train_tokenizer=replace(config.train_tokenizer, steps=steps))
-        about = trainer._about([_Described()], None, "tokenizer", {}, asked)["training"]
-        assert said in about and unsaid not in about
-
-
-class _Described:
-    fingerprint = "abc"
-    meta = Meta(("mine_log",), VPT.spec, 72, 128, 20, VOCABULARY)
-
-    def episodes(self) -> tuple[()]:
-        return ()
+        training = settings_of(asked, "tokenizer")["training"]
+        assert said in training and unsaid not in training
 
 
 # --- the paper's size -------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from PIL import Image
 from embody.agent import AgentLoss
 from embody.config import Config, to_dict
 from embody.data import DatasetWriter, Episode, Meta, open_dataset, open_datasets
+from embody.errors import UserError
 from embody.evaluation import games
 from embody.evaluation.run import FinishedParts, evaluate_run
 from embody.games import evaluation_seeds
@@ -24,6 +25,8 @@ from embody.logger_manager import read_metrics
 from embody.metrics.outcomes import outcomes_of
 from embody.metrics.results_file import lookup, read_results
 from embody.model import load_dynamics, load_tokenizer
+from embody.run.folder import recorded
+from embody.run.provenance import check_upstream
 from embody.saving.tensors import load_tensors, save_tensors, tensors_hash
 from embody.trainer import Trainer
 from embody.training.agent import AgentStage
@@ -173,15 +176,15 @@ def begins_with(config: Config, stage: str, run: str, monkeypatch: pytest.Monkey
     """What the trainer hands to the stage of that name when it is to run it."""
     handed: list[tuple[Any, ...]] = []
 
-    def begin(*given: Any, **_: Any) -> Any:
+    def begin(*given: Any, name: str) -> Any:
         handed.append(given)
         raise _Begun
 
-    monkeypatch.setattr(f"embody.trainer.{stage}", begin)
+    monkeypatch.setattr(f"embody.run.phases.{stage}", begin)
     with pytest.raises(_Begun):
         {
-            "shuffled": lambda: Trainer(config=config).train_imagination(shuffled=True),
-            "cloning_best": lambda: Trainer(config=config).train_agent(variant="cloning_best"),
+            "shuffled": lambda: Trainer(config=config).train("shuffled"),
+            "cloning_best": lambda: Trainer(config=config).train("cloning_best"),
         }[run]()
     return handed[0]
 
@@ -311,12 +314,11 @@ def test_the_world_is_measured_without_an_agent(finished_config: Config, capsys:
 
 def test_a_stage_keeps_its_seconds_at_checkpoints(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[dict[str, float]] = []
-    trainer = Trainer(config=config)
-    save = trainer._save
-    monkeypatch.setattr(trainer, "_save", lambda *rest: kept.append(trainer._seconds()) or save(*rest))
-    trainer.train_tokenizer()
+    seconds = lambda: json.loads((config.run_dir / "seconds.json").read_text())  # noqa: E731
+    monkeypatch.setattr("embody.run.phases.save_tensors", lambda *rest: kept.append(seconds()) or save_tensors(*rest))
+    Trainer(config=config).train_tokenizer()
     assert kept[0]["tokenizer"] > 0  # before the stage ended: a killed one has them
-    assert trainer._seconds()["tokenizer"] >= kept[0]["tokenizer"]
+    assert seconds()["tokenizer"] >= kept[0]["tokenizer"]
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
@@ -325,9 +327,9 @@ def test_a_stage_keeps_its_seconds_at_checkpoints(config: Config, monkeypatch: p
 @pytest.mark.parametrize(
     ("stage", "fields", "differs"),
     [
-        ("train_tokenizer", {"lr": 1e-3}, "training"),
-        ("tokenizer", {"context": 2}, "models"),
-        ("tokenizer_objective", {"mask_max": 0.5}, "objective"),
+        ("train_tokenizer", {"lr": 1e-3}, r"training\.lr"),
+        ("tokenizer_objective", {"mask_max": 0.5}, r"objective\.tokenizer\.mask_max"),
+        ("tokenizer", {"context": 5}, r"models\.tokenizer\.context"),
     ],
 )
 def test_finished_weights_of_another_config_are_refused(
@@ -399,15 +401,43 @@ def test_weights_from_before_a_setting_are_as_with_its_default(finished_config: 
     before = states(path.parent)
     trainer = Trainer(config=finished_config)
     trainer.train_imagination()
-    trainer._must_fit("imagination")
+    check_upstream(finished_config, "imagination")
     assert states(path.parent) == before
     other = changed(finished_config, "imagination", margin=0.1)
-    with pytest.raises(ValueError, match=r"imagination\.safetensors was made .* \(objective differs\)"):
+    with pytest.raises(ValueError, match=r"imagination\.safetensors was made .* \(objective\.imagination\.margin "):
         Trainer(config=other).train_imagination()
     objective["imagination"]["optimism"] = 0.5
     save_tensors(path, tensors, about)
     with pytest.raises(ValueError, match=r"imagination\.safetensors was made by another version .*'optimism'"):
         trainer.train_imagination()
+
+
+def test_a_change_of_sampling_makes_only_imagination_stale(finished_config: Config) -> None:
+    """Of what is finished; architecture, objectives and training of a stage make it stale, too."""
+    stale = {
+        ("sampling", "k_sample", 4): {"imagination"},
+        ("sampling", "support", 0.1): {"imagination"},
+        ("imagination", "beta", 0.1): {"imagination"},
+        ("train_imagination", "lr", 0.1): {"imagination"},
+        ("imagination", "gamma", 0.5): {"agent", "imagination"},
+        ("agent_objective", "policy_weight", 2.0): {"agent", "imagination"},
+        ("dynamics_objective", "ramp", False): {"dynamics", "agent"},
+        ("train_dynamics", "lr", 0.1): {"dynamics"},
+        ("tokenizer_objective", "mask_max", 0.5): {"tokenizer"},
+        ("tokenizer", "context", 5): {"tokenizer"},
+        ("evaluation", "episodes", 4): set(),
+    }
+    for (group, field, value), expected in stale.items():
+        config = changed(finished_config, group, **{field: value})
+        assert getattr(getattr(finished_config, group), field) != value
+        found = set()
+        for name in ("tokenizer", "dynamics", "agent", "imagination"):
+            try:
+                check_upstream(config, name)
+            except UserError as error:
+                assert f".{field} differs" in str(error)
+                found.add(name)
+        assert found == expected, (group, field)
 
 
 def test_a_run_on_another_runs_world(finished_config: Config) -> None:
@@ -424,7 +454,7 @@ def test_a_run_on_another_runs_world(finished_config: Config) -> None:
         with pytest.raises(ValueError, match="other takes tokenizer and dynamics from tiny: train them there"):
             train()
     with pytest.raises(
-        ValueError, match=r"dynamics\.safetensors was made .*\(training differs\): give those of run tiny"
+        ValueError, match=r"dynamics\.safetensors was made .*\(training\.lr differs\): give those of run tiny"
     ):
         Trainer(config=changed(config, "train_dynamics", lr=0.1)).train_agent()
 
@@ -498,12 +528,12 @@ def test_a_precision_is_not_chosen_by_the_machine_that_records(config: Config, m
         Trainer(config=recorder).collect()
         kept = recorder.run_dir / "config.json"
         assert json.loads(kept.read_text())["precision"] == "auto"
-        with pytest.raises(KeyboardInterrupt), Trainer(config=recorder)._timed("collect", open_still=True):
+        with pytest.raises(KeyboardInterrupt), recorded(Trainer(config=recorder)._portable(), "collect"):
             raise KeyboardInterrupt
         assert json.loads(kept.read_text())["precision"] == "auto"  # an interrupted recording goes on
     played = lambda *_: json.loads((auto.run_dir / "config.json").read_text())["precision"]  # noqa: E731
     monkeypatch.setattr("embody.trainer.evaluate_in_simulator", played)
-    monkeypatch.setattr(Trainer, "_must_fit", lambda *_: None)
+    monkeypatch.setattr("embody.trainer.check_upstream", lambda *_: None)
     assert Trainer(config=auto).evaluate_in_simulator("MineRLObtainDiamond-v0", [], "random") == "auto"
     assert Trainer(config=auto).evaluate_in_simulator("MineRLObtainDiamond-v0", [], "cloning") != "auto"
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import inspect
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from embody.config import Config, EvaluationConfig, ImaginationConfig
 from embody.errors import UserError
-from embody.games import preset, stored_config
+from embody.games import preset
+from embody.run.folder import read_config
 
 __all__ = ["SETTINGS", "Command", "Preset", "Settings", "base_config", "named_first", "with_full"]
 
@@ -76,15 +76,12 @@ def base_config(arguments: Sequence[str]) -> Config:
     if (cache := Path(os.environ.get("XDG_CACHE_HOME", ""))).is_absolute():
         default = dataclasses.replace(default, cache_dir=str(cache / "embody"))
     name = _option(arguments, "--name") or default.name
-    path = Path(_option(arguments, "--runs-dir") or default.runs_dir) / name / "config.json"
-    if not path.exists():
+    run_dir = Path(_option(arguments, "--runs-dir") or default.runs_dir) / name
+    stored = read_config(run_dir)
+    if stored is None:
         return default
-    try:
-        stored = stored_config(json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): delete it, or use another --name") from error
     if named not in (None, stored.preset):
-        raise UserError(f"{path.parent} began as the preset {stored.preset}, not {named}: use another --name")
+        raise UserError(f"{run_dir} began as the preset {stored.preset}, not {named}: use another --name")
     # How much is evaluated is asked for anew each time.
     return with_full(stored, False)
 

@@ -1,17 +1,18 @@
 """Commands that train: train, run, ablate."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated
 
 import tyro
 
 from embody.cli.settings import Command, Preset, Settings, with_full
 from embody.config import Config
+from embody.run.provenance import STAGES
 from embody.trainer import Trainer
 
 __all__ = ["commands"]
 
-Stage = Literal["tokenizer", "dynamics", "agent", "imagination", "cloning_best", "cloning_plain", "shuffled"]
+Stage = Annotated[str, tyro.conf.arg(constructor=tyro.extras.literal_type_from_choices(list(STAGES)))]
 
 
 def commands(base: Config, command: str) -> tuple[Command, ...]:
@@ -25,7 +26,7 @@ def commands(base: Config, command: str) -> tuple[Command, ...]:
         Three are controls: `cloning_best` is the agent on the expert's own episodes, `cloning_plain` one without a
         world model, `shuffled` imagination with rewards shuffled.
         """
-        return lambda: _train(Trainer(config=config), stage)
+        return lambda: Trainer(config=config).train(stage)
 
     def run(preset: Preset = base.preset, config: Settings = base, full: bool = False) -> Callable[[], object]:
         """Everything: collect, train all stages, evaluate, report. Goes on where it was stopped."""
@@ -43,13 +44,3 @@ def commands(base: Config, command: str) -> tuple[Command, ...]:
         return lambda: Trainer(config=config).ablate(steps, seeds, command=command)
 
     return train, run, ablate
-
-
-def _train(trainer: Trainer, stage: Stage) -> object:
-    match stage:
-        case "cloning_best" | "cloning_plain":
-            return trainer.train_agent(variant=stage)
-        case "shuffled":
-            return trainer.train_imagination(shuffled=True)
-        case _:
-            return getattr(trainer, f"train_{stage}")()

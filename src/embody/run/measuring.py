@@ -1,0 +1,64 @@
+"""The evaluation of all that a run has trained."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from embody.config import Config
+from embody.data import Dataset
+from embody.evaluation.results import write_results_page
+from embody.evaluation.run import FinishedParts, evaluate_run
+from embody.logger_manager import LoggerManager
+from embody.metrics.results_file import write_results
+from embody.model import load_dynamics, load_tokenizer, load_world_and_agent
+from embody.run.folder import recorded
+from embody.run.provenance import CONTROLS, check_upstream, evaluation_digest, tokenizer_hash
+from embody.run.timing import spent
+from embody.saving.tensors import tensors_hash
+
+__all__ = ["measure_run"]
+
+
+def measure_run(
+    config: Config, datasets: Sequence[Dataset], device: torch.device, logger: LoggerManager, command: str
+) -> dict[str, Any]:
+    """Measure what is trained; writes `results.json`, `results.md` and the report's pictures into the run.
+
+    What is not trained is left out, and said so; the controls are measured where the evaluation is full. What an
+    interrupted evaluation has measured is not measured again, nor what a finished one has when a policy has come.
+    """
+    tokenizer, hashed = load_tokenizer(config.weights("tokenizer"))[0], tokenizer_hash(config)
+    names = {"cloning": "agent", "imagination": "imagination"}
+    if config.evaluation.full:
+        names |= {name: name for name in CONTROLS}
+    for name in ("dynamics", *names.values()):
+        if not config.weights(name).exists():
+            logger.warning(f"not measured: {name} is not trained (`embody train {name}`)")
+    path = config.weights("dynamics")
+    world = load_dynamics(path)[0].to(device) if path.exists() else None
+    policies = {
+        policy: load_world_and_agent(config.weights(name))[0].to(device)
+        for policy, name in names.items()
+        if config.weights(name).exists()
+    }
+    check_upstream(config, "tokenizer", "dynamics", *names.values(), if_there=True)
+    hashes = {name: tensors_hash(model.state_dict()) for name, model in policies.items()}
+    before = "" if world is None else tensors_hash(world.state_dict())
+    models = {
+        "tokenizer": hashed,
+        "dynamics": next(iter(hashes.values()), before),
+        "dynamics before the agent": before,
+        "random": "",
+        **hashes,
+    }
+    parts = (config.run_dir / "evaluation.json", evaluation_digest(config, hashed, datasets), models)
+    with recorded(config, "evaluate", anew=not len(FinishedParts(*parts))) as record:
+        finished = FinishedParts(*parts, record)
+        tokenizer.to(device)
+        results = evaluate_run(config, tokenizer, hashed, world, policies, datasets, logger, finished)
+    results |= {"family": config.env.game, "seed": config.seed, "command": command, **spent(config, device)}
+    write_results(config.run_dir / "results.json", results)
+    write_results_page(config.run_dir / "results.md", results)
+    finished.complete()
+    return results

@@ -1,0 +1,271 @@
+"""What weights are made from, and what may be built on them.
+
+Each stage declares itself once, in `STAGES`. Its recipe, which is all that its weights depend on, is kept in their
+file: weights with another recipe are never taken for finished, and nothing is built on weights whose settings are not
+the run's.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from embody.config import Config, StageConfig, digest, from_dict, to_dict
+from embody.data import Dataset, EpisodeRow, labelled_meta
+from embody.data.goal import goal_of
+from embody.errors import UserError
+from embody.saving.tensors import load_tensors, tensors_hash
+
+__all__ = [
+    "CONTROLS",
+    "STAGES",
+    "StageSpec",
+    "check_own_world",
+    "check_upstream",
+    "evaluation_digest",
+    "is_finished",
+    "recipe",
+    "settings_of",
+    "tokenizer_hash",
+]
+
+_OF_ANOTHER_RUN = ("tokenizer", "dynamics")  # the stages that `Config.world` takes from there
+
+Phase = Literal["tokenizer", "dynamics", "agent", "imagination"]
+
+
+def _unchanged(config: Config) -> Config:
+    return config
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What the weights of a stage depend on, beside data, seed and precision."""
+
+    name: str
+    phase: Phase  # whose `train_` settings it has; a control's is that of the stage which it is a control of
+    built_on: tuple[str, ...]  # stages whose weights it reads, the tokenizer first, the nearest last
+    models: tuple[str, ...]  # their architecture
+    objectives: tuple[str, ...]
+    dreams: tuple[str, ...] = ()  # settings of imagination, where that is not an objective
+    sampling: bool = False
+    change: Callable[[Config], Config] = _unchanged  # the settings of a control
+    episodes: Callable[[EpisodeRow], bool] | None = None  # that a control learns from; None: all
+
+
+def _without_world(config: Config) -> Config:
+    """The agent shares the dynamics' layers, and is all that they learn from."""
+    agent = dataclasses.replace(config.agent, own_weights=False)
+    objective = dataclasses.replace(
+        config.agent_objective, dynamics_weight=0.0, heads_input="context", world_lr_scale=1.0
+    )
+    return dataclasses.replace(config, agent=agent, agent_objective=objective)
+
+
+def _with_shuffled_rewards(config: Config) -> Config:
+    return dataclasses.replace(config, imagination=dataclasses.replace(config.imagination, shuffle_rewards=True))
+
+
+def _by_expert_alone(row: EpisodeRow) -> bool:
+    return row.source == "expert" and row.noise == 0.0
+
+
+_TOKENIZER = StageSpec("tokenizer", "tokenizer", (), ("frame", "tokenizer"), ("tokenizer",))
+_DYNAMICS = StageSpec(
+    "dynamics", "dynamics", ("tokenizer",), ("actions", "dynamics"), ("dynamics",), dreams=("context",)
+)
+_AGENT = StageSpec(
+    "agent",
+    "agent",
+    ("tokenizer", "dynamics"),
+    ("actions", "dynamics", "agent"),
+    ("dynamics", "agent"),
+    dreams=("context", "gamma"),
+)
+_IMAGINATION = StageSpec(
+    "imagination",
+    "imagination",
+    ("tokenizer", "dynamics", "agent"),
+    ("actions", "dynamics", "agent"),
+    ("agent", "imagination"),
+    dreams=("context", "gamma"),
+    sampling=True,
+)
+
+CONTROLS: Mapping[str, StageSpec] = {
+    spec.name: spec
+    for spec in (
+        dataclasses.replace(_AGENT, name="cloning_best", episodes=_by_expert_alone),
+        dataclasses.replace(_AGENT, name="cloning_plain", built_on=("tokenizer",), change=_without_world),
+        dataclasses.replace(_IMAGINATION, name="shuffled", change=_with_shuffled_rewards),
+    )
+}
+STAGES: Mapping[str, StageSpec] = {
+    **{spec.name: spec for spec in (_TOKENIZER, _DYNAMICS, _AGENT, _IMAGINATION)},
+    **CONTROLS,
+}
+
+
+def recipe(config: Config, name: str, datasets: Sequence[Dataset]) -> dict[str, Any]:
+    """What the weights of the stage `name` depend on, JSON-ready; weights that it is built on must be there."""
+    spec, meta = STAGES[name], labelled_meta(datasets)
+    optional: dict[str, Any] = {}
+    if config.data.weights:
+        optional["weights"] = config.data.weights
+    if "agent" in spec.models and goal_of(config.agent.goal).told_what_is_left:
+        optional["labels"] = meta.labels
+    return _plain(
+        {
+            **settings_of(config, name),
+            "stage": name,
+            "data": [dataset.fingerprint for dataset in datasets],
+            "vocabulary": meta.vocabulary,
+            **optional,
+            "upstream": _upstream(config, spec),
+            "seed": config.seed,
+            "precision": config.precision,
+        }
+    )
+
+
+def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether the weights at `path` are there; a `UserError` names what differs if their recipe is not `wanted`."""
+    if not path.exists():
+        return False
+    found = _kept_recipe(path)
+    if (different := _difference(found, wanted)) is not None:
+        raise UserError(
+            f"{path} was made with another config or data ({different} differs): delete it, or use another --name"
+        )
+    return True
+
+
+def check_upstream(config: Config, *names: str, if_there: bool = False) -> None:
+    """A `UserError` if finished weights that are built on were made with other settings than this config's.
+
+    Their data may differ: a tokenizer can serve tasks that it was not trained on. `if_there`: weights may be missing.
+    """
+    for name in names:
+        spec, path = STAGES[name], config.weights(name)
+        if if_there and not path.exists():
+            continue
+        found = _kept_recipe(path)
+        built_on_is_there = bool(spec.built_on) and config.weights(spec.built_on[-1]).exists()
+        if built_on_is_there and found.get("upstream") != _upstream(config, spec):
+            raise UserError(
+                f"{path} was made from other weights than those that are here now (upstream differs): delete it to"
+                " train it anew"
+            )
+        wanted = settings_of(config, name) | {"seed": config.seed}
+        remedy = "leave those of finished stages as they were, delete it to train it anew, or use another --name"
+        if config.world and name in _OF_ANOTHER_RUN:
+            del wanted["seed"]
+            remedy = f"give those of run {config.world}, whose world it is"
+        different = _difference({part: found.get(part) for part in wanted}, wanted)
+        if different is not None:
+            raise UserError(f"{path} was made with other settings ({different} differs): {remedy}")
+
+
+def check_own_world(config: Config, name: str) -> None:
+    """A `UserError` if the weights of the stage `name` are another run's."""
+    if config.world and name in _OF_ANOTHER_RUN:
+        raise UserError(f"{config.name} takes tokenizer and dynamics from {config.world}: train them there")
+
+
+def tokenizer_hash(config: Config) -> str:
+    """Names the latents of the run's tokenizer."""
+    return tensors_hash(load_tensors(config.weights("tokenizer"))[0])
+
+
+def settings_of(config: Config, name: str) -> dict[str, Any]:
+    """The settings that the weights of the stage `name` depend on, JSON-ready."""
+    return _plain(_settings(config, STAGES[name]))
+
+
+def evaluation_digest(config: Config, tokenizer_hash: str, datasets: Sequence[Dataset]) -> str:
+    """What measurements depend on beside the weights: also how models are sampled, and what an agent may choose."""
+    parts = (
+        *(config.evaluation, config.env, config.collect, config.imagination, config.schedule, config.dynamics),
+        *(config.agent, config.dynamics_objective, config.agent_objective, config.sampling),
+    )
+    data = [dataset.fingerprint for dataset in datasets]
+    return digest([[to_dict(part) for part in parts], config.seed, tokenizer_hash, data])
+
+
+def _settings(config: Config, spec: StageSpec) -> dict[str, Any]:
+    """As `settings_of`, still in their classes."""
+    config = spec.change(config)
+    models = {
+        "frame": config.env.frame,
+        "actions": config.env.actions,
+        "tokenizer": config.tokenizer,
+        "dynamics": config.dynamics,
+        "agent": config.agent,
+    }
+    objectives = {
+        "tokenizer": config.tokenizer_objective,
+        "dynamics": config.dynamics_objective,
+        "agent": config.agent_objective,
+        "imagination": config.imagination,
+    }
+    parts: dict[str, Any] = {
+        "models": {name: models[name] for name in spec.models},
+        "objective": {name: objectives[name] for name in spec.objectives},
+        "training": _training(getattr(config, f"train_{spec.phase}")),
+        "imagination": {name: getattr(config.imagination, name) for name in spec.dreams},
+    }
+    return parts | ({"sampling": config.sampling} if spec.sampling else {})
+
+
+def _training(stage: StageConfig) -> dict[str, Any]:
+    """What weights depend on; the steps only where they are asked for, as the epochs hold otherwise."""
+    left_out = ("checkpoint_every", "log_every", "epochs" if stage.steps else "steps")
+    return {name: value for name, value in to_dict(stage).items() if name not in left_out}
+
+
+def _upstream(config: Config, spec: StageSpec) -> str:
+    """The digest of the weights that a stage is built on."""
+    if not spec.built_on:
+        return digest(None)
+    hashed, nearest = tokenizer_hash(config), spec.built_on[-1]
+    return digest(hashed if nearest == "tokenizer" else [hashed, load_tensors(config.weights(nearest))[1]])
+
+
+def _kept_recipe(path: Path) -> dict[str, Any]:
+    """The recipe in the file of a stage's weights; settings that came after them have their defaults.
+
+    A `UserError` names the file if it has a setting that there is no more, or lacks a group of them.
+    """
+    kept, spec = load_tensors(path)[1], STAGES[path.stem]
+    try:
+        groups = _settings(Config(), spec)
+        settings = {part: _with_defaults(value, kept[part]) for part, value in groups.items() if part != "training"}
+        settings["training"] = _training(from_dict(StageConfig, kept["training"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} was made by another version ({error}): delete it, or use another --name") from error
+    return _plain({**kept, **settings})
+
+
+def _with_defaults(like: Any, values: Any) -> Any:
+    """Stored `values` of one or several groups of settings, of the classes that those of `like` have."""
+    if isinstance(like, dict):
+        return {name: _with_defaults(group, values[name]) for name, group in like.items()}
+    return from_dict(type(like), values) if dataclasses.is_dataclass(like) else values
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back."""
+    return json.loads(json.dumps(values, default=to_dict))
+
+
+def _difference(found: Any, wanted: Any) -> str | None:
+    """The first place where two JSON values differ, such as `training.lr`; "" if no name leads there, None if equal."""
+    if found == wanted:
+        return None
+    if not isinstance(found, Mapping) or not isinstance(wanted, Mapping):
+        return ""
+    name = next(name for name in [*wanted, *found] if name not in found or found[name] != wanted.get(name))
+    below = _difference(found.get(name), wanted.get(name))
+    return f"{name}.{below}" if below else name
