@@ -87,7 +87,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
     [
         ("", "Expected one of {collect, import, encode, train, run, ablate, evaluate, compare, report, plan, weights}"),
         ("paint", "Unrecognized options: paint; Available subcommands: collect, import"),
-        ("run chess", "unknown preset 'chess': choose one of minigrid"),
+        ("run chess", "unknown preset 'chess': choose one of crafter_small"),
         ("train tokenizer chess", "unknown preset 'chess'"),
         ("train paint", "invalid choice 'paint' for argument 'stage'"),
         ("train", "stage (required)"),
@@ -239,7 +239,7 @@ def test_settings_of_finished_stages_are_not_ignored(done: Path, refused: Refusa
     (done / "models/tiny/imagination.safetensors").unlink()
     before = artefacts(done)
     for arguments, path in (
-        (("train", "imagination", "--dynamics-objective.ramp=False"), "dynamics"),
+        (("train", "imagination", "--dynamics-objective.tau-power=2"), "dynamics"),
         (("train", "imagination", "--tokenizer-objective.mask-max=0.5"), "tokenizer"),
         (("train", "dynamics", "--tokenizer-objective.mask-max=0.5"), "tokenizer"),
         (("encode", "--train-tokenizer.lr=0.5"), "tokenizer"),
@@ -280,6 +280,7 @@ def test_a_damaged_run_config(done: Path, refused: Refusal) -> None:
     path = done / "runs/tiny/config.json"
     for wrong, says in (
         ("{", "cannot be read"),
+        ("[]", "cannot be read"),
         ('{"colour": 1}', "unknown field 'colour'"),
         ('{"seed": "x"}', "seed"),
     ):

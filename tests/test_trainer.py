@@ -17,9 +17,8 @@ from embody.agent import AgentLoss
 from embody.config import Config, to_dict
 from embody.data import DatasetWriter, Episode, Meta, open_dataset, open_datasets
 from embody.errors import UserError
-from embody.evaluation import games
 from embody.evaluation.run import FinishedParts, evaluate_run
-from embody.games import evaluation_seeds
+from embody.games import evaluation, evaluation_seeds
 from embody.games.success import demonstrations
 from embody.logger_manager import read_metrics
 from embody.metrics.outcomes import outcomes_of
@@ -203,9 +202,9 @@ def test_policies_play_the_seeds_that_the_results_name(
     finished_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played: list[Any] = []
-    whole = games.play
+    whole = evaluation.play
     monkeypatch.setattr(
-        games, "play", lambda env, task, seeds, *rest: played.append(seeds) or whole(env, task, seeds, *rest)
+        evaluation, "play", lambda env, task, seeds, *rest: played.append(seeds) or whole(env, task, seeds, *rest)
     )
     Trainer(config=finished_config).evaluate()
     assert played == 3 * [evaluation_seeds(finished_config, TASK, 3)]

@@ -147,6 +147,7 @@ class Trainer:
         What is not trained is left out, and said so. An evaluation that was stopped goes on, and one that is complete
         is measured anew unless a policy has come: that alone is played then.
         """
+        check_upstream(self.config, "tokenizer")
         datasets = self._datasets(data)
         results = measure_run(self.config, datasets, self.device, self.logger, command)
         self.logger.info(results_table(results))

@@ -134,7 +134,7 @@ def preset(name: str) -> Config:
 
 def stored_config(values: Mapping[str, Any]) -> Config:
     """The config that `to_dict` gave: its schedule is of the kind that its preset has."""
-    kind = type(preset(str(values.get("preset"))).schedule)
+    kind = type(preset(str(values.get("preset", Config.preset))).schedule)
     return from_dict(Config, values, {Schedule: kind})
 
 

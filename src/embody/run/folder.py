@@ -26,7 +26,7 @@ def read_config(run_dir: Path) -> Config | None:
         return None
     try:
         return stored_config(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): delete it, or use another --name") from error
 
 
