@@ -32,7 +32,7 @@ from embody.games.minecraft.presets import minecraft, minecraft_small
 from embody.games.minecraft.recordings import MinerlSource
 from embody.games.minecraft.tasks import VOCABULARY
 from embody.logger_manager import read_metrics
-from embody.model import load_dynamics
+from embody.model import load_dynamics, load_world_and_agent
 from embody.recording.importing import import_recordings
 from embody.run.provenance import settings_of
 from embody.tokenizer import Tokenizer, TokenizerLoss
@@ -230,10 +230,14 @@ def test_minerl_recordings_train_the_presets_over_the_command_line(
     main(["train", "agent", "minecraft_small"])
     spec = minerl_space(OBTAIN).spec
     stored = json.loads(Path("runs/minecraft_small/config.json").read_text())
-    for part in ("env", "dynamics", "agent"):
-        assert stored[part]["actions"]["sizes"] == list(spec.sizes)
-    dynamics = load_dynamics(Path("models/minecraft_small/dynamics.safetensors"))[0]
+    assert stored["env"]["actions"]["sizes"] == list(spec.sizes)
+    models = Path("models/minecraft_small")
+    dynamics, agent = (
+        load_dynamics(models / "dynamics.safetensors")[0],
+        load_world_and_agent(models / "agent.safetensors")[0],
+    )
     assert dynamics.action.table.weight.shape == (sum(spec.sizes) + 1, 256)
+    assert dynamics.actions == agent.dynamics.actions == agent.agent.heads.actions == spec
     lines = [line for line in read_metrics(Path("runs/minecraft_small/metrics.jsonl")) if "loss" in line]
     assert {line["stage"] for line in lines} == {"tokenizer", "dynamics", "agent"}
     record(tmp_path)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embody.errors import UserError
 from embody.games.minecraft.actions import VPT, ActionSpace, camera_bins, minerl_space
 from embody.games.minecraft.simulator import MineRLEnv, SimulatorLost, area_average, protocol
 from embody.games.minecraft.simulator.client import SimulatorGone
@@ -475,7 +476,7 @@ def test_every_malformed_welcome_is_one_line_that_names_the_field(monkeypatch: p
             connect("127.0.0.1:1").close()
             taken.append(where)
         except ValueError as error:
-            assert type(error) is ValueError and len(str(error)) < 500 and "\n" not in str(error)
+            assert type(error) is UserError and len(str(error)) < 500 and "\n" not in str(error)
             names = (
                 where[1] if where[:1] == ("actions",) and len(where) > 1 else where[0] if where else "damaged message"
             )
