@@ -275,7 +275,7 @@ def test_datasets_of_a_config(tmp_path: Path) -> None:
         config,
         data_dir=str(tmp_path),
         env=env,
-        tokenizer=dataclasses.replace(config.tokenizer, height=8, width=6, patch=2),
+        tokenizer=dataclasses.replace(config.tokenizer, patch=2),
     )
     assert [dataset.meta.tasks for dataset in open_datasets(config)] == [("a",)]
     small = dataclasses.replace(config, agent=dataclasses.replace(config.agent, vocabulary=4))

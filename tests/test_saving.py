@@ -1,4 +1,4 @@
-"""Locks of folders, and a package that imports where Unix's own modules are missing."""
+"""Locks of folders, full disks, and a package that imports where Unix's own modules are missing."""
 
 import errno
 import os
@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import filelock
 import psutil
 import pytest
+import torch
+from safetensors import SafetensorError
 
 from embody.errors import UserError
 from embody.run.memory import peak_memory_gib
+from embody.saving import tensors
 from embody.saving.atomic_write import exclusive_lock
 
 HOLD = """
@@ -82,16 +86,14 @@ def test_a_file_system_without_locks_stops_nobody(tmp_path: Path, monkeypatch: p
 
 
 def test_peak_memory_counts_what_was_freed_and_ended_children_once_a_worker() -> None:
-    # In a process of its own: other tests' peaks are higher.
     script = """
 import subprocess, sys
 from embody.run.memory import peak_memory_gib
-before = peak_memory_gib(0)
-block = bytearray(b"x") * int(2**30)
-del block
-own = peak_memory_gib(0)
 subprocess.run([sys.executable, "-c", "x = bytearray(b'x') * int(2**29)"], check=True)
-print(own - before, (peak_memory_gib(2) - peak_memory_gib(0)) / 2)
+before, child = peak_memory_gib(0), (peak_memory_gib(2) - peak_memory_gib(0)) / 2
+block = bytearray(b"x") * int((before + 1) * 2**30)  # `before` has the peak of the process that started this one
+del block
+print(peak_memory_gib(0) - before, child)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     own, child = map(float, done.stdout.split())
@@ -102,3 +104,14 @@ def test_without_the_kernels_peaks_psutil_says_what_it_knows(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "resource", None)
     resident = psutil.Process().memory_info().rss / 2**30
     assert peak_memory_gib(8) == pytest.approx(resident, rel=0.1)
+
+
+def test_a_full_disk_is_the_systems_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(tensors, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as found:
+        tensors.save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, {})
+    assert found.value.errno == errno.ENOSPC and found.value.filename == str(tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     """Write `tensors` and the JSON-ready `about` to `path`; a kill leaves the old file or the new one."""
     contiguous = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with atomic_write(path) as temporary:
-        save_file(contiguous, str(temporary), metadata={"about": json.dumps(about, sort_keys=True)})
+        try:
+            save_file(contiguous, str(temporary), metadata={"about": json.dumps(about, sort_keys=True)})
+        except SafetensorError as error:  # it names the system's error in its text alone
+            if found := re.search(r"os error (\d+)", str(error)):
+                number = int(found[1])
+                raise OSError(number, os.strerror(number), str(path)) from error
+            raise
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
