@@ -28,7 +28,7 @@ from av.video.reformatter import VideoReformatter
 
 from benchmarks.machine import describe
 from benchmarks.run import ROOT, commit, save
-from embody.cli.process import keep_freed_memory
+from embody.cli.operating_system import keep_freed_memory
 from embody.config import ActionSpec
 from embody.data import (
     BatchShapes,

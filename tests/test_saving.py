@@ -38,7 +38,7 @@ names = [m.name for m in pkgutil.walk_packages(embody.__path__, "embody.") if no
 for name in names:
     if not name.endswith("__main__"):
         importlib.import_module(name)
-from embody.cli.process import keep_files_open
+from embody.cli.operating_system import keep_files_open
 keep_files_open()
 print(len(names))
 """

@@ -179,7 +179,7 @@ def begins_with(config: Config, stage: str, run: str, monkeypatch: pytest.Monkey
         handed.append(given)
         raise _Begun
 
-    monkeypatch.setattr(f"embody.run.phases.{stage}", begin)
+    monkeypatch.setattr(f"embody.run.trainings.{stage}", begin)
     with pytest.raises(_Begun):
         {
             "shuffled": lambda: Trainer(config=config).train("shuffled"),
@@ -314,7 +314,9 @@ def test_the_world_is_measured_without_an_agent(finished_config: Config, capsys:
 def test_a_stage_keeps_its_seconds_at_checkpoints(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[dict[str, float]] = []
     seconds = lambda: json.loads((config.run_dir / "seconds.json").read_text())  # noqa: E731
-    monkeypatch.setattr("embody.run.phases.save_tensors", lambda *rest: kept.append(seconds()) or save_tensors(*rest))
+    monkeypatch.setattr(
+        "embody.run.trainings.save_tensors", lambda *rest: kept.append(seconds()) or save_tensors(*rest)
+    )
     Trainer(config=config).train_tokenizer()
     assert kept[0]["tokenizer"] > 0  # before the stage ended: a killed one has them
     assert seconds()["tokenizer"] >= kept[0]["tokenizer"]

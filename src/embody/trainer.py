@@ -30,9 +30,9 @@ from embody.recording import collect
 from embody.run.folder import config_path, recorded, write_config
 from embody.run.inputs import Data, inputs
 from embody.run.measuring import measure_run
-from embody.run.phases import make_weights
 from embody.run.provenance import CONTROLS, STAGES, check_upstream, tokenizer_hash
 from embody.run.timing import machine_line
+from embody.run.trainings import make_weights
 from embody.tokenizer import Tokenizer
 from embody.training.encode import encode_dataset
 from embody.training.precision import fastest_precision

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+from embody.cli.operating_system import keep_files_open, keep_freed_memory
 from embody.cli.parse import is_users_mistake, parse
-from embody.cli.process import keep_files_open, keep_freed_memory
 
 __all__ = ["main"]
 

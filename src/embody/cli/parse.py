@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tyro
 
-from embody.cli import data, evaluate, prepare, train
+from embody.cli import data, evaluate, plan, train
 from embody.cli.settings import SETTINGS, Command, base_config, named_first
 from embody.config import Config
 from embody.errors import UserError
@@ -59,7 +59,7 @@ def _commands(base: Config, command: str) -> Mapping[str, Command]:
         *data.commands(base),
         *train.commands(base, command),
         *evaluate.commands(base, command),
-        *prepare.commands(base),
+        *plan.commands(base),
     )
     return {function.__name__.rstrip("_"): named_first(base.preset, function) for function in functions}
 

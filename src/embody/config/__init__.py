@@ -9,8 +9,8 @@ from embody.config.architecture import (
     TokenizerConfig,
     TransformerConfig,
 )
+from embody.config.as_dict import digest, from_dict, to_dict
 from embody.config.objective import AgentObjective, DynamicsObjective, ImaginationConfig, TokenizerObjective
-from embody.config.plain import digest, from_dict, to_dict
 from embody.config.run import (
     CollectConfig,
     Config,
