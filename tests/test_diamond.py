@@ -42,7 +42,7 @@ from embody.games.minecraft.presets import minecraft
 from embody.games.minecraft.schedule import Gains, Scheduler, TaskSchedule, check_schedule
 from embody.games.minecraft.simulator import MineRLEnv, SimulatorGone, SimulatorLost
 from embody.games.minecraft.tasks import ITEMS, TASKS, item_counts
-from embody.games.success import RandomPolicy
+from embody.games.policy import RandomPolicy
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
 from embody.model import WorldAndAgent

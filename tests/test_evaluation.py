@@ -13,7 +13,8 @@ from scipy.stats import binomtest, norm
 from embody.config import ActionSpec, EnvConfig
 from embody.games import LockstepEnvs
 from embody.games.minigrid.cells import CellReader, cell_accuracy, changed_cell_accuracy
-from embody.games.success import Demonstrations, RandomPolicy, demonstrations, play, summary
+from embody.games.policy import RandomPolicy
+from embody.games.success import Demonstrations, demonstrations, play, summary
 from embody.metrics.rates import mean_over_tasks, precision_recall, psnr, rate, wilson
 from embody.metrics.rollouts import Rollouts, measure
 

@@ -19,7 +19,8 @@ from embody.config import (
     TransformerConfig,
 )
 from embody.games import Demonstrator, Game, PixelEnv
-from embody.games.evaluation import GameEvaluation, TaskTrials
+from embody.games.evaluation import TaskTrials
+from embody.games.trials import GameEvaluation
 from embody.metrics.results_file import Results, lookup
 from embody.metrics.sections import Section
 from embody.metrics.tables import percent

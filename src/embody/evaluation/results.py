@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from embody.games import game
-from embody.games.evaluation import GameEvaluation
+from embody.games.trials import GameEvaluation
 from embody.metrics.horizons import by_horizon
 from embody.metrics.rates import rate
 from embody.metrics.results_file import Results, lookup

@@ -18,8 +18,7 @@ from embody.evaluation.held_out import (
     tokenizer_quality,
 )
 from embody.games import game
-from embody.games.evaluation import TaskPolicy
-from embody.games.success import RandomPolicy
+from embody.games.policy import RandomPolicy, TaskPolicy
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
 from embody.metrics.pictures import Film, action_captions, dream_gif, write_films, write_pairs

@@ -1,12 +1,11 @@
-"""What is measured of a run on a game, and one way of playing for it: every task's held-out seeds.
+"""One way of measuring policies in a game: every task's held-out seeds; and what all ways share.
 
 N episodes, P achievements.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,22 +14,14 @@ from embody.config import Config
 from embody.data import Dataset
 from embody.games.registry import game
 from embody.games.seeds import evaluation_seeds
-from embody.games.success import Policy, Recording, demonstrations, play, summary
+from embody.games.success import Recording, demonstrations, play, summary
+from embody.games.trials import Found, Player
 from embody.metrics.outcomes import BASELINE, against, outcomes_of
 from embody.metrics.pictures import Film, action_captions, write_films
-from embody.metrics.results_file import Results
-from embody.metrics.rollouts import FrameMeasures
-from embody.metrics.sections import Section
-from embody.metrics.targets import HEADLINES, Target
 
 __all__ = [
     "FILMS",
-    "Found",
-    "GameEvaluation",
-    "Player",
-    "TaskPolicy",
     "TaskTrials",
-    "Trials",
     "as_bits",
     "compared",
     "episode_film",
@@ -38,44 +29,6 @@ __all__ = [
 ]
 
 FILMS = 2  # episodes of a trial in the report
-
-
-class TaskPolicy(Policy, Protocol):
-    """A policy whose task may change within an episode."""
-
-    def relabel(self, labels: list[str]) -> None:
-        """What the N episodes ask for from now on."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these of the N episodes only."""
-
-
-Player = Callable[[int], TaskPolicy]  # a fresh one; the number is that of its random numbers
-Found = Mapping[str, Sequence[Any]]  # policy -> what each trial came to
-
-
-class Trials(Protocol):
-    """What every policy plays: each trial is played once, kept, and put together with the others when all are there."""
-
-    names: list[str]
-
-    def play(self, number: int, player: Player, pictures: Path | None) -> Any:
-        """Play the trial of that number; what it came to, ready for JSON. Films go to `pictures`."""
-        ...
-
-    def results(self, found: Found) -> dict[str, Any]:
-        """Rates of each policy, the difference to cloning's, and which episodes ("01...") of which seeds succeeded."""
-        ...
-
-
-@dataclass(frozen=True)
-class GameEvaluation:
-    """What a game measures and shows beyond what every run does; the defaults add nothing."""
-
-    trials: Callable[[Config, Sequence[Dataset]], Trials] | None = None  # None: policies are not played
-    frame_measures: Callable[[Sequence[Dataset]], FrameMeasures] | None = None  # made from the run's datasets
-    targets: tuple[Target, ...] = HEADLINES
-    sections: Callable[[Results], Sequence[Section]] = lambda results: ()  # of the report
 
 
 class TaskTrials:

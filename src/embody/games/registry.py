@@ -21,7 +21,7 @@ from embody.errors import UserError
 from embody.games.environment import Demonstrator, PixelEnv
 
 if TYPE_CHECKING:
-    from embody.games.evaluation import GameEvaluation
+    from embody.games.trials import GameEvaluation
 
 __all__ = [
     "Game",
@@ -39,7 +39,7 @@ _GROUP = "embody.games"  # of entry points
 
 
 def _nothing_of_its_own() -> "GameEvaluation":
-    from embody.games.evaluation import GameEvaluation
+    from embody.games.trials import GameEvaluation
 
     return GameEvaluation()
 

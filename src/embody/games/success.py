@@ -12,35 +12,21 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.config import ActionSpec, EnvConfig
+from embody.config import EnvConfig
 from embody.data import EVERY_TASK, Dataset, EpisodeRow
 from embody.errors import UserError
 from embody.games.lockstep import LockstepEnvs
+from embody.games.policy import Policy
 from embody.metrics.rates import Counts, mean_over_tasks, rate
 
 __all__ = [
     "Demonstrations",
-    "Policy",
-    "RandomPolicy",
     "Recording",
     "Successes",
     "demonstrations",
     "play",
     "summary",
 ]
-
-
-class Policy(Protocol):
-    """Something that plays N episodes at once."""
-
-    def begin(self, frames: NDArray[np.uint8], labels: list[str]) -> None:
-        """N episodes begin: their first frames `[N, H, W, 3]` and their missions. What came before is forgotten."""
-
-    def act(self) -> NDArray[np.int64]:
-        """Actions `[N, A]`, sampled, for all N; those of episodes that are over are not played."""
-
-    def observe(self, actions: NDArray[np.int64], frames: NDArray[np.uint8]) -> None:
-        """What was played `[N, A]` and the frames that came `[N, H, W, 3]`; of episodes that are over, the last one."""
 
 
 class Envs(Protocol):
@@ -51,31 +37,6 @@ class Envs(Protocol):
     def reset(self) -> NDArray[Any]: ...
 
     def step(self, actions: NDArray[Any], active: NDArray[Any]) -> tuple[NDArray[Any], ...]: ...
-
-
-class RandomPolicy:
-    """Every choice of every factor equally likely."""
-
-    def __init__(self, actions: ActionSpec, rng: np.random.Generator) -> None:
-        self._sizes = actions.sizes
-        self._rng = rng
-        self._episodes = 0
-
-    def begin(self, frames: NDArray[np.uint8], labels: list[str]) -> None:
-        self._episodes = len(frames)
-
-    def act(self) -> NDArray[np.int64]:
-        return self._rng.integers(self._sizes, size=(self._episodes, len(self._sizes)))
-
-    def observe(self, actions: NDArray[np.int64], frames: NDArray[np.uint8]) -> None:
-        """Chance does not look."""
-
-    def relabel(self, labels: list[str]) -> None:
-        """Nor listen."""
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these of the N episodes only."""
-        self._episodes = len(rows)
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,8 @@ from embody.errors import UserError
 from embody.games.crafter.environment import ACHIEVEMENTS
 from embody.games.crafter.play import Unlocked, play_achievements
 from embody.games.crafter.schedule import AchievementSchedule
-from embody.games.evaluation import (
-    FILMS,
-    Found,
-    GameEvaluation,
-    Player,
-    as_bits,
-    compared,
-    episode_film,
-    trial_seeds,
-)
+from embody.games.evaluation import FILMS, as_bits, compared, episode_film, trial_seeds
+from embody.games.trials import Found, GameEvaluation, Player
 from embody.metrics.pictures import write_films
 from embody.metrics.results_file import Results, lookup
 from embody.metrics.sections import Section

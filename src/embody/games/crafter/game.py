@@ -11,7 +11,7 @@ from embody.games.environment import Demonstrator, PixelEnv
 from embody.games.registry import Game
 
 if TYPE_CHECKING:
-    from embody.games.evaluation import GameEvaluation
+    from embody.games.trials import GameEvaluation
 
 __all__ = ["GAME"]
 

@@ -16,8 +16,8 @@ from embody.data.goal import Goal
 from embody.errors import UserError
 from embody.games.crafter.environment import ACHIEVEMENTS, AFTER, LABELS
 from embody.games.crafter.schedule import AchievementSchedule
-from embody.games.evaluation import TaskPolicy
 from embody.games.lockstep import LockstepEnvs
+from embody.games.policy import TaskPolicy
 from embody.games.success import Recording
 
 __all__ = ["AchievementScheduler", "Unlocked", "play_achievements"]

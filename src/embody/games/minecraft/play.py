@@ -26,7 +26,7 @@ from embody.games.minecraft.diamond import (
 from embody.games.minecraft.schedule import Gains, Scheduler, TaskSchedule, check_schedule
 from embody.games.minecraft.simulator import MineRLEnv, SimulatorGone, SimulatorLost
 from embody.games.minecraft.tasks import ITEMS, task_label
-from embody.games.success import Policy, RandomPolicy
+from embody.games.policy import Policy, RandomPolicy
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
 from embody.metrics.results_file import write_results

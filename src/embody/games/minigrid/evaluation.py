@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from embody.games.evaluation import GameEvaluation, TaskTrials
+from embody.games.evaluation import TaskTrials
 from embody.games.minigrid.cells import CellReader
+from embody.games.trials import GameEvaluation
 from embody.metrics.charts import Line, line_chart
 from embody.metrics.horizons import by_horizon
 from embody.metrics.results_file import Results, lookup

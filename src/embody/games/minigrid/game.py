@@ -10,7 +10,7 @@ from embody.games.minigrid.presets import minigrid
 from embody.games.registry import Game
 
 if TYPE_CHECKING:
-    from embody.games.evaluation import GameEvaluation
+    from embody.games.trials import GameEvaluation
 
 __all__ = ["GAME"]
 
