@@ -373,7 +373,7 @@ def evaluate(config: Config, *servers: str, policy: Any = "random", episodes: in
     logger = LoggerManager(config.run_dir, Path(config.logs_dir), config.name)
     trainer = Trainer(config=dataclasses.replace(config, evaluation=settings), logger=logger)
     try:
-        return trainer.evaluate_in_simulator(DIAMOND, servers, policy)
+        return trainer.evaluate_in_simulator(f"minerl:{DIAMOND}", servers, policy)
     finally:
         logger.close()
 

@@ -12,8 +12,8 @@ from embody.metrics.outcomes import outcomes_of
 from embody.metrics.rates import wilson
 from embody.metrics.statistics import (
     achievement_rates,
+    achievement_score,
     bootstrap,
-    crafter_score,
     difference,
     exchange_test,
     mean_rate,
@@ -37,9 +37,9 @@ def test_statistics_by_hand() -> None:
     assert achievement_rates(outcomes).tolist() == [0.75, 0.125]
     assert mean_rate(outcomes) == 0.4375 and mean_return(outcomes) == 0.875
     # A seed's score first, then their mean: sqrt(51 * 26) - 1 and sqrt(101 * 1) - 1.
-    assert crafter_score(outcomes) == pytest.approx((math.sqrt(51 * 26) + math.sqrt(101)) / 2 - 1)
-    assert crafter_score(np.ones((3, 5, 22), bool)) == pytest.approx(100)
-    assert crafter_score(np.zeros((3, 5, 22), bool)) == 0
+    assert achievement_score(outcomes) == pytest.approx((math.sqrt(51 * 26) + math.sqrt(101)) / 2 - 1)
+    assert achievement_score(np.ones((3, 5, 22), bool)) == pytest.approx(100)
+    assert achievement_score(np.zeros((3, 5, 22), bool)) == 0
 
 
 # --- the bootstrap --------------------------------------------------------------------------------------------------
@@ -156,16 +156,16 @@ def test_difference_pairs_episodes() -> None:
 
 def test_difference_of_scores() -> None:
     ours, theirs = draw([[0.9, 0.2]] * 2, 60, seed=1), draw([[0.9, 0.02]] * 2, 60, seed=2)
-    found = difference(ours, theirs, crafter_score)
-    assert found.value == pytest.approx(crafter_score(ours) - crafter_score(theirs))
+    found = difference(ours, theirs, achievement_score)
+    assert found.value == pytest.approx(achievement_score(ours) - achievement_score(theirs))
     assert found.low < found.value < found.high and found.p < 0.01 and found.p_seeds == 0.5
-    same = difference(ours, ours, crafter_score)
+    same = difference(ours, ours, achievement_score)
     assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
 
 
 def test_a_p_that_is_drawn_is_never_0() -> None:
     ours = np.ones((1, 60, 2), bool)
-    assert exchange_test(ours, ~ours, crafter_score) == pytest.approx(1 / 4001)
+    assert exchange_test(ours, ~ours, achievement_score) == pytest.approx(1 / 4001)
 
 
 # --- several runs ---------------------------------------------------------------------------------------------------

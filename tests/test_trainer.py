@@ -533,10 +533,10 @@ def test_a_precision_is_not_chosen_by_the_machine_that_records(config: Config, m
             raise KeyboardInterrupt
         assert json.loads(kept.read_text())["precision"] == "auto"  # an interrupted recording goes on
     played = lambda *_: json.loads((auto.run_dir / "config.json").read_text())["precision"]  # noqa: E731
-    monkeypatch.setattr("embody.trainer.evaluate_in_simulator", played)
+    monkeypatch.setattr("embody.games.minecraft.play.evaluate_in_simulator", played)
     monkeypatch.setattr("embody.trainer.check_upstream", lambda *_: None)
-    assert Trainer(config=auto).evaluate_in_simulator("MineRLObtainDiamond-v0", [], "random") == "auto"
-    assert Trainer(config=auto).evaluate_in_simulator("MineRLObtainDiamond-v0", [], "cloning") != "auto"
+    assert Trainer(config=auto).evaluate_in_simulator("minerl:MineRLObtainDiamond-v0", [], "random") == "auto"
+    assert Trainer(config=auto).evaluate_in_simulator("minerl:MineRLObtainDiamond-v0", [], "cloning") != "auto"
 
 
 def test_the_device_is_a_gpu_where_there_is_one(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

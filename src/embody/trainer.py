@@ -8,7 +8,7 @@ Each phase works alone on what the one before left, skips what is finished, and 
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ from embody.errors import UserError
 from embody.evaluation.cascade import ablate
 from embody.evaluation.report import write_report
 from embody.evaluation.results import results_table
-from embody.games import preset
-from embody.games.minecraft.play import Simulated, evaluate_in_simulator
+from embody.games import Simulated, preset, simulator
 from embody.logger_manager import LoggerManager, ProgressBar
 from embody.model import WorldAndAgent, load_dynamics, load_lpips, load_tokenizer, load_world_and_agent
 from embody.recording import collect
@@ -155,13 +154,14 @@ class Trainer:
 
     def evaluate_in_simulator(
         self, environment: str, servers: Sequence[str], policy: Simulated = "imagination", command: str = ""
-    ) -> dict[str, Any]:
-        """`policy` on its way to the diamond in MineRL's `environment`, behind each of `servers` (host:port)."""
+    ) -> Mapping[str, Any]:
+        """`policy` plays in a simulator's `environment` (KIND:NAME), behind each of `servers` (host:port)."""
+        _, play, name = simulator(environment)
         if policy != "random":
             check_upstream(self.config, "tokenizer", "agent" if policy == "cloning" else policy)
         kept = self._portable() if policy == "random" else self.config
-        with recorded(kept, f"evaluate-{environment}"):
-            return evaluate_in_simulator(self.config, environment, servers, policy, self.logger, command, self.device)
+        with recorded(kept, f"evaluate-{name}"):
+            return play(self.config, name, servers, policy, self.logger, command, self.device)
 
     def report(self) -> Path:
         """The run as one HTML page; what is not done yet is left out."""

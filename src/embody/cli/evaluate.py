@@ -11,7 +11,7 @@ from embody.config import Config
 from embody.data import atomic_write
 from embody.errors import UserError
 from embody.evaluation.compare import compare_runs
-from embody.games.minecraft.play import Simulated
+from embody.games import Simulated
 from embody.trainer import Trainer
 
 __all__ = ["commands"]
@@ -37,12 +37,9 @@ def commands(base: Config, command: str) -> tuple[Command, ...]:
         """
         if environment is None:
             return lambda: Trainer(config=with_full(config, full)).evaluate(command=command)
-        simulator, colon, name = environment.partition(":")
-        if simulator != "minerl" or not name:
-            raise UserError(f"--env {environment}: expected minerl:NAME, such as minerl:MineRLObtainDiamond-v0")
         if full:
             raise UserError("--full has no meaning in a simulator: say how many with --evaluation.episodes")
-        return lambda: Trainer(config=config).evaluate_in_simulator(name, server, policy, command)
+        return lambda: Trainer(config=config).evaluate_in_simulator(environment, server, policy, command)
 
     def compare(
         names: tyro.conf.Positional[tuple[str, ...]], runs_dir: str = base.runs_dir, out: Path | None = None

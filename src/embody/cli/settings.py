@@ -13,7 +13,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from embody.config import Config, EvaluationConfig, ImaginationConfig
 from embody.errors import UserError
-from embody.games import preset
+from embody.games import preset, simulator
 from embody.run.folder import read_config
 
 __all__ = ["SETTINGS", "Command", "Preset", "Settings", "base_config", "named_first", "with_full"]
@@ -64,7 +64,7 @@ def base_config(arguments: Sequence[str]) -> Config:
         if _option(arguments, option) is not None:
             raise UserError(f"{option}: {instead}")
     if arguments[:1] in (["import"], ["compare"]):  # of no run
-        return preset("minecraft")
+        return Config()
     words = []
     for argument in arguments:
         if argument.startswith("-"):
@@ -72,7 +72,8 @@ def base_config(arguments: Sequence[str]) -> Config:
         words.append(argument)
     place = 2 if words[:1] in (["train"], ["weights"]) else 1
     named = words[place] if len(words) > place else None
-    default = preset(named or ("minecraft" if _option(arguments, "--env") else "minigrid"))
+    elsewhere = _option(arguments, "--env")
+    default = preset(named or (simulator(elsewhere)[0].name if elsewhere else "minigrid"))
     if (cache := Path(os.environ.get("XDG_CACHE_HOME", ""))).is_absolute():
         default = dataclasses.replace(default, cache_dir=str(cache / "embody"))
     name = _option(arguments, "--name") or default.name

@@ -16,8 +16,8 @@ from embody.metrics.results_file import read_results
 from embody.metrics.statistics import (
     Outcomes,
     Statistic,
+    achievement_score,
     bootstrap,
-    crafter_score,
     mean_rate,
     mean_return,
 )
@@ -25,7 +25,7 @@ from embody.metrics.tables import interval, markdown, percent, probability, shor
 
 __all__ = ["compare_runs", "seeds_markdown", "seeds_table"]
 
-_STATISTICS: Mapping[str, Statistic] = {"mean": mean_rate, "score": crafter_score, "return": mean_return}
+_STATISTICS: Mapping[str, Statistic] = {"mean": mean_rate, "score": achievement_score, "return": mean_return}
 _SHOWN = {"mean": percent, "score": "{:.1f}".format, "return": "{:.2f}".format}
 
 
@@ -51,7 +51,7 @@ def seeds_table(achievements: Sequence[str], runs: Mapping[str, Outcomes], basel
     """`{policy: row}`, ready for JSON, of each policy's outcomes, bool `[S, N, P]` (`outcomes_of`).
 
     A row has `achievements` (each a rate with Wilson's interval over all episodes of all seeds, which does not know
-    that those of a seed belong together), and `mean`, `score` (`crafter_score`), `return` with bootstrap intervals.
+    that those of a seed belong together), and `mean`, `score` (`achievement_score`), `return` with bootstrap intervals.
     Each has the paired `difference` to the `baseline`, if that was played; p are not corrected for their number.
     """
     table: dict[str, Any] = {}

@@ -4,12 +4,14 @@ from embody.games.environment import Demonstrator, DemonstratorLost, PixelEnv
 from embody.games.lockstep import LockstepEnvs
 from embody.games.registry import (
     Game,
+    Simulated,
     game,
     games,
     make_env,
     open_recordings,
     preset,
     preset_names,
+    simulator,
     stored_config,
 )
 from embody.games.seeds import environment_seeds, evaluation_seeds
@@ -20,6 +22,7 @@ __all__ = [
     "Game",
     "LockstepEnvs",
     "PixelEnv",
+    "Simulated",
     "environment_seeds",
     "evaluation_seeds",
     "game",
@@ -28,5 +31,6 @@ __all__ = [
     "open_recordings",
     "preset",
     "preset_names",
+    "simulator",
     "stored_config",
 ]

@@ -7,12 +7,12 @@ point of the group `embody.games`. Nothing of a game is imported before it is as
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from embody.config import ActionSpec, Config, EnvConfig, Schedule, from_dict
 from embody.data.sources.source import Recordings, Source
@@ -21,10 +21,15 @@ from embody.errors import UserError
 from embody.games.environment import Demonstrator, PixelEnv
 
 if TYPE_CHECKING:
+    import torch
+
     from embody.games.trials import GameEvaluation
+    from embody.logger_manager import LoggerManager
 
 __all__ = [
     "Game",
+    "Simulated",
+    "Simulator",
     "game",
     "games",
     "make_env",
@@ -32,10 +37,16 @@ __all__ = [
     "preset",
     "preset_names",
     "recording_kinds",
+    "simulator",
     "stored_config",
 ]
 
 _GROUP = "embody.games"  # of entry points
+
+Simulated = Literal["imagination", "cloning", "random"]  # who plays in a simulator
+# Plays `evaluation.episodes` episodes in the environment of that name, behind each of the servers (host:port), and
+# returns a summary: (config, name, servers, who plays, logger, command, device).
+Simulator = Callable[[Config, str, Sequence[str], Simulated, "LoggerManager", str, "torch.device"], Mapping[str, Any]]
 
 
 def _nothing_of_its_own() -> "GameEvaluation":
@@ -61,6 +72,7 @@ class Game:
     # One that plays as well, but for something else; None where the task allows nothing else.
     make_mistaken_demonstrator: Callable[[str], Demonstrator | None] = lambda task: None
     recordings: Mapping[str, Recordings] = field(default_factory=dict)  # that `embody import KIND` reads
+    simulators: Mapping[str, Simulator] = field(default_factory=dict)  # that `embody evaluate --env KIND:NAME` plays in
     evaluation: Callable[[], "GameEvaluation"] = _nothing_of_its_own
 
     @property
@@ -136,6 +148,19 @@ def stored_config(values: Mapping[str, Any]) -> Config:
     """The config that `to_dict` gave: its schedule is of the kind that its preset has."""
     kind = type(preset(str(values.get("preset", Config.preset))).schedule)
     return from_dict(Config, values, {Schedule: kind})
+
+
+# --- simulators -----------------------------------------------------------------------------------------------------
+
+
+def simulator(environment: str) -> tuple[Game, Simulator, str]:
+    """The game, the simulator and the name that `KIND:NAME` says; a `UserError` lists the kinds."""
+    kind, _, name = environment.partition(":")
+    for one in games().values():
+        if kind in one.simulators and name:
+            return one, one.simulators[kind], name
+    kinds = ", ".join(f"{kind}:NAME" for one in games().values() for kind in one.simulators)
+    raise UserError(f"--env {environment}: expected {kinds}, such as minerl:MineRLObtainDiamond-v0")
 
 
 # --- recordings -----------------------------------------------------------------------------------------------------

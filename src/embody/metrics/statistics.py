@@ -20,7 +20,7 @@ __all__ = [
     "Statistic",
     "achievement_rates",
     "bootstrap",
-    "crafter_score",
+    "achievement_score",
     "difference",
     "exchange_test",
     "mean_rate",
@@ -73,7 +73,7 @@ def mean_return(outcomes: Outcomes) -> float:
     return float(outcomes.sum(axis=2).mean())
 
 
-def crafter_score(outcomes: Outcomes) -> float:
+def achievement_score(outcomes: Outcomes) -> float:
     """`exp(mean_p ln(1 + s_p)) - 1` of a seed's rates `s_p` in percent, averaged over seeds (Hafner 2021); 0..100."""
     percent = 100 * outcomes.mean(axis=1)
     return float((np.exp(np.log1p(percent).mean(axis=1)) - 1).mean())

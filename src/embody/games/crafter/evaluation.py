@@ -19,7 +19,7 @@ from embody.games.trials import Found, GameEvaluation, Player
 from embody.metrics.pictures import write_films
 from embody.metrics.results_file import Results, lookup
 from embody.metrics.sections import Section
-from embody.metrics.statistics import Outcomes, Statistic, bootstrap, crafter_score, mean_rate, mean_return
+from embody.metrics.statistics import Outcomes, Statistic, achievement_score, bootstrap, mean_rate, mean_return
 from embody.metrics.tables import percent
 
 __all__ = ["EVALUATION", "CrafterTrials"]
@@ -62,7 +62,7 @@ class CrafterTrials:
         for policy, u in unlocked.items():
             outcomes = u.achieved[None]
             results["success"][policy] |= _estimated(outcomes, mean_rate) | {
-                "score": _estimated(outcomes, crafter_score),
+                "score": _estimated(outcomes, achievement_score),
                 "return": _estimated(outcomes, mean_return),
                 "length": float(u.length.mean()),
                 "died": float(u.died.mean()),

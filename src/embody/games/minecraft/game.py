@@ -1,12 +1,19 @@
 """Minecraft, as embody knows it: recordings, which have several spaces of actions, and a simulator elsewhere."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from embody.config import Config
 from embody.data.sources.source import Recordings, Source
 from embody.games.minecraft.actions import VPT
 from embody.games.minecraft.presets import minecraft, minecraft_small
 from embody.games.minecraft.tasks import TASKS, VOCABULARY, task_label
-from embody.games.registry import Game
+from embody.games.registry import Game, Simulated
+from embody.logger_manager import LoggerManager
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["GAME"]
 
@@ -29,6 +36,20 @@ def _vpt(folder: Path, environment: str | None) -> Source:
     return VptSource(folder)
 
 
+def _in_minerl(
+    config: Config,
+    environment: str,
+    servers: Sequence[str],
+    policy: Simulated,
+    logger: LoggerManager,
+    command: str,
+    device: "torch.device",
+) -> Mapping[str, Any]:
+    from embody.games.minecraft.play import evaluate_in_simulator
+
+    return evaluate_in_simulator(config, environment, servers, policy, logger, command, device)
+
+
 GAME = Game(
     name="minecraft",
     presets={"minecraft_small": minecraft_small, "minecraft": minecraft},
@@ -37,4 +58,5 @@ GAME = Game(
     labels=tuple(map(task_label, TASKS)),
     keys={key: (VPT.keys.index(name), 1) for key, name in _KEYS.items()},
     recordings={"minerl": Recordings(_minerl, has_environments=True), "vpt": Recordings(_vpt)},
+    simulators={"minerl": _in_minerl},
 )

@@ -6,7 +6,7 @@ N episodes side by side, A action factors, H W pixels.
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from embody.config import Config, digest, to_dict
 from embody.errors import UserError
-from embody.games import evaluation_seeds
 from embody.games.minecraft.actions import VPT
 from embody.games.minecraft.diamond import (
     DiamondEpisode,
@@ -26,25 +25,18 @@ from embody.games.minecraft.diamond import (
 from embody.games.minecraft.schedule import Gains, Scheduler, TaskSchedule, check_schedule
 from embody.games.minecraft.simulator import MineRLEnv, SimulatorGone, SimulatorLost
 from embody.games.minecraft.tasks import ITEMS, task_label
-from embody.games.policy import Policy, RandomPolicy
+from embody.games.policy import RandomPolicy, TaskPolicy
+from embody.games.registry import Simulated
+from embody.games.seeds import evaluation_seeds
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
 from embody.metrics.results_file import write_results
 from embody.model import load_tokenizer, load_world_and_agent
 from embody.saving.tensors import tensors_hash
 
-__all__ = ["Simulated", "TaskPolicy", "connect", "evaluate_in_simulator", "play_diamond"]
-
-Simulated = Literal["imagination", "cloning", "random"]
+__all__ = ["connect", "evaluate_in_simulator", "play_diamond"]
 
 _HOPELESS = 10  # times in a row that every simulator was lost: they are broken
-
-
-class TaskPolicy(Policy, Protocol):
-    """A policy whose task may change within an episode."""
-
-    def relabel(self, labels: list[str]) -> None:
-        """What the N episodes ask for from now on."""
 
 
 def evaluate_in_simulator(
