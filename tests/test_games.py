@@ -37,25 +37,26 @@ def in_folder(config: Config, root: Path, **changes: object) -> Config:
 
 
 def test_the_games_of_this_package() -> None:
-    assert list(games()) == ["crafter", "minecraft", "minigrid"]
-    assert sorted(preset_names()) == ["crafter", "crafter_small", "minecraft", "minecraft_small", "minigrid"]
+    assert set(games()) >= {"crafter", "minecraft", "minigrid"}
+    assert set(preset_names()) >= {"crafter", "crafter_small", "minecraft", "minecraft_small", "minigrid"}
     for one in games().values():
         for name, make in one.presets.items():
             config = make()
             assert config.preset == name and game(config.env.game) is one
         sizes = one.actions.sizes if one.action_names else next(iter(one.presets.values()))().env.actions.sizes
         assert one.keys and all(choice < sizes[factor] for factor, choice in one.keys.values())
-    with pytest.raises(UserError, match="unknown game 'chess': choose one of crafter, minecraft, minigrid, none"):
+    with pytest.raises(UserError, match=f"unknown game 'chess': choose one of {', '.join(games())}, none"):
         make_env(EnvConfig("chess"), "mate")
-    with pytest.raises(UserError, match="unknown preset 'chess': choose one of crafter_small, crafter, minecraft"):
+    with pytest.raises(UserError, match=f"unknown preset 'chess': choose one of {', '.join(preset_names())}"):
         preset("chess")
 
 
 def test_what_is_not_played_is_not_imported() -> None:
-    heavy = ("crafter", "minigrid", "minerl", "gym", "torch")
+    heavy = ("crafter", "minigrid", "minerl", "gym")
     program = f"import sys, embody.games.registry; print(*[name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
-    assert not set(done.stdout.split()) - {"torch"}, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.split()
 
 
 @pytest.mark.parametrize("name", ["minigrid", "crafter_small", "minecraft_small"])

@@ -33,8 +33,9 @@ WITHOUT_UNIX = """
 import importlib, pkgutil, sys
 sys.modules["fcntl"] = sys.modules["resource"] = None
 import embody
-apart = "embody.games.minecraft.simulator."  # its server runs beside MineRL, in another Python
-names = [m.name for m in pkgutil.walk_packages(embody.__path__, "embody.") if not m.name.startswith(apart)]
+apart = "embody.games.minecraft.simulator.server"  # runs beside MineRL, in another Python
+names = [m.name for m in pkgutil.walk_packages(embody.__path__, "embody.") if m.name != apart]
+assert "embody.games.minecraft.simulator.client" in names
 for name in names:
     if not name.endswith("__main__"):
         importlib.import_module(name)
