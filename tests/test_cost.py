@@ -495,7 +495,7 @@ def test_the_bytes_of_the_papers_size_by_hand() -> None:
     assert dynamics.row_bytes(256) == 256 * S * token
     plain = phases(dataclasses.replace(config, recompute=False))[1]
     assert plain.row_bytes(256) == 256 * S * (36 * block + 4 * 2048)
-    assert 211.5 < plain.row_bytes(256) / 2**30 < 212.5  # what config.py and equations.md say
+    assert 211.5 < plain.row_bytes(256) / 2**30 < 212.5  # what the preset says
     # Half of the rows for the world's own loss, and all of them under the heads. Its tokens are read by one layer at a
     # time: before their norm and after it, keys and values, keys in float32 and turned.
     read = 4 * 2048 + 2 * 2048 + 2 * 512 + 4 * 256 + 2 * 256

@@ -1,4 +1,4 @@
-"""A scripted player of Crafter that sees the whole world: its goals in order, over the skills of `crafter_skills`."""
+"""A scripted player of Crafter that sees the whole world: its goals in order, over those of `skills.py`."""
 
 from typing import Any
 

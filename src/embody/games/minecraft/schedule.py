@@ -51,7 +51,7 @@ class TaskSchedule(Schedule):
 class Gains:
     """What was obtained and put down since an episode began, from the inventories that it showed.
 
-    The rules are those by which recordings are labelled (`data.achievements`), a step at a time: an item is obtained
+    The rules are those by which recordings are labelled (`events.py`), a step at a time: an item is obtained
     when there are more of it than in any of the 5 seconds before, which does not count what only moves in and out of a
     GUI. A crafting table or furnace that is picked up after it was placed is not obtained, and charcoal is no coal.
     """
