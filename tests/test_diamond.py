@@ -618,9 +618,10 @@ def test_a_trained_agent_plays_and_a_killed_run_goes_on(
     assert summary["about"]["context"] == trained.imagination.context
     with serving(tmp_path, tmp_path / "episode.npz") as server:
         arguments[arguments.index("--server") + 1] = server.address
-        with pytest.raises(SystemExit):
-            main([*arguments, "--collect.seed", "5"])
-    assert "holds episodes of another evaluation (worlds differs)" in capsys.readouterr().err
+        for setting, value, differs in (("collect.seed", "5", "worlds"), ("sampling.k-sample", "1", "k_sample")):
+            with pytest.raises(SystemExit):
+                main([*arguments, f"--{setting}", value])
+            assert f"holds episodes of another evaluation ({differs} differs)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("named", ["", "minecraft_small"])

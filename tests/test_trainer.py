@@ -413,11 +413,11 @@ def test_weights_from_before_a_setting_are_as_with_its_default(finished_config: 
         trainer.train_imagination()
 
 
-def test_a_change_of_sampling_makes_only_imagination_stale(finished_config: Config) -> None:
-    """Of what is finished; architecture, objectives and training of a stage make it stale, too."""
-    stale = {
-        ("sampling", "k_sample", 4): {"imagination"},
-        ("sampling", "support", 0.1): {"imagination"},
+def test_a_change_of_sampling_makes_nothing_stale(finished_config: Config) -> None:
+    """Of what is finished; architecture, objectives and training of a stage do."""
+    stale: dict[tuple[str, str, Any], set[str]] = {
+        ("sampling", "k_sample", 4): set(),
+        ("sampling", "support", 0.1): set(),
         ("imagination", "beta", 0.1): {"imagination"},
         ("train_imagination", "lr", 0.1): {"imagination"},
         ("imagination", "gamma", 0.5): {"agent", "imagination"},
@@ -439,6 +439,43 @@ def test_a_change_of_sampling_makes_only_imagination_stale(finished_config: Conf
                 assert f".{field} differs" in str(error)
                 found.add(name)
         assert found == expected, (group, field)
+
+
+def test_finished_weights_may_be_sampled_otherwise(
+    finished_config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, path = finished_config, finished_config.weights("imagination")
+    before, weights = read_results(config.run_dir / "results.json"), states(path.parent)
+    measured = killed_at("nothing", monkeypatch)
+    trainer = Trainer(config=changed(config, "sampling", k_sample=4, support=0.5))
+    trainer.train_imagination()
+    trainer.evaluate()
+    said = f"{path} was trained with sampling.k_sample 2 and sampling.support 0.0, this run samples with 4 and 0.5"
+    assert capsys.readouterr().out.splitlines().count(said) == 2  # of what is finished, and of what is measured
+    assert states(path.parent) == weights and load_tensors(path)[1]["sampling"]["k_sample"] == 2
+    after = read_results(config.run_dir / "results.json")
+    assert "dynamics" in measured and f"imagination {TASK}" in measured
+    assert after["tokenizer"] == before["tokenizer"]
+    assert after["dynamics"]["gain_over_copy_db"] != before["dynamics"]["gain_over_copy_db"]
+    Trainer(config=config).train_imagination()
+    assert "was trained with" not in capsys.readouterr().out
+
+
+def test_half_done_imagination_is_not_gone_on_with_by_another_sampling(
+    finished_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    config = finished_config
+    config.weights("imagination").unlink()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("embody.run.trainings.save_tensors", killed)
+        Trainer(config=config).train_imagination()
+    with pytest.raises(UserError, match=r"checkpoints/imagination\.safetensors was made with another config"):
+        Trainer(config=changed(config, "sampling", k_sample=4)).train_imagination()
+    Trainer(config=config).train_imagination()
+    assert config.weights("imagination").exists()
 
 
 def test_a_run_on_another_runs_world(finished_config: Config) -> None:

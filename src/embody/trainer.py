@@ -29,7 +29,7 @@ from embody.recording import collect
 from embody.run.folder import config_path, recorded, write_config
 from embody.run.inputs import Data, inputs
 from embody.run.measuring import measure_run
-from embody.run.provenance import CONTROLS, STAGES, check_upstream, tokenizer_hash
+from embody.run.provenance import CONTROLS, STAGES, check_upstream, log_other_sampling, tokenizer_hash
 from embody.run.timing import machine_line
 from embody.run.trainings import make_weights
 from embody.tokenizer import Tokenizer
@@ -158,7 +158,9 @@ class Trainer:
         """`policy` plays in a simulator's `environment` (KIND:NAME), behind each of `servers` (host:port)."""
         _, play, name = simulator(environment)
         if policy != "random":
-            check_upstream(self.config, "tokenizer", "agent" if policy == "cloning" else policy)
+            stage = "agent" if policy == "cloning" else policy
+            check_upstream(self.config, "tokenizer", stage)
+            log_other_sampling(self.config, [stage], self.logger)
         kept = self._portable() if policy == "random" else self.config
         with recorded(kept, f"evaluate-{name}"):
             return play(self.config, name, servers, policy, self.logger, command, self.device)

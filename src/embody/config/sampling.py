@@ -1,4 +1,4 @@
-"""How trained models are sampled: no weights but imagination's depend on it, since it learns from samples."""
+"""How models are sampled: phase 3 learns from samples, but finished weights may be sampled in any way."""
 
 from dataclasses import dataclass
 

@@ -13,7 +13,13 @@ from embody.logger_manager import LoggerManager
 from embody.metrics.results_file import write_results
 from embody.model import load_dynamics, load_tokenizer, load_world_and_agent
 from embody.run.folder import recorded
-from embody.run.provenance import CONTROLS, check_upstream, evaluation_digest, tokenizer_hash
+from embody.run.provenance import (
+    CONTROLS,
+    check_upstream,
+    evaluation_digest,
+    log_other_sampling,
+    tokenizer_hash,
+)
 from embody.run.timing import spent
 from embody.saving.tensors import tensors_hash
 
@@ -43,6 +49,7 @@ def measure_run(
         if config.weights(name).exists()
     }
     check_upstream(config, "tokenizer", "dynamics", *names.values(), if_there=True)
+    log_other_sampling(config, list(names.values()), logger)
     hashes = {name: tensors_hash(model.state_dict()) for name, model in policies.items()}
     before = "" if world is None else tensors_hash(world.state_dict())
     models = {

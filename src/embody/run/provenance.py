@@ -2,7 +2,8 @@
 
 Each stage declares itself once, in `STAGES`. Its recipe, which is all that its weights depend on, is kept in their
 file: weights with another recipe are never taken for finished, and nothing is built on weights whose settings are not
-the run's.
+the run's. The sampling that phase 3 learnt from is in its recipe, but finished weights may be sampled otherwise: that
+is only said.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from embody.config import Config, StageConfig, digest, from_dict, to_dict
 from embody.data import Dataset, EpisodeRow, labelled_meta
 from embody.data.goal import goal_of
 from embody.errors import UserError
+from embody.logger_manager import LoggerManager
 from embody.saving.tensors import load_tensors, tensors_hash
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "check_upstream",
     "evaluation_digest",
     "is_finished",
+    "log_other_sampling",
     "recipe",
     "settings_of",
     "tokenizer_hash",
@@ -50,7 +53,7 @@ class StageSpec:
     models: tuple[str, ...]  # their architecture
     objectives: tuple[str, ...]
     dreams: tuple[str, ...] = ()  # settings of imagination, where that is not an objective
-    sampling: bool = False
+    sampling: bool = False  # whether it learns from samples
     change: Callable[[Config], Config] = _unchanged  # the settings of a control
     episodes: Callable[[EpisodeRow], bool] | None = None  # that a control learns from; None: all
 
@@ -131,11 +134,14 @@ def recipe(config: Config, name: str, datasets: Sequence[Dataset]) -> dict[str, 
 
 
 def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether the weights at `path` are there; a `UserError` names what differs if their recipe is not `wanted`."""
+    """Whether the weights at `path` are there; a `UserError` names what differs if their recipe is not `wanted`.
+
+    Their sampling may differ.
+    """
     if not path.exists():
         return False
-    found = _kept_recipe(path)
-    if (different := _difference(found, wanted)) is not None:
+    different = _difference(_but_sampling(_kept_recipe(path)), _but_sampling(wanted))
+    if different is not None:
         raise UserError(
             f"{path} was made with another config or data ({different} differs): delete it, or use another --name"
         )
@@ -145,7 +151,8 @@ def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:
 def check_upstream(config: Config, *names: str, if_there: bool = False) -> None:
     """A `UserError` if finished weights that are built on were made with other settings than this config's.
 
-    Their data may differ: a tokenizer can serve tasks that it was not trained on. `if_there`: weights may be missing.
+    Their data may differ: a tokenizer can serve tasks that it was not trained on. So may their sampling. `if_there`:
+    weights may be missing.
     """
     for name in names:
         spec, path = STAGES[name], config.weights(name)
@@ -158,7 +165,7 @@ def check_upstream(config: Config, *names: str, if_there: bool = False) -> None:
                 f"{path} was made from other weights than those that are here now (upstream differs): delete it to"
                 " train it anew"
             )
-        wanted = settings_of(config, name) | {"seed": config.seed}
+        wanted = _but_sampling(settings_of(config, name)) | {"seed": config.seed}
         remedy = "leave those of finished stages as they were, delete it to train it anew, or use another --name"
         if config.world and name in _OF_ANOTHER_RUN:
             del wanted["seed"]
@@ -166,6 +173,17 @@ def check_upstream(config: Config, *names: str, if_there: bool = False) -> None:
         different = _difference({part: found.get(part) for part in wanted}, wanted)
         if different is not None:
             raise UserError(f"{path} was made with other settings ({different} differs): {remedy}")
+
+
+def log_other_sampling(config: Config, names: Sequence[str], logger: LoggerManager) -> None:
+    """A line for each of the finished weights that were trained with another sampling than this config's."""
+    own = _plain(to_dict(config.sampling))
+    for path in filter(Path.exists, map(config.weights, names)):
+        found = _kept_recipe(path).get("sampling", own)
+        if different := [name for name in own if found[name] != own[name]]:
+            theirs = " and ".join(f"sampling.{name} {found[name]}" for name in different)
+            ours = " and ".join(str(own[name]) for name in different)
+            logger.info(f"{path} was trained with {theirs}, this run samples with {ours}")
 
 
 def check_own_world(config: Config, name: str) -> None:
@@ -253,6 +271,10 @@ def _with_defaults(like: Any, values: Any) -> Any:
     if isinstance(like, dict):
         return {name: _with_defaults(group, values[name]) for name, group in like.items()}
     return from_dict(type(like), values) if dataclasses.is_dataclass(like) else values
+
+
+def _but_sampling(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {part: value for part, value in recipe.items() if part != "sampling"}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from embody.run.provenance import (
     check_own_world,
     check_upstream,
     is_finished,
+    log_other_sampling,
     recipe,
     tokenizer_hash,
 )
@@ -43,6 +44,7 @@ def make_weights(
     about, path = recipe(config, name, datasets), config.weights(name)
     if is_finished(path, about):
         logger.info(f"{path} is finished")
+        log_other_sampling(config, [name], logger)
         return path
     with recorded(config, name) as record:
         trained: list[Stage] = []

@@ -138,7 +138,7 @@ def _player(
         seed = config.seed * 1_000_000 + first
         return Player(tokenizer, model, *words, context=context, sampling=config.sampling, seed=seed)
 
-    return player, {"weights": weights, "context": context}
+    return player, {"weights": weights, "context": context, **to_dict(config.sampling)}
 
 
 # --- playing --------------------------------------------------------------------------------------------------------
