@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from embody.config import Config, EnvConfig, to_dict
+from embody.config import Config, DataConfig, EnvConfig, to_dict
 from embody.errors import UserError
 from embody.games import game, games, make_env, preset, preset_names, registry, stored_config
 from embody.games.crafter.schedule import AchievementSchedule
@@ -93,20 +93,34 @@ def test_a_game_of_another_package_runs_whole(installed: None, tmp_path: Path) -
     assert "| White |" in (config.run_dir / "results.md").read_text(encoding="utf-8")
 
 
+def without_a_game(config: Config) -> Config:
+    return dataclasses.replace(config, name="data", env=dataclasses.replace(config.env, game="none"))
+
+
 def test_data_without_a_game(installed: None, tmp_path: Path) -> None:
-    """It trains, and is evaluated by reconstructions and rollouts only."""
+    """It goes through a whole run, and is evaluated by reconstructions and rollouts only."""
     played = in_folder(preset("square"), tmp_path)
     collect(played)
-    config = dataclasses.replace(played, name="data", env=dataclasses.replace(played.env, game="none"))
-    trainer = Trainer(config=config)
-    with pytest.raises(UserError, match="env.game none has no environment here"):
-        collect(dataclasses.replace(config, data_dir=str(tmp_path / "other")))
-    trainer.train_tokenizer()
-    trainer.encode()
-    trainer.train_dynamics()
-    trainer.train_agent()
-    trainer.train_imagination()
-    results = trainer.evaluate()
+    config = without_a_game(played)
+    Trainer(config=config).run()
+    results = read_results(config.run_dir / "results.json")
     assert results["tokenizer"]["psnr_db"] > 0 and len(results["dynamics"]["horizon"]["psnr_db"]) == 4
     assert not {"success", "outcomes", "against_cloning"} & set(results) and "white_share" not in results["tokenizer"]
-    assert "No policy was evaluated" in trainer.report().read_text(encoding="utf-8")
+    assert "No policy was evaluated" in (config.run_dir / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_collected(installed: None, tmp_path: Path) -> None:
+    """A command to collect says so, where datasets are missing; a run asks for the datasets instead."""
+    played = in_folder(preset("square"), tmp_path)
+    data = without_a_game(played)
+    with pytest.raises(UserError, match="env.game none has no environment here: nothing can be collected"):
+        Trainer(config=data).collect()
+    with pytest.raises(UserError, match="env.tasks is empty"):
+        collect(dataclasses.replace(data, env=dataclasses.replace(data.env, tasks=(), max_steps=())))
+    named = dataclasses.replace(played, data=DataConfig(("elsewhere",)))
+    for config, missing in ((data, "data/go"), (named, "data/elsewhere")):
+        with pytest.raises(UserError, match=f"no dataset in .*{missing}: run `embody collect` or `embody import`"):
+            Trainer(config=config).run()
+    assert not Path(played.data_dir).exists()
+    collect(played)
+    assert [dataset.meta.tasks for dataset in Trainer(config=data).collect()] == [("go",)]  # nobody plays for it

@@ -25,7 +25,7 @@ from embody.evaluation.results import results_table
 from embody.games import Simulated, preset, simulator
 from embody.logger_manager import LoggerManager, ProgressBar
 from embody.model import WorldAndAgent, load_dynamics, load_lpips, load_tokenizer, load_world_and_agent
-from embody.recording import collect
+from embody.recording import collect, is_collected
 from embody.run.folder import config_path, recorded, write_config
 from embody.run.inputs import Data, inputs
 from embody.run.measuring import measure_run
@@ -188,10 +188,11 @@ class Trainer:
         return path
 
     def run(self, command: str = "") -> None:
-        """Everything, from nothing to the report."""
+        """Everything, from nothing to the report; from the datasets, where those are named or nobody plays here."""
         if not self.config.weights("tokenizer").exists() and not self.config.world:
             load_lpips(self.config)  # what is missing is said now, not after collecting
-        self.collect()
+        if is_collected(self.config):
+            self.collect()
         if not self.config.world:
             self.train_tokenizer()
         self.encode()

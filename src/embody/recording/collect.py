@@ -16,7 +16,7 @@ from embody.games import game, make_env
 from embody.recording.play import Split, play_episodes
 from embody.recording.workers import processes, worker_pool
 
-__all__ = ["Progress", "collect"]
+__all__ = ["Progress", "collect", "is_collected"]
 
 SHARD = 64  # episodes at most
 SHARD_BYTES = 2**27  # of pixels: a few shards wait in memory
@@ -38,15 +38,24 @@ class Job:
     count: int
 
 
+def is_collected(config: Config) -> bool:
+    """Whether a run records what it learns from: its datasets are not named, and its game has an environment here."""
+    return not config.data.sources and game(config.env.game).make_env is not None
+
+
 def collect(config: Config, progress: Progress | None = None) -> None:
     """Record `config.collect`'s episodes of each task into `data_dir/TASK`, splits "train" and "validation".
 
     Episode i of a split depends on (config, task, split, i) alone. What is whole already is left untouched. With more
-    than one worker, processes are spawned: a script that calls this needs a main guard. A `UserError` if a task is
-    unknown, or a folder holds episodes that were made otherwise; nothing is written then.
+    than one worker, processes are spawned: a script that calls this needs a main guard. A `UserError` if there is no
+    task, one that is not whole is unknown or cannot be played here, or a folder holds episodes that were made
+    otherwise; nothing is written then.
     """
+    if not config.env.tasks:
+        raise UserError("env.tasks is empty: name at least one task to collect")
     for task in config.env.tasks:
-        make_env(config.env, task)
+        if not is_complete(config.dataset_dir(task)):
+            make_env(config.env, task)
     for task in config.env.tasks:
         _check_folder(config, task)
     with worker_pool(processes(config.collect.workers)) as pool:
