@@ -13,7 +13,7 @@ from embody.config import DynamicsConfig
 from embody.data import Dataset, LatentWriter
 from embody.dynamics import Dynamics, Prediction
 from embody.evaluation.held_out import action_shuffle_ratios
-from embody.evaluation.run import _player
+from embody.evaluation.run import _policy
 from embody.imagination import Player
 from embody.model import WorldAndAgent
 from embody.nn.transformer import Memory
@@ -53,7 +53,7 @@ def acting_dataset(root: Path) -> Dataset:
 def test_a_player_has_the_history_that_it_learnt_with(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, evaluation=dataclasses.replace(CONFIG.evaluation, context=5))
     model = WorldAndAgent(make_dynamics(), make_agent())
-    player = _player(config, make_tokenizer(), model, [make_dataset(tmp_path, [5])], 0)
+    player = _policy(config, make_tokenizer(), model, [make_dataset(tmp_path, [5])], 0)
     assert isinstance(player, Player) and player.context == config.imagination.context != 5
 
 

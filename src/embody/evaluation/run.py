@@ -91,9 +91,9 @@ def evaluate_run(
         return {key: values[key] for key in _DRIFT if key in values}
 
     trials = None if own.trials is None else own.trials(config, datasets)
-    players = {name: partial(_player, config, tokenizer, model, datasets) for name, model in _all(policies).items()}
+    makers = {name: partial(_policy, config, tokenizer, model, datasets) for name, model in _all(policies).items()}
     results: dict[str, Any] = {}
-    with logger.progress("evaluate", 2 + len(players) * (len(trials.names) if trials else 0)) as bar:
+    with logger.progress("evaluate", 2 + len(makers) * (len(trials.names) if trials else 0)) as bar:
         results["tokenizer"] = finished.part("tokenizer", "", measure_tokenizer)
         bar.advance(1, note="tokenizer")
         if world is not None:
@@ -104,11 +104,11 @@ def evaluate_run(
         if trials is None:
             return results
         found: dict[str, list[Any]] = {}
-        for name, player in players.items():
+        for name, make_policy in makers.items():
             films = pictures if name == "imagination" else None
             found[name] = []
             for number, trial in enumerate(trials.names):
-                play = partial(trials.play, number, player, films)
+                play = partial(trials.play, number, make_policy, films)
                 found[name].append(finished.part(name, trial, play))
                 bar.advance(1, note=f"{name} {trial}")
     return results | trials.results(found)
@@ -170,7 +170,7 @@ def _all(policies: Mapping[str, WorldAndAgent]) -> dict[str, WorldAndAgent | Non
     return {"random": None, **policies}
 
 
-def _player(
+def _policy(
     config: Config, tokenizer: Tokenizer, model: WorldAndAgent | None, datasets: Sequence[Dataset], number: int
 ) -> TaskPolicy:
     seed = config.seed * 1000 + number

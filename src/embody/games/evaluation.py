@@ -15,7 +15,7 @@ from embody.data import Dataset
 from embody.games.registry import game
 from embody.games.seeds import evaluation_seeds
 from embody.games.success import Recording, demonstrations, play, summary
-from embody.games.trials import Found, Player
+from embody.games.trials import Found, MakePolicy
 from embody.metrics.outcomes import BASELINE, against, outcomes_of
 from embody.metrics.pictures import Film, action_captions, write_films
 
@@ -38,10 +38,10 @@ class TaskTrials:
         self._config, self._datasets = config, datasets
         self.names = [dataset.meta.tasks[0] for dataset in datasets]
 
-    def play(self, number: int, player: Player, pictures: Path | None) -> str:
+    def play(self, number: int, make_policy: MakePolicy, pictures: Path | None) -> str:
         """Which episodes succeeded, as "0110..."."""
         config, task = self._config, self.names[number]
-        played = play(config.env, task, trial_seeds(config, task), player(number), config.evaluation.batch)
+        played = play(config.env, task, trial_seeds(config, task), make_policy(number), config.evaluation.batch)
         if pictures:
             films = [episode_film(recording, config.env.game) for recording in played.recordings[:FILMS]]
             write_films(pictures / f"episodes-{number}.npz", films)

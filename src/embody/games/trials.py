@@ -13,9 +13,9 @@ from embody.metrics.rollouts import FrameMeasures
 from embody.metrics.sections import Section
 from embody.metrics.targets import HEADLINES, Target
 
-__all__ = ["Found", "GameEvaluation", "Player", "Trials"]
+__all__ = ["Found", "GameEvaluation", "MakePolicy", "Trials"]
 
-Player = Callable[[int], TaskPolicy]  # a fresh one; the number is that of its random numbers
+MakePolicy = Callable[[int], TaskPolicy]  # a fresh one; the number is that of its random numbers
 Found = Mapping[str, Sequence[Any]]  # policy -> what each trial came to
 
 
@@ -24,7 +24,7 @@ class Trials(Protocol):
 
     names: list[str]
 
-    def play(self, number: int, player: Player, pictures: Path | None) -> Any:
+    def play(self, number: int, make_policy: MakePolicy, pictures: Path | None) -> Any:
         """Play the trial of that number; what it came to, ready for JSON. Films go to `pictures`."""
         ...
 

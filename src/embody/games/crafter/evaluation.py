@@ -15,7 +15,7 @@ from embody.games.crafter.environment import ACHIEVEMENTS
 from embody.games.crafter.play import Unlocked, play_achievements
 from embody.games.crafter.schedule import AchievementSchedule
 from embody.games.evaluation import FILMS, as_bits, compared, episode_film, trial_seeds
-from embody.games.trials import Found, GameEvaluation, Player
+from embody.games.trials import Found, GameEvaluation, MakePolicy
 from embody.metrics.pictures import write_films
 from embody.metrics.results_file import Results, lookup
 from embody.metrics.sections import Section
@@ -36,12 +36,12 @@ class CrafterTrials:
             f"worlds {place * batch}-{place * batch + len(part) - 1}" for place, part in enumerate(self._seeds)
         ]
 
-    def play(self, number: int, player: Player, pictures: Path | None) -> dict[str, Any]:
+    def play(self, number: int, make_policy: MakePolicy, pictures: Path | None) -> dict[str, Any]:
         """`Unlocked.to_json`."""
         config, record = self._config, FILMS if pictures and number == 0 else 0
         seeds, goal = self._seeds[number], goal_of(config.agent.goal)
         schedule = _schedule(config)
-        played = play_achievements(config.env, schedule, seeds, player(number), goal, record)
+        played = play_achievements(config.env, schedule, seeds, make_policy(number), goal, record)
         if pictures and record:
             films = [episode_film(recording, config.env.game) for recording in played.recordings]
             write_films(pictures / "episodes-0.npz", films)
