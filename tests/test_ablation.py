@@ -176,6 +176,7 @@ def test_the_table_by_hand(row: int, shown: str, tmp_path: Path) -> None:
     ablation._write_table(tmp_path / "cascade.md", rows, kept)
     lines = (tmp_path / "cascade.md").read_text().splitlines()
     line = next(line for line in lines if line.startswith(f"| {rows[row].name} |"))
+    assert "| changed cells right at h 10 | step |" in "\n".join(lines)
     assert shown in line and line.count("|") == 10
     if row == 0:
         assert line.endswith("| 25% (25 to 25) | 0.50 s (0.50 to 0.50) | 20.0 (20.0 to 20.0) | 9.8 s | 0.8 | 306 |")

@@ -10,9 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from embody.cli.settings import base_config
 from embody.config import Config, DataConfig, EnvConfig, to_dict
 from embody.errors import UserError
-from embody.games import game, games, make_env, preset, preset_names, registry, stored_config
+from embody.games import (
+    Simulator,
+    game,
+    games,
+    make_env,
+    preset,
+    preset_names,
+    registry,
+    simulator,
+    stored_config,
+)
 from embody.games.crafter.schedule import AchievementSchedule
 from embody.games.minecraft.schedule import TaskSchedule
 from embody.metrics.results_file import lookup, read_results
@@ -78,6 +89,15 @@ def test_two_games_of_one_name(installed: None, monkeypatch: pytest.MonkeyPatch)
         games()
 
 
+def test_a_simulator_says_the_preset_that_it_begins_with(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its game is called."""
+    far = Simulator(lambda *_: {}, preset="crafter_small")
+    monkeypatch.setattr(tiny_game, "GAME", dataclasses.replace(tiny_game.GAME, simulators={"far": far}))
+    assert simulator("far:there") == (far, "there")
+    assert base_config(["evaluate", "--env", "far:there"]).preset == "crafter_small"
+    assert base_config(["evaluate", "square", "--env", "far:there"]).preset == "square"
+
+
 def test_a_game_of_another_package_runs_whole(installed: None, tmp_path: Path) -> None:
     assert game("square") is tiny_game.GAME
     config = in_folder(preset("square"), tmp_path)
@@ -88,6 +108,7 @@ def test_a_game_of_another_package_runs_whole(installed: None, tmp_path: Path) -
         assert lookup(results, f"success.{policy}.tasks.go")["episodes"] == 4
     assert lookup(results, "success.demonstrations.by_noise")["0"]["mean"] == 1.0  # the walker always arrives
     assert 0 <= results["tokenizer"]["white_share"] <= 1 and len(results["dynamics"]["horizon"]["white_share"]) == 4
+    assert set(results["dynamics_before_agent"]) == {"psnr_db", "gain_over_copy_db", "ssim", "frechet", "white_share"}
     report = (config.run_dir / "report.html").read_text(encoding="utf-8")
     assert "White pixels" in report and "Cells right" not in report
     assert "| White |" in (config.run_dir / "results.md").read_text(encoding="utf-8")

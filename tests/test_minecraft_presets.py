@@ -169,7 +169,7 @@ def test_minecraft_is_evaluated_without_cells_and_without_a_game(tmp_path: Path)
     assert "| Tokenizer, PSNR |" in page and "at least" not in page and "**no**" not in page  # MiniGrid's are no target
     table = trainer.ablate(1, 1).read_text()
     kept = json.loads((config.run_dir / "ablation.json").read_text())["results"]
-    assert len(kept) == 10 and all(row["0"]["changed_cell_accuracy_h10"] is None for row in kept.values())
+    assert len(kept) == 10 and not any("changed_cell_accuracy_h10" in row["0"] for row in kept.values())
     assert all(row["0"]["psnr_db"] > 0 for row in kept.values()) and "| + ramp weight |" in table
 
 

@@ -75,7 +75,8 @@ class OfPixels:
         return {"white_share": float((decoded > 200).mean())}
 
     def of_rollouts(self, rollouts: Any, steps: Any) -> dict[str, Any]:
-        return {"horizon": {"white_share": [float((rollouts.imagined[m] > 200).mean()) for m in steps]}}
+        white = [float((rollouts.imagined[m] > 200).mean()) for m in steps]
+        return {"white_share": white[0], "horizon": {"white_share": white}}
 
 
 def sections(results: Results) -> list[Section]:
@@ -125,7 +126,10 @@ GAME = Game(
     make_demonstrator=make_demonstrator,
     evaluation=lambda: GameEvaluation(
         trials=TaskTrials,
+        one_task_a_dataset=True,
         frame_measures=lambda datasets: OfPixels(),
+        drift=("white_share",),
+        ablation={"white_share": "white"},
         targets=(Target("White", "tokenizer.white_share", percent, at_bound(0.0)),),
         sections=sections,
     ),

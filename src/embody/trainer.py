@@ -156,14 +156,14 @@ class Trainer:
         self, environment: str, servers: Sequence[str], policy: Simulated = "imagination", command: str = ""
     ) -> Mapping[str, Any]:
         """`policy` plays in a simulator's `environment` (KIND:NAME), behind each of `servers` (host:port)."""
-        _, play, name = simulator(environment)
+        simulated, name = simulator(environment)
         if policy != "random":
             stage = "agent" if policy == "cloning" else policy
             check_upstream(self.config, "tokenizer", stage)
             log_other_sampling(self.config, [stage], self.logger)
         kept = self._portable() if policy == "random" else self.config
         with recorded(kept, f"evaluate-{name}"):
-            return play(self.config, name, servers, policy, self.logger, command, self.device)
+            return simulated.play(self.config, name, servers, policy, self.logger, command, self.device)
 
     def report(self) -> Path:
         """The run as one HTML page; what is not done yet is left out."""

@@ -51,10 +51,10 @@ def commands(base: Config) -> tuple[Command, ...]:
         """Turn recordings that others made into a dataset; interrupted, the same command goes on.
 
         Args:
-            kind: minerl (0.4.4), vpt (OpenAI's contractors), videos (no actions), or what another game brings.
-            source: the folder; of vpt also an index file.
+            kind: of recordings: videos (no actions), or one that a game reads; an unknown one lists them all.
+            source: the folder, or an index file where the kind has one.
             name: of the dataset in the data folder; by default that of the environment or the kind.
-            env: which of MineRL's environments, such as MineRLObtainDiamond-v0; the source's only one by default.
+            env: which, of a source of several environments; its only one by default.
             workers: processes that read.
             validation_share: share of the players' sessions that is held out, by the hash of their names.
             reencode: write the videos anew, for random access; otherwise they are read where they are.

@@ -73,7 +73,7 @@ def base_config(arguments: Sequence[str]) -> Config:
     place = 2 if words[:1] in (["train"], ["weights"]) else 1
     named = words[place] if len(words) > place else None
     elsewhere = _option(arguments, "--env")
-    default = preset(named or (simulator(elsewhere)[0].name if elsewhere else "minigrid"))
+    default = preset(named or (simulator(elsewhere)[0].preset if elsewhere else "minigrid"))
     if (cache := Path(os.environ.get("XDG_CACHE_HOME", ""))).is_absolute():
         default = dataclasses.replace(default, cache_dir=str(cache / "embody"))
     name = _option(arguments, "--name") or default.name

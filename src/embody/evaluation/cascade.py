@@ -241,7 +241,8 @@ def _measure(
     dreams = dream_held_out(_evaluation(config), tokenizer, dynamics, datasets, tokenizer_hash)
     found = measure(dreams.rollouts, frame_measures)
     at_horizon = {name: found["horizon"][name][NEAR - 1] for name in ("psnr_db", "copy_psnr_db", "rollouts")}
-    pooled = {name: found.get(name) for name in ("gain_over_copy_db", "changed_cell_accuracy_h10")}
+    of_game = game(config.env.game).evaluation().ablation
+    pooled = {name: found[name] for name in ("gain_over_copy_db", *of_game)}
     speed = frames_per_second(dynamics, config.sampling.k_sample)
     return at_horizon | pooled | {"frames_per_second": speed}
 
@@ -272,7 +273,7 @@ def _write_table(path: Path, rows: Sequence[Row], kept: _Kept) -> None:
     shown = {
         f"PSNR at h {NEAR}": ("psnr_db", _decibels),
         f"gain over copy, h 1-{NEAR}": ("gain_over_copy_db", _decibels),
-        f"changed cells right at h {NEAR}": ("changed_cell_accuracy_h10", _percent),
+        **{title: (name, _percent) for name, title in game(rows[0].config.env.game).evaluation().ablation.items()},
         "step": ("step_seconds", _seconds),
         "frames/s": ("frames_per_second", _plain),
     }

@@ -19,6 +19,7 @@ from embody.evaluation.held_out import (
 )
 from embody.games import game
 from embody.games.policy import RandomPolicy, TaskPolicy
+from embody.games.trials import GameEvaluation
 from embody.imagination import Player
 from embody.logger_manager import LoggerManager
 from embody.metrics.pictures import Film, action_captions, dream_gif, write_films, write_pairs
@@ -34,8 +35,7 @@ _EPISODES = 32  # validation episodes a task for the tokenizer
 _PAIRS = 24  # reconstructions in the report
 _FILMS = 8  # dreams in the report
 _DRIFT = (
-    *("psnr_db", "gain_over_copy_db", "cell_accuracy_h10", "changed_cell_accuracy_h10", "changed_cell_accuracy"),
-    *("ssim", "frechet"),  # not LPIPS, which takes longer than all the others
+    *("psnr_db", "gain_over_copy_db", "ssim", "frechet"),  # not LPIPS, which takes longer than all the others
 )
 _FORM = 3  # of what a part holds: those of an evaluation that an older version began are not used
 _FILMS_A_TASK = 2  # episodes of imagination in the report
@@ -56,12 +56,12 @@ def evaluate_run(
     The world that is measured is that of the first policy, or `dynamics` if there is none; with both, `dynamics` too:
     the drift of phase 2. `finished` keeps each part. What is played, and what else frames tell, is the game's affair.
     Plain videos are not dreamt, as nobody knows their actions. Datasets without a held-out
-    episode are left out, and where a task is a dataset those of no task of the run; a `UserError` if none is left.
+    episode are left out, and where a dataset is of one task those of no task of the run; a `UserError` if none is left.
     """
-    datasets = _measured(config, datasets)
+    own = game(config.env.game).evaluation()
+    datasets = _measured(config, own, datasets)
     pictures = config.run_dir / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
-    own = game(config.env.game).evaluation()
     frame_measures = None if own.frame_measures is None else own.frame_measures(datasets)
     if not any(row.labelled for dataset in datasets for row in dataset.episodes("validation")):
         logger.warning("dreams are not measured: no held-out episode has actions")
@@ -88,7 +88,7 @@ def evaluate_run(
         assert dynamics is not None
         dreams = dream_held_out(config, tokenizer, dynamics, datasets, tokenizer_hash)
         values = measure(dreams.rollouts, frame_measures)
-        return {key: values[key] for key in _DRIFT if key in values}
+        return {key: values[key] for key in (*_DRIFT, *own.drift)}
 
     trials = None if own.trials is None else own.trials(config, datasets)
     makers = {name: partial(_policy, config, tokenizer, model, datasets) for name, model in _all(policies).items()}
@@ -152,10 +152,9 @@ class FinishedParts:
         write_results(self._path, kept)
 
 
-def _measured(config: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
+def _measured(config: Config, own: GameEvaluation, datasets: Sequence[Dataset]) -> list[Dataset]:
     held_out = [dataset for dataset in datasets if "validation" in dataset.splits]
-    played = game(config.env.game)
-    if played.make_env is not None and not played.achievements:  # a dataset is a task
+    if own.one_task_a_dataset:
         held_out = [dataset for dataset in held_out if dataset.meta.tasks[0] in config.env.tasks]
     if not held_out:
         roots = ", ".join(str(dataset.root) for dataset in datasets)

@@ -5,6 +5,7 @@ from embody.games.lockstep import LockstepEnvs
 from embody.games.registry import (
     Game,
     Simulated,
+    Simulator,
     game,
     games,
     make_env,
@@ -23,6 +24,7 @@ __all__ = [
     "LockstepEnvs",
     "PixelEnv",
     "Simulated",
+    "Simulator",
     "environment_seeds",
     "evaluation_seeds",
     "game",

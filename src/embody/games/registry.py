@@ -44,9 +44,16 @@ __all__ = [
 _GROUP = "embody.games"  # of entry points
 
 Simulated = Literal["imagination", "cloning", "random"]  # who plays in a simulator
-# Plays `evaluation.episodes` episodes in the environment of that name, behind each of the servers (host:port), and
-# returns a summary: (config, name, servers, who plays, logger, command, device).
-Simulator = Callable[[Config, str, Sequence[str], Simulated, "LoggerManager", str, "torch.device"], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """An environment of a game that runs in other processes, behind servers."""
+
+    # Plays `evaluation.episodes` episodes in the environment of that name, behind each of the servers (host:port), and
+    # returns a summary: (config, name, servers, who plays, logger, command, device).
+    play: Callable[[Config, str, Sequence[str], Simulated, "LoggerManager", str, "torch.device"], Mapping[str, Any]]
+    preset: str  # that `embody evaluate --env KIND:NAME` begins with, where the command names none
 
 
 def _nothing_of_its_own() -> "GameEvaluation":
@@ -153,12 +160,12 @@ def stored_config(values: Mapping[str, Any]) -> Config:
 # --- simulators -----------------------------------------------------------------------------------------------------
 
 
-def simulator(environment: str) -> tuple[Game, Simulator, str]:
-    """The game, the simulator and the name that `KIND:NAME` says; a `UserError` lists the kinds."""
+def simulator(environment: str) -> tuple[Simulator, str]:
+    """The simulator and the name that `KIND:NAME` says; a `UserError` lists the kinds."""
     kind, _, name = environment.partition(":")
     for one in games().values():
         if kind in one.simulators and name:
-            return one, one.simulators[kind], name
+            return one.simulators[kind], name
     kinds = ", ".join(f"{kind}:NAME" for one in games().values() for kind in one.simulators)
     raise UserError(f"--env {environment}: expected {kinds}, such as minerl:MineRLObtainDiamond-v0")
 

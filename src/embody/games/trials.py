@@ -1,7 +1,7 @@
 """What a game's policies are measured in, and what else it measures and shows of a run."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,11 @@ class GameEvaluation:
     """What a game measures and shows beyond what every run does; the defaults add nothing."""
 
     trials: Callable[[Config, Sequence[Dataset]], Trials] | None = None  # None: policies are not played
+    one_task_a_dataset: bool = False  # then datasets of tasks that the run has not are not measured with
     frame_measures: Callable[[Sequence[Dataset]], FrameMeasures] | None = None  # made from the run's datasets
+    drift: tuple[
+        str, ...
+    ] = ()  # keys of `FrameMeasures.of_rollouts` that are also measured before the agent's training
+    ablation: Mapping[str, str] = field(default_factory=dict)  # such keys -> the title of a column of percents
     targets: tuple[Target, ...] = HEADLINES
     sections: Callable[[Results], Sequence[Section]] = lambda results: ()  # of the report

@@ -9,7 +9,7 @@ from embody.data.sources.source import Recordings, Source
 from embody.games.minecraft.actions import VPT
 from embody.games.minecraft.presets import minecraft, minecraft_small
 from embody.games.minecraft.tasks import TASKS, VOCABULARY, task_label
-from embody.games.registry import Game, Simulated
+from embody.games.registry import Game, Simulated, Simulator
 from embody.logger_manager import LoggerManager
 
 if TYPE_CHECKING:
@@ -58,5 +58,5 @@ GAME = Game(
     labels=tuple(map(task_label, TASKS)),
     keys={key: (VPT.keys.index(name), 1) for key, name in _KEYS.items()},
     recordings={"minerl": Recordings(_minerl, has_environments=True), "vpt": Recordings(_vpt)},
-    simulators={"minerl": _in_minerl},
+    simulators={"minerl": Simulator(_in_minerl, preset="minecraft")},
 )

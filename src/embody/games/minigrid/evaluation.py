@@ -9,6 +9,7 @@ from embody.games.trials import GameEvaluation
 from embody.metrics.charts import Line, line_chart
 from embody.metrics.horizons import by_horizon
 from embody.metrics.results_file import Results, lookup
+from embody.metrics.rollouts import NEAR
 from embody.metrics.sections import Section
 from embody.metrics.tables import decibels, duration, percent, two_decimals
 from embody.metrics.targets import Target, at_bound, times_result
@@ -95,5 +96,11 @@ def sections(results: Results) -> Sequence[Section]:
 
 
 EVALUATION = GameEvaluation(
-    trials=TaskTrials, frame_measures=CellReader.from_datasets, targets=TARGETS, sections=sections
+    trials=TaskTrials,
+    one_task_a_dataset=True,
+    frame_measures=CellReader.from_datasets,
+    drift=("cell_accuracy_h10", "changed_cell_accuracy_h10", "changed_cell_accuracy"),
+    ablation={"changed_cell_accuracy_h10": f"changed cells right at h {NEAR}"},
+    targets=TARGETS,
+    sections=sections,
 )
