@@ -16,10 +16,11 @@ from embody.games import (
     make_env,
 )
 from embody.games.minigrid.demonstrator import make_demonstrator, make_mistaken_demonstrator
-from embody.games.minigrid.environment import TASKS, VOCABULARY
+from embody.games.minigrid.environment import ACTION_NAMES, TASKS, VOCABULARY
 from embody.games.minigrid.presets import minigrid
 
-CONFIG = EnvConfig("minigrid", tasks=TASKS, max_steps=(40,) * len(TASKS))
+ACTIONS = ActionSpec.of_names(ACTION_NAMES)
+CONFIG = EnvConfig("minigrid", tasks=TASKS, max_steps=(40,) * len(TASKS), actions=ACTIONS)
 
 
 def play(task: str, seed: int, noise: float, expert: Demonstrator | None = None) -> tuple[int, bool]:
@@ -142,7 +143,7 @@ def test_where_one_mission_alone_is_possible_nobody_is_mistaken() -> None:
 
 
 def test_reward_success_and_step_limit() -> None:
-    config = EnvConfig("minigrid", tasks=("MiniGrid-Fetch-6x6-N2-v0",), max_steps=(3,))
+    config = EnvConfig("minigrid", tasks=("MiniGrid-Fetch-6x6-N2-v0",), max_steps=(3,), actions=ACTIONS)
     env = make_env(config, config.tasks[0])
     env.reset(seed=0)
     outcomes = [env.step(6)[1:4] for _ in range(3)]

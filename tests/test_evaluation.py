@@ -13,12 +13,15 @@ from scipy.stats import binomtest, norm
 from embody.config import ActionSpec, EnvConfig
 from embody.games import LockstepEnvs
 from embody.games.minigrid.cells import CellReader, cell_accuracy, changed_cell_accuracy
+from embody.games.minigrid.presets import minigrid
 from embody.games.policy import RandomPolicy
 from embody.games.success import Demonstrations, demonstrations, play, summary
 from embody.metrics.rates import mean_over_tasks, precision_recall, psnr, rate, wilson
 from embody.metrics.rollouts import Rollouts, measure
 
-ENV = EnvConfig("minigrid", tasks=("BabyAI-GoToLocalS5N2-v0", "MiniGrid-DoorKey-6x6-v0"), max_steps=(40, 40))
+ENV = dataclasses.replace(
+    minigrid().env, tasks=("BabyAI-GoToLocalS5N2-v0", "MiniGrid-DoorKey-6x6-v0"), max_steps=(40, 40)
+)
 
 # --- metrics --------------------------------------------------------------------------------------------------------
 

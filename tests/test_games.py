@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from embody.cli.settings import base_config
-from embody.config import Config, DataConfig, EnvConfig, to_dict
+from embody.config import ActionSpec, Config, DataConfig, EnvConfig, to_dict
 from embody.errors import UserError
 from embody.games import (
+    Game,
     Simulator,
     game,
     games,
@@ -54,12 +55,19 @@ def test_the_games_of_this_package() -> None:
         for name, make in one.presets.items():
             config = make()
             assert config.preset == name and game(config.env.game) is one
-        sizes = one.actions.sizes if one.action_names else next(iter(one.presets.values()))().env.actions.sizes
+            assert one.actions in (None, config.env.actions)
+        sizes = (one.actions or next(iter(one.presets.values()))().env.actions).sizes
         assert one.keys and all(choice < sizes[factor] for factor, choice in one.keys.values())
     with pytest.raises(UserError, match=f"unknown game 'chess': choose one of {', '.join(games())}, none"):
         make_env(EnvConfig("chess"), "mate")
     with pytest.raises(UserError, match=f"unknown preset 'chess': choose one of {', '.join(preset_names())}"):
         preset("chess")
+
+
+def test_a_game_says_its_actions_by_their_names_or_not_at_all() -> None:
+    assert Game("a", action_names=(("up", "down", "wait"), ("run", "walk"))).actions == ActionSpec((3, 2))
+    assert Game("a").actions is None and game("minecraft").actions is None
+    assert (game("minigrid").actions, game("crafter").actions) == (ActionSpec((7,)), ActionSpec((17,)))
 
 
 def test_what_is_not_played_is_not_imported() -> None:

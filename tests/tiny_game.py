@@ -26,6 +26,7 @@ from embody.metrics.sections import Section
 from embody.metrics.tables import percent
 from embody.metrics.targets import Target, at_bound
 
+ACTION_NAMES = (("up", "down", "left", "right"),)
 CELLS, CELL = 4, 4  # of a side; pixels
 MOVES = np.array(((-1, 0), (1, 0), (0, -1), (0, 1)))  # rows and columns
 
@@ -100,7 +101,7 @@ def square() -> Config:
         preset="square",
         device="cpu",
         precision="float32",
-        env=EnvConfig("square", ("go",), (8,), height=16, width=16, actions=ActionSpec((4,))),
+        env=EnvConfig("square", ("go",), (8,), height=16, width=16, actions=ActionSpec.of_names(ACTION_NAMES)),
         collect=CollectConfig(train_episodes=12, validation_episodes=6, workers=1),
         tokenizer=TokenizerConfig(patch=8, latents=4, channels=4, context=2, encoder=trunk, decoder=trunk),
         tokenizer_objective=TokenizerObjective(lpips="none"),
@@ -119,7 +120,7 @@ GAME = Game(
     name="square",
     presets={"square": square},
     tasks=("go",),
-    action_names=(("up", "down", "left", "right"),),
+    action_names=ACTION_NAMES,
     vocabulary=("<pad>", "<unknown>", "go", "there"),
     keys={"ArrowUp": (0, 0), "ArrowDown": (0, 1), "ArrowLeft": (0, 2), "ArrowRight": (0, 3)},
     make_env=make_env,

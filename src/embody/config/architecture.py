@@ -4,6 +4,7 @@ Numbers marked [P] are stated in the paper. What the models have from elsewhere 
 of a frame and the actions are the environment's (`EnvConfig`), and the agent's trunk has the shape of the dynamics'.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -20,11 +21,16 @@ Goal = Literal["one", "all", "recorded"]
 class ActionSpec:
     """Factored categorical actions: `sizes[a]` choices of factor `a`; an action is int64 `[A]`."""
 
-    sizes: tuple[int, ...] = (7,)
+    sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
         if not self.sizes or any(size < 2 for size in self.sizes):
             raise UserError(f"action sizes {self.sizes}: every factor needs at least 2 choices")
+
+    @classmethod
+    def of_names(cls, names: Sequence[Sequence[str]]) -> "ActionSpec":
+        """As many choices as each factor has names."""
+        return cls(tuple(map(len, names)))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class EnvConfig:
     height: Count = 48
     width: Count = 48
     fps: Count = 5  # only for playing recordings back
-    actions: ActionSpec = ActionSpec()
+    actions: ActionSpec = ActionSpec((2,))  # a preset has its game's; this stands for data without any
 
     def __post_init__(self) -> None:
         if len(self.tasks) != len(self.max_steps):

@@ -83,9 +83,9 @@ class Game:
     evaluation: Callable[[], "GameEvaluation"] = _nothing_of_its_own
 
     @property
-    def actions(self) -> ActionSpec:
-        """Sizes of the factors of its environment."""
-        return ActionSpec(tuple(map(len, self.action_names)))
+    def actions(self) -> ActionSpec | None:
+        """Its environment's; None where they have no names: then its presets alone say them."""
+        return ActionSpec.of_names(self.action_names) if self.action_names else None
 
 
 def games() -> Mapping[str, Game]:
@@ -130,8 +130,9 @@ def make_env(config: EnvConfig, task: str) -> PixelEnv:
         raise UserError(f"unknown task {task!r}: choose from {', '.join(played.tasks)}")
     if task not in config.tasks:
         raise UserError(f"task {task!r} is not in env.tasks, which has {', '.join(config.tasks)}")
-    if config.actions != played.actions:
-        raise UserError(f"env.actions: {config.game} has sizes {played.actions.sizes}, got {config.actions.sizes}")
+    own = played.actions
+    if own is not None and config.actions != own:  # such as those of recordings, which the run took over
+        raise UserError(f"env.actions: {config.game} has sizes {own.sizes}, got {config.actions.sizes}")
     return played.make_env(config, task)
 
 

@@ -40,6 +40,8 @@ def inputs(config: Config, data: Data | None, logger: LoggerManager) -> tuple[Co
 def _acting_by(config: Config, actions: ActionSpec | None, logger: LoggerManager) -> Config:
     """Take over the actions of recordings, where the preset's have not been changed; else they must be equal.
 
+    Actions that differ from the preset's are those of earlier recordings, or were set: models may have been built of
+    them, so they are never replaced.
     Minecraft's presets have VPT's, MineRL 0.4.4 others for each kind of environment, and one's own data any.
     """
     own = config.env.actions

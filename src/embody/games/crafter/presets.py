@@ -19,6 +19,7 @@ from embody.config import (
     TokenizerObjective,
     TransformerConfig,
 )
+from embody.games.crafter.environment import ACTION_NAMES
 from embody.games.crafter.schedule import AchievementSchedule
 
 __all__ = ["crafter", "crafter_small"]
@@ -48,7 +49,7 @@ def crafter_small() -> Config:
             height=64,
             width=64,
             fps=5,
-            actions=ActionSpec((17,)),
+            actions=ActionSpec.of_names(ACTION_NAMES),
         ),
         # Half a million steps; docs/crafter.md has what each level of noise achieves.
         collect=CollectConfig(

@@ -18,6 +18,7 @@ from embody.config import (
     TokenizerObjective,
     TransformerConfig,
 )
+from embody.games.minigrid.environment import ACTION_NAMES
 
 __all__ = ["minigrid"]
 
@@ -44,7 +45,7 @@ def minigrid() -> Config:
             "MiniGrid-Fetch-6x6-N2-v0",
         ),
         max_steps=(12, 40, 40, 20),  # random play succeeds in .14, .02, 0 and .09
-        actions=ActionSpec((7,)),
+        actions=ActionSpec.of_names(ACTION_NAMES),
     )
     return Config(
         name="minigrid",
