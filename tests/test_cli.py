@@ -97,7 +97,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("run minigrid --tokenizer.padded 48 52", "padded 52: a multiple of patch 8 that holds 48 pixels, or 0"),
         (
             "run minigrid --tokenizer-objective.decoder-share 1",
-            "tokenizer_objective.decoder_share 1.0: from 0 to below 1",
+            "tokenizer_objective.decoder_share must be at least 0, below 1, got 1",
         ),
         (
             "run minigrid --tokenizer-objective.lpips vgg --cache-dir nowhere --precision float32",
@@ -110,8 +110,9 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("run minigrid --train-dynamics.length 1", "predicts every second frame: train_dynamics.length is below 2"),
         ("run minigrid --dynamics-objective.tau-power 0", "dynamics_objective.tau_power must be above 0"),
         ("run minigrid --agent-objective.uniform-share 0", "agent_objective.uniform_share must be above 0, at most 1"),
-        ("run minigrid --tokenizer.encoder.heads 0", "heads 0, kv_heads 2: each at least 1"),
+        ("run minigrid --tokenizer.encoder.heads 0", "tokenizer.encoder.heads must be at least 1, got 0"),
         ("run minigrid --tokenizer.encoder.depth 0", "tokenizer.encoder.depth must be at least 1, got 0"),
+        ("run minigrid --tokenizer.encoder.heads 3", "tokenizer.encoder: width 128 must split into 3 heads of an even"),
         ("run minigrid --tokenizer.patch 0", "tokenizer.patch must be at least 1, got 0"),
         ("run minigrid --tokenizer.context 0", "tokenizer.context must be at least 1, got 0"),
         (

@@ -48,15 +48,14 @@ class TransformerConfig:
     time_rope: tuple[Positive, Positive] = (1.0, 10_000.0)  # of time layers: fastest turn (radians a frame) and base
     time_query_gain: float = 1.0  # of time layers at the start: small heads with QK-norm attend too evenly at 1
 
-    def __post_init__(self) -> None:
-        if min(self.width, self.heads, self.kv_heads) < 1:
-            raise UserError(f"width {self.width}, heads {self.heads}, kv_heads {self.kv_heads}: each at least 1")
+    def check(self, name: str) -> None:
+        """A `UserError` if numbers that are each in their range do not go together; `name` is the setting's."""
         if self.width % self.heads or (self.width // self.heads) % 2:
-            raise UserError(f"width {self.width} must split into {self.heads} heads of an even size")
+            raise UserError(f"{name}: width {self.width} must split into {self.heads} heads of an even size")
         if self.heads % self.kv_heads:
-            raise UserError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+            raise UserError(f"{name}: heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         if not self.pattern or set(self.pattern) - set("ST"):
-            raise UserError(f"pattern {self.pattern!r}: only the letters S (space) and T (time)")
+            raise UserError(f"{name}.pattern {self.pattern!r}: only the letters S (space) and T (time)")
 
     @property
     def layers(self) -> str:
@@ -99,7 +98,7 @@ class DynamicsConfig:
     predict: Literal["x", "v"] = "x"  # what the network puts out: the clean latent z^ [P], or the velocity z - noise
 
     def __post_init__(self) -> None:
-        if self.k_max < 1 or self.k_max & (self.k_max - 1):
+        if self.k_max & (self.k_max - 1):
             raise UserError(f"dynamics.k_max must be a power of two, got {self.k_max}")
         if "S" not in self.trunk.layers:
             raise UserError("dynamics.trunk.pattern needs a space layer: tokens of a frame meet only there")

@@ -12,24 +12,42 @@ from typing import Annotated, Any
 
 from embody.errors import UserError
 
-__all__ = ["Count", "Natural", "NotNegative", "Positive", "PositiveShare", "Range", "Share", "check_bounds"]
+__all__ = [
+    "Count",
+    "Natural",
+    "NotNegative",
+    "Positive",
+    "PositiveShare",
+    "Range",
+    "Share",
+    "ShareBelowOne",
+    "check_bounds",
+]
 
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `low` (without `low` itself if `above`) to `high`; NaN is in no range."""
+    """Finite numbers from `low` to `high`, without `low` itself if `above`, without `high` itself if `below`.
+
+    NaN is in no range.
+    """
 
     low: float
     high: float = math.inf
     above: bool = False
+    below: bool = False
 
     def __contains__(self, number: float) -> bool:
-        return self.low <= number <= self.high and not math.isinf(number) and not (self.above and number == self.low)
+        at_open_end = (self.above and number == self.low) or (self.below and number == self.high)
+        return self.low <= number <= self.high and not math.isinf(number) and not at_open_end
 
     def __str__(self) -> str:
-        if self.above:
-            return f"above {self.low:g}" + ("" if self.high == math.inf else f", at most {self.high:g}")
-        return f"at least {self.low:g}" if self.high == math.inf else f"in {self.low:g} to {self.high:g}"
+        if self.high == math.inf:
+            return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        if not self.above and not self.below:
+            return f"in {self.low:g} to {self.high:g}"
+        low, high = "above" if self.above else "at least", "below" if self.below else "at most"
+        return f"{low} {self.low:g}, {high} {self.high:g}"
 
 
 Count = Annotated[int, Range(1)]
@@ -37,6 +55,7 @@ Natural = Annotated[int, Range(0)]
 NotNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
 Share = Annotated[float, Range(0, 1)]
+ShareBelowOne = Annotated[float, Range(0, 1, below=True)]
 PositiveShare = Annotated[float, Range(0, 1, above=True)]
 
 

@@ -6,7 +6,7 @@ Numbers marked [P] are stated in the paper.
 from dataclasses import dataclass
 from typing import Literal
 
-from embody.config.bounds import Count, Natural, NotNegative, Positive, PositiveShare, Share
+from embody.config.bounds import Count, Natural, NotNegative, Positive, PositiveShare, Share, ShareBelowOne
 from embody.errors import UserError
 
 __all__ = ["AgentObjective", "DynamicsObjective", "ImaginationConfig", "TokenizerObjective"]
@@ -20,12 +20,8 @@ class TokenizerObjective:
     random_crop: Natural = 0  # training videos are padded by so many zero pixels a side and cropped at random; 0 is off
     lpips: Literal["none", "alex", "vgg"] = "vgg"  # the network of the perceptual loss; vgg is the one made to train on
     lpips_weight: NotNegative = 0.2  # [P]
-    decoder_share: Share = 0.0  # share of the steps, the last, that train the decoder alone while masking goes to 0
+    decoder_share: ShareBelowOne = 0.0  # of the steps, the last: they train the decoder alone, masking goes to 0
     uniform_share: PositiveShare = 1.0  # of the rows; the others are clips of successes or events [P: 1]
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.decoder_share < 1:
-            raise UserError(f"tokenizer_objective.decoder_share {self.decoder_share}: from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -76,8 +72,8 @@ class AgentObjective:
     def __post_init__(self) -> None:
         if self.uniform_share + self.miss_share > 1:
             raise UserError(
-                f"agent_objective.uniform_share {self.uniform_share:g} and miss_share {self.miss_share:g}: more than"
-                " all rows"
+                f"agent_objective.uniform_share {self.uniform_share:g} and miss_share {self.miss_share:g} are more"
+                " than all rows: lower one of them"
             )
 
 

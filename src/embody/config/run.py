@@ -51,10 +51,6 @@ class DataConfig:
     sources: tuple[str, ...] = ()  # folders, in data_dir unless absolute; none: one of the name of each env.tasks
     weights: tuple[Positive, ...] = ()  # of each source: its share of the rows is weight / sum; none: tasks alike
 
-    def __post_init__(self) -> None:
-        if self.weights and self.sources and len(self.weights) != len(self.sources):
-            raise UserError(f"data.weights: one for each of {len(self.sources)} sources, got {len(self.weights)}")
-
 
 @dataclass(frozen=True)
 class CollectConfig:
@@ -151,6 +147,9 @@ class Config:
     def __post_init__(self) -> None:
         check_bounds(self)
         t, d, a = self.tokenizer, self.dynamics, self.agent
+        t.encoder.check("tokenizer.encoder")
+        t.decoder.check("tokenizer.decoder")
+        d.trunk.check("dynamics.trunk")
         if t.latents * t.channels != d.tokens * d.channels:
             raise UserError(
                 f"tokenizer latents {t.latents}x{t.channels} and dynamics tokens {d.tokens}x{d.channels}"
@@ -173,6 +172,9 @@ class Config:
             )
         if self.sampling.k_sample > d.k_max:
             raise UserError(f"sampling.k_sample {self.sampling.k_sample} exceeds dynamics.k_max {d.k_max}")
+        sources, weights = self.data.sources or self.env.tasks, self.data.weights
+        if weights and len(weights) != len(sources):
+            raise UserError(f"data.weights: one for each of {len(sources)} sources, got {len(weights)}")
         if not self.collect.noise_levels:
             raise UserError("collect.noise_levels is empty: name at least one, such as 0.0")
         if self.dynamics_objective.contexts == "alternate" and self.train_dynamics.length < 2:

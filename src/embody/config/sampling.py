@@ -18,5 +18,5 @@ class SamplingConfig:
     support: Share = 0.0
 
     def __post_init__(self) -> None:
-        if self.k_sample < 1 or self.k_sample & (self.k_sample - 1):
+        if self.k_sample & (self.k_sample - 1):
             raise UserError(f"sampling.k_sample must be a power of two, got {self.k_sample}")

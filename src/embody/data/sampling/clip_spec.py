@@ -7,7 +7,6 @@ from typing import Literal
 
 from embody.config import Goal, StageConfig
 from embody.data.episode import EpisodeRow
-from embody.errors import UserError
 
 __all__ = ["BatchShapes", "ClipSpec", "EpisodeSelection", "Mix", "Placement", "Relabelling", "RowKind"]
 
@@ -40,8 +39,7 @@ class BatchShapes:
     long_every: int = 4
 
     def __post_init__(self) -> None:
-        if 0 < self.long_length < self.length:
-            raise UserError(f"long_length {self.long_length} is shorter than length {self.length}: set it to 0 or more")
+        assert not 0 < self.long_length < self.length, "the config has checked it"
 
     @classmethod
     def of(cls, stage: StageConfig) -> "BatchShapes":
@@ -94,11 +92,7 @@ class Mix:
     flow: Literal["all", "uniform"] = "all"  # the rows on which the world model's loss counts
 
     def __post_init__(self) -> None:
-        if self.uniform_share + self.miss_share > 1:
-            raise UserError(
-                f"uniform_share {self.uniform_share:g} and miss_share {self.miss_share:g} are more than all rows:"
-                " lower one of them"
-            )
+        assert self.uniform_share + self.miss_share <= 1, "the config has checked it"
 
     @property
     def has_relevant(self) -> bool:

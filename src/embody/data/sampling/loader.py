@@ -190,8 +190,7 @@ def _check(datasets: Sequence[Dataset], spec: ClipSpec) -> None:
     if not datasets:
         raise UserError("no dataset to load from: run `embody collect` or `embody import` first")
     weights = spec.episodes.weights
-    if weights and len(weights) != len(datasets):
-        raise UserError(f"data.weights: one for each of {len(datasets)} datasets, got {len(weights)}")
+    assert not weights or len(weights) == len(datasets), f"weights: one for each of {len(datasets)} datasets"
     for dataset in datasets[1:]:
         if dataset.size != datasets[0].size:
             raise UserError(f"datasets {datasets[0].root} and {dataset.root} differ in frame size: collect one anew")
