@@ -141,7 +141,7 @@ def test_the_writer_refuses_what_does_not_fit(tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="no dataset"):
         DatasetWriter(tmp_path / "full", META)
-    with pytest.raises(ValueError, match="the next is 1"):
+    with pytest.raises(AssertionError, match="the next is 1"):
         writer.write_shard("train", 2, [make_episode(1, 8)])
     with pytest.raises(ValueError, match="task 'run'"):
         writer.write_shard("train", 1, [make_episode(1, 8, task="run")])

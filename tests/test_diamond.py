@@ -32,6 +32,7 @@ from embody.config import (
     TransformerConfig,
     to_dict,
 )
+from embody.errors import UserError
 from embody.games import stored_config
 from embody.games.minecraft.actions import minerl_space
 from embody.games.minecraft.diamond import DiamondEpisode, EpisodeLog, diamond_summary, diamond_table, episodes_table
@@ -509,7 +510,7 @@ def test_simulators_that_never_work_end_the_run(tmp_path: Path, monkeypatch: pyt
                 play_diamond(*arguments)
                 assert sum(episode.end == "error" for episode in log.episodes.values()) == 12
             else:
-                with pytest.raises(OSError, match="the last 10 episodes were all lost"):
+                with pytest.raises(UserError, match="the last 10 episodes were all lost"):
                     play_diamond(*arguments)
     logger.close()
     assert len(log.missing(50)) == 38

@@ -202,7 +202,7 @@ def test_lockstep_leaves_inactive_environments_alone() -> None:
     frames, *_ = envs.step(np.ones((2, 1), np.int64), np.array([True, False]))
     assert (frames[0] != first[0]).any()
     np.testing.assert_array_equal(frames[1], first[1])
-    with pytest.raises(ValueError, match="lockstep: actions"):
+    with pytest.raises(AssertionError):
         envs.step(np.ones(2, np.int64), np.ones(2, bool))
 
 

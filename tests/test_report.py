@@ -294,7 +294,7 @@ def test_films_and_pairs_survive_the_file(tmp_path: Path) -> None:
     (tmp_path / "dreams.npz").write_bytes(b"PK\x03\x04half")
     with pytest.raises(ValueError, match="dreams.npz: cannot be read"):
         read_films(tmp_path / "dreams.npz")
-    with pytest.raises(ValueError, match="film 'x'"):
+    with pytest.raises(AssertionError, match="film 'x'"):
         Film("x", {"real": noise(4)}, ("", "left"))
 
 

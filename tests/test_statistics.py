@@ -79,7 +79,7 @@ def test_bootstrap_is_fixed_and_takes_any_statistic() -> None:
     assert not np.array_equal(first.low, other.low)
     assert first.value.shape == first.low.shape == (2,)
     assert (first.low < first.value).all() and (first.value < first.high).all()
-    with pytest.raises(ValueError, match=r"outcomes must be \[seeds, episodes, achievements\], got \[30, 2\]"):
+    with pytest.raises(AssertionError, match=r"outcomes must be \[seeds, episodes, achievements\], got \[30, 2\]"):
         bootstrap(outcomes[0], mean_rate)
 
 
@@ -150,7 +150,7 @@ def test_difference_pairs_episodes() -> None:
         (-found.value, -found.high, -found.low, found.p), abs=1e-3
     )
     assert difference(ours[:1], theirs[:1]).p_seeds is None
-    with pytest.raises(ValueError, match=r"same episodes: \[4, 200, 1\] and \[4, 199, 1\] differ"):
+    with pytest.raises(AssertionError, match=r"same episodes: \[4, 200, 1\] and \[4, 199, 1\] differ"):
         difference(ours, theirs[:, 1:])
 
 

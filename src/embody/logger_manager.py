@@ -21,7 +21,6 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from embody.errors import UserError
 from embody.saving.atomic_write import atomic_write
 
 if TYPE_CHECKING:
@@ -134,11 +133,10 @@ class LoggerManager:
     def metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Append the `values` of `stage` at `step` to `metrics.jsonl` and TensorBoard (tags `stage/key`).
 
-        A `UserError` says so if a value would hide `stage`, `step` or `time`.
+        No value is called `stage`, `step` or `time`.
         """
         head: dict[str, Any] = {"stage": stage, "step": step, "time": round(time.time(), 3)}
-        if hidden := sorted(head.keys() & values.keys()):
-            raise UserError(f"metrics of {stage}: {hidden[0]!r} is a reserved key, name the value otherwise")
+        assert not head.keys() & values.keys(), f"metrics of {stage} hide {sorted(head.keys() & values.keys())}"
         numbers = {key: float(value) for key, value in values.items()}
         self._metrics.write(json.dumps(head | numbers) + "\n")
         self._metrics.flush()

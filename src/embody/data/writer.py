@@ -69,11 +69,9 @@ class DatasetWriter:
         """
         if is_complete(self.root):
             raise UserError(f"dataset {self.root} is finished: write to another folder or delete this one")
-        if index != self.shards(split) or not episodes:
-            raise UserError(
-                f"dataset {self.root}: shard {index} of {split} with {len(episodes)} episodes;"
-                f" the next is {self.shards(split)}, with at least one"
-            )
+        assert index == self.shards(split) and episodes, (
+            f"shard {index} of {split} with {len(episodes)} episodes; the next is {self.shards(split)}"
+        )
         for episode in episodes:
             self._check(episode)
         if self.version == PLAIN and any(_is_extended(episode) for episode in episodes):

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embody.config import EnvConfig
-from embody.errors import UserError
 from embody.games.registry import game, make_env
 
 __all__ = ["LockstepEnvs"]
@@ -49,10 +48,7 @@ class LockstepEnvs:
         this step, so the last four, and the events, are 0 where nothing was played; frames repeat there.
         """
         n = len(self._envs)
-        if actions.shape != (n, self._actions) or active.shape != (n,):
-            raise UserError(
-                f"lockstep: actions {actions.shape} and active {active.shape}, expected {(n, self._actions)} and {(n,)}"
-            )
+        assert actions.shape == (n, self._actions) and active.shape == (n,), (actions.shape, active.shape)
         rewards = np.zeros(n, np.float32)
         terminated, truncated, success = (np.zeros(n, bool) for _ in range(3))
         self.events = np.zeros_like(self.events)

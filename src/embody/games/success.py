@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from embody.config import EnvConfig
 from embody.data import EVERY_TASK, Dataset, EpisodeRow
-from embody.errors import UserError
 from embody.games.lockstep import LockstepEnvs
 from embody.games.policy import Policy
 from embody.metrics.rates import Counts, mean_over_tasks, rate
@@ -75,10 +74,9 @@ def play(
 ) -> Successes:
     """One episode for each of `seeds`, `batch` at a time; the first `record` of them are kept as pictures.
 
-    The environment's step limit ends the episodes that do not end themselves. A `UserError` if there is no seed.
+    The environment's step limit ends the episodes that do not end themselves. `seeds` are not empty.
     """
-    if not seeds or batch < 1:
-        raise UserError(f"play {task}: needs at least one seed and a batch of one, got {len(seeds)} and {batch}")
+    assert seeds and batch >= 1, f"play {task}: {len(seeds)} seeds, batches of {batch}"
     parts = []
     for start in range(0, len(seeds), batch):
         chunk = seeds[start : start + batch]

@@ -33,8 +33,9 @@ class Film:
 
     def __post_init__(self) -> None:
         shapes = {strip.shape for strip in self.strips.values()}
-        if len(shapes) != 1 or next(iter(shapes))[0] != len(self.captions):
-            raise UserError(f"film {self.title!r}: strips {sorted(shapes)} and {len(self.captions)} captions differ")
+        assert len(shapes) == 1 and next(iter(shapes))[0] == len(self.captions), (
+            f"film {self.title!r}: strips {sorted(shapes)} and {len(self.captions)} captions differ"
+        )
 
 
 def action_captions(actions: NDArray[np.int64], names: Sequence[Sequence[str]]) -> tuple[str, ...]:

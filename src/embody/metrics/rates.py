@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from embody.errors import UserError
-
 __all__ = ["Counts", "Rate", "mean_over_tasks", "precision_recall", "psnr", "rate", "wilson"]
 
 Counts = tuple[int, int]  # (successes, episodes)
@@ -40,8 +38,7 @@ def wilson(successes: float, n: float, z: float = 1.96) -> tuple[float, float]:
 
     `scipy.stats.binomtest` takes whole numbers only; `mean_over_tasks` has fractions of an episode.
     """
-    if not 0 <= successes <= n:
-        raise UserError(f"wilson: {successes} successes of {n} episodes is not a rate")
+    assert 0 <= successes <= n, f"{successes} successes of {n} episodes"
     if n == 0:
         return 0.0, 1.0
     p = successes / n
@@ -51,9 +48,8 @@ def wilson(successes: float, n: float, z: float = 1.96) -> tuple[float, float]:
 
 
 def rate(successes: int, episodes: int) -> Rate:
-    """One task's success rate with its Wilson interval; a `UserError` if no episode was played."""
-    if episodes == 0:
-        raise UserError("success rate: no episodes were played")
+    """One task's success rate with its Wilson interval, of at least one episode."""
+    assert episodes > 0, "no episodes were played"
     low, high = wilson(successes, episodes)
     return Rate(successes / episodes, low, high, episodes)
 
@@ -68,8 +64,7 @@ def mean_over_tasks(counts: Mapping[str, Counts], together: bool = False) -> Rat
     `together`: each episode is one of every task, as Crafter's are. The interval is then Wilson's for so many episodes
     as one task has, which is too wide: the mean of an episode's outcomes varies at most as much as a single one.
     """
-    if not counts:
-        raise UserError("success rate: no tasks were played")
+    assert counts, "no tasks were played"
     rates = [rate(k, n) for k, n in counts.values()]
     mean = sum(r.mean for r in rates) / len(rates)
     effective = len(rates) ** 2 / sum(1 / r.episodes for r in rates)

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embody.errors import UserError
-
 __all__ = [
     "Difference",
     "Estimate",
@@ -116,12 +114,11 @@ def _interval(value: Any, drawn: list[Any]) -> Estimate:
 
 
 def _check(outcomes: Outcomes, others: Outcomes | None = None) -> None:
-    if outcomes.ndim != 3 or 0 in outcomes.shape:
-        raise UserError(f"outcomes must be [seeds, episodes, achievements], got {list(outcomes.shape)}")
-    if others is not None and others.shape != outcomes.shape:
-        raise UserError(
-            f"paired policies must play the same episodes: {list(outcomes.shape)} and {list(others.shape)} differ"
-        )
+    shape = list(outcomes.shape)
+    assert len(shape) == 3 and 0 not in shape, f"outcomes must be [seeds, episodes, achievements], got {shape}"
+    assert others is None or list(others.shape) == shape, (
+        f"paired policies must play the same episodes: {shape} and {list(others.shape)} differ"
+    )
 
 
 # --- tests ----------------------------------------------------------------------------------------------------------

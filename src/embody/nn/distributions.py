@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embody.config import ActionSpec
-from embody.errors import UserError
 
 __all__ = ["FactoredCategorical", "TwoHot", "symexp", "symlog"]
 
@@ -32,8 +31,7 @@ class TwoHot(nn.Module):
 
     def __init__(self, low: float, high: float, bins: int) -> None:
         super().__init__()
-        if not low < high or bins < 2:
-            raise UserError(f"two-hot range ({low}, {high}) with {bins} bins: needs low < high and at least 2 bins")
+        assert low < high and bins >= 2, f"two-hot range ({low}, {high}) with {bins} bins"
         # On the CPU also where models are laid out without memory (the meta device).
         ends = symlog(torch.tensor([low, high], dtype=torch.float64, device="cpu"))
         self.register_buffer("bins", torch.linspace(float(ends[0]), float(ends[1]), bins), persistent=False)
@@ -67,8 +65,7 @@ class FactoredCategorical:
     """Independent categoricals, one an action factor, from one vector of logits `[..., sum(sizes)]`."""
 
     def __init__(self, logits: Tensor, spec: ActionSpec) -> None:
-        if logits.shape[-1] != sum(spec.sizes):
-            raise UserError(f"{logits.shape[-1]} logits for action sizes {spec.sizes}: needs {sum(spec.sizes)}")
+        assert logits.shape[-1] == sum(spec.sizes), f"{logits.shape[-1]} logits for action sizes {spec.sizes}"
         self.log_probs = [part.log_softmax(dim=-1) for part in logits.float().split(spec.sizes, dim=-1)]
 
     def log_prob(self, actions: Tensor) -> Tensor:

@@ -210,8 +210,8 @@ def play_diamond(
     """Play what `log` misses of `len(seeds)` episodes, as many side by side as there are `envs`.
 
     `policy(n)` plays the episodes from n on. A simulator that is lost costs its episode; one that does not come back
-    costs none, and the others go on without it. That none is left, or all break every time, is an `OSError`: the
-    same call goes on.
+    costs none, and the others go on without it. That none is left, or all break every time, is a `UserError`
+    or `SimulatorGone`: the same call goes on.
     """
     envs, todo, lost = list(envs), log.missing(len(seeds)), 0
     with logger.progress("episodes", len(seeds), start=len(seeds) - len(todo)) as bar:
@@ -234,7 +234,7 @@ def play_diamond(
                     logger.warning(f"{row.gone}; the other {len(envs)} go on")
             lost = lost + 1 if set(ended.values()) == {"error"} else 0
             if lost >= _HOPELESS:
-                raise OSError(
+                raise UserError(
                     f"the last {lost * len(envs)} episodes were all lost: look at the simulator, then evaluate again"
                 )
 

@@ -62,8 +62,8 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
 
         `step_seconds` and `reset_seconds` are how long an answer may take (making a world takes minutes); the server is
         told, and gives up a simulator that hangs after 0.9 of it. `patience` is how long a server may be gone before a
-        `SimulatorGone`, an `OSError`, says so; at once of one that never was. It should outlast `reset_seconds` and a
-        start: a server may be stuck so long in the world of whoever played before.
+        `SimulatorGone`, a `ConnectionError`, says so; at once of one that never was. It should outlast `reset_seconds`
+        and a start: a server may be stuck so long in the world of whoever played before.
         """
         if "VectorObf" in environment:
             raise UserError(
@@ -230,7 +230,7 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
         return SimulatorLost(reason)
 
 
-class SimulatorGone(OSError):
+class SimulatorGone(ConnectionError):
     """No server answers for as long as one may be gone."""
 
 
