@@ -100,6 +100,13 @@ def test_recordings_that_a_goal_cannot_use_are_refused(recorded: Dataset, tmp_pa
 # --- telling the agent
 
 
+def test_the_past_is_read_anew_only_under_another_label() -> None:
+    before, now = torch.tensor([[3, 4], [3, 0], [1, 2]]), torch.tensor([[3, 4], [3, 1], [2, 2]])
+    assert OneTask().to_reread(before, now).tolist() == [1, 2] and OneTask().to_reread(now, now).tolist() == []
+    for goal in MANY:
+        assert goal.to_reread(before > 2, now > 2).tolist() == []
+
+
 def test_what_labels_tell() -> None:
     tasks = "go", "red", "door"
     words = OneTask().told(["red door", "go"], VOCABULARY, tasks, 3)

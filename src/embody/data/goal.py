@@ -108,6 +108,10 @@ class Goal(ABC):
         """
 
     @abstractmethod
+    def to_reread(self, before: Tensor, told: Tensor) -> Tensor:
+        """The rows, int64 `[n]`, whose past must be read anew when they are `told` something else than `before`."""
+
+    @abstractmethod
     def over_time(self, told: Tensor, timesteps: int) -> Tensor:
         """The `task` of a batch whose rows are asked for what they are `told`, the same at all timesteps."""
 
@@ -194,6 +198,9 @@ class OneTask(Goal):
     def told(self, labels: Sequence[str], vocabulary: Sequence[str], tasks: Sequence[str], words: int) -> Tensor:
         return torch.from_numpy(np.stack([label_indices(label, vocabulary, words) for label in labels]))
 
+    def to_reread(self, before: Tensor, told: Tensor) -> Tensor:
+        return (told != before).any(dim=1).nonzero()[:, 0]  # as in training, where a clip has one label
+
     def over_time(self, told: Tensor, timesteps: int) -> Tensor:
         return told
 
@@ -279,6 +286,9 @@ class _ManyTasks(Goal):
                     raise UserError(f"unknown task {task!r}: name those that are left, of {', '.join(tasks)}")
                 left_P[place[task]] = True
         return left_NP
+
+    def to_reread(self, before: Tensor, told: Tensor) -> Tensor:
+        return told.new_zeros(0, dtype=torch.long)  # what is left changes within the clips of training, too
 
     def over_time(self, told: Tensor, timesteps: int) -> Tensor:
         return told[:, None].expand(-1, timesteps, -1)
