@@ -78,6 +78,15 @@ def test_what_is_not_played_is_not_imported() -> None:
     assert not done.stdout.split()
 
 
+def test_a_trainer_imports_no_game() -> None:
+    program = "import sys, embody.trainer, pkgutil, embody.games as g; names = [m.name for m in"
+    program += " pkgutil.iter_modules(g.__path__, 'embody.games.') if m.ispkg]; assert len(names) == 3;"
+    program += " print(*[name for name in names if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.split()
+
+
 @pytest.mark.parametrize("name", ["minigrid", "crafter_small", "minecraft_small"])
 def test_stored_configs_have_the_games_own_schedule(name: str) -> None:
     config = preset(name)

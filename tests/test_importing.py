@@ -24,16 +24,18 @@ from embody.cli import main
 from embody.data import Dataset, DatasetWriter, Video, open_dataset
 from embody.data.sources.videos import VideoSource
 from embody.data.video import draw_pointer
+from embody.errors import UserError
+from embody.games import source_of
 from embody.games.minecraft import minerl
 from embody.games.minecraft.actions import VPT
 from embody.games.minecraft.minerl import read_trajectory
-from embody.games.minecraft.pipeline import Pipeline
+from embody.games.minecraft.pipeline import PipelineSource
 from embody.games.minecraft.recordings import MinerlSource, VptSource
 from embody.games.minecraft.tasks import TASKS
 from embody.games.minecraft.vpt import read_segment
 from embody.logger_manager import LoggerManager
 from embody.recording.importing import REPORT, import_recordings, read_report
-from embody.recording.pipeline import dataset_of_pipeline
+from embody.run.inputs import dataset_of
 from tests.recordings import (
     NAVIGATE,
     OBTAIN,
@@ -617,9 +619,11 @@ def package() -> PackagePipeline:
 def test_the_packages_pipeline_becomes_a_dataset(
     package: PackagePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert isinstance(package, Pipeline) and not isinstance(open_dataset, Pipeline)
+    assert source_of(package, (64, 32)) == PipelineSource(package, 64, 32)
+    with pytest.raises(UserError, match="data is a function, which no game reads: give a dataset"):
+        source_of(open_dataset, (64, 64))
     logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "x")
-    dataset = dataset_of_pipeline(package, tmp_path / "out", 64, 64, logger)
+    dataset = dataset_of(PipelineSource(package, 64, 64), tmp_path / "out", logger)
     for row in dataset.episodes():
         arrays, episode = package.episodes[row.source], dataset.episode(row.id)
         np.testing.assert_array_equal(episode.frames, arrays["pov"])
@@ -627,9 +631,9 @@ def test_the_packages_pipeline_becomes_a_dataset(
         np.testing.assert_allclose(episode.camera[1:], arrays["camera"])
         assert episode.rewards.tolist() == [0, *arrays["reward"]]
         assert np.argwhere(episode.events).tolist() == [[2, TASKS.index("mine_log")]]
-    again = dataset_of_pipeline(package, tmp_path / "out", 64, 64, logger)  # in another order
+    again = dataset_of(PipelineSource(package, 64, 64), tmp_path / "out", logger)  # in another order
     assert again.fingerprint == dataset.fingerprint and "3/3" in capsys.readouterr().out
-    small = dataset_of_pipeline(package, tmp_path / "small", 32, 32, logger)
+    small = dataset_of(PipelineSource(package, 32, 32), tmp_path / "small", logger)
     name = small.episodes()[0].source
     means = package.episodes[name]["pov"].reshape(-1, 32, 2, 32, 2, 3).mean(axis=(2, 4))
     np.testing.assert_allclose(small.frames(0, 0, len(means)), means, atol=1.01)  # rounded twice
@@ -639,7 +643,7 @@ def test_the_packages_pipeline_becomes_a_dataset(
 def test_pieces_of_a_stream_are_not_parted_by_the_split(tmp_path: Path) -> None:
     logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "x")
     pieces = {f"v3_player-{n}_{at}-{at + 6}": of_package(0) for n in range(30) for at in (0, 6, 12)}
-    dataset = dataset_of_pipeline(PackagePipeline(OBTAIN, pieces), tmp_path / "out", 64, 64, logger)
+    dataset = dataset_of(PipelineSource(PackagePipeline(OBTAIN, pieces), 64, 64), tmp_path / "out", logger)
     streams = {split: {row.source.rsplit("_", 1)[0] for row in dataset.episodes(split)} for split in dataset.splits}
     assert streams["train"] and streams["validation"] and not streams["train"] & streams["validation"]
     assert len(dataset.episodes("validation")) == 3 * len(streams["validation"])
@@ -650,7 +654,7 @@ def test_our_own_pipeline_as_well(tmp_path: Path) -> None:
     write_navigate(tmp_path / "raw", 2)
     data = minerl.data.make(NAVIGATE, data_dir=tmp_path / "raw", num_workers=1)
     logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "x")
-    dataset: Dataset = dataset_of_pipeline(data, tmp_path / "out", 64, 64, logger)
+    dataset: Dataset = dataset_of(PipelineSource(data, 64, 64), tmp_path / "out", logger)
     referenced = import_recordings(MinerlSource(tmp_path / "raw", NAVIGATE), tmp_path / "other")
     by_name = {row.source: row for row in referenced.episodes()}
     for row in dataset.episodes():

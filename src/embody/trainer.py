@@ -40,8 +40,8 @@ __all__ = ["Trainer"]
 
 
 class Trainer:
-    """Phases of one run; `data` is a dataset or several, by default those of the config's tasks, or what
-    `minerl.data.make` returns: that becomes a dataset in the run's folder.
+    """Phases of one run; `data` is a dataset or several, by default those of the config's tasks, or an object that a
+    game knows as recordings, such as MineRL's `minerl.data.make` returns: that becomes a dataset in the run's folder.
 
     Weights go to `models_dir/NAME`, checkpoints and results to `runs_dir/NAME`.
     """

@@ -13,6 +13,7 @@ from embody.games.registry import (
     preset,
     preset_names,
     simulator,
+    source_of,
     stored_config,
 )
 from embody.games.seeds import environment_seeds, evaluation_seeds
@@ -34,5 +35,6 @@ __all__ = [
     "preset",
     "preset_names",
     "simulator",
+    "source_of",
     "stored_config",
 ]

@@ -38,6 +38,7 @@ __all__ = [
     "preset_names",
     "recording_kinds",
     "simulator",
+    "source_of",
     "stored_config",
 ]
 
@@ -79,6 +80,9 @@ class Game:
     # One that plays as well, but for something else; None where the task allows nothing else.
     make_mistaken_demonstrator: Callable[[str], Demonstrator | None] = lambda task: None
     recordings: Mapping[str, Recordings] = field(default_factory=dict)  # that `embody import KIND` reads
+    # An object of the game's, such as `minerl.data.make` returns, as recordings with frames of that height and width;
+    # None: it is none of the game's. A trainer takes such objects beside datasets.
+    source_of: Callable[[object, tuple[int, int]], Source | None] = lambda data, frame: None
     simulators: Mapping[str, Simulator] = field(default_factory=dict)  # that `embody evaluate --env KIND:NAME` plays in
     evaluation: Callable[[], "GameEvaluation"] = _nothing_of_its_own
 
@@ -188,3 +192,13 @@ def open_recordings(kind: str, folder: Path, environment: str | None = None) -> 
         several = ", ".join(name for name, found in kinds.items() if found.has_environments)
         raise UserError(f"--env {environment}: only recordings of {several} are of several environments, not {kind}")
     return kinds[kind].open(folder, environment)
+
+
+def source_of(data: object, frame: tuple[int, int]) -> Source:
+    """`data`, an object that one of the games knows, as recordings with frames of that height and width."""
+    for one in games().values():
+        if (source := one.source_of(data, frame)) is not None:
+            return source
+    raise UserError(
+        f"data is a {type(data).__name__}, which no game reads: give a dataset (`open_dataset`), or several"
+    )

@@ -36,6 +36,12 @@ def _vpt(folder: Path, environment: str | None) -> Source:
     return VptSource(folder)
 
 
+def _source_of(data: object, frame: tuple[int, int]) -> Source | None:
+    from embody.games.minecraft.pipeline import Pipeline, PipelineSource
+
+    return PipelineSource(data, *frame) if isinstance(data, Pipeline) else None
+
+
 def _in_minerl(
     config: Config,
     environment: str,
@@ -58,5 +64,6 @@ GAME = Game(
     labels=tuple(map(task_label, TASKS)),
     keys={key: (VPT.keys.index(name), 1) for key, name in _KEYS.items()},
     recordings={"minerl": Recordings(_minerl, has_environments=True), "vpt": Recordings(_vpt)},
+    source_of=_source_of,
     simulators={"minerl": Simulator(_in_minerl, preset="minecraft")},
 )

@@ -38,7 +38,10 @@ class Pipeline(Protocol):
 
 @dataclass(frozen=True)
 class PipelineSource:
-    """The pipeline's trajectories, frames resized; as the package gives them, the last frame is the one before it."""
+    """The pipeline's trajectories, frames resized; as the package gives them, the last frame is the one before it.
+
+    A `UserError` if they are of an environment that is not known.
+    """
 
     pipeline: Pipeline
     height: int
