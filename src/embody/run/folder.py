@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from embody.config import Config, to_dict
-from embody.data import write_json
+from embody.data import atomic_write, write_json
 from embody.errors import UserError
 from embody.games import stored_config
 from embody.run.timing import timed
@@ -51,5 +51,6 @@ def recorded(config: Config, stage: str, *, anew: bool = False) -> Iterator[Call
         if before is None:
             path.unlink()
         else:
-            path.write_bytes(before)
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(before)
         raise
