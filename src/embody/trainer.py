@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from embody.config import Config
 from embody.data import Dataset, is_complete, open_datasets
@@ -29,7 +28,7 @@ from embody.recording import collect, is_collected
 from embody.run.folder import config_path, recorded, write_config
 from embody.run.inputs import Data, inputs
 from embody.run.measuring import measure_run
-from embody.run.provenance import CONTROLS, STAGES, check_upstream, log_other_sampling, tokenizer_hash
+from embody.run.provenance import CONTROLS, check_upstream, log_other_sampling, tokenizer_hash
 from embody.run.timing import machine_line
 from embody.run.trainings import make_weights
 from embody.tokenizer import Tokenizer
@@ -95,7 +94,7 @@ class Trainer:
 
     def train_tokenizer(self, data: Data | None = None) -> Tokenizer:
         """Phase 1a."""
-        return load_tokenizer(self._make("tokenizer", data))[0]
+        return load_tokenizer(self.train("tokenizer", data))[0]
 
     def encode(self, data: Data | None = None) -> None:
         """The datasets' latents, once."""
@@ -114,7 +113,7 @@ class Trainer:
 
     def train_dynamics(self, data: Data | None = None) -> Dynamics:
         """Phase 1b."""
-        return load_dynamics(self._make("dynamics", data))[0]
+        return load_dynamics(self.train("dynamics", data))[0]
 
     def train_agent(self, data: Data | None = None, *, variant: str = "agent") -> WorldAndAgent:
         """Phase 2, or one of its controls.
@@ -122,23 +121,16 @@ class Trainer:
         `cloning_best` clones the expert's own episodes only; `cloning_plain` has no world model: a dynamics that was
         never trained lends its layers, which the agent's losses alone then train, on the same latents.
         """
-        return load_world_and_agent(self._make(variant, data))[0]
+        return load_world_and_agent(self.train(variant, data))[0]
 
     def train_imagination(self, data: Data | None = None, *, variant: str = "imagination") -> WorldAndAgent:
         """Phase 3, or its control `shuffled`, in which imagined rewards are shuffled."""
-        return load_world_and_agent(self._make(variant, data))[0]
+        return load_world_and_agent(self.train(variant, data))[0]
 
-    def train(self, name: str, data: Data | None = None) -> nn.Module:
-        """The stage of that name, one of `STAGES`."""
-        match STAGES[name].phase:
-            case "tokenizer":
-                return self.train_tokenizer(data)
-            case "dynamics":
-                return self.train_dynamics(data)
-            case "agent":
-                return self.train_agent(data, variant=name)
-            case "imagination":
-                return self.train_imagination(data, variant=name)
+    def train(self, name: str, data: Data | None = None) -> Path:
+        """The stage of that name, one of `STAGES`, unless it is finished; returns where its weights are."""
+        datasets = self._datasets(data)  # first: the config's actions become theirs
+        return make_weights(self.config, name, datasets, self.device, self.logger)
 
     def evaluate(self, data: Data | None = None, command: str = "") -> dict[str, Any]:
         """Measure everything that is trained; writes `results.json` and the report's pictures.
@@ -206,11 +198,6 @@ class Trainer:
         self.report()
 
     # --- shared by the phases ---------------------------------------------------------------------------------------
-
-    def _make(self, name: str, data: Data | None) -> Path:
-        """The weights of the stage `name`, trained unless they are finished."""
-        datasets = self._datasets(data)
-        return make_weights(self.config, name, datasets, self.device, self.logger)
 
     def _datasets(self, data: Data | None) -> list[Dataset]:
         """What a phase reads; the run's actions become theirs."""
