@@ -121,7 +121,7 @@ def test_the_seed_example_on_minerl_recordings(tmp_path: Path, script: str) -> N
     assert about["data"] == [dataset.fingerprint]
     assert (dataset.meta.height, len(dataset.episodes()), dataset.actions.shape[1]) == (48, 4, 10)
     kept = json.loads((tmp_path / "runs" / "minigrid" / "config.json").read_text())
-    assert kept["dynamics"]["actions"]["sizes"] == list(dataset.meta.actions.sizes)  # what the next phases act by
+    assert kept["env"]["actions"]["sizes"] == list(dataset.meta.actions.sizes)  # what the next phases act by
 
 
 def test_code_hides_no_module_of_python() -> None:
