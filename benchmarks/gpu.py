@@ -40,6 +40,7 @@ from embody.games.crafter.presets import crafter
 from embody.games.minecraft.presets import minecraft
 from embody.imagination import Dream, Player
 from embody.model import Agent, WorldAndAgent, for_inference
+from embody.nn.noise import GeneratorNoise
 from embody.nn.transformer import Block
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
@@ -82,7 +83,7 @@ class Bench:
         config, sizes = self.config, self.sizes
         world = for_inference(self._world(), compiled=self.compiled)
         tokenizer = for_inference(self._tokenizer(), compiled=self.compiled)
-        dream = Dream(world, k_sample=config.sampling.k_sample, generator=self.generator)
+        dream = Dream(world, k_sample=config.sampling.k_sample, noise=GeneratorNoise(self.generator))
         batch = self._batch(1, config.dynamics.context)
         assert batch.latents is not None
         dream.reset(batch.latents, batch.actions, batch.is_first)
@@ -121,7 +122,7 @@ class Bench:
         model, loss = self._world(), ShortcutLoss(objective).to(self.device)
         rows, frames = self.sizes.dynamics
         batch = self._batch(rows, frames)
-        step = self._step(model, lambda: loss(model, batch, self.generator, bootstrap=True)[0])
+        step = self._step(model, lambda: loss(model, batch, GeneratorNoise(self.generator), bootstrap=True)[0])
         flops = rows * dynamics_row_flops(self.config.dynamics, objective, frames, bootstrap=True)
         return self._rates(self._time(step, self.sizes.steps, warm_up=2), frames=rows * frames, flops=flops)
 
@@ -132,7 +133,7 @@ class Bench:
         model, loss = self._tokenizer(), TokenizerLoss(objective).to(self.device)
         video = torch.randint(256, (rows, frames, 3, *frame), dtype=torch.uint8, device=self.device)
         mask = torch.ones(rows, frames, dtype=torch.bool, device=self.device)
-        step = self._step(model, lambda: loss(model, video, mask, self.generator)[0])
+        step = self._step(model, lambda: loss(model, video, mask, GeneratorNoise(self.generator))[0])
         flops = rows * tokenizer_row_flops(config.tokenizer, objective, frame, frames)
         return self._rates(self._time(step, self.sizes.steps, warm_up=2), frames=rows * frames, flops=flops)
 
@@ -143,7 +144,7 @@ class Bench:
         model = self._world_and_agent().to(self.device)
         stage, batch = ImaginationStage(config, [], "", model), self._batch(rows, config.imagination.context)
         stage.losses.to(self.device)
-        step = self._step(model, lambda: stage.loss(batch, StepContext(0, 1, self.generator))[0])
+        step = self._step(model, lambda: stage.loss(batch, StepContext(0, 1, GeneratorNoise(self.generator)))[0])
         seconds = self._time(step, self.sizes.steps, warm_up=2)
         return self._rates(
             seconds, frames=rows * config.imagination.horizon, flops=rows * imagination_row_flops(config)

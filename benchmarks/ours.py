@@ -43,6 +43,7 @@ from embody.dynamics import Dynamics, ShortcutLoss
 from embody.games import preset, preset_names
 from embody.imagination import Dream, Player
 from embody.model import Agent, WorldAndAgent, for_inference
+from embody.nn.noise import GeneratorNoise
 from embody.nn.transformer import Block
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
@@ -157,7 +158,7 @@ def _tokenizer(workload: Workload, config: Config, precision: Precision, shapes:
     def run() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with autocast(precision):
-            total, _ = loss(model, frames, mask, generator)
+            total, _ = loss(model, frames, mask, GeneratorNoise(generator))
         total.backward()
         optimizer.step()
         return total.detach()
@@ -176,7 +177,7 @@ def _dynamics(workload: Workload, config: Config, precision: Precision, shapes: 
     def run() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with autocast(precision):
-            total, _ = loss(model, batch, generator, bootstrap=bootstrap)
+            total, _ = loss(model, batch, GeneratorNoise(generator), bootstrap=bootstrap)
         total.backward()
         optimizer.step()
         return total.detach()
@@ -191,7 +192,7 @@ def _dynamics(workload: Workload, config: Config, precision: Precision, shapes: 
 def _interactive(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
     tokenizer = for_inference(_new_tokenizer(config), precision=precision, compiled=config.compile)
     dynamics = for_inference(_new_world(config), precision=precision, compiled=config.compile)
-    dream = Dream(dynamics, k_sample=shapes.passes, generator=torch.Generator().manual_seed(0))
+    dream = Dream(dynamics, k_sample=shapes.passes, noise=GeneratorNoise(torch.Generator().manual_seed(0)))
     batch = _batch(workload, config, 1)
     context = batch.latents
     assert context is not None
@@ -224,7 +225,7 @@ def _imagination(workload: Workload, config: Config, precision: Precision, shape
     def run() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with autocast(precision):
-            total, _ = stage.loss(batch, StepContext(0, 1, generator))
+            total, _ = stage.loss(batch, StepContext(0, 1, GeneratorNoise(generator)))
         total.backward()
         optimizer.step()
         return total.detach()

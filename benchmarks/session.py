@@ -23,6 +23,7 @@ from benchmarks.workloads import FULL, TINY, WORKLOADS
 from embody.dynamics import Dynamics
 from embody.imagination import Dream
 from embody.model import for_inference
+from embody.nn.noise import GeneratorNoise
 
 AFTER = (10, 100, 1_000, 10_000)
 BLOCK = 16  # frames timed at a time
@@ -30,9 +31,9 @@ BLOCK = 16  # frames timed at a time
 
 def session(dynamics: Dynamics, frames: int, passes: int) -> Dream:
     """One that already has so many frames."""
-    dream = Dream(dynamics, k_sample=passes, generator=torch.Generator().manual_seed(0))
+    dream = Dream(dynamics, k_sample=passes, noise=GeneratorNoise(torch.Generator().manual_seed(0)))
     d = dynamics.config
-    context = torch.randn(1, 8, d.tokens, d.channels, generator=dream.generator)
+    context = dream.noise.normal(1, 8, d.tokens, d.channels)
     dream.reset(context, torch.zeros(1, 8, 1, dtype=torch.long), torch.zeros(1, 8, dtype=torch.bool))
     move_to(dream, frames)
     return dream

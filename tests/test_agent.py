@@ -23,6 +23,7 @@ from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.games.minecraft.presets import minecraft
 from embody.nn.distributions import FactoredCategorical
 from embody.nn.masked_mean import Reduce, one_process
+from embody.nn.noise import GeneratorNoise
 from embody.training.agent import AgentStage, EventsStage, RiskStage
 from embody.training.encode import encode_dataset
 from embody.training.loop import StepContext
@@ -175,7 +176,7 @@ def stage_gradients(config: Config, root: Path, monkeypatch: pytest.MonkeyPatch)
         return forward(z, tau, d, *rest, **others)
 
     monkeypatch.setattr(dynamics, "forward", noted)
-    loss, _ = stage.loss(make_batch(4, 6), StepContext(0, 1, seeded(0)))
+    loss, _ = stage.loss(make_batch(4, 6), StepContext(0, 1, GeneratorNoise(seeded(0))))
     loss.backward()
     return stage, read
 
@@ -211,7 +212,7 @@ def test_heads_read_the_noised_pass_or_the_context_level(
     level, generator = stage.model.dynamics.context_level, seeded(0)
     steps = torch.full((4, 6), 8.0)  # of rows without bootstrap and of a history alike
     if heads_input == "uniform":  # every step, as in the flow loss
-        steps = 2.0 ** torch.randint(0, 4, (4, 6), generator=generator)
+        steps = 2.0 ** (4 * torch.rand(4, 6, generator=generator)).long()
     drawn = torch.full((4, 6), level)
     if heads_input != "context":
         drawn = (steps * torch.rand(4, 6, generator=generator).square()).floor() / steps
@@ -263,7 +264,7 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
     batch = dataclasses.replace(make_batch(5, 6), cloned=flags[0], flow=flags[1])
 
     def metrics_of(**changes: Tensor) -> Mapping[str, Tensor]:
-        return stage.loss(dataclasses.replace(batch, **changes), StepContext(0, 1, seeded(0)))[1]
+        return stage.loss(dataclasses.replace(batch, **changes), StepContext(0, 1, GeneratorNoise(seeded(0))))[1]
 
     plain = metrics_of()
     assert [part.rows for part in seen] == [uniform]  # the share of five, rounded up
@@ -288,11 +289,11 @@ def test_the_worlds_own_loss_goes_on_with_its_bootstrap(tmp_path: Path) -> None:
     open_heads(stage.model.agent)
     own_rows = torch.arange(8) % 2 == 0  # wherever they stand
     batch = dataclasses.replace(make_batch(8, 6), cloned=~own_rows, flow=own_rows)
-    loss, metrics = stage.loss(batch, StepContext(0, 1, seeded(0)))
-    generator = seeded(0)
-    features = stage.model.features(batch, stage.model.context_levels(batch), generator)
+    loss, metrics = stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(0))))
+    noise = GeneratorNoise(seeded(0))
+    features = stage.model.features(batch, stage.model.context_levels(batch), noise)
     of_agent, _ = AgentLoss(objective)(stage.model.agent.heads, features, batch)
-    own, terms = ShortcutLoss(of_world)(stage.model.dynamics, batch.select(own_rows), generator, bootstrap=True)
+    own, terms = ShortcutLoss(of_world)(stage.model.dynamics, batch.select(own_rows), noise, bootstrap=True)
     assert terms["bootstrap"] > 0
     for name in ("flow", "bootstrap"):
         assert torch.equal(metrics[name], terms[name])
@@ -577,12 +578,12 @@ def test_support_by_hand() -> None:
     own = q.within(q, 0.2)
     kl = sum(1 / 3 * math.log(1 / 3 / (share / 0.95)) for share in (0.5, 0.3, 0.15))
     assert within.kl(own).item() == pytest.approx(kl, rel=1e-5)
-    drawn = torch.cat([own.sample(seeded(n)) for n in range(200)])
+    drawn = torch.cat([own.sample(GeneratorNoise(seeded(n))) for n in range(200)])
     assert set(drawn.flatten().tolist()) == {0, 1, 2}
     # At 1 only the likeliest is left; factors are limited each by itself.
     two = ActionSpec((2, 3))
     spread = FactoredCategorical(torch.tensor([0.6, 0.4, 0.2, 0.5, 0.3]).log(), two)
-    assert spread.within(spread, 1.0).sample(seeded(0)).tolist() == [0, 1]
+    assert spread.within(spread, 1.0).sample(GeneratorNoise(seeded(0))).tolist() == [0, 1]
     # What is never taken has no gradient, and does no harm to that of the others.
     logits = torch.zeros(1, 4, requires_grad=True)
     limited = FactoredCategorical(logits, ActionSpec((4,))).within(q, 0.2)
@@ -632,7 +633,7 @@ def test_phase_2_learns_what_frames_show(tmp_path: Path) -> None:
         assert stage.model.events is not None and batch.latents is not None
         with torch.no_grad():
             torch.nn.init.normal_(stage.model.events.mlp[-1].weight, generator=seeded(2))
-        loss, _ = stage.loss(batch, StepContext(0, 1, seeded(4)))
+        loss, _ = stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
         loss.backward()
         found[context_tau] = loss.item()
         learns = {name for name, p in stage.model.named_parameters() if p.grad is not None}
@@ -697,7 +698,7 @@ def test_the_cost_of_a_step_is_what_its_reward_is_below_what_was_achieved(tmp_pa
     seen = dataclasses.replace(batch, **fields, labelled=torch.tensor([True, True, False]))
     shares = torch.tensor([0.1, 0.2, 0.0, 0.4, 1.0])  # of five; the most that there is
     cost = -(shares * math.log(1 / 4) + (1 - shares) * math.log(3 / 4)).sum().item()
-    loss, _ = stage.loss(seen, StepContext(0, 1, seeded(4)))
+    loss, _ = stage.loss(seen, StepContext(0, 1, GeneratorNoise(seeded(4))))
     assert loss.item() == pytest.approx((cost - 4 * math.log(9 / 10) - math.log(1 / 10)) / 5, rel=1e-5)
     loss.backward()
     learns = {name for name, p in stage.model.named_parameters() if p.grad is not None}
@@ -723,7 +724,9 @@ def test_rare_costs_come_out_as_often_as_they_are(tmp_path: Path) -> None:
         rewards[:, 1:] = -2.5 * (risky & (chance < 0.5))
         ends[:, 1:] = risky & (chance < 0.25)
         fields = {"latents": latents, "actions": actions, "rewards": rewards, "is_terminal": ends}
-        loss, _ = stage.loss(dataclasses.replace(batch, **fields, task=left, events=left), StepContext(0, 1, random))
+        loss, _ = stage.loss(
+            dataclasses.replace(batch, **fields, task=left, events=left), StepContext(0, 1, GeneratorNoise(random))
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

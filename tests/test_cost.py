@@ -47,6 +47,7 @@ from embody.games.minigrid.presets import minigrid
 from embody.imagination import Dream
 from embody.model import WorldAndAgent
 from embody.nn.cache import RingCache
+from embody.nn.noise import GeneratorNoise
 from embody.nn.transformer import Block
 from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
 from embody.tokenizer.lpips import LpipsNet
@@ -225,7 +226,7 @@ def test_flops_of_a_row_of_dynamics_training(draw: Any, bootstrap: bool) -> None
     dynamics, loss, batch = make_dynamics(), ShortcutLoss(objective), make_batch(10, T)
 
     def step() -> None:
-        loss(dynamics, batch, seeded(0), bootstrap=bootstrap)[0].backward()
+        loss(dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=bootstrap)[0].backward()
 
     row = dynamics_row_flops(DYNAMICS, objective, T, bootstrap=bootstrap)
     assert counted(step) == pytest.approx(10 * row, rel=EXACTLY)
@@ -248,7 +249,7 @@ def test_flops_of_a_row_of_agent_training(own_weights: bool, goal: Any) -> None:
             memory = dynamics(*seen, batch.actions, batch.is_first, memory_only=True).memory
         out = agent.heads(agent(batch.task, memory, T, blocks=dynamics.trunk.blocks))
         total = out.policy.sum() + out.reward.sum() + out.value.sum() + out.continues.sum()
-        total = total + ShortcutLoss(flow)(dynamics, rows, seeded(0), bootstrap=True)[0]
+        total = total + ShortcutLoss(flow)(dynamics, rows, GeneratorNoise(seeded(0)), bootstrap=True)[0]
         total.backward()
 
     assert counted(step) == pytest.approx(8 * agent_row_flops(config, T), rel=EXACTLY)
@@ -260,8 +261,8 @@ def test_flops_of_a_row_of_what_judges_steps(kind: type[EventsStage | RiskStage]
     before = AgentStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", make_dynamics())
     stage, left = kind(before), torch.ones(8, T, 3, dtype=torch.bool)
     batch = dataclasses.replace(make_batch(8, T), task=left, events=torch.zeros_like(left))
-    found = counted(lambda: stage.loss(batch, StepContext(0, 1, seeded(0)))[0].backward())
-    assert found == pytest.approx(8 * stage.row_flops(T, StepContext(0, 1, seeded(0))), rel=EXACTLY)
+    found = counted(lambda: stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(0))))[0].backward())
+    assert found == pytest.approx(8 * stage.row_flops(T, StepContext(0, 1, GeneratorNoise(seeded(0)))), rel=EXACTLY)
 
 
 def test_flops_of_a_generated_frame_and_of_a_dream() -> None:
@@ -271,7 +272,7 @@ def test_flops_of_a_generated_frame_and_of_a_dream() -> None:
         CONFIG, imagination=dataclasses.replace(CONFIG.imagination, horizon=horizon, updates=2)
     )
     batch, prior = make_batch(B, context), make_agent().heads.policy
-    dream = Dream(WorldAndAgent(dynamics, agent), k_sample=SAMPLING.k_sample, generator=seeded(0))
+    dream = Dream(WorldAndAgent(dynamics, agent), k_sample=SAMPLING.k_sample, noise=GeneratorNoise(seeded(0)))
     assert batch.latents is not None and context + horizon > DYNAMICS.context  # the ring fills on the way
     features: list[Tensor] = []
 
@@ -280,7 +281,7 @@ def test_flops_of_a_generated_frame_and_of_a_dream() -> None:
 
     def step() -> None:
         with torch.no_grad():
-            action = agent.heads.act(features[-1]).sample(seeded(0))
+            action = agent.heads.act(features[-1]).sample(GeneratorNoise(seeded(0)))
         features.append(dream.step(action).features)
 
     def learn() -> None:
@@ -296,7 +297,7 @@ def test_flops_of_a_generated_frame_and_of_a_dream() -> None:
     # A full ring; the heads that say what a dream's step brought are no part of the frame.
     others = head_flops(AGENT, TRUNK, ACTIONS)
     assert counted(step) == B * (generated_frame_flops(CONFIG) + others)
-    alone = Dream(dynamics, k_sample=SAMPLING.k_sample, generator=seeded(0))
+    alone = Dream(dynamics, k_sample=SAMPLING.k_sample, noise=GeneratorNoise(seeded(0)))
     with torch.no_grad():
         alone.reset(batch.latents, batch.actions, batch.is_first)
         for _ in range(horizon):
@@ -324,7 +325,7 @@ def test_flops_of_a_step_of_imagination(finetune: Any, agent: dict[str, Any], tm
         batch = make_batch(B, dream.context)
         if model.events is not None:
             batch = dataclasses.replace(batch, task=torch.ones(B, dream.context, 3, dtype=torch.bool))
-        stage.loss(batch, StepContext(0, 1, seeded(0)))[0].backward()
+        stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(0))))[0].backward()
 
     assert counted(step) == pytest.approx(B * imagination_row_flops(config), rel=EXACTLY)
 

@@ -13,6 +13,7 @@ from embody.config import DynamicsObjective
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
 from embody.dynamics.shortcut import Levels, bootstrap_velocity, draw_levels, hold_contexts, noise_to, ramp_weight
+from embody.nn.noise import GeneratorNoise
 from tests.tiny_models import ACTIONS, DYNAMICS, FLOW, make_actions, make_batch, make_dynamics, seeded
 
 K_MAX = DYNAMICS.k_max
@@ -228,7 +229,7 @@ def test_ramp_weight_by_hand() -> None:
 
 
 def test_fine_levels_lie_on_the_finest_grid() -> None:
-    levels = draw_levels(2000, 4, 64, False, seeded(0))
+    levels = draw_levels(2000, 4, 64, False, GeneratorNoise(seeded(0)))
     assert (levels.d == 1 / 64).all()
     counts = (levels.tau * 64).long().flatten().bincount(minlength=64)
     assert torch.equal(levels.tau, (levels.tau * 64).round() / 64)
@@ -236,7 +237,7 @@ def test_fine_levels_lie_on_the_finest_grid() -> None:
 
 
 def test_coarse_levels_lie_on_the_grid_of_their_step() -> None:
-    levels = draw_levels(2000, 4, 64, True, seeded(0))
+    levels = draw_levels(2000, 4, 64, True, GeneratorNoise(seeded(0)))
     steps, counts = levels.d.unique(return_counts=True)
     assert steps.tolist() == [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
     assert (counts / 8000 - 1 / 6).abs().max() < 5 * (1 / 6 / 8000) ** 0.5
@@ -250,7 +251,7 @@ def test_coarse_levels_lie_on_the_grid_of_their_step() -> None:
 
 
 def test_uniform_steps_are_equally_frequent() -> None:
-    levels = draw_levels(3000, 4, 64, True, seeded(0), finest=True)
+    levels = draw_levels(3000, 4, 64, True, GeneratorNoise(seeded(0)), finest=True)
     steps, counts = levels.d.unique(return_counts=True)
     assert steps.tolist() == [1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
     assert (counts / 12000 - 1 / 7).abs().max() < 5 * (1 / 7 / 12000) ** 0.5
@@ -266,7 +267,7 @@ def test_uniform_steps_are_equally_frequent() -> None:
 def test_a_grid_of_one_step_can_be_trained(bootstrap: bool, step_draw: str) -> None:
     dynamics = make_dynamics(dataclasses.replace(DYNAMICS, k_max=1))
     objective = variant(bootstrap_fraction=0.5, step_draw=step_draw)
-    _, metrics = ShortcutLoss(objective)(dynamics, make_batch(2, 3), seeded(0), bootstrap=bootstrap)
+    _, metrics = ShortcutLoss(objective)(dynamics, make_batch(2, 3), GeneratorNoise(seeded(0)), bootstrap=bootstrap)
     assert metrics["flow"] > 0 and "bootstrap" not in metrics
 
 
@@ -309,7 +310,7 @@ def test_bootstrap_averages_velocities_not_predictions() -> None:
 
 
 def test_contexts_held_for_a_rollout() -> None:
-    drawn = draw_levels(40, 5, 8, True, seeded(0))
+    drawn = draw_levels(40, 5, 8, True, GeneratorNoise(seeded(0)))
     held = hold_contexts(drawn, 0.875, 1 / 8)
     assert (held.tau[:, ::2] == 0.875).all() and (held.d[:, ::2] == 1 / 8).all()
     assert torch.equal(held.tau[:, 1::2], drawn.tau[:, 1::2]) and torch.equal(held.d[:, 1::2], drawn.d[:, 1::2])
@@ -320,7 +321,7 @@ def test_bootstrap_beside_held_contexts(monkeypatch: pytest.MonkeyPatch) -> None
     objective = variant(bootstrap_fraction=1.0, contexts="alternate", ramp=False)
     dynamics, batch = make_dynamics(), make_batch(3, 4)
     calls = record(dynamics, monkeypatch)
-    _, metrics = unscaled(objective)(dynamics, batch, seeded(0), bootstrap=True)
+    _, metrics = unscaled(objective)(dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=True)
     main, first, second = calls
     held = main.d == 1 / K_MAX
     assert held.sum() == 6 and (main.tau[held] == dynamics.context_level).all()
@@ -343,7 +344,7 @@ def test_contexts_are_held_in_videos_but_not_in_images(monkeypatch: pytest.Monke
     """Images are first frames: those at the context level alone would never be learnt from noise."""
     dynamics, objective = make_dynamics(), variant(image_fraction=0.5, bootstrap_fraction=0.0, contexts="alternate")
     calls = record(dynamics, monkeypatch)
-    unscaled(objective)(dynamics, make_batch(4, 6), seeded(0), bootstrap=False)
+    unscaled(objective)(dynamics, make_batch(4, 6), GeneratorNoise(seeded(0)), bootstrap=False)
     images, videos = calls
     assert images.tau.shape == (12, 1) and videos.tau.shape == (2, 6)
     assert (videos.tau[:, ::2] == dynamics.context_level).all()
@@ -351,7 +352,7 @@ def test_contexts_are_held_in_videos_but_not_in_images(monkeypatch: pytest.Monke
 
 
 def test_a_tau_power_draws_low_levels_more_often() -> None:
-    tau = draw_levels(4000, 4, 64, False, seeded(0), power=2.0).tau
+    tau = draw_levels(4000, 4, 64, False, GeneratorNoise(seeded(0)), power=2.0).tau
     assert torch.equal(tau, (tau * 64).floor() / 64)
     assert (tau < 0.25).float().mean() == pytest.approx(0.5, abs=0.02)  # u^2 < 1/4
 
@@ -361,7 +362,9 @@ def test_the_loss_draws_its_levels_by_the_tau_power(draw: str, share: float, mon
     dynamics = make_dynamics()
     objective = variant(step_draw=draw, bootstrap_fraction=share, tau_power=1e9)  # u^p is 0
     calls = record(dynamics, monkeypatch)
-    ShortcutLoss(objective)(dynamics, make_batch(4, 4), seeded(0), bootstrap=draw == "uniform" or share > 0)
+    ShortcutLoss(objective)(
+        dynamics, make_batch(4, 4), GeneratorNoise(seeded(0)), bootstrap=draw == "uniform" or share > 0
+    )
     assert (calls[0].tau == 0).all()
 
 
@@ -369,7 +372,9 @@ def test_bootstrap_rows_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
     dynamics, batch = make_dynamics(), make_batch(3, 4)
     batch.mask[1, 2:] = False
     calls = record(dynamics, monkeypatch)
-    loss, metrics = unscaled(variant(bootstrap_fraction=1.0))(dynamics, batch, seeded(0), bootstrap=True)
+    loss, metrics = unscaled(variant(bootstrap_fraction=1.0))(
+        dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=True
+    )
     main, first, second = calls
     assert main.clean.requires_grad and not first.clean.requires_grad and not second.clean.requires_grad
     assert (main.d >= 2 / K_MAX).all() and len(main.d.unique()) > 1
@@ -392,7 +397,7 @@ def test_bootstrap_rows_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
 def test_bootstrap_takes_the_rows_that_images_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     dynamics, objective = make_dynamics(), variant(image_fraction=0.75, bootstrap_fraction=0.5)
     calls = record(dynamics, monkeypatch)
-    ShortcutLoss(objective)(dynamics, make_batch(4, 3), seeded(0), bootstrap=True)
+    ShortcutLoss(objective)(dynamics, make_batch(4, 3), GeneratorNoise(seeded(0)), bootstrap=True)
     assert [len(call.noised) for call in calls] == [9, 1, 1, 1]  # images apart, the video, its two half steps
 
 
@@ -401,7 +406,7 @@ def test_images_come_first_then_bootstrap_rows_with_their_own_actions(monkeypatc
     dynamics, batch = make_dynamics(), make_batch(4, 3)
     batch.is_first[2, 0] = True
     calls = record(dynamics, monkeypatch)
-    unscaled(objective)(dynamics, batch, seeded(1), bootstrap=True)
+    unscaled(objective)(dynamics, batch, GeneratorNoise(seeded(1)), bootstrap=True)
     single, video, *teacher = calls
     assert len(single.noised) == 6 and len(video.noised) == 2
     assert (video.d[0] > 1 / K_MAX).all() and (video.d[1] == 1 / K_MAX).all()
@@ -414,9 +419,9 @@ def test_images_come_first_then_bootstrap_rows_with_their_own_actions(monkeypatc
 
 def test_both_terms_weigh_as_many_rows_as_they_have() -> None:
     dynamics, batch, objective = make_dynamics(), make_batch(4, 3), variant(bootstrap_fraction=0.25)
-    loss, metrics = unscaled(objective)(dynamics, batch, seeded(0), bootstrap=True)
+    loss, metrics = unscaled(objective)(dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=True)
     assert loss.item() == pytest.approx(0.75 * float(metrics["flow"]) + 0.25 * float(metrics["bootstrap"]))
-    _, without = unscaled(objective)(dynamics, batch, seeded(0), bootstrap=False)
+    _, without = unscaled(objective)(dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=False)
     assert "bootstrap" not in without
 
 
@@ -427,7 +432,7 @@ def test_uniform_draw_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
     batch.mask[1, 2:] = False
     batch.mask[5, 3:] = False
     calls = record(dynamics, monkeypatch)
-    loss, metrics = unscaled(objective)(dynamics, batch, seeded(0), bootstrap=True)
+    loss, metrics = unscaled(objective)(dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=True)
     # Images, video; then the teacher's two half steps of the images, and those of the video.
     single, video, *halves = calls
     assert len(halves) == 4 and single.noised.shape[:2] == (12, 1) and video.noised.shape[:2] == (6, 6)
@@ -464,7 +469,7 @@ def test_uniform_draw_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
 def test_uniform_draw_waits_for_the_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
     dynamics = make_dynamics()
     calls = record(dynamics, monkeypatch)
-    ShortcutLoss(variant(step_draw="uniform"))(dynamics, make_batch(3, 4), seeded(0), bootstrap=False)
+    ShortcutLoss(variant(step_draw="uniform"))(dynamics, make_batch(3, 4), GeneratorNoise(seeded(0)), bootstrap=False)
     (call,) = calls
     assert (call.d == 1 / K_MAX).all()
 
@@ -476,7 +481,9 @@ def test_flow_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     dynamics, batch = make_dynamics(), make_batch(3, 4)
     batch.mask[1, 2:] = False
     calls = record(dynamics, monkeypatch)
-    loss, metrics = unscaled(variant(bootstrap_fraction=1.0))(dynamics, batch, seeded(0), bootstrap=False)
+    loss, metrics = unscaled(variant(bootstrap_fraction=1.0))(
+        dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=False
+    )
     (call,) = calls
     assert (call.d == 1 / K_MAX).all() and call.labelled.all()
     assert torch.equal(call.actions, batch.actions) and torch.equal(call.is_first, batch.is_first)
@@ -499,7 +506,7 @@ def test_losses_in_v_space_by_hand(predict: str, monkeypatch: pytest.MonkeyPatch
     draws: list[Tensor] = []
     randn = torch.randn
     monkeypatch.setattr(torch, "randn", lambda *a, **k: draws.append(randn(*a, **k)) or draws[-1])
-    _, metrics = unscaled(objective)(dynamics, batch, seeded(0), bootstrap=True)
+    _, metrics = unscaled(objective)(dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=True)
     main, first, second = calls
     (noise,) = draws
     assert batch.latents is not None
@@ -519,11 +526,11 @@ def test_losses_in_v_space_by_hand(predict: str, monkeypatch: pytest.MonkeyPatch
 def test_both_terms_are_divided_by_the_running_root_mean_square_of_the_flow_term() -> None:
     dynamics, batch = make_dynamics(), make_batch(4, 3)
     losses = ShortcutLoss(variant(bootstrap_fraction=0.5))
-    loss, metrics = losses(dynamics, batch, seeded(0), bootstrap=True)
+    loss, metrics = losses(dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=True)
     assert loss.item() == pytest.approx(0.5 + 0.5 * float(metrics["bootstrap"] / metrics["flow"]), rel=1e-5)
     losses.flow_rms.mean_square.fill_(4.0)
     losses.flow_rms.weight.fill_(1.0)
-    loss, metrics = losses.eval()(dynamics, batch, seeded(0), bootstrap=True)
+    loss, metrics = losses.eval()(dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=True)
     assert loss.item() == pytest.approx(float(metrics["flow"]) / 4 + float(metrics["bootstrap"]) / 4)
 
 
@@ -531,17 +538,17 @@ def test_batches_without_a_flow_term_leave_its_size_alone() -> None:
     """All rows bootstrap: a flow term of 0 is none, and must not become what the other term is divided by."""
     dynamics, batch, losses = make_dynamics(), make_batch(4, 3), ShortcutLoss(variant(bootstrap_fraction=1.0))
     for seed in range(3):  # from the first step on
-        loss, metrics = losses(dynamics, batch, seeded(seed), bootstrap=True)
+        loss, metrics = losses(dynamics, batch, GeneratorNoise(seeded(seed)), bootstrap=True)
         assert float(metrics["flow"]) == 0 and loss.item() == pytest.approx(float(metrics["bootstrap"]), rel=1e-6)
-    flows = [losses(dynamics, batch, seeded(seed), bootstrap=False)[1]["flow"] for seed in range(2)]
+    flows = [losses(dynamics, batch, GeneratorNoise(seeded(seed)), bootstrap=False)[1]["flow"] for seed in range(2)]
     size = float((0.99 * flows[0].square() + flows[1].square()).div(1.99).sqrt())
     for seed in range(3):  # and after steps that had one
-        loss, metrics = losses(dynamics, batch, seeded(seed), bootstrap=True)
+        loss, metrics = losses(dynamics, batch, GeneratorNoise(seeded(seed)), bootstrap=True)
         assert loss.item() == pytest.approx(float(metrics["bootstrap"]) / size, rel=1e-5)
     # Padding is no flow either.
     losses.objective = variant(bootstrap_fraction=1.0, contexts="alternate")
     batch.mask[:, ::2] = False
-    loss, metrics = losses(dynamics, batch, seeded(0), bootstrap=True)
+    loss, metrics = losses(dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=True)
     assert float(metrics["flow"]) == 0 and loss.item() == pytest.approx(float(metrics["bootstrap"]) / size, rel=1e-5)
 
 
@@ -552,7 +559,7 @@ def test_padding_contributes_no_gradient(bootstrap: bool) -> None:
     assert batch.latents is not None
     batch.latents.requires_grad_()
     batch.mask[:, 2:] = False
-    loss, metrics = unscaled(objective)(dynamics, batch, seeded(0), bootstrap=bootstrap)
+    loss, metrics = unscaled(objective)(dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=bootstrap)
     (gradient,) = torch.autograd.grad(loss, batch.latents)
     assert not gradient[:, 2:].any()
     assert gradient[:, :2].flatten(1).any(dim=0).all()
@@ -560,7 +567,7 @@ def test_padding_contributes_no_gradient(bootstrap: bool) -> None:
     assert others.latents is not None
     others.latents[:, 2:] += 1
     others.actions[:, 2:] = 0
-    _, same = unscaled(objective)(dynamics, others, seeded(0), bootstrap=bootstrap)
+    _, same = unscaled(objective)(dynamics, others, GeneratorNoise(seeded(0)), bootstrap=bootstrap)
     torch.testing.assert_close(same, metrics, atol=0, rtol=0)
 
 
@@ -576,7 +583,9 @@ def test_separate_images_see_no_other_frame_and_no_action(images: bool) -> None:
     batch = only_one_frame_counts(make_batch(3, 4), row=1, slot=2)
     assert batch.latents is not None
     batch.latents.requires_grad_()
-    loss, _ = unscaled(variant(image_fraction=float(images)))(dynamics, batch, seeded(0), bootstrap=True)
+    loss, _ = unscaled(variant(image_fraction=float(images)))(
+        dynamics, batch, GeneratorNoise(seeded(0)), bootstrap=True
+    )
     of_latents, of_actions = torch.autograd.grad(loss, (batch.latents, dynamics.action.table.weight))
     others = of_latents.flatten(2).abs().sum(dim=-1)
     own = float(others[1, 2])
@@ -590,7 +599,7 @@ def test_separate_images_see_no_other_frame_and_no_action(images: bool) -> None:
 def test_unlabelled_rows_give_the_actions_no_gradient(labelled: bool) -> None:
     dynamics = make_dynamics()
     objective = variant(unlabelled_fraction=float(not labelled), bootstrap_fraction=0.5)
-    loss, _ = ShortcutLoss(objective)(dynamics, make_batch(4, 4), seeded(0), bootstrap=True)
+    loss, _ = ShortcutLoss(objective)(dynamics, make_batch(4, 4), GeneratorNoise(seeded(0)), bootstrap=True)
     loss.backward()
     assert dynamics.action.table.weight.grad is not None and dynamics.action.always_D.grad is not None
     assert bool(dynamics.action.table.weight.grad.any()) == labelled
@@ -604,7 +613,7 @@ def test_shares_of_rows_are_right_on_average(monkeypatch: pytest.MonkeyPatch) ->
     images, coarse, unlabelled, draws = 0, 0, 0, 60
     for seed in range(draws):
         calls.clear()
-        ShortcutLoss(objective)(dynamics, batch, seeded(seed), bootstrap=True)
+        ShortcutLoss(objective)(dynamics, batch, GeneratorNoise(seeded(seed)), bootstrap=True)
         single, video = calls[:2]
         assert single.noised.shape[1] == 1 and (single.d == 1 / K_MAX).all() and single.is_first.all()
         assert torch.equal(single.labelled[0::2], single.labelled[1::2])

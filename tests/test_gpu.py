@@ -14,6 +14,7 @@ from embody.dynamics import Dynamics, ShortcutLoss
 from embody.imagination import Dream
 from embody.model import for_inference
 from embody.nn.attention import attend
+from embody.nn.noise import GeneratorNoise
 from tests.test_cost import kept
 from tests.tiny_models import ACTIONS, DYNAMICS, FLOW, make_batch, open_layers, seeded
 
@@ -50,7 +51,7 @@ def test_training_runs_flash_attention() -> None:
 
     def step() -> None:
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            total, _ = loss(dynamics, batch, generator, bootstrap=False)
+            total, _ = loss(dynamics, batch, GeneratorNoise(generator), bootstrap=False)
         total.backward()
 
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
@@ -65,7 +66,7 @@ def test_training_runs_flash_attention() -> None:
 @torch.no_grad()
 def test_a_cached_step_runs_flash_attention() -> None:
     dynamics, batch = make_world(), make_batch(2, WORLD.context).to(torch.device("cuda"))
-    dream = Dream(dynamics, k_sample=2, generator=torch.Generator("cuda").manual_seed(0))
+    dream = Dream(dynamics, k_sample=2, noise=GeneratorNoise(torch.Generator("cuda").manual_seed(0)))
     with torch.autocast("cuda", dtype=torch.bfloat16):
         assert batch.latents is not None
         dream.reset(batch.latents, batch.actions, batch.is_first)
@@ -84,7 +85,8 @@ def test_a_captured_step_equals_a_plain_one() -> None:
     assert batch.latents is not None
     for _ in range(2):  # the second dream has a history of its own
         plain, fast = (
-            Dream(world, k_sample=2, generator=torch.Generator("cuda").manual_seed(0)) for world in (dynamics, captured)
+            Dream(world, k_sample=2, noise=GeneratorNoise(torch.Generator("cuda").manual_seed(0)))
+            for world in (dynamics, captured)
         )
         for dream in (plain, fast):
             dream.reset(batch.latents[:, :3], batch.actions[:, :3], batch.is_first[:, :3])
@@ -105,7 +107,7 @@ def test_training_at_a_cap_runs_compiled_flex_attention() -> None:
     def forward(dynamics: Dynamics, loss: ShortcutLoss) -> torch.Tensor:
         generator = torch.Generator("cuda").manual_seed(0)
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            return loss(dynamics, batch, generator, bootstrap=False)[0]
+            return loss(dynamics, batch, GeneratorNoise(generator), bootstrap=False)[0]
 
     for soft_cap in (0.0, 50.0):
         trunk = dataclasses.replace(TRUNK, soft_cap=soft_cap)

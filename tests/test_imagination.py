@@ -33,6 +33,7 @@ from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.imagination import Dream, DreamEnv, DreamStep, Player
 from embody.model import WorldAndAgent, load_world_and_agent
+from embody.nn.noise import GeneratorNoise
 from embody.saving.tensors import save_tensors
 from embody.training import imagination
 from embody.training.encode import encode_dataset
@@ -129,7 +130,7 @@ def test_a_dream_equals_its_recomputation_from_scratch(pattern: str, steps: int,
     batch = make_batch(2, CONTEXT + steps)
     batch.is_first[:, 0] = True
     assert (CONTEXT + steps > WINDOW) == (pattern != "STST")  # beyond the window only a single time layer is exact
-    dream = Dream(WorldAndAgent(dynamics, agent), k_sample=k_sample, generator=seeded(5))
+    dream = Dream(WorldAndAgent(dynamics, agent), k_sample=k_sample, noise=GeneratorNoise(seeded(5)))
     reference = Recomputed(dynamics, agent, batch, 5)
     assert batch.latents is not None
     context = batch.latents[:, :CONTEXT].reshape(2, CONTEXT, 2, 8)
@@ -156,7 +157,7 @@ def test_known_actions_lead_to_the_same_in_fewer_passes(k_sample: int, with_agen
     batch = make_batch(2, CONTEXT + steps)
     passes: list[int] = []
     dynamics.register_forward_pre_hook(lambda _, arguments: passes.append(arguments[0].shape[1]))
-    one_by_one, fused = (Dream(model, k_sample=k_sample, generator=seeded(5)) for _ in range(2))
+    one_by_one, fused = (Dream(model, k_sample=k_sample, noise=GeneratorNoise(seeded(5))) for _ in range(2))
     start(one_by_one, batch)
     expected = [one_by_one.step(slot(batch, t)) for t in range(CONTEXT, CONTEXT + steps)]
     start(fused, batch)
@@ -175,8 +176,8 @@ def test_known_actions_lead_to_the_same_in_fewer_passes(k_sample: int, with_agen
 
 def test_observed_frames_stand_where_dreamt_ones_would() -> None:
     dynamics, agent, batch = make_dynamics(), make_agent(), make_batch(1, 6)
-    at_once = start(Dream(WorldAndAgent(dynamics, agent), k_sample=2, generator=seeded(5)), batch, 6)
-    dream = Dream(WorldAndAgent(dynamics, agent), k_sample=2, generator=seeded(5))
+    at_once = start(Dream(WorldAndAgent(dynamics, agent), k_sample=2, noise=GeneratorNoise(seeded(5))), batch, 6)
+    dream = Dream(WorldAndAgent(dynamics, agent), k_sample=2, noise=GeneratorNoise(seeded(5)))
     found = [start(dream, batch, 3)]
     assert batch.latents is not None
     for t in range(3, 6):
@@ -186,8 +187,8 @@ def test_observed_frames_stand_where_dreamt_ones_would() -> None:
 
 def test_the_agent_does_not_change_the_dream() -> None:
     dynamics, batch = make_dynamics(), make_batch(2, CONTEXT + STEPS)
-    with_agent = Dream(WorldAndAgent(dynamics, make_agent()), k_sample=2, generator=seeded(5))
-    without = Dream(dynamics, k_sample=2, generator=seeded(5))
+    with_agent = Dream(WorldAndAgent(dynamics, make_agent()), k_sample=2, noise=GeneratorNoise(seeded(5)))
+    without = Dream(dynamics, k_sample=2, noise=GeneratorNoise(seeded(5)))
     assert start(without, batch).shape == (2, CONTEXT, 0) and start(with_agent, batch).shape == (2, CONTEXT, 32)
     for t in range(CONTEXT, CONTEXT + STEPS):
         step = without.step(slot(batch, t))
@@ -199,7 +200,7 @@ def test_actions_tasks_and_noise_tell_dreams_apart() -> None:
     dynamics, agent, batch = make_dynamics(), make_agent(), make_batch(2, CONTEXT + 1)
 
     def dreamt(batch: Batch, seed: int = 5) -> Any:
-        dream = Dream(WorldAndAgent(dynamics, agent), k_sample=2, generator=seeded(seed))
+        dream = Dream(WorldAndAgent(dynamics, agent), k_sample=2, noise=GeneratorNoise(seeded(seed)))
         start(dream, batch)
         return dream.step(slot(batch, CONTEXT))
 
@@ -217,7 +218,9 @@ def test_selected_rows_dream_on_alone() -> None:
     # A context without noise: rows share a generator, so the third of three would draw other noise than one alone.
     dynamics = make_dynamics(dataclasses.replace(DYNAMICS, context_tau=1.0))
     agent, batch = make_agent(), make_batch(3, CONTEXT + 2)
-    dream, alone = (Dream(WorldAndAgent(dynamics, agent), k_sample=2, generator=seeded(5)) for _ in range(2))
+    dream, alone = (
+        Dream(WorldAndAgent(dynamics, agent), k_sample=2, noise=GeneratorNoise(seeded(5))) for _ in range(2)
+    )
     start(dream, batch)
     dream.select(torch.tensor([2]))
     present = [field.name for field in dataclasses.fields(Batch) if getattr(batch, field.name) is not None]
@@ -225,14 +228,14 @@ def test_selected_rows_dream_on_alone() -> None:
     start(alone, only)
     for t in (CONTEXT, CONTEXT + 1):
         for each in (dream, alone):
-            each.generator.manual_seed(t)
+            each.noise = GeneratorNoise(seeded(t))
         found, expected = dream.step(slot(only, t)), alone.step(slot(only, t))
         torch.testing.assert_close(found.latents, expected.latents, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(found.features, expected.features, atol=1e-5, rtol=1e-4)
 
 
 def test_a_context_longer_than_the_window_is_refused() -> None:
-    dream = Dream(make_dynamics(), k_sample=2, generator=seeded(0))
+    dream = Dream(make_dynamics(), k_sample=2, noise=GeneratorNoise(seeded(0)))
     with pytest.raises(ValueError, match="9 frames does not fit dynamics.context 8"):
         start(dream, make_batch(1, WINDOW + 1), WINDOW + 1)
     assert start(dream, make_batch(1, WINDOW), WINDOW).shape == (1, WINDOW, 0)
@@ -241,7 +244,7 @@ def test_a_context_longer_than_the_window_is_refused() -> None:
 @pytest.mark.parametrize("k_sample", [0, 3, 16])
 def test_a_number_of_steps_off_the_grid_is_refused(k_sample: int) -> None:
     with pytest.raises(ValueError, match=f"k_sample {k_sample} must divide k_max 8"):
-        Dream(make_dynamics(), k_sample=k_sample, generator=seeded(0))
+        Dream(make_dynamics(), k_sample=k_sample, noise=GeneratorNoise(seeded(0)))
 
 
 # --- the player -----------------------------------------------------------------------------------------------------
@@ -347,7 +350,7 @@ def test_a_player_starts_as_a_training_context_does(encoded: Dataset, observed: 
     length = CONTEXT + observed
     batch = contexts(encoded, length, 1 + observed)
     assert batch.latents is not None
-    dream = Dream(WorldAndAgent(make_dynamics(), make_agent()), k_sample=2, generator=seeded(7))
+    dream = Dream(WorldAndAgent(make_dynamics(), make_agent()), k_sample=2, noise=GeneratorNoise(seeded(7)))
     features = dream.reset(batch.latents, batch.actions, batch.is_first, batch.task)[:, -1]
 
     def played(seed: int) -> Tensor:
@@ -401,7 +404,7 @@ def make_environment(horizon: int = 5) -> DreamEnv:
     def recorded(seed: int) -> Batch:
         return make_batch(1, CONTEXT, seed=seed % 1000)
 
-    dream = Dream(WorldAndAgent(make_dynamics(), make_agent()), k_sample=2, generator=seeded(0))
+    dream = Dream(WorldAndAgent(make_dynamics(), make_agent()), k_sample=2, noise=GeneratorNoise(seeded(0)))
     return DreamEnv(make_tokenizer(), dream, recorded, horizon)
 
 
@@ -489,7 +492,7 @@ class Scripted(nn.Module):
 
 
 def trajectories(model: WorldAndAgent, batch: Batch, seed: int = 0) -> Any:
-    return dream_trajectories(model, batch, SAMPLING, horizon=STEPS, generator=seeded(seed))
+    return dream_trajectories(model, batch, SAMPLING, horizon=STEPS, noise=GeneratorNoise(seeded(seed)))
 
 
 def test_steps_after_a_dreamt_terminal_are_masked() -> None:
@@ -507,11 +510,11 @@ def test_trajectories_are_what_the_live_policy_dreams() -> None:
     model, batch = WorldAndAgent(make_dynamics(), make_agent()), make_batch(2, CONTEXT)
     dreamt = trajectories(model, batch, seed=4)
     generator = seeded(4)
-    dream = Dream(model, k_sample=SAMPLING.k_sample, generator=generator)
+    dream = Dream(model, k_sample=SAMPLING.k_sample, noise=GeneratorNoise(generator))
     features = start(dream, batch)[:, -1]
     for t in range(STEPS):
         torch.testing.assert_close(dreamt.features[:, t], features)
-        action = model.agent.heads.act(features).sample(generator)
+        action = model.agent.heads.act(features).sample(GeneratorNoise(generator))
         assert torch.equal(dreamt.actions[:, t], action)
         step = dream.step(action)
         features = step.features
@@ -533,7 +536,7 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
     with torch.no_grad():
         heads.policy[-1].bias[:5] += torch.tensor([0.5, 0.0, -0.5, 1.0, 0.0])  # no longer the prior
         heads.reward_std.fill_(0.05)  # rewards as small as the differences between values
-    loss, metrics = stage.loss(batch, StepContext(0, 1, seeded(4)))
+    loss, metrics = stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
     dreamt = trajectories(stage.model, batch, seed=4)
     logits = heads.value(dreamt.features)
     values = heads.value_bins.decode(logits).detach()
@@ -570,14 +573,14 @@ def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) 
     heads = stage.model.agent.heads
     with torch.no_grad():
         heads.policy[-1].bias[:5] = torch.tensor([9.0, 1.0, 0.0, 9.0, 0.0])  # what imagination may come to
-    loss, metrics = stage.loss(batch, StepContext(0, 1, seeded(4)))
+    loss, metrics = stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
     assert stage.dreamt is not None and loss.isfinite() and 0 < metrics["kl"] < 2
     assert [set(stage.dreamt.actions[..., factor].flatten().tolist()) for factor in (0, 1)] == [{1, 2}, {1}]
     # What was inside when it was dreamt may be outside when it is learnt from: as if it were not there.
     taken = stage.dreamt.actions.clone()
     taken[::2, 1, 0] = 0
     stage.dreamt = dataclasses.replace(stage.dreamt, actions=taken)
-    _, metrics = stage.loss(batch, StepContext(1, stage.steps, seeded(4)))
+    _, metrics = stage.loss(batch, StepContext(1, stage.steps, GeneratorNoise(seeded(4))))
     assert stage.dreamt.actions is taken
     kept = stage.dreamt.alive.clone()
     kept[::2, 1] = False
@@ -621,7 +624,7 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
     left = left.long().cumprod(dim=1).bool()  # what is no more left is not left later
     batch = dataclasses.replace(make_batch(64, CONTEXT), task=left)
     stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", model)
-    stage.loss(batch, StepContext(0, 1, seeded(4)))
+    stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
     dreamt = stage.dreamt
     assert batch.latents is not None and dreamt is not None and dreamt.task.dtype == torch.bool
     z = torch.cat((model.dynamics.pack(batch.latents)[:, -1:], dreamt.latents), dim=1)
@@ -656,7 +659,7 @@ def test_a_dream_may_end_with_its_reward(tmp_path: Path) -> None:
     scale = plain.rewards[:, 1:].quantile(0.8).item()
     with torch.no_grad():
         heads.reward_std.fill_(float(heads.reward_std) / scale)  # one in five is 1 or more
-    stage.loss(batch, StepContext(0, 1, seeded(4)))
+    stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
     rewarded, dreamt = trajectories(stage.model, batch, seed=4), stage.dreamt
     assert dreamt is not None and torch.equal(dreamt.rewards, rewarded.rewards)
     left = 1 - rewarded.rewards[:, 1:].clamp(0, 1)
@@ -674,7 +677,7 @@ def test_in_bfloat16_the_live_policy_dreams_in_matrices_cast_beforehand(finetune
         with torch.no_grad():
             stage.model.agent.heads.policy[-1].bias[0] += more
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            stage.loss(batch, StepContext(0, 1, seeded(4)))
+            stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
         found.append(stage.dreamt)
     first, second = found
     assert first is not None and second is not None and stage.dreamer is not None
@@ -688,10 +691,10 @@ def test_in_bfloat16_the_live_policy_dreams_in_matrices_cast_beforehand(finetune
 def test_in_bfloat16_the_live_stream_dreams_where_it_learns(tmp_path: Path) -> None:
     stage, batch = make_stage(tmp_path, finetune="agent"), make_batch(4, CONTEXT)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        stage.loss(batch, StepContext(0, 1, seeded(4)))
+        stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
         with torch.no_grad():
             stage.model.agent.token_MD += 1
-        stage.loss(batch, StepContext(0, 1, seeded(4)))
+        stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
     assert stage.dreamer is not None
     assert torch.equal(stage.dreamer.agent.token_MD, stage.model.agent.token_MD)
 
@@ -699,7 +702,13 @@ def test_in_bfloat16_the_live_stream_dreams_where_it_learns(tmp_path: Path) -> N
 def test_dreams_begin_anew_at_steps_that_the_updates_divide(tmp_path: Path) -> None:
     stage = make_stage(tmp_path, updates=5)
     stage.steps = 22  # 15 / 22 * 22 is less than 15
-    assert [n for n in range(22) if stage._dreams_anew(StepContext(n, 22, seeded(0)))] == [0, 5, 10, 15, 20]
+    assert [n for n in range(22) if stage._dreams_anew(StepContext(n, 22, GeneratorNoise(seeded(0))))] == [
+        0,
+        5,
+        10,
+        15,
+        20,
+    ]
 
 
 @pytest.mark.parametrize("finetune", ["heads", "agent"])
@@ -708,14 +717,17 @@ def test_a_rollout_serves_several_updates(finetune: str, tmp_path: Path) -> None
     stage.steps = 6
     seen = []
     for step in range(5):
-        stage.loss(make_batch(4, CONTEXT, seed=step), StepContext(step, stage.steps, seeded(step)))
+        stage.loss(make_batch(4, CONTEXT, seed=step), StepContext(step, stage.steps, GeneratorNoise(seeded(step))))
         assert stage.dreamt is not None
         seen.append(stage.dreamt.features)
     assert [seen[step] is seen[step - 1] for step in range(1, 5)] == [True, False, True, False]
     if finetune == "heads":  # each is dreamt from the batch and by the noise of its own step
         torch.testing.assert_close(seen[2], trajectories(stage.model, make_batch(4, CONTEXT, seed=2), seed=2).features)
     # Where a rollout goes on, its own contexts do: the batch that came is not read.
-    one, other = (stage.loss(make_batch(4, CONTEXT, seed=seed), StepContext(5, 6, seeded(5)))[0] for seed in (5, 6))
+    one, other = (
+        stage.loss(make_batch(4, CONTEXT, seed=seed), StepContext(5, 6, GeneratorNoise(seeded(5))))[0]
+        for seed in (5, 6)
+    )
     assert torch.equal(one, other)
 
 
@@ -726,7 +738,7 @@ def test_only_policy_and_value_heads_learn_in_the_dream(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(stage.parameter_groups(), lr=1e-2, weight_decay=0.1)
     for step in range(3):
         optimizer.zero_grad()
-        stage.loss(batch, StepContext(0, 1, seeded(step)))[0].backward()
+        stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(step))))[0].backward()
         optimizer.step()
     learn = ("agent.heads.policy.", "agent.heads.value.")
     for name, value in stage.model.state_dict().items():
@@ -757,7 +769,7 @@ def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Pat
     before = {name: value.clone() for name, value in model.state_dict().items()}
     frozen = {name: value.clone() for name, value in stage.prior.state_dict().items()}
     optimizer = torch.optim.SGD(stage.trained, lr=0.1)
-    stage.loss(batch, StepContext(0, 1, seeded(0)))[0].backward()
+    stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(0))))[0].backward()
     optimizer.step()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert {"agent.heads.policy.0.weight", "agent.heads.value.4.bias", "agent.task.weight"} <= moved
@@ -772,7 +784,7 @@ def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Pat
     # those of the copy.
     still = stage._as_the_prior_sees_it(dreamt, batch, seeded(0))
     assert torch.equal(still.features, seen.features) and torch.equal(still.rewards, seen.rewards)
-    _, metrics = stage.loss(batch, StepContext(0, 1, seeded(0)))
+    _, metrics = stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(0))))
     assert stage.dreamt is not None
     live = stage._relive(model, stage.dreamt, batch, seeded(0))[:, :-1]
     kl = model.agent.heads.act(live).kl(stage.prior.agent.heads.act(stage.dreamt.features[:, :-1]))[stage.dreamt.alive]
@@ -801,7 +813,7 @@ def test_the_control_shuffles_rewards_over_the_batch(
     for number, shuffle in enumerate((False, True, True)):
         stage = make_stage(tmp_path / str(number), shuffle_rewards=shuffle, finetune=finetune)
         torch.manual_seed(number)
-        stage.loss(batch, StepContext(0, 1, seeded(0)))
+        stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(0))))
     assert stage.dreamt is not None
     true, shuffled, again = (rewards[:, 1:] for rewards in given)
     assert torch.equal(shuffled, again)  # by the step's own generator

@@ -33,6 +33,7 @@ from embody.games.minecraft.recordings import MinerlSource
 from embody.games.minecraft.tasks import VOCABULARY
 from embody.logger_manager import read_metrics
 from embody.model import load_dynamics, load_world_and_agent
+from embody.nn.noise import GeneratorNoise
 from embody.recording.importing import import_recordings
 from embody.run.provenance import settings_of
 from embody.tokenizer import Tokenizer, TokenizerLoss
@@ -318,7 +319,7 @@ def test_the_papers_dynamics_with_two_layers_learns_on_a_cpu() -> None:
     batch = _batch(torch.randn(rows, frames, 512, 16, generator=generator))
     key = torch.tensor([0, 1])[:, None].expand(rows, frames)  # the bootstrap's row and the flow's differ in one key
     batch = replace(batch, actions=torch.cat((key[..., None], batch.actions[..., 1:]), dim=-1))
-    loss, metrics = ShortcutLoss(objective)(dynamics, batch, generator, bootstrap=True)
+    loss, metrics = ShortcutLoss(objective)(dynamics, batch, GeneratorNoise(generator), bootstrap=True)
     loss.backward()
     assert set(metrics) == {"flow", "bootstrap"} and all(float(value) > 0 for value in metrics.values())
     for block in dynamics.trunk.blocks:

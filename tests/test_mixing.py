@@ -29,6 +29,7 @@ from embody.errors import UserError
 from embody.games.minecraft.presets import minecraft
 from embody.games.minigrid.presets import minigrid
 from embody.model import WorldAndAgent
+from embody.nn.noise import GeneratorNoise
 from embody.training.agent import AgentStage
 from embody.training.imagination import ImaginationStage
 from embody.training.rewards import check_ranges, reward_statistics
@@ -424,7 +425,7 @@ def test_plain_videos_give_the_action_embedding_no_gradient() -> None:
 
     def gradient(batch: Batch) -> torch.Tensor:
         dynamics.zero_grad()
-        loss, _ = ShortcutLoss(FLOW)(dynamics, batch, seeded(3), bootstrap=True)
+        loss, _ = ShortcutLoss(FLOW)(dynamics, batch, GeneratorNoise(seeded(3)), bootstrap=True)
         loss.backward()
         assert dynamics.action.always_D.grad is not None and dynamics.action.always_D.grad.any()
         assert dynamics.action.table.weight.grad is not None

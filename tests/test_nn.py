@@ -16,6 +16,7 @@ from embody.nn import attention, by_hand
 from embody.nn.attention import Attention, attend, attend_capped
 from embody.nn.cache import RingCache
 from embody.nn.distributions import FactoredCategorical, TwoHot, symexp, symlog
+from embody.nn.noise import GeneratorNoise
 from embody.nn.norm import RMSNorm
 from embody.nn.rope import rotary_angles, rotate
 from embody.nn.running_rms import RunningRms
@@ -488,14 +489,16 @@ def test_actions_are_sampled_as_often_as_they_are_likely() -> None:
     n = 20_000
     logits = torch.tensor([1.0, 0.0, -2.0, 0.5, -0.5]).expand(n, -1)
     policy = FactoredCategorical(logits, ACTIONS)
-    actions = policy.sample(seeded(0))
+    actions = policy.sample(GeneratorNoise(seeded(0)))
     assert actions.shape == (n, 2) and actions.dtype == torch.int64
     first, second = (log_p[0].exp() for log_p in policy.log_probs)
     expected = first[:, None] * second  # factors are independent
     counts = torch.zeros(3, 2).index_put(tuple(actions.unbind(-1)), torch.ones(n), accumulate=True)
     deviation = (expected * (1 - expected) / n).sqrt()
     assert ((counts / n - expected).abs() < 4.5 * deviation).all()
-    assert torch.equal(actions, policy.sample(seeded(0))) and not torch.equal(actions, policy.sample(seeded(1)))
+    assert torch.equal(actions, policy.sample(GeneratorNoise(seeded(0)))) and not torch.equal(
+        actions, policy.sample(GeneratorNoise(seeded(1)))
+    )
 
 
 def test_logits_that_do_not_fit_the_actions_are_refused() -> None:

@@ -21,6 +21,7 @@ from embody.imagination import Dream, DreamEnv
 from embody.model import Precision, WorldAndAgent, for_inference
 from embody.nn.cache import RingCache
 from embody.nn.compiled import CudaGraphs
+from embody.nn.noise import GeneratorNoise
 from embody.nn.rope import rotary_angles, rotate
 from embody.nn.transformer import Block, Memory
 from embody.tokenizer import Tokenizer
@@ -42,7 +43,7 @@ SHARED = dataclasses.replace(AGENT, own_weights=False)
 
 
 def make_dream(model: WorldAndAgent, *, with_agent: bool = True, longest: int | None = None) -> Dream:
-    return Dream(model if with_agent else model.dynamics, k_sample=2, generator=seeded(5), longest=longest)
+    return Dream(model if with_agent else model.dynamics, k_sample=2, noise=GeneratorNoise(seeded(5)), longest=longest)
 
 
 def make_model() -> WorldAndAgent:
@@ -305,7 +306,7 @@ def test_a_second_model_of_a_class_is_traced_anew(graphs: list[Any]) -> None:
     trunk = dataclasses.replace(DYNAMICS.trunk, depth=2, pattern="ST")
     dynamics, batch = make_dynamics(dataclasses.replace(DYNAMICS, trunk=trunk, context=4)), make_batch(1, CONTEXT)
     for models in (1, 2):
-        dream = Dream(for_inference(dynamics, compiled=True), k_sample=1, generator=seeded(5))
+        dream = Dream(for_inference(dynamics, compiled=True), k_sample=1, noise=GeneratorNoise(seeded(5)))
         begin(dream, batch)
         dream.advance(batch.actions[:, 0])
         assert len(graphs) == 2 * models  # into an empty ring, and after it
@@ -349,7 +350,7 @@ def test_a_compiled_dream_equals_a_plain_one() -> None:
     batch, ends = make_batch(2, CONTEXT + 6), []  # past the window: the mask goes
     for model, fast_model in zip(models, compiled, strict=True):
         for dream_length in (6, 2):  # the second dream has the steps of the first
-            plain, fast = (Dream(world, k_sample=2, generator=seeded(5)) for world in (model, fast_model))
+            plain, fast = (Dream(world, k_sample=2, noise=GeneratorNoise(seeded(5))) for world in (model, fast_model))
             begin(plain, batch)
             begin(fast, batch)
             for actions in batch.actions[:, CONTEXT : CONTEXT + dream_length].unbind(dim=1):

@@ -13,6 +13,7 @@ from embody.config import Config, TokenizerConfig, TokenizerObjective
 from embody.data import open_datasets
 from embody.logger_manager import LoggerManager
 from embody.nn import transformer
+from embody.nn.noise import GeneratorNoise
 from embody.nn.rope import rotary_angles
 from embody.saving.tensors import load_tensors
 from embody.tokenizer import Lpips, Tokenizer, TokenizerLoss
@@ -290,7 +291,7 @@ def test_pixels_are_standardised_per_colour_and_back() -> None:
 
 def test_each_image_draws_its_own_drop_probability() -> None:
     tokenizer = make_tokenizer()
-    dropped = tokenizer.drop_patches(10_000, 2, seeded(0), 0.9)
+    dropped = tokenizer.drop_patches(10_000, 2, GeneratorNoise(seeded(0)), 0.9)
     assert dropped.shape == (10_000, 2, PATCHES) and dropped.dtype == torch.bool
     share = dropped.float().mean(dim=-1)
     assert float(share.mean()) == pytest.approx(0.45, abs=0.01)  # p ~ U(0, 0.9)
@@ -300,14 +301,14 @@ def test_each_image_draws_its_own_drop_probability() -> None:
     assert float(dropped.float().mean(dim=(0, 1)).std()) < 0.01
     # Inside an image patches fall independently: for two of them, P(both) = E p^2 = 0.27
     assert float((dropped[..., 0] & dropped[..., 4]).float().mean()) == pytest.approx(0.27, abs=0.01)
-    assert not tokenizer.drop_patches(50, 2, seeded(0), 0.0).any()
+    assert not tokenizer.drop_patches(50, 2, GeneratorNoise(seeded(0)), 0.0).any()
 
 
 def test_loss_by_hand() -> None:
     tokenizer, frames = make_tokenizer(), make_frames(2, 3)
     mask = torch.tensor([[True, True, False], [True, True, True]])
     losses = TokenizerLoss(NONE_DROPPED)
-    loss, metrics = losses(tokenizer, frames, mask, seeded(0))
+    loss, metrics = losses(tokenizer, frames, mask, GeneratorNoise(seeded(0)))
     with torch.no_grad():
         difference = tokenizer.decode(tokenizer.encode(frames)) - (frames / 255 - 0.5) / 0.25
     expected = torch.cat((difference[0, :2], difference[1])).double().square().mean()
@@ -315,7 +316,7 @@ def test_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(1.0)  # the first loss is its own root mean square
     losses.mse_rms.mean_square.fill_(4.0)
     losses.mse_rms.weight.fill_(1.0)
-    loss, _ = losses.eval()(tokenizer, frames, mask, seeded(0))
+    loss, _ = losses.eval()(tokenizer, frames, mask, GeneratorNoise(seeded(0)))
     assert loss.item() == pytest.approx(float(expected) / 2)
 
 
@@ -323,14 +324,14 @@ def test_loss_hides_patches_and_masks_padding() -> None:
     tokenizer, frames = make_tokenizer(), make_frames(2, 3)
     mask = torch.tensor([[True, True, False], [True, True, True]])
     losses = TokenizerLoss(PIXELS)
-    loss, metrics = losses(tokenizer, frames, mask, seeded(0))
+    loss, metrics = losses(tokenizer, frames, mask, GeneratorNoise(seeded(0)))
     loss.backward()
     assert tokenizer.masked_D.grad is not None and tokenizer.masked_D.grad.any()
-    _, other_draw = losses(tokenizer, frames, mask, seeded(1))
+    _, other_draw = losses(tokenizer, frames, mask, GeneratorNoise(seeded(1)))
     assert float(other_draw["mse"]) != float(metrics["mse"])
     padded = frames.clone()
     padded[0, 2] = 255 - padded[0, 2]
-    _, same = losses(tokenizer, padded, mask, seeded(0))
+    _, same = losses(tokenizer, padded, mask, GeneratorNoise(seeded(0)))
     assert torch.equal(same["mse"], metrics["mse"])
 
 
@@ -348,7 +349,7 @@ def test_loss_with_lpips_by_hand() -> None:
     losses.lpips_rms.mean_square.fill_(0.25)
     for rms in (losses.mse_rms, losses.lpips_rms):
         rms.weight.fill_(1.0)
-    loss, metrics = losses.eval()(tokenizer, frames, mask, seeded(0))
+    loss, metrics = losses.eval()(tokenizer, frames, mask, GeneratorNoise(seeded(0)))
     with torch.no_grad():
         decoded = tokenizer.decode(tokenizer.encode(frames))
         mse = (decoded - tokenizer.standardise(frames)).square()[mask].mean()
@@ -358,7 +359,7 @@ def test_loss_with_lpips_by_hand() -> None:
     assert float(metrics["mse"]) == pytest.approx(float(mse), rel=1e-4)
     assert float(metrics["lpips"]) == pytest.approx(float(distance), rel=1e-4)
     assert float(loss.detach()) == pytest.approx(float(mse) / 2 + 0.3 * float(distance) / 0.5, rel=1e-4)
-    loss, _ = TokenizerLoss(objective, lpips)(tokenizer, frames, mask, seeded(0))
+    loss, _ = TokenizerLoss(objective, lpips)(tokenizer, frames, mask, GeneratorNoise(seeded(0)))
     assert float(loss.detach()) == pytest.approx(1.3)  # each term is its own root mean square at first
     assert not any(name.startswith("lpips.") for name in losses.state_dict())
     assert TokenizerObjective().lpips == "vgg" and TokenizerObjective().lpips_weight == 0.2  # the paper's
@@ -376,7 +377,7 @@ def test_lpips_trains_the_decoder() -> None:
     losses.mse_rms.register_forward_hook(lambda *_: torch.zeros(()))
     distances = []
     for _ in range(5):
-        loss, metrics = losses(tokenizer, frames, mask, seeded(0))
+        loss, metrics = losses(tokenizer, frames, mask, GeneratorNoise(seeded(0)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -404,8 +405,8 @@ def test_frames_are_padded_on_the_way_in_and_cropped_on_the_way_out() -> None:
     assert torch.equal(smaller.decode(latents), whole.decode(latents)[..., :7, :10])
     assert smaller.decode_video(latents).shape == (2, 3, 3, 7, 10)
     torch.testing.assert_close(smaller.to_pixels(smaller.standardise(cut)), cut / 255, atol=1e-6, rtol=0)
-    loss, metrics = TokenizerLoss(PIXELS)(smaller, cut, torch.ones(2, 3), seeded(0))
-    dropped = smaller.drop_patches(2, 3, seeded(0), PIXELS.mask_max)
+    loss, metrics = TokenizerLoss(PIXELS)(smaller, cut, torch.ones(2, 3), GeneratorNoise(seeded(0)))
+    dropped = smaller.drop_patches(2, 3, GeneratorNoise(seeded(0)), PIXELS.mask_max)
     error = smaller.decode(smaller.encode(cut, dropped=dropped)) - (cut / 255 - 0.5) / 0.25
     assert float(metrics["mse"]) == pytest.approx(float(error.square().mean()), rel=1e-4)  # of the frame's own pixels
     for other in (frames, cut[..., :6, :]):  # else cropped, or padded further, without a word
@@ -428,7 +429,7 @@ def test_the_grid_of_patches() -> None:
 
 def test_each_video_is_cropped_at_one_random_place() -> None:
     frames = 1 + make_frames(400, 2) // 2  # padding alone is 0
-    crops = random_crop(frames, 2, seeded(0))
+    crops = random_crop(frames, 2, GeneratorNoise(seeded(0)))
     assert crops.shape == frames.shape and crops.dtype == torch.uint8
     padded = np.pad(frames.numpy(), ((0, 0), (0, 0), (0, 0), (2, 2), (2, 2)))
     count = np.zeros((5, 5), int)
@@ -442,9 +443,11 @@ def test_each_video_is_cropped_at_one_random_place() -> None:
 def test_random_crops_are_input_and_target() -> None:
     frames, mask = make_frames(4, 3), torch.ones(4, 3)
     tokenizer, moving = make_tokenizer(), dataclasses.replace(NONE_DROPPED, random_crop=2)
-    _, cropped = TokenizerLoss(moving)(tokenizer, frames, mask, seeded(0))
-    _, expected = TokenizerLoss(NONE_DROPPED)(tokenizer, random_crop(frames, 2, seeded(0)), mask, seeded(0))
-    _, whole = TokenizerLoss(NONE_DROPPED)(tokenizer, frames, mask, seeded(0))
+    _, cropped = TokenizerLoss(moving)(tokenizer, frames, mask, GeneratorNoise(seeded(0)))
+    _, expected = TokenizerLoss(NONE_DROPPED)(
+        tokenizer, random_crop(frames, 2, GeneratorNoise(seeded(0))), mask, GeneratorNoise(seeded(0))
+    )
+    _, whole = TokenizerLoss(NONE_DROPPED)(tokenizer, frames, mask, GeneratorNoise(seeded(0)))
     assert torch.equal(cropped["mse"], expected["mse"]) and not torch.equal(cropped["mse"], whole["mse"])
 
 
@@ -461,13 +464,17 @@ def with_decoder_share(config: Config, share: float) -> Config:
 
 def test_masking_can_be_less_than_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, frames, mask = make_tokenizer(), make_frames(2, 3), torch.ones(2, 3)
-    assert float(tokenizer.drop_patches(10_000, 2, seeded(0), 0.45).float().mean()) == pytest.approx(0.225, abs=0.01)
+    assert float(tokenizer.drop_patches(10_000, 2, GeneratorNoise(seeded(0)), 0.45).float().mean()) == pytest.approx(
+        0.225, abs=0.01
+    )
     most, drop_patches = [], tokenizer.drop_patches
     monkeypatch.setattr(tokenizer, "drop_patches", lambda *call: most.append(call[3]) or drop_patches(*call))
     for masking in (1.0, 0.5, 0.0):
-        _, metrics = TokenizerLoss(PIXELS)(tokenizer, frames, mask, seeded(0), masking)
+        _, metrics = TokenizerLoss(PIXELS)(tokenizer, frames, mask, GeneratorNoise(seeded(0)), masking)
     assert most == pytest.approx([0.9, 0.45, 0.0])
-    assert torch.equal(metrics["mse"], TokenizerLoss(NONE_DROPPED)(tokenizer, frames, mask, seeded(0))[1]["mse"])
+    assert torch.equal(
+        metrics["mse"], TokenizerLoss(NONE_DROPPED)(tokenizer, frames, mask, GeneratorNoise(seeded(0)))[1]["mse"]
+    )
 
 
 def test_the_decoder_alone_is_finetuned(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

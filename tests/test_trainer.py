@@ -24,6 +24,7 @@ from embody.logger_manager import read_metrics
 from embody.metrics.outcomes import outcomes_of
 from embody.metrics.results_file import lookup, read_results
 from embody.model import load_dynamics, load_tokenizer
+from embody.nn.noise import GeneratorNoise
 from embody.run.folder import recorded
 from embody.run.provenance import check_upstream
 from embody.saving.tensors import load_tensors, save_tensors, tensors_hash
@@ -381,7 +382,7 @@ def test_cloning_without_a_world_model(finished_config: Config) -> None:
     for model, reached in ((plain, True), (cloned, False)):
         model.train().requires_grad_(True)
         model.zero_grad()
-        features = model.features(batch, model.context_levels(batch), generator)
+        features = model.features(batch, model.context_levels(batch), GeneratorNoise(generator))
         loss, _ = AgentLoss(config.agent_objective)(model.agent.heads, features, batch)
         loss.backward()
         gradients = [p.grad is not None and bool(p.grad.any()) for p in model.dynamics.trunk.blocks.parameters()]

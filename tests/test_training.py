@@ -31,6 +31,7 @@ from embody.dynamics import Dynamics
 from embody.logger_manager import LoggerManager, read_metrics
 from embody.model import Agent, WorldAndAgent
 from embody.nn import transformer
+from embody.nn.noise import GeneratorNoise
 from embody.nn.running_rms import RunningRms
 from embody.recording import collect
 from embody.saving.tensors import load_tensors
@@ -338,7 +339,7 @@ def test_every_setting_of_a_stages_clips_reaches_the_loader(
 def test_the_seed_is_that_of_the_losses_too(tmp_path: Path) -> None:
     class Drawing(OneNumber):
         def loss(self, batch: Batch, context: StepContext) -> Any:
-            return self.model(batch.rewards).sum(), {"drawn": torch.rand((), generator=context.generator)}
+            return self.model(batch.rewards).sum(), {"drawn": context.noise.uniform(1)[0]}
 
     drawn = []
     for seed in (3, 3, 4):
@@ -421,7 +422,7 @@ def test_the_bootstrap_begins_after_its_share_of_the_steps(config: Config, datas
     )
     stage = make("dynamics", dataclasses.replace(config, dynamics_objective=objective), dataset)
     batch = next(iter(stage.batches(0)))
-    contexts = [StepContext(step, 100, torch.Generator().manual_seed(0)) for step in (0, 29, 30)]
+    contexts = [StepContext(step, 100, GeneratorNoise(torch.Generator().manual_seed(0))) for step in (0, 29, 30)]
     seen = [stage.loss(batch, context)[1].keys() for context in contexts]
     assert ["bootstrap" in metrics for metrics in seen] == [False, False, True]
 
@@ -525,7 +526,7 @@ def test_own_weights_keep_the_agents_losses_out_of_the_world(config: Config, dat
     def gradients(scale: float) -> dict[str, Tensor | None]:
         stage.model.zero_grad()
         altered = dataclasses.replace(batch, rewards=batch.rewards + scale, returns=batch.returns + scale)
-        stage.loss(altered, StepContext(1, 2, torch.Generator().manual_seed(0)))[0].backward()
+        stage.loss(altered, StepContext(1, 2, GeneratorNoise(torch.Generator().manual_seed(0))))[0].backward()
         return {name: None if p.grad is None else p.grad.clone() for name, p in world.items()}
 
     for head in ("policy", "reward", "value", "continues"):  # they start at 0, which stops every gradient

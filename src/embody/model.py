@@ -14,6 +14,7 @@ from embody.dynamics import Dynamics
 from embody.dynamics.shortcut import Levels, noise_to
 from embody.errors import UserError
 from embody.nn.compiled import compile_steps
+from embody.nn.noise import Noise
 from embody.nn.transformer import Block, Transformer
 from embody.saving.tensors import load_tensors, load_weights
 from embody.tokenizer import Lpips, Tokenizer
@@ -47,16 +48,15 @@ class WorldAndAgent(nn.Module):
             self.events = Events(dynamics.config.tokens, dynamics.config.channels, agent.config)
             self.risk = Risk(dynamics.config.tokens, dynamics.config.channels, agent.config, dynamics.actions)
 
-    def features(self, batch: Batch, levels: Levels, generator: torch.Generator) -> Tensor:
+    def features(self, batch: Batch, levels: Levels, noise: Noise) -> Tensor:
         """What the heads read, `[B, T, H]`, of the `batch`'s frames noised to `levels`.
 
         Their gradient reaches the world only where it lends its layers to the agent.
         """
         assert batch.latents is not None
         z = self.dynamics.pack(batch.latents)
-        noise = torch.randn(z.shape, generator=generator, device=z.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.agent.config.own_weights):
-            noised = noise_to(levels.tau, z, noise)
+            noised = noise_to(levels.tau, z, noise.normal(*z.shape))
             seen = noised, levels.tau, levels.d, batch.actions, batch.is_first, batch.labelled
             memory = self.dynamics(*seen, memory_only=True).memory
         return self.agent(batch.task, memory, batch.length, blocks=self.dynamics.trunk.blocks)

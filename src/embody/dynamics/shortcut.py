@@ -26,6 +26,7 @@ from embody.config import DynamicsObjective
 from embody.data.sampling.batch import Batch
 from embody.dynamics.model import Dynamics
 from embody.nn.masked_mean import Reduce, one_process
+from embody.nn.noise import Group, Noise
 from embody.nn.running_rms import RunningRms
 
 __all__ = ["Levels", "ShortcutLoss", "bootstrap_velocity", "draw_levels", "hold_contexts", "noise_to", "ramp_weight"]
@@ -59,7 +60,7 @@ def draw_levels(
     frames: int,
     k_max: int,
     coarse: bool,
-    generator: torch.Generator,
+    noise: Noise,
     power: float = 1.0,
     *,
     finest: bool = False,
@@ -69,13 +70,12 @@ def draw_levels(
     With `coarse` and `finest`, `d ~ 1 / U{1, 2, 4, ..., k_max}` [P]. With a `power` p, tau is the grid point below
     `u^p`, `u ~ U(0, 1)`: above 1, low levels come more often.
     """
-    device = generator.device
     shape = (rows, frames)
-    exponent = torch.full(shape, int(math.log2(k_max)), device=device)
+    exponent = torch.full(shape, int(math.log2(k_max)), device=noise.device)
     if coarse:
-        exponent = torch.randint(0, int(math.log2(k_max)) + finest, shape, generator=generator, device=device)
+        exponent = (noise.uniform(*shape) * (int(math.log2(k_max)) + finest)).long()
     steps = 2.0**exponent
-    tau = torch.floor(torch.rand(shape, generator=generator, device=device) ** power * steps) / steps
+    tau = torch.floor(noise.uniform(*shape) ** power * steps) / steps
     return Levels(tau, 1 / steps)
 
 
@@ -120,7 +120,7 @@ class ShortcutLoss(nn.Module):
         self,
         dynamics: Dynamics,
         batch: Batch,
-        generator: torch.Generator,
+        noise: Noise,
         *,
         bootstrap: bool,
         reduce: Reduce = one_process,
@@ -133,16 +133,14 @@ class ShortcutLoss(nn.Module):
         assert batch.latents is not None
         config, objective = dynamics.config, self.objective
         z, B = dynamics.pack(batch.latents), batch.rows
-        labelled = batch.labelled & (
-            torch.rand(B, generator=generator, device=z.device) >= objective.unlabelled_fraction
-        )
-        n_image = _share(B, objective.image_fraction, generator)
-        levels, rows = _draw_all(objective, config.k_max, B, batch.length, n_image, bootstrap, generator)
+        labelled = batch.labelled & (noise.uniform(B) >= objective.unlabelled_fraction)
+        levels, images, boot = _draw_all(objective, config.k_max, B, batch.length, bootstrap, noise)
+        n_image, rows = images.rows.stop, boot.rows
         if objective.contexts == "alternate":
             video = slice(n_image, None)
             held = hold_contexts(levels.of(video), dynamics.context_level, 1 / config.k_max)
             levels.tau[video], levels.d[video] = held.tau, held.d
-        noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator, device=z.device))
+        noised = noise_to(levels.tau, z, noise.normal(*z.shape))
         inputs = (batch.actions, batch.is_first, labelled)
         clean = _images_apart(_passes(dynamics), n_image, noised, levels, *inputs)
 
@@ -155,50 +153,44 @@ class ShortcutLoss(nn.Module):
         flow = (weight_BT * flow_BT).sum() / flowing.clamp(min=1)
         # A batch without a frame at d_min has no flow term: 0 is not its size, which the bootstrap is divided by.
         loss, metrics = self.flow_rms(flow, flowing > 0, reduce), {"flow": flow.detach()}
-        n_boot = rows.stop - rows.start
-        if n_boot:
-            tau = levels.tau[rows]
-            n_image_boot = max(0, n_image - rows.start)
-            target = _images_apart(
-                functools.partial(bootstrap_velocity, dynamics),
-                n_image_boot,
-                noised[rows],
-                levels.of(rows),
-                *(x[rows] for x in inputs),
-            )
-            velocity = (clean[rows] - noised[rows]) / _over_frame(1 - tau)
-            boot_BT = (1 - tau).square() * (velocity - target).square().mean(dim=(2, 3))
+        if boot.share:
             stepped = ~at_d_min[rows]
-            boot_frames = reduce((batch.mask[rows] & stepped).sum())
-            boot = (weight_BT[rows] * boot_BT * stepped).sum() / boot_frames.clamp(min=1)
+            stepped_frames = reduce((batch.mask[rows] & stepped).sum())
+            term = flow.new_zeros(())
+            if rows.stop > rows.start:  # of many processes this one may have none of them
+                tau = levels.tau[rows]
+                target = _images_apart(
+                    functools.partial(bootstrap_velocity, dynamics),
+                    max(0, n_image - rows.start),
+                    noised[rows],
+                    levels.of(rows),
+                    *(x[rows] for x in inputs),
+                )
+                velocity = (clean[rows] - noised[rows]) / _over_frame(1 - tau)
+                boot_BT = (1 - tau).square() * (velocity - target).square().mean(dim=(2, 3))
+                term = (weight_BT[rows] * boot_BT * stepped).sum() / stepped_frames.clamp(min=1)
             # Each term weighs as much as it has rows, or frames.
-            share = n_boot / B if objective.step_draw == "partial" else boot_frames / reduce(batch.mask.sum())
-            loss = loss * (1 - share) + boot / self.flow_rms.divisor() * share
-            metrics["bootstrap"] = boot.detach()
+            share = boot.share if objective.step_draw == "partial" else stepped_frames / reduce(batch.mask.sum())
+            loss = loss * (1 - share) + term / self.flow_rms.divisor() * share
+            metrics["bootstrap"] = term.detach()
         return loss, metrics
 
 
 def _draw_all(
-    objective: DynamicsObjective,
-    k_max: int,
-    rows: int,
-    frames: int,
-    n_image: int,
-    bootstrap: bool,
-    generator: torch.Generator,
-) -> tuple[Levels, slice]:
-    """Levels of a batch, and which rows have the bootstrap term."""
+    objective: DynamicsObjective, k_max: int, rows: int, frames: int, bootstrap: bool, noise: Noise
+) -> tuple[Levels, Group, Group]:
+    """Levels of a batch, and which rows are separate images and which have the bootstrap term."""
     bootstrap = bootstrap and k_max > 1  # a grid of one step has no coarser one
-    if bootstrap and objective.step_draw == "uniform":
-        levels = draw_levels(rows, frames, k_max, True, generator, objective.tau_power, finest=True)
-        return levels, slice(0, rows)
-    n_boot = min(_share(rows, objective.bootstrap_fraction if bootstrap else 0.0, generator), rows - n_image)
-    chosen = slice(n_image, n_image + n_boot)
-    levels = draw_levels(rows, frames, k_max, False, generator, objective.tau_power)
-    if n_boot:
-        coarse = draw_levels(n_boot, frames, k_max, True, generator, objective.tau_power)
-        levels.tau[chosen], levels.d[chosen] = coarse.tau, coarse.d
-    return levels, chosen
+    everywhere = bootstrap and objective.step_draw == "uniform"
+    fractions = objective.image_fraction, objective.bootstrap_fraction if bootstrap and not everywhere else 0.0
+    images, stepped = noise.groups(rows, fractions)
+    levels = draw_levels(rows, frames, k_max, everywhere, noise, objective.tau_power, finest=True)
+    if everywhere:
+        return levels, images, Group(slice(0, rows), 1.0)
+    if stepped.share:
+        coarse, at = draw_levels(rows, frames, k_max, True, noise, objective.tau_power), stepped.rows
+        levels.tau[at], levels.d[at] = coarse.tau[at], coarse.d[at]
+    return levels, images, stepped
 
 
 Pass = Callable[[Tensor, Levels, Tensor, Tensor, Tensor], Tensor]
@@ -228,11 +220,6 @@ def _images_apart(
         video = slice(n_image, None)
         parts.append(run(noised[video], levels.of(video), actions[video], is_first[video], labelled[video]))
     return torch.cat(parts)
-
-
-def _share(rows: int, fraction: float, generator: torch.Generator) -> int:
-    exact = rows * fraction
-    return int(exact + torch.rand((), generator=generator, device=generator.device).item())
 
 
 def _over_frame(x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from embody.games import game
 from embody.imagination import Dream
 from embody.logger_manager import LoggerManager
 from embody.metrics.rollouts import NEAR, FrameMeasures, measure
+from embody.nn.noise import GeneratorNoise
 from embody.tokenizer import Tokenizer
 from embody.training.dynamics import DynamicsStage
 from embody.training.loop import train
@@ -251,9 +252,9 @@ def _measure(
 def frames_per_second(dynamics: Dynamics, k_sample: int) -> float:
     """Latent frames dreamt a second by one world with a full history, given its actions: K passes each, not decoded."""
     config, device = dynamics.config, dynamics.register_RD.device
-    generator = torch.Generator(device).manual_seed(0)
-    dream = Dream(dynamics, k_sample=k_sample, generator=generator)
-    z = torch.randn(1, config.context, config.tokens, config.channels, generator=generator, device=device)
+    noise = GeneratorNoise(torch.Generator(device).manual_seed(0))
+    dream = Dream(dynamics, k_sample=k_sample, noise=noise)
+    z = noise.normal(1, config.context, config.tokens, config.channels)
     actions = torch.zeros(1, config.context, len(dynamics.actions.sizes), dtype=torch.long, device=device)
     dream.reset(z, actions, torch.zeros(1, config.context, dtype=torch.bool, device=device))
     dream.advance(actions[:, 0])  # the first has no frame to keep

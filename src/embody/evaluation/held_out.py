@@ -29,6 +29,7 @@ from embody.metrics.rewards import Returns, imagined_returns
 from embody.metrics.rollouts import FrameMeasures, Rollouts
 from embody.metrics.similarity import ssim
 from embody.model import WorldAndAgent
+from embody.nn.noise import GeneratorNoise
 from embody.tokenizer import Tokenizer
 
 __all__ = ["Dreams", "action_shuffle_ratios", "dream_held_out", "tokenizer_quality"]
@@ -106,9 +107,9 @@ def dream_held_out(
     latents = next(batches(datasets, replace(clips, tokenizer_hash=tokenizer_hash), seed=config.seed))
     latents = latents.to(dynamics.register_RD.device)
     assert pixels.frames is not None and latents.latents is not None
-    generator = torch.Generator(dynamics.register_RD.device).manual_seed(config.seed)
+    noise = GeneratorNoise(torch.Generator(dynamics.register_RD.device).manual_seed(config.seed))
     k_sample, longest = config.sampling.k_sample, context + horizon
-    dream = Dream(model, k_sample=k_sample, generator=generator, longest=longest)
+    dream = Dream(model, k_sample=k_sample, noise=noise, longest=longest)
     first, task = slice(0, context), latents.task
     goal = goal_of(config.agent.goal)
     seen = dream.reset(
@@ -177,12 +178,13 @@ def _action_shuffle_ratio(
     assert batch.latents is not None
     generator = torch.Generator(device).manual_seed(config.seed)
     z = dynamics.pack(batch.latents)
-    levels = draw_levels(batch.rows, batch.length, dynamics.config.k_max, False, generator)
+    noise = GeneratorNoise(generator)
+    levels = draw_levels(batch.rows, batch.length, dynamics.config.k_max, False, noise)
     counted = batch.mask & ~batch.is_first
     if held:
         levels = hold_contexts(levels, dynamics.context_level, 1 / dynamics.config.k_max)
         counted[:, ::2] = False
-    noised = noise_to(levels.tau, z, torch.randn(z.shape, generator=generator, device=device))
+    noised = noise_to(levels.tau, z, noise.normal(*z.shape))
     slots = counted.flatten().nonzero()[:, 0]
     shuffled = batch.actions.flatten(0, 1).clone()
     shuffled[slots] = shuffled[slots[torch.randperm(len(slots), generator=generator, device=device)]]

@@ -15,6 +15,7 @@ from embody.dynamics.shortcut import noise_to
 from embody.errors import UserError
 from embody.model import WorldAndAgent
 from embody.nn.cache import RingCache
+from embody.nn.noise import Noise
 from embody.nn.transformer import Memory
 
 __all__ = ["Dream", "DreamStep", "Imagined"]
@@ -54,7 +55,7 @@ class Dream:
         model: Dynamics | WorldAndAgent,
         *,
         k_sample: int,
-        generator: torch.Generator,
+        noise: Noise,
         longest: int | None = None,
     ) -> None:
         """`model`: a world alone, or with its agent. `longest`: frames of the longest dream, its context included, if
@@ -65,7 +66,7 @@ class Dream:
         self.agent = self.with_agent.agent if self.with_agent else None
         if k_sample < 1 or dynamics.config.k_max % k_sample:
             raise UserError(f"k_sample {k_sample} must divide k_max {dynamics.config.k_max}: choose a power of two")
-        self.k_sample, self.generator = k_sample, generator
+        self.k_sample, self.noise = k_sample, noise
         self.ring = min(longest or dynamics.config.context, dynamics.config.context)
         self.d_min = 1 / dynamics.config.k_max
         self.levels: dict[tuple[float, ...], Tensor] = {}  # made once
@@ -108,7 +109,7 @@ class Dream:
         """
         self.settle()
         assert self.world_cache is not None and self.agent_cache is not None and self.task is not None
-        anew = Dream(self.model, k_sample=self.k_sample, generator=self.generator, longest=self.ring)
+        anew = Dream(self.model, k_sample=self.k_sample, noise=self.noise, longest=self.ring)
         before = self.world_cache.frames - latents.shape[1]
         features = anew.reset(latents, actions, is_first, task, frames_before=before)
         assert anew.world_cache is not None and anew.agent_cache is not None
@@ -153,7 +154,7 @@ class Dream:
     def settle(self) -> Tensor:
         """Keep the frame that `advance` left, if any; returns its features `[B, H]`, as `advance` does."""
         if self.unkept is None:
-            return torch.zeros(0, 0, device=self.generator.device)
+            return torch.zeros(0, 0, device=self.noise.device)
         unkept, self.unkept = self.unkept, None
         return self._keep(*unkept)[:, 0]
 
@@ -213,7 +214,7 @@ class Dream:
         unkept, self.unkept = self.unkept, None
         history = None if unkept is None else self._to_context_level(unkept[0])
         shape = (len(actions), 1, self.dynamics.config.tokens, self.dynamics.config.channels)
-        z = torch.randn(shape, generator=self.generator, device=self.generator.device)
+        z = self.noise.normal(*shape)
         d, features = 1 / self.k_sample, z.new_zeros(len(actions), 1, 0)
         for k in range(self.k_sample):
             tau = k * d
@@ -240,7 +241,7 @@ class Dream:
 
     def _to_context_level(self, z: Tensor) -> Tensor:
         tau = torch.full(z.shape[:2], self.dynamics.context_level, device=z.device)
-        return noise_to(tau, z, torch.randn(z.shape, generator=self.generator, device=z.device))
+        return noise_to(tau, z, self.noise.normal(*z.shape))
 
     def _commit(self, history: Tensor, memory: Memory) -> Tensor:
         assert self.world_cache is not None
@@ -272,5 +273,5 @@ class Dream:
 
     def _level(self, values: tuple[float, ...]) -> Tensor:
         if values not in self.levels:
-            self.levels[values] = torch.tensor(values, device=self.generator.device)
+            self.levels[values] = torch.tensor(values, device=self.noise.device)
         return self.levels[values]

@@ -9,6 +9,7 @@ import torch
 
 from embody.data.sampling.batch import Batch
 from embody.imagination.dream import Dream
+from embody.nn.noise import GeneratorNoise
 from embody.tokenizer import Tokenizer
 
 __all__ = ["DreamEnv"]
@@ -35,7 +36,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """The last frame of a recorded context."""
         super().reset(seed=seed)
         if seed is not None:
-            self.dream.generator.manual_seed(seed)
+            self.dream.noise = GeneratorNoise(torch.Generator(self.dream.noise.device).manual_seed(seed))
         context = self.contexts(int(self.np_random.integers(2**31)))
         assert context.latents is not None and context.rows == 1
         self.steps, self.cache = 0, self.tokenizer.decoder_cache(1)
@@ -46,7 +47,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     @torch.no_grad()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Imagine one timestep."""
-        actions = torch.as_tensor(np.asarray(action), dtype=torch.long, device=self.dream.generator.device).view(1, -1)
+        actions = torch.as_tensor(np.asarray(action), dtype=torch.long, device=self.dream.noise.device).view(1, -1)
         self.steps += 1
         if self.dream.agent is None:
             latents, reward, going_on = self.dream.advance(actions)[0], 0.0, 1.0

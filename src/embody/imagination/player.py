@@ -12,6 +12,7 @@ from embody.config import SamplingConfig, from_dict
 from embody.imagination.dream import Dream
 from embody.model import Precision, WorldAndAgent, for_inference, load_tokenizer, load_world_and_agent
 from embody.nn.cache import RingCache
+from embody.nn.noise import GeneratorNoise
 from embody.tokenizer import Tokenizer
 
 __all__ = ["Player"]
@@ -41,9 +42,9 @@ class Player:
         self.vocabulary, self.labels = tuple(vocabulary), tuple(labels)
         self.asked: Tensor | None = None  # words of labels [N, W], or the tasks that are left, bool [N, P]
         self.device = model.agent.token_MD.device
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.noise = GeneratorNoise(torch.Generator(self.device).manual_seed(seed))
         self.sampling = sampling
-        self.dream = Dream(model, k_sample=sampling.k_sample, generator=self.generator)
+        self.dream = Dream(model, k_sample=sampling.k_sample, noise=self.noise)
         self.tokenizer_cache: RingCache | None = None
         self.features: Tensor | None = None
         # What the ring holds, to be read anew: latents, actions, is_first of each frame.
@@ -118,7 +119,7 @@ class Player:
     def act(self) -> np.ndarray:
         """Sampled actions int64 `[N, A]`."""
         assert self.features is not None, "begin comes first"
-        return self.agent.heads.act(self.features, self.sampling.support).sample(self.generator).cpu().numpy()
+        return self.agent.heads.act(self.features, self.sampling.support).sample(self.noise).cpu().numpy()
 
     @torch.no_grad()
     def observe(self, actions: np.ndarray, frames: np.ndarray) -> None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from embody.config import ActionSpec
+from embody.nn.noise import Noise
 
 __all__ = ["FactoredCategorical", "TwoHot", "symexp", "symlog"]
 
@@ -89,9 +90,9 @@ class FactoredCategorical:
         """bool `[...]`: which of int64 actions `[..., A]` are not among those that `within` left out."""
         return self.log_prob(actions) > _NEVER / 2
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, noise: Noise) -> Tensor:
         """int64 `[..., A]`, by the Gumbel trick."""
-        return torch.stack([_gumbel_argmax(log_p, generator) for log_p in self.log_probs], dim=-1)
+        return torch.stack([_gumbel_argmax(log_p, noise) for log_p in self.log_probs], dim=-1)
 
     def entropy(self) -> Tensor:
         """`[...]`, in nats, summed over factors."""
@@ -106,6 +107,6 @@ class FactoredCategorical:
         return torch.stack(parts).sum(dim=0)
 
 
-def _gumbel_argmax(log_p: Tensor, generator: torch.Generator | None) -> Tensor:
-    uniform = torch.rand(log_p.shape, generator=generator, device=log_p.device)
+def _gumbel_argmax(log_p: Tensor, noise: Noise) -> Tensor:
+    uniform = noise.uniform(*log_p.shape)
     return (log_p - torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))).argmax(dim=-1)

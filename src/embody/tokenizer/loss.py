@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from embody.config import TokenizerObjective
 from embody.nn.masked_mean import Reduce, masked_mean, one_process
+from embody.nn.noise import Noise
 from embody.nn.running_rms import RunningRms
 from embody.tokenizer.lpips import Lpips
 from embody.tokenizer.model import Tokenizer
@@ -29,7 +30,7 @@ class TokenizerLoss(nn.Module):
         tokenizer: Tokenizer,
         frames: Tensor,
         mask: Tensor,
-        generator: torch.Generator,
+        noise: Noise,
         masking: float = 1.0,
         *,
         reduce: Reduce = one_process,
@@ -39,8 +40,8 @@ class TokenizerLoss(nn.Module):
         `masking` in [0, 1] scales the share of dropped patches.
         """
         if margin := self.objective.random_crop:
-            frames = random_crop(frames, margin, generator)
-        dropped = tokenizer.drop_patches(frames.shape[0], frames.shape[1], generator, self.objective.mask_max * masking)
+            frames = random_crop(frames, margin, noise)
+        dropped = tokenizer.drop_patches(frames.shape[0], frames.shape[1], noise, self.objective.mask_max * masking)
         reconstruction = tokenizer.decode(tokenizer.encode(frames, dropped=dropped))
         target = tokenizer.standardise(frames)
         mse = masked_mean((reconstruction - target).square().mean(dim=(2, 3, 4)), mask, reduce)
@@ -53,11 +54,11 @@ class TokenizerLoss(nn.Module):
         return loss, metrics
 
 
-def random_crop(frames: Tensor, margin: int, generator: torch.Generator) -> Tensor:
+def random_crop(frames: Tensor, margin: int, noise: Noise) -> Tensor:
     """Frames `[B, T, 3, H, W]` padded by `margin` zero pixels a side, cropped to H x W at one random place a video."""
     B, _, _, H, W = frames.shape
     device = frames.device
-    corner_B2 = torch.randint(0, 2 * margin + 1, (B, 2), generator=generator, device=device)
+    corner_B2 = (noise.uniform(B, 2) * (2 * margin + 1)).long()
     row_BH1 = (corner_B2[:, :1] + torch.arange(H, device=device))[:, :, None]
     column_B1W = (corner_B2[:, 1:] + torch.arange(W, device=device))[:, None]
     video_B11 = torch.arange(B, device=device)[:, None, None]

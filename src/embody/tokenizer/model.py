@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from embody.config import TokenizerConfig
 from embody.errors import UserError
 from embody.nn.cache import RingCache
+from embody.nn.noise import Noise
 from embody.nn.transformer import Transformer, initialise
 
 __all__ = ["Tokenizer"]
@@ -179,12 +180,10 @@ class Tokenizer(nn.Module):
         for trained in (self.from_latent, self.latent_position_LD, self.readout_PD, self.decoder, self.patch_out):
             trained.requires_grad_(True)
 
-    def drop_patches(self, rows: int, frames: int, generator: torch.Generator, most: float) -> Tensor:
+    def drop_patches(self, rows: int, frames: int, noise: Noise, most: float) -> Tensor:
         """bool `[B, T, P]`: per image, each patch is dropped with probability `p ~ U(0, most)` [P]."""
         patches = self.grid[0] * self.grid[1]
-        device = self.masked_D.device
-        p_BT1 = torch.rand(rows, frames, 1, generator=generator, device=device) * most
-        return torch.rand(rows, frames, patches, generator=generator, device=device) < p_BT1
+        return noise.uniform(rows, frames, patches) < noise.uniform(rows, frames, 1) * most
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ from embody.dynamics import Dynamics, ShortcutLoss
 from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts, noise_to
 from embody.errors import UserError
 from embody.model import WorldAndAgent
+from embody.nn.noise import Noise
 from embody.training.loop import StepContext
 from embody.training.rewards import check_ranges, reward_statistics
 
@@ -110,12 +111,13 @@ class AgentStage:
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         config, dynamics, agent = self.whole.agent_objective, self.model.dynamics, self.model.agent
-        generator, reduce = context.generator, context.reduce
-        features = self.model.features(batch, self._levels(batch, generator), generator)
+        noise, reduce = context.noise, context.reduce
+        features = self.model.features(batch, self._levels(batch, noise), noise)
         loss, metrics = self.losses["agent"](agent.heads, features, batch, reduce=reduce)
         if config.dynamics_weight > 0:
+            own = batch.flow.nonzero()[:, 0].tolist()  # on the CPU, see `Batch.flow`
             world_loss, world_metrics = self.losses["dynamics"](
-                dynamics, batch.select(batch.flow), generator, bootstrap=True, reduce=reduce
+                dynamics, batch.select(batch.flow), noise.part(own, len(own)), bootstrap=True, reduce=reduce
             )
             loss, metrics = loss + config.dynamics_weight * world_loss, {**metrics, **world_metrics}
         return loss, metrics
@@ -123,7 +125,7 @@ class AgentStage:
     def row_flops(self, frames: int, context: StepContext) -> float:
         return agent_row_flops(self.whole, frames)
 
-    def _levels(self, batch: Batch, generator: torch.Generator) -> Levels:
+    def _levels(self, batch: Batch, noise: Noise) -> Levels:
         """Levels that the heads read: drawn as the flow loss draws them [P], or that of a history (the seed's)."""
         k_max, objective = self.model.dynamics.config.k_max, self.whole.dynamics_objective
         context_levels = self.model.context_levels(batch)
@@ -131,7 +133,7 @@ class AgentStage:
             return context_levels
         uniform = objective.step_draw == "uniform"
         shape = (batch.rows, batch.length)
-        levels = draw_levels(*shape, k_max, uniform, generator, objective.tau_power, finest=uniform)
+        levels = draw_levels(*shape, k_max, uniform, noise, objective.tau_power, finest=uniform)
         if objective.contexts == "alternate":
             levels = hold_contexts(levels, self.model.dynamics.context_level, 1 / k_max)
         return levels
@@ -155,12 +157,11 @@ class _PairsStage:
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.part.parameters())}]
 
-    def latents(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def latents(self, batch: Batch, noise: Noise) -> Tensor:
         """The batch's, `[B, T, S, C]`, a little noised, as those of dreams are not quite those of recordings."""
         assert batch.latents is not None
         z = self.model.dynamics.pack(batch.latents)
-        noise = torch.randn(z.shape, generator=generator, device=z.device)
-        return noise_to(self.model.context_levels(batch).tau, z, noise)
+        return noise_to(self.model.context_levels(batch).tau, z, noise.normal(*z.shape))
 
 
 class EventsStage(_PairsStage):
@@ -182,7 +183,7 @@ class EventsStage(_PairsStage):
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert batch.events is not None
-        z = self.latents(batch, context.generator)
+        z = self.latents(batch, context.noise)
         logits = self.model.event_logits(z[:, :-1], z[:, 1:])
         return event_loss(logits, batch.events[:, 1:], _steps(batch), context.reduce), {}
 
@@ -215,7 +216,7 @@ class RiskStage(_PairsStage):
         assert risk is not None
         paid = (batch.task[:, :-1] & ~batch.task[:, 1:]).sum(dim=-1)
         costs = risk.shares(paid - batch.rewards[:, 1:])
-        said = risk(self.latents(batch, context.generator)[:, :-1], batch.actions[:, 1:])
+        said = risk(self.latents(batch, context.noise)[:, :-1], batch.actions[:, 1:])
         return risk_loss(said, costs, batch.is_terminal[:, 1:], _steps(batch), context.reduce), {}
 
     def row_flops(self, frames: int, context: StepContext) -> float:

@@ -59,7 +59,7 @@ class DynamicsStage:
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         bootstrap = self._bootstraps(context)
-        return self.losses(self.model, batch, context.generator, bootstrap=bootstrap, reduce=context.reduce)
+        return self.losses(self.model, batch, context.noise, bootstrap=bootstrap, reduce=context.reduce)
 
     def row_flops(self, frames: int, context: StepContext) -> float:
         dynamics, objective = self.whole.dynamics, self.whole.dynamics_objective

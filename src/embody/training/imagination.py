@@ -26,6 +26,7 @@ from embody.data.sampling.batch import Batch
 from embody.imagination import Dream
 from embody.model import Precision, WorldAndAgent, for_inference
 from embody.nn.masked_mean import masked_mean
+from embody.nn.noise import Noise
 from embody.training.loop import StepContext
 
 __all__ = ["ImaginationStage", "Trajectories", "dream_trajectories"]
@@ -45,14 +46,14 @@ class Trajectories:
 
 
 def dream_trajectories(
-    model: WorldAndAgent, batch: Batch, sampling: SamplingConfig, *, horizon: int, generator: torch.Generator
+    model: WorldAndAgent, batch: Batch, sampling: SamplingConfig, *, horizon: int, noise: Noise
 ) -> Trajectories:
     """One rollout from each context of `batch`, by the live policy."""
     assert batch.latents is not None
     dream = Dream(
         model,
         k_sample=sampling.k_sample,
-        generator=generator,
+        noise=noise,
         longest=batch.length + horizon,
     )
     features = [dream.reset(batch.latents, batch.actions, batch.is_first, batch.task)[:, -1]]
@@ -60,7 +61,7 @@ def dream_trajectories(
     continues, asked = [torch.ones_like(rewards[0])], []
     for _ in range(horizon):
         with torch.no_grad():
-            action = model.agent.heads.act(features[-1], sampling.support).sample(generator)
+            action = model.agent.heads.act(features[-1], sampling.support).sample(noise)
         step = dream.step(action)
         latents.append(step.latents)
         actions.append(action)
@@ -140,15 +141,15 @@ class ImaginationStage:
         return batches(self.datasets, self.clips(), seed=seed, start=start, workers=workers)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
-        config, heads, generator = self.whole.imagination, self.model.agent.heads, context.generator
+        config, heads, noise = self.whole.imagination, self.model.agent.heads, context.noise
         if self.dreamt is None or self._dreams_anew(context):
             self.dreamt = dream_trajectories(
-                self._dreamer(), batch, self.whole.sampling, horizon=config.horizon, generator=generator
+                self._dreamer(), batch, self.whole.sampling, horizon=config.horizon, noise=noise
             )
             if config.finetune == "agent":
-                self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, generator)
+                self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, noise)
             if config.shuffle_rewards:
-                self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt, generator))
+                self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt, noise))
             if self.whole.agent_objective.once:
                 continues = until_rewarded(self.dreamt.rewards, self.dreamt.continues)
                 self.dreamt = replace(self.dreamt, continues=continues, alive=_alive(continues))
@@ -156,7 +157,7 @@ class ImaginationStage:
         dreamt = self.dreamt
         rewards, features = dreamt.rewards, dreamt.features
         if config.finetune == "agent":
-            features = self._relive(self.model, dreamt, self.contexts, generator)
+            features = self._relive(self.model, dreamt, self.contexts, noise)
         value_logits = heads.value(features)
         values = heads.value_bins.decode(value_logits).detach()
         returns = lambda_returns(rewards, dreamt.continues, values, config.gamma, config.lambda_)
@@ -198,9 +199,7 @@ class ImaginationStage:
             self.dreamer.agent.heads = self.model.agent.heads
         return self.dreamer
 
-    def _relive(
-        self, model: WorldAndAgent, dreamt: Trajectories, contexts: Batch, generator: torch.Generator
-    ) -> Tensor:
+    def _relive(self, model: WorldAndAgent, dreamt: Trajectories, contexts: Batch, noise: Noise) -> Tensor:
         """Features `[B, T + 1, H]` of the dreamt timesteps by `model`, anew from their latents."""
         assert contexts.latents is not None
         frames = dreamt.latents.shape[1]
@@ -214,21 +213,21 @@ class ImaginationStage:
             is_null=torch.cat((contexts.is_null, later), dim=1),
             task=model.goal.in_time((contexts.task, dreamt.task)),
         )
-        return model.features(sequence, model.context_levels(sequence), generator)[:, -frames - 1 :]
+        return model.features(sequence, model.context_levels(sequence), noise)[:, -frames - 1 :]
 
     @torch.no_grad()
-    def _as_the_prior_sees_it(self, dreamt: Trajectories, contexts: Batch, generator: torch.Generator) -> Trajectories:
+    def _as_the_prior_sees_it(self, dreamt: Trajectories, contexts: Batch, noise: Noise) -> Trajectories:
         """The same latents with the prior's features, and what its heads read there: a learner's would drift."""
-        features = self._relive(self.prior, dreamt, contexts, generator)
+        features = self._relive(self.prior, dreamt, contexts, noise)
         rewards, continues = self.prior.goal.outcome(self.prior, features, dreamt.rewards, dreamt.continues)
         rewards[:, 0], continues[:, 0] = 0.0, 1.0
         return replace(dreamt, features=features, rewards=rewards, continues=continues, alive=_alive(continues))
 
 
-def _shuffled(dreamt: Trajectories, generator: torch.Generator) -> Tensor:
+def _shuffled(dreamt: Trajectories, noise: Noise) -> Tensor:
     """The control: rewards `[B, T + 1]` that came while the dreams went on change places among themselves."""
     rewards = dreamt.rewards.clone()
     arrived = rewards[:, 1:][dreamt.alive]
-    order = torch.randperm(len(arrived), generator=generator, device=arrived.device)
+    order = noise.uniform(*dreamt.alive.shape)[dreamt.alive].argsort()
     rewards[:, 1:][dreamt.alive] = arrived[order]
     return rewards

@@ -1,7 +1,7 @@
 """The training loop, written once: optimise, average, log, checkpoint, resume.
 
-Every step is a pure function of (state, seed, step): the batch is numbered, and noise comes from a generator seeded by
-the step. So a run that is stopped and resumed gives, bit for bit on one CPU, what an uninterrupted one gives.
+Every step is a pure function of (state, seed, step): the batch is numbered, and noise is that of the step's
+rows. So a run that is stopped and resumed gives, bit for bit on one CPU, what an uninterrupted one gives.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +17,7 @@ from embody.data.sampling.batch import Batch
 from embody.errors import UserError
 from embody.logger_manager import LoggerManager
 from embody.nn.masked_mean import Reduce, one_process
+from embody.nn.noise import Noise, RowNoise
 from embody.nn.transformer import Block
 from embody.saving.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from embody.training.ema import MovingAverage
@@ -32,7 +33,7 @@ class StepContext:
 
     step: int  # from 0
     steps: int  # of the whole training
-    generator: torch.Generator  # on the model's device, seeded for this step: the only source of noise
+    noise: Noise  # on the model's device, of this step and the batch's rows: all that a loss draws
     reduce: Reduce = one_process
 
     @property
@@ -103,7 +104,7 @@ def train(
     logger.truncate(stage.name, first)
     if first:
         logger.info(f"{stage.name}: going on from step {first} of {steps}")
-    generator, throughput, speed = torch.Generator(device), Throughput(device, precision), ""
+    throughput, speed = Throughput(device, precision), ""
     batches = _batches(stage, first, last)
     model.train()
     for block in [module for module in model.modules() if isinstance(module, Block)]:
@@ -112,7 +113,7 @@ def train(
         for step in range(first, last):
             with throughput.waiting():
                 batch = next(batches).to(device)
-            context = StepContext(step, steps, generator.manual_seed(seed * 1_000_003 + step))
+            context = StepContext(step, steps, RowNoise(seed, step, device=device))
             share = learning_rate(config, step, steps)
             set_rates(optimizers, share)
             for optimizer in optimizers:

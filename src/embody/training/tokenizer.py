@@ -58,7 +58,7 @@ class TokenizerStage:
         return batches(self.datasets, self.clips(), seed=self.seed, start=start, workers=self.workers)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
-        return self.losses(self.model, batch.frames, batch.mask, context.generator, reduce=context.reduce)
+        return self.losses(self.model, batch.frames, batch.mask, context.noise, reduce=context.reduce)
 
     def row_flops(self, frames: int, context: StepContext) -> float:
         return tokenizer_row_flops(self.model.config, self.objective, self.model.frame, frames)
@@ -87,7 +87,7 @@ class DecoderStage:
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         masking = max(0.0, 1 - 2 * context.progress)  # the second half sees whole images
-        return self.losses(self.model, batch.frames, batch.mask, context.generator, masking, reduce=context.reduce)
+        return self.losses(self.model, batch.frames, batch.mask, context.noise, masking, reduce=context.reduce)
 
     def row_flops(self, frames: int, context: StepContext) -> float:
         return decoder_row_flops(self.model.config, self.before.objective, self.model.frame, frames)
