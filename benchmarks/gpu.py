@@ -40,7 +40,7 @@ from embody.games.crafter.presets import crafter
 from embody.games.minecraft.presets import minecraft
 from embody.imagination import Dream, Player
 from embody.model import Agent, WorldAndAgent, for_inference
-from embody.nn.noise import GeneratorNoise
+from embody.nn.noise import GeneratorNoise, RowNoise
 from embody.nn.transformer import Block
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
@@ -144,7 +144,8 @@ class Bench:
         model = self._world_and_agent().to(self.device)
         stage, batch = ImaginationStage(config, [], "", model), self._batch(rows, config.imagination.context)
         stage.losses.to(self.device)
-        step = self._step(model, lambda: stage.loss(batch, StepContext(0, 1, GeneratorNoise(self.generator)))[0])
+        noise = RowNoise(0, device=self.device)
+        step = self._step(model, lambda: stage.loss(stage.dream(batch, noise), StepContext(0, 1, noise))[0])
         seconds = self._time(step, self.sizes.steps, warm_up=2)
         return self._rates(
             seconds, frames=rows * config.imagination.horizon, flops=rows * imagination_row_flops(config)

@@ -43,7 +43,7 @@ from embody.dynamics import Dynamics, ShortcutLoss
 from embody.games import preset, preset_names
 from embody.imagination import Dream, Player
 from embody.model import Agent, WorldAndAgent, for_inference
-from embody.nn.noise import GeneratorNoise
+from embody.nn.noise import GeneratorNoise, RowNoise
 from embody.nn.transformer import Block
 from embody.tokenizer import Tokenizer, TokenizerLoss
 from embody.training.imagination import ImaginationStage
@@ -219,13 +219,13 @@ def _interactive(workload: Workload, config: Config, precision: Precision, shape
 
 def _imagination(workload: Workload, config: Config, precision: Precision, shapes: Shapes) -> Unit:
     model = _new_world_and_agent(config)
-    stage, generator = ImaginationStage(config, [], "", model), torch.Generator().manual_seed(0)
+    stage, noise = ImaginationStage(config, [], "", model), RowNoise(0)
     optimizer, batch = _adamw(stage.trained), _batch(workload, config, shapes.dreams)
 
     def run() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with autocast(precision):
-            total, _ = stage.loss(batch, StepContext(0, 1, GeneratorNoise(generator)))
+            total, _ = stage.loss(stage.dream(batch, noise), StepContext(0, 1, noise))
         total.backward()
         optimizer.step()
         return total.detach()

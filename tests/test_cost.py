@@ -187,7 +187,7 @@ def test_flops_and_activations_of_the_perceptual_loss(net: LpipsNet) -> None:
     frames = torch.zeros(B, T, 3, *frame, dtype=torch.uint8)
 
     def step() -> None:
-        loss(tokenizer, frames, torch.ones(B, T, dtype=torch.bool), seeded(0))[0].backward()
+        loss(tokenizer, frames, torch.ones(B, T, dtype=torch.bool), GeneratorNoise(seeded(0)))[0].backward()
 
     row = tokenizer_row_flops(TOKENIZER, objective, frame, T)
     assert counted(step) == pytest.approx(B * row, rel=EXACTLY)
@@ -325,7 +325,8 @@ def test_flops_of_a_step_of_imagination(finetune: Any, agent: dict[str, Any], tm
         batch = make_batch(B, dream.context)
         if model.events is not None:
             batch = dataclasses.replace(batch, task=torch.ones(B, dream.context, 3, dtype=torch.bool))
-        stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(0))))[0].backward()
+        noise = GeneratorNoise(seeded(0))
+        stage.loss(stage.dream(batch, noise), StepContext(0, 1, noise))[0].backward()
 
     assert counted(step) == pytest.approx(B * imagination_row_flops(config), rel=EXACTLY)
 

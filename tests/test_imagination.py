@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,8 @@ from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.imagination import Dream, DreamEnv, DreamStep, Player
 from embody.model import WorldAndAgent, load_world_and_agent
-from embody.nn.noise import GeneratorNoise
+from embody.nn.noise import GeneratorNoise, RowNoise
 from embody.saving.tensors import save_tensors
-from embody.training import imagination
 from embody.training.encode import encode_dataset
 from embody.training.imagination import ImaginationStage, dream_trajectories
 from embody.training.loop import StepContext
@@ -525,6 +525,12 @@ def test_trajectories_are_what_the_live_policy_dreams() -> None:
     assert not dreamt.features.requires_grad and not dreamt.rewards.requires_grad
 
 
+def learnt(stage: ImaginationStage, batch: Batch, seed: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """The first step's loss and metrics: dreams and loss by noise of this seed."""
+    dreamt = stage.dream(batch, GeneratorNoise(seeded(seed)))
+    return stage.loss(dreamt, StepContext(0, 1, GeneratorNoise(seeded(seed))))
+
+
 def make_stage(root: Path, **changes: Any) -> ImaginationStage:
     config = dataclasses.replace(CONFIG, imagination=dataclasses.replace(CONFIG.imagination, **changes))
     return ImaginationStage(config, [make_dataset(root, [9, 9])], "", WorldAndAgent(make_dynamics(), make_agent()))
@@ -536,7 +542,9 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
     with torch.no_grad():
         heads.policy[-1].bias[:5] += torch.tensor([0.5, 0.0, -0.5, 1.0, 0.0])  # no longer the prior
         heads.reward_std.fill_(0.05)  # rewards as small as the differences between values
-    loss, metrics = stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
+    loss, metrics = stage.loss(
+        stage.dream(batch, GeneratorNoise(seeded(4))), StepContext(0, 1, GeneratorNoise(seeded(4)))
+    )
     dreamt = trajectories(stage.model, batch, seed=4)
     logits = heads.value(dreamt.features)
     values = heads.value_bins.decode(logits).detach()
@@ -573,25 +581,24 @@ def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) 
     heads = stage.model.agent.heads
     with torch.no_grad():
         heads.policy[-1].bias[:5] = torch.tensor([9.0, 1.0, 0.0, 9.0, 0.0])  # what imagination may come to
-    loss, metrics = stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
-    assert stage.dreamt is not None and loss.isfinite() and 0 < metrics["kl"] < 2
-    assert [set(stage.dreamt.actions[..., factor].flatten().tolist()) for factor in (0, 1)] == [{1, 2}, {1}]
+    dreamt, context = stage.dream(batch, GeneratorNoise(seeded(4))), StepContext(0, 1, GeneratorNoise(seeded(4)))
+    loss, metrics = stage.loss(dreamt, context)
+    assert loss.isfinite() and 0 < metrics["kl"] < 2
+    assert [set(dreamt.actions[..., factor].flatten().tolist()) for factor in (0, 1)] == [{1, 2}, {1}]
     # What was inside when it was dreamt may be outside when it is learnt from: as if it were not there.
-    taken = stage.dreamt.actions.clone()
+    taken = dreamt.actions.clone()
     taken[::2, 1, 0] = 0
-    stage.dreamt = dataclasses.replace(stage.dreamt, actions=taken)
-    _, metrics = stage.loss(batch, StepContext(1, stage.steps, GeneratorNoise(seeded(4))))
-    assert stage.dreamt.actions is taken
-    kept = stage.dreamt.alive.clone()
+    _, metrics = stage.loss(dataclasses.replace(dreamt, actions=taken), context)
+    kept = dreamt.alive.clone()
     kept[::2, 1] = False
-    states, prior = stage.dreamt.features[:, :-1], stage.prior.agent.heads
+    states, prior = dreamt.features[:, :-1], stage.prior.agent.heads
     kl = heads.act(states, 0.5).kl(prior.act(states, 0.5))
     torch.testing.assert_close(metrics["kl"], kl[kept].mean().detach())
     models = {"actions": config.env.actions, "dynamics": model.dynamics.config, "agent": config.agent}
     about = {"models": {name: to_dict(part) for name, part in models.items()}}
     save_tensors(tmp_path / "imagination.safetensors", stage.model.state_dict(), about)
     loaded, _ = load_world_and_agent(tmp_path / "imagination.safetensors")
-    seen = stage.dreamt.features
+    seen = dreamt.features
     torch.testing.assert_close(loaded.agent.heads.act(seen, 0.5).log_probs, heads.act(seen, 0.5).log_probs)
 
 
@@ -624,9 +631,8 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
     left = left.long().cumprod(dim=1).bool()  # what is no more left is not left later
     batch = dataclasses.replace(make_batch(64, CONTEXT), task=left)
     stage = ImaginationStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", model)
-    stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
-    dreamt = stage.dreamt
-    assert batch.latents is not None and dreamt is not None and dreamt.task.dtype == torch.bool
+    dreamt = stage.dream(batch, GeneratorNoise(seeded(4)))
+    assert batch.latents is not None and dreamt.task.dtype == torch.bool
     z = torch.cat((model.dynamics.pack(batch.latents)[:, -1:], dreamt.latents), dim=1)
     cost, continues = model.risk.expected(z[:, :-1], dreamt.actions)
     torch.testing.assert_close(dreamt.continues[:, 1:], continues)
@@ -641,11 +647,11 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
             assert set(dreamt.task[row, t].nonzero()[:, 0].tolist()) == still
     assert 0 < (dreamt.rewards >= 0.5).float().mean() < 0.5 and (dreamt.rewards < 0).any()
     whole = torch.cat((left, dreamt.task), dim=1)
-    anew = stage._relive(model, dreamt, batch, seeded(0))
+    anew = stage._relive(model, dreamt, GeneratorNoise(seeded(0)))
     torch.testing.assert_close(anew, dreamt.features, atol=2e-5, rtol=1e-4)
     other = dataclasses.replace(dreamt, task=whole[:, CONTEXT - 1 : -1])  # told a slot too late
     changed = (whole[:, CONTEXT:] != whole[:, CONTEXT - 1 : -1]).any(dim=2)
-    late = (stage._relive(model, other, batch, seeded(0)) - anew)[:, 1:].abs().amax(dim=2)
+    late = (stage._relive(model, other, GeneratorNoise(seeded(0))) - anew)[:, 1:].abs().amax(dim=2)
     assert changed.any() and (late[changed] > 1e-4).all()
 
 
@@ -659,9 +665,8 @@ def test_a_dream_may_end_with_its_reward(tmp_path: Path) -> None:
     scale = plain.rewards[:, 1:].quantile(0.8).item()
     with torch.no_grad():
         heads.reward_std.fill_(float(heads.reward_std) / scale)  # one in five is 1 or more
-    stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
-    rewarded, dreamt = trajectories(stage.model, batch, seed=4), stage.dreamt
-    assert dreamt is not None and torch.equal(dreamt.rewards, rewarded.rewards)
+    rewarded, dreamt = trajectories(stage.model, batch, seed=4), stage.dream(batch, GeneratorNoise(seeded(4)))
+    assert torch.equal(dreamt.rewards, rewarded.rewards)
     left = 1 - rewarded.rewards[:, 1:].clamp(0, 1)
     torch.testing.assert_close(dreamt.continues[:, 1:], rewarded.continues[:, 1:] * left)
     over = (dreamt.continues[:, 1:] <= 0.5).long().cumsum(dim=1)
@@ -677,10 +682,9 @@ def test_in_bfloat16_the_live_policy_dreams_in_matrices_cast_beforehand(finetune
         with torch.no_grad():
             stage.model.agent.heads.policy[-1].bias[0] += more
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
-        found.append(stage.dreamt)
+            found.append(stage.dream(batch, GeneratorNoise(seeded(4))))
     first, second = found
-    assert first is not None and second is not None and stage.dreamer is not None
+    assert stage.dreamer is not None
     assert stage.dreamer.dynamics.trunk.blocks[0].mlp.out.weight.dtype == torch.bfloat16  # type: ignore[union-attr]
     assert stage.model.dynamics.trunk.blocks[0].mlp.out.weight.dtype == torch.float32  # type: ignore[union-attr]
     assert (first.actions[..., 0] != 0).any() and (second.actions[..., 0] == 0).all()
@@ -691,44 +695,47 @@ def test_in_bfloat16_the_live_policy_dreams_in_matrices_cast_beforehand(finetune
 def test_in_bfloat16_the_live_stream_dreams_where_it_learns(tmp_path: Path) -> None:
     stage, batch = make_stage(tmp_path, finetune="agent"), make_batch(4, CONTEXT)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
+        stage.dream(batch, GeneratorNoise(seeded(4)))
         with torch.no_grad():
             stage.model.agent.token_MD += 1
-        stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(4))))
+        stage.dream(batch, GeneratorNoise(seeded(4)))
     assert stage.dreamer is not None
     assert torch.equal(stage.dreamer.agent.token_MD, stage.model.agent.token_MD)
 
 
-def test_dreams_begin_anew_at_steps_that_the_updates_divide(tmp_path: Path) -> None:
-    stage = make_stage(tmp_path, updates=5)
-    stage.steps = 22  # 15 / 22 * 22 is less than 15
-    assert [n for n in range(22) if stage._dreams_anew(StepContext(n, 22, GeneratorNoise(seeded(0))))] == [
-        0,
-        5,
-        10,
-        15,
-        20,
-    ]
-
-
 @pytest.mark.parametrize("finetune", ["heads", "agent"])
-def test_a_rollout_serves_several_updates(finetune: str, tmp_path: Path) -> None:
+def test_a_rollout_serves_several_updates(finetune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each batch of contexts is loaded once; the policy that dreams is the one of the step that asks for it."""
     stage = make_stage(tmp_path, updates=2, finetune=finetune)
-    stage.steps = 6
-    seen = []
+    stage.steps = 8
+    loaded = [make_batch(4, CONTEXT, seed=number) for number in range(4)]
+    monkeypatch.setattr(stage, "contexts", lambda start: loaded[start:])
+    source, seen = iter(stage.batches(0)), []
     for step in range(5):
-        stage.loss(make_batch(4, CONTEXT, seed=step), StepContext(step, stage.steps, GeneratorNoise(seeded(step))))
-        assert stage.dreamt is not None
-        seen.append(stage.dreamt.features)
+        if step == 2:
+            with torch.no_grad():
+                stage.model.agent.heads.policy[-1].bias[0] += 50
+        seen.append(next(source))
     assert [seen[step] is seen[step - 1] for step in range(1, 5)] == [True, False, True, False]
-    if finetune == "heads":  # each is dreamt from the batch and by the noise of its own step
-        torch.testing.assert_close(seen[2], trajectories(stage.model, make_batch(4, CONTEXT, seed=2), seed=2).features)
-    # Where a rollout goes on, its own contexts do: the batch that came is not read.
-    one, other = (
-        stage.loss(make_batch(4, CONTEXT, seed=seed), StepContext(5, 6, GeneratorNoise(seeded(5))))[0]
-        for seed in (5, 6)
-    )
-    assert torch.equal(one, other)
+    for dreamt, contexts in zip(seen[::2], loaded[:3], strict=True):
+        assert torch.equal(dreamt.contexts.latents, contexts.latents)
+    assert (seen[0].actions[..., 0] != 0).any() and (seen[2].actions[..., 0] == 0).all()
+    resumed = next(iter(stage.batches(4)))
+    assert torch.equal(resumed.contexts.latents, seen[4].contexts.latents)
+    assert torch.equal(resumed.latents, seen[4].latents) and torch.equal(resumed.actions, seen[4].actions)
+    with pytest.raises(AssertionError, match="cut a dream"):
+        next(iter(stage.batches(3)))
+
+
+def test_dreamt_rows_hang_on_no_other_row(tmp_path: Path) -> None:
+    """Latents, sampled actions and rewards of some rows alone are those of the whole batch."""
+    stage, batch = make_stage(tmp_path), make_batch(8, CONTEXT)
+    rows = range(2, 5)
+    some = Batch(**{name: None if field is None else field[2:5] for name, field in vars(batch).items()})
+    whole, alone = stage.dream(batch, RowNoise(3, 1)), stage.dream(some, RowNoise(3, 1, rows=rows, total=8))
+    assert torch.equal(alone.actions, whole.actions[2:5])
+    for name in ("latents", "features", "rewards", "continues"):
+        torch.testing.assert_close(getattr(alone, name), getattr(whole, name)[2:5], atol=1e-5, rtol=1e-4)
 
 
 def test_only_policy_and_value_heads_learn_in_the_dream(tmp_path: Path) -> None:
@@ -738,7 +745,7 @@ def test_only_policy_and_value_heads_learn_in_the_dream(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(stage.parameter_groups(), lr=1e-2, weight_decay=0.1)
     for step in range(3):
         optimizer.zero_grad()
-        stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(step))))[0].backward()
+        learnt(stage, batch, step)[0].backward()
         optimizer.step()
     learn = ("agent.heads.policy.", "agent.heads.value.")
     for name, value in stage.model.state_dict().items():
@@ -760,8 +767,10 @@ def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Pat
     model = WorldAndAgent(make_dynamics(dataclasses.replace(DYNAMICS, context_tau=1.0)), make_agent(agent))
     stage, batch = ImaginationStage(config, [make_dataset(tmp_path, [9, 9])], "", model), make_batch(16, CONTEXT)
     dreamt = trajectories(model, batch)
-    torch.testing.assert_close(stage._relive(model, dreamt, batch, seeded(0)), dreamt.features, atol=2e-5, rtol=1e-4)
-    seen = stage._as_the_prior_sees_it(dreamt, batch, seeded(0))
+    torch.testing.assert_close(
+        stage._relive(model, dreamt, GeneratorNoise(seeded(0))), dreamt.features, atol=2e-5, rtol=1e-4
+    )
+    seen = stage._as_the_prior_sees_it(dreamt, GeneratorNoise(seeded(0)))
     for name in ("features", "rewards", "continues"):
         torch.testing.assert_close(getattr(seen, name), getattr(dreamt, name), atol=2e-5, rtol=1e-4)
     assert torch.equal(seen.alive, dreamt.alive) and seen.alive.any() and not seen.alive.all()
@@ -769,7 +778,7 @@ def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Pat
     before = {name: value.clone() for name, value in model.state_dict().items()}
     frozen = {name: value.clone() for name, value in stage.prior.state_dict().items()}
     optimizer = torch.optim.SGD(stage.trained, lr=0.1)
-    stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(0))))[0].backward()
+    learnt(stage, batch, 0)[0].backward()
     optimizer.step()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert {"agent.heads.policy.0.weight", "agent.heads.value.4.bias", "agent.task.weight"} <= moved
@@ -782,12 +791,12 @@ def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Pat
     assert not any(name.startswith(("agent.heads.reward", "agent.heads.continues")) for name in learn)
     # The stream has moved. Rewards and ends are still the frozen copy's; the policy reads the live features, the prior
     # those of the copy.
-    still = stage._as_the_prior_sees_it(dreamt, batch, seeded(0))
+    still = stage._as_the_prior_sees_it(dreamt, GeneratorNoise(seeded(0)))
     assert torch.equal(still.features, seen.features) and torch.equal(still.rewards, seen.rewards)
-    _, metrics = stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(0))))
-    assert stage.dreamt is not None
-    live = stage._relive(model, stage.dreamt, batch, seeded(0))[:, :-1]
-    kl = model.agent.heads.act(live).kl(stage.prior.agent.heads.act(stage.dreamt.features[:, :-1]))[stage.dreamt.alive]
+    again = stage.dream(batch, GeneratorNoise(seeded(0)))
+    _, metrics = stage.loss(again, StepContext(0, 1, GeneratorNoise(seeded(0))))
+    live = stage._relive(model, again, GeneratorNoise(seeded(0)))[:, :-1]
+    kl = model.agent.heads.act(live).kl(stage.prior.agent.heads.act(again.features[:, :-1]))[again.alive]
     assert metrics["kl"] > 0
     torch.testing.assert_close(metrics["kl"], kl.mean(), atol=1e-7, rtol=1e-4)
 
@@ -799,25 +808,15 @@ def test_finetuning_reads_no_more_than_the_window() -> None:
 
 
 @pytest.mark.parametrize("finetune", ["heads", "agent"])
-def test_the_control_shuffles_rewards_over_the_batch(
-    finetune: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[Tensor] = []
-
-    def recorded(rewards: Tensor, *rest: Any) -> Tensor:
-        given.append(rewards)
-        return lambda_returns(rewards, *rest)
-
-    monkeypatch.setattr(imagination, "lambda_returns", recorded)
-    batch = make_batch(32, CONTEXT)
+def test_the_control_shuffles_rewards_over_the_batch(finetune: str, tmp_path: Path) -> None:
+    batch, dreams = make_batch(32, CONTEXT), []
     for number, shuffle in enumerate((False, True, True)):
         stage = make_stage(tmp_path / str(number), shuffle_rewards=shuffle, finetune=finetune)
         torch.manual_seed(number)
-        stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(0))))
-    assert stage.dreamt is not None
-    true, shuffled, again = (rewards[:, 1:] for rewards in given)
-    assert torch.equal(shuffled, again)  # by the step's own generator
-    alive = stage.dreamt.alive
+        dreams.append(stage.dream(batch, GeneratorNoise(seeded(0))))
+    true, shuffled, again = (dreamt.rewards[:, 1:] for dreamt in dreams)
+    assert torch.equal(shuffled, again)  # by the step's own noise
+    alive = dreams[-1].alive
     assert 0.2 < alive.float().mean() < 0.98
     # Only rewards of dreams that still went on, and all of them, change places.
     torch.testing.assert_close(true[alive].sort().values, shuffled[alive].sort().values, atol=0, rtol=0)

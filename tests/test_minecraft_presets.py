@@ -355,7 +355,8 @@ def test_the_papers_tokenizer_learns_at_its_frame_size() -> None:
     optimiser, errors = torch.optim.AdamW(tokenizer.parameters(), lr=1e-3), []
     losses = TokenizerLoss(config.tokenizer_objective)
     for _ in range(2):
-        loss, metrics = losses(tokenizer, frames, mask, torch.Generator().manual_seed(0))  # the same patches dropped
+        noise = GeneratorNoise(torch.Generator().manual_seed(0))  # the same patches dropped
+        loss, metrics = losses(tokenizer, frames, mask, noise)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -294,7 +294,7 @@ def test_every_setting_of_a_stages_clips_reaches_the_loader(
     stage = make(name, config, dataset)
     if isinstance(stage, AgentStage):
         stage.episode_filter = bool
-    stage.batches(11)
+    (stage.contexts if isinstance(stage, ImaginationStage) else stage.batches)(11)  # what dreams begin from
     context, words = config.imagination.context, config.agent.words
     shapes = BatchShapes.of(stage.config)
     expected: dict[str, tuple[int, ClipSpec]] = {

@@ -26,7 +26,7 @@ from embody.data.sampling.batch import Batch
 from embody.imagination import Dream
 from embody.model import Precision, WorldAndAgent, for_inference
 from embody.nn.masked_mean import masked_mean
-from embody.nn.noise import Noise
+from embody.nn.noise import Noise, RowNoise
 from embody.training.loop import StepContext
 
 __all__ = ["ImaginationStage", "Trajectories", "dream_trajectories"]
@@ -36,6 +36,7 @@ __all__ = ["ImaginationStage", "Trajectories", "dream_trajectories"]
 class Trajectories:
     """Imagined timesteps 0 .. T, 0 being the context's last."""
 
+    contexts: Batch  # what the dreams began from
     latents: Tensor  # float32 [B, T, L, Z] of timesteps 1 .. T
     features: Tensor  # float32 [B, T + 1, H]
     actions: Tensor  # int64 [B, T, A]: taken at timesteps 0 .. T-1
@@ -43,6 +44,19 @@ class Trajectories:
     continues: Tensor  # float32 [B, T + 1], probabilities; timestep 0 is not read
     alive: Tensor  # bool [B, T]: whether the dream still went on at timesteps 0 .. T-1
     task: Tensor  # what was asked for: a label int64 [B, W], or the tasks left after timesteps 1 .. T, bool [B, T, P]
+
+    @property
+    def rows(self) -> int:
+        return self.contexts.rows
+
+    @property
+    def length(self) -> int:
+        """Timesteps of the contexts."""
+        return self.contexts.length
+
+    def to(self, device: torch.device) -> "Trajectories":
+        """Itself: dreams are made where they are used."""
+        return self
 
 
 def dream_trajectories(
@@ -71,6 +85,7 @@ def dream_trajectories(
         assert dream.task is not None
         asked.append(dream.task)
     return Trajectories(
+        batch,
         torch.stack(latents, dim=1),
         torch.stack(features, dim=1),
         torch.stack(actions, dim=1),
@@ -119,8 +134,6 @@ class ImaginationStage:
             parameter.requires_grad_(True)
         self.losses: nn.Module = PmpoLoss(config.imagination)
         self.dreamer: WorldAndAgent | None = None
-        self.dreamt: Trajectories | None = None
-        self.contexts: Batch
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": self.trained}]
@@ -136,28 +149,39 @@ class ImaginationStage:
             Relabelling(goal=agent.goal, words=agent.words),
         )
 
-    def batches(self, start: int) -> Iterable[Batch]:
+    def batches(self, start: int) -> Iterable[Trajectories]:
+        """Dreams from loaded contexts by the policy as it is when they are asked for; each serves `updates` steps."""
+        updates, device = self.whole.imagination.updates, self.model.agent.token_MD.device
+        assert start % updates == 0, "a checkpoint cut a dream: it serves so many steps"
+        for number, contexts in enumerate(self.contexts(start // updates), start // updates):
+            noise = RowNoise(self.whole.seed + 3, number, device=device)  # the losses' is of the run's own seed
+            dreamt = self.dream(contexts.to(device), noise)
+            for _ in range(updates):
+                yield dreamt
+
+    def contexts(self, start: int) -> Iterable[Batch]:
+        """Loaded batches `start`, `start + 1`, ... of what dreams begin from."""
         seed, workers = self.whole.seed + 3, self.whole.workers
         return batches(self.datasets, self.clips(), seed=seed, start=start, workers=workers)
 
-    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
-        config, heads, noise = self.whole.imagination, self.model.agent.heads, context.noise
-        if self.dreamt is None or self._dreams_anew(context):
-            self.dreamt = dream_trajectories(
-                self._dreamer(), batch, self.whole.sampling, horizon=config.horizon, noise=noise
-            )
-            if config.finetune == "agent":
-                self.dreamt = self._as_the_prior_sees_it(self.dreamt, batch, noise)
-            if config.shuffle_rewards:
-                self.dreamt = replace(self.dreamt, rewards=_shuffled(self.dreamt, noise))
-            if self.whole.agent_objective.once:
-                continues = until_rewarded(self.dreamt.rewards, self.dreamt.continues)
-                self.dreamt = replace(self.dreamt, continues=continues, alive=_alive(continues))
-            self.contexts = batch
-        dreamt = self.dreamt
+    def dream(self, contexts: Batch, noise: Noise) -> Trajectories:
+        """One rollout from each of the `contexts`, with rewards and ends as the losses are to count them."""
+        config = self.whole.imagination
+        dreamt = dream_trajectories(self._dreamer(), contexts, self.whole.sampling, horizon=config.horizon, noise=noise)
+        if config.finetune == "agent":
+            dreamt = self._as_the_prior_sees_it(dreamt, noise)
+        if config.shuffle_rewards:
+            dreamt = replace(dreamt, rewards=_shuffled(dreamt, noise))
+        if self.whole.agent_objective.once:
+            continues = until_rewarded(dreamt.rewards, dreamt.continues)
+            dreamt = replace(dreamt, continues=continues, alive=_alive(continues))
+        return dreamt
+
+    def loss(self, dreamt: Trajectories, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
+        config, heads = self.whole.imagination, self.model.agent.heads
         rewards, features = dreamt.rewards, dreamt.features
         if config.finetune == "agent":
-            features = self._relive(self.model, dreamt, self.contexts, noise)
+            features = self._relive(self.model, dreamt, context.noise)
         value_logits = heads.value(features)
         values = heads.value_bins.decode(value_logits).detach()
         returns = lambda_returns(rewards, dreamt.continues, values, config.gamma, config.lambda_)
@@ -182,10 +206,7 @@ class ImaginationStage:
         return loss + value, metrics
 
     def row_flops(self, frames: int, context: StepContext) -> float:
-        return imagination_row_flops(self.whole, dreams=float(self._dreams_anew(context)))
-
-    def _dreams_anew(self, context: StepContext) -> bool:
-        return context.step % self.whole.imagination.updates == 0
+        return imagination_row_flops(self.whole, dreams=float(context.step % self.whole.imagination.updates == 0))
 
     def _dreamer(self) -> WorldAndAgent:
         """The model with its heads as they are now, to dream with: autocast would cast frozen matrices every time."""
@@ -199,8 +220,9 @@ class ImaginationStage:
             self.dreamer.agent.heads = self.model.agent.heads
         return self.dreamer
 
-    def _relive(self, model: WorldAndAgent, dreamt: Trajectories, contexts: Batch, noise: Noise) -> Tensor:
+    def _relive(self, model: WorldAndAgent, dreamt: Trajectories, noise: Noise) -> Tensor:
         """Features `[B, T + 1, H]` of the dreamt timesteps by `model`, anew from their latents."""
+        contexts = dreamt.contexts
         assert contexts.latents is not None
         frames = dreamt.latents.shape[1]
         z, later = model.dynamics.pack(contexts.latents), torch.zeros_like(dreamt.alive)
@@ -216,9 +238,9 @@ class ImaginationStage:
         return model.features(sequence, model.context_levels(sequence), noise)[:, -frames - 1 :]
 
     @torch.no_grad()
-    def _as_the_prior_sees_it(self, dreamt: Trajectories, contexts: Batch, noise: Noise) -> Trajectories:
+    def _as_the_prior_sees_it(self, dreamt: Trajectories, noise: Noise) -> Trajectories:
         """The same latents with the prior's features, and what its heads read there: a learner's would drift."""
-        features = self._relive(self.prior, dreamt, contexts, noise)
+        features = self._relive(self.prior, dreamt, noise)
         rewards, continues = self.prior.goal.outcome(self.prior, features, dreamt.rewards, dreamt.continues)
         rewards[:, 0], continues[:, 0] = 0.0, 1.0
         return replace(dreamt, features=features, rewards=rewards, continues=continues, alive=_alive(continues))

@@ -4,6 +4,7 @@ Every step is a pure function of (state, seed, step): the batch is numbered, and
 rows. So a run that is stopped and resumed gives, bit for bit on one CPU, what an uninterrupted one gives.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from embody.config import StageConfig
-from embody.data.sampling.batch import Batch
 from embody.errors import UserError
 from embody.logger_manager import LoggerManager
 from embody.nn.masked_mean import Reduce, one_process
@@ -42,6 +42,18 @@ class StepContext:
         return self.step / self.steps
 
 
+class StageBatch(Protocol):
+    """What a step learns from: recorded clips, or dreams."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def length(self) -> int: ...
+
+    def to(self, device: torch.device) -> "StageBatch": ...
+
+
 class Stage(Protocol):
     """What differs between stages."""
 
@@ -63,11 +75,11 @@ class Stage(Protocol):
         """Trained parameters; `lr_scale` in a group multiplies its rate."""
         ...
 
-    def batches(self, start: int) -> Iterable[Batch]:
-        """Batches `start`, `start + 1`, ..."""
+    def batches(self, start: int) -> Iterable[StageBatch]:
+        """What steps `start`, `start + 1`, ... learn from; each is asked for when its step begins, under autocast."""
         ...
 
-    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def loss(self, batch: Any, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Loss and metrics of a step, of this process's rows; their means over processes are those of all rows."""
         ...
 
@@ -105,20 +117,21 @@ def train(
     if first:
         logger.info(f"{stage.name}: going on from step {first} of {steps}")
     throughput, speed = Throughput(device, precision), ""
+    autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, precision == "bfloat16")
     batches = _batches(stage, first, last)
     model.train()
     for block in [module for module in model.modules() if isinstance(module, Block)]:
         block.recompute, block.compiled = recompute, compile
     with logger.progress(stage.name, steps, first) as bar:
         for step in range(first, last):
-            with throughput.waiting():
+            with throughput.waiting(), autocast():
                 batch = next(batches).to(device)
             context = StepContext(step, steps, RowNoise(seed, step, device=device))
             share = learning_rate(config, step, steps)
             set_rates(optimizers, share)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            with autocast():
                 loss, metrics = stage.loss(batch, context)
             norm = clipped_gradients(loss, optimizers, config.clip)
             if not torch.isfinite(norm):
@@ -143,6 +156,6 @@ def train(
     model.eval()
 
 
-def _batches(stage: Stage, first: int, last: int) -> Iterator[Batch]:
+def _batches(stage: Stage, first: int, last: int) -> Iterator[StageBatch]:
     # No batch is asked for when nothing is left to train: loading could be slow or fail.
     return iter(stage.batches(first)) if first < last else iter(())

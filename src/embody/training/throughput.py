@@ -34,7 +34,10 @@ class Throughput:
         self.flops += flops
 
     def rates(self) -> dict[str, float]:
-        """`mfu` is the share of the measured matrix rate, `data_wait` that of the time spent waiting for batches."""
+        """`mfu` is the share of the measured matrix rate, `data_wait` that of the time spent waiting for batches.
+
+        Where batches are dreamt, the time to dream them is waited for too.
+        """
         seconds = max(time.perf_counter() - self.since, 1e-9)
         rates = {
             "frames_per_second": self.frames / seconds,
