@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch._dynamo.config as dynamo
-import torch._inductor.config as inductor
 from torch import Tensor, nn
 
 from embody.nn.cache import RingCache
@@ -24,6 +22,10 @@ def compile_steps(module: nn.Module) -> None:
     that a full one has no mask. On a CPU the weights as they are then become part of the code, in the layout that
     multiplies fastest: they must not change afterwards, and no gradient flows.
     """
+    # A second of imports, which only those who compile should wait for.
+    import torch._dynamo.config as dynamo
+    import torch._inductor.config as inductor
+
     plain, on_gpu = _with_code_of_its_own(module), next(module.parameters()).is_cuda
     # Looking at each call whether the layers are still the same took a tenth of a frame.
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
