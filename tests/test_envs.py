@@ -15,7 +15,7 @@ from embody.games import (
     evaluation_seeds,
     make_env,
 )
-from embody.games.minigrid.demonstrator import make_demonstrator, make_mistaken_demonstrator
+from embody.games.minigrid.demonstrator import make_demonstrator, make_off_task_demonstrator
 from embody.games.minigrid.environment import ACTION_NAMES, TASKS, VOCABULARY
 from embody.games.minigrid.presets import minigrid
 
@@ -108,9 +108,9 @@ def test_opening_the_box_to_move_loses_the_expert() -> None:
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if "DoorKey" not in task])
-def test_a_mistaken_expert_plays_well_for_another_mission(task: str) -> None:
+def test_an_off_task_expert_plays_another_mission_well(task: str) -> None:
     """It fails but where the way to its goal leads past the right one; the events it brings about are real."""
-    expert = make_mistaken_demonstrator(task)
+    expert = make_off_task_demonstrator(task)
     assert expert is not None
     found = [play(task, seed, 0.0, expert) for seed in range(40)]
     assert sum(success for _, success in found) <= 8
@@ -118,9 +118,9 @@ def test_a_mistaken_expert_plays_well_for_another_mission(task: str) -> None:
         assert sum(steps < 20 for steps, _ in found) >= 34
 
 
-def test_a_mistaken_expert_carries_out_what_it_took_up_with() -> None:
+def test_an_off_task_expert_completes_its_other_mission() -> None:
     task = "BabyAI-PutNextLocalS5N3-v0"
-    env, expert, done = make_env(CONFIG, task), make_mistaken_demonstrator(task), 0
+    env, expert, done = make_env(CONFIG, task), make_off_task_demonstrator(task), 0
     assert expert is not None
     for seed in range(20):
         env.reset(seed=seed)
@@ -138,8 +138,8 @@ def test_a_mistaken_expert_carries_out_what_it_took_up_with() -> None:
     assert done >= 18
 
 
-def test_where_one_mission_alone_is_possible_nobody_is_mistaken() -> None:
-    assert make_mistaken_demonstrator("MiniGrid-DoorKey-6x6-v0") is None
+def test_a_task_with_one_possible_mission_has_no_off_task_expert() -> None:
+    assert make_off_task_demonstrator("MiniGrid-DoorKey-6x6-v0") is None
 
 
 def test_reward_success_and_step_limit() -> None:

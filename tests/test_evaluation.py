@@ -364,12 +364,12 @@ def test_demonstrations_and_summary_by_hand() -> None:
     tables: list[Any] = [
         Table([Row("a", 0.0, True), Row("a", 0.0, True), Row("a", 0.5, False), Row("a", 0.5, True)]),
         Table([Row("b", 0.0, True), Row("b", 0.5, False), Row("b", 0.0, True, labelled=False)]),
-        Table([Row("b", 0.0, False, source="mistaken")]),
+        Table([Row("b", 0.0, False, source="off_task")]),
     ]
     found = demonstrations(tables, "train")
     assert found == Demonstrations(
         {"a": (3, 4), "b": (1, 3)},
-        {"0": {"a": (2, 2), "b": (1, 1)}, "0.5": {"a": (1, 2), "b": (0, 1)}, "mistaken": {"b": (0, 1)}},
+        {"0": {"a": (2, 2), "b": (1, 1)}, "0.5": {"a": (1, 2), "b": (0, 1)}, "off_task": {"b": (0, 1)}},
     )
     table = summary({"random": {"a": (1, 10), "b": (3, 10)}}, found)
     assert list(table) == ["random", "demonstrations"]

@@ -194,7 +194,7 @@ def test_the_controls_are_what_they_are_called(finished_config: Config, monkeypa
     assert config.imagination.shuffle_rewards and not finished_config.imagination.shuffle_rewards
     *_, best = begins_with(finished_config, "AgentStage", "cloning_best", monkeypatch)
     row = next(row for row in open_datasets(finished_config)[0].episodes() if row.source == "expert")
-    kinds = [("expert", 0.0), ("expert", 0.25), ("mistaken", 0.0), ("random", 0.0)]
+    kinds = [("expert", 0.0), ("expert", 0.25), ("off_task", 0.0), ("random", 0.0)]
     kept = [best(dataclasses.replace(row, source=source, noise=noise)) for source, noise in kinds]
     assert kept == [True, False, False, False]
 

@@ -61,9 +61,9 @@ class CollectConfig:
     noise_levels: tuple[Share, ...] = (0.0, 0.25, 0.5)  # how often a random action replaces the expert's
     random_fraction: Share = 0.1  # share of episodes played at random (noise 1)
     unlabelled_fraction: Share = 0.0  # share of episodes, of whatever quality, that are left plain videos
-    # Share of the expert's episodes in which it takes up with another object of the room (MiniGrid), or does what comes
-    # to its mind and fumbles at tables (Crafter).
-    mistaken_fraction: Share = 0.0
+    # Share of the expert's episodes, 0 to 1, that pursue another goal than the task's: another mission of the room
+    # (MiniGrid), or random achievements (Crafter).
+    off_task_fraction: Share = 0.0
     workers: Natural = 0  # processes that play; 0: one a core
     seed: Natural = 0  # of the environments, those of the evaluation included: runs of other seeds share data and tests
 

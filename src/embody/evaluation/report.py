@@ -205,7 +205,7 @@ def _success(results: Values) -> Section:
         charts.append(_bars(short_task(task), played))
     levels = lookup(results, "success.demonstrations.by_noise") or {}
     if levels:
-        names = {noise: noise if noise == "mistaken" else f"{float(noise):.0%} random" for noise in levels}
+        names = {noise: "off-task" if noise == "off_task" else f"{float(noise):.0%} random" for noise in levels}
         bars = [Bar(names[noise], v["mean"], v["low"], v["high"], "d") for noise, v in levels.items()]
         charts.append(bar_chart("Demonstrations, by share of random actions", bars))
     return _section(

@@ -139,7 +139,7 @@ def _by_noise(results: Results) -> str:
 
 
 def _quality(noise: str) -> str:
-    return "of whatever noise, for something else" if noise == "mistaken" else percent(float(noise))
+    return "off-task, at any noise level" if noise == "off_task" else percent(float(noise))
 
 
 def against_cloning(results: Results) -> Table:

@@ -78,7 +78,7 @@ class Game:
     make_env: Callable[[EnvConfig, str], PixelEnv] | None = None  # of a task; None: not played here
     make_demonstrator: Callable[[str], Demonstrator] | None = None  # of a task
     # One that plays as well, but for something else; None where the task allows nothing else.
-    make_mistaken_demonstrator: Callable[[str], Demonstrator | None] = lambda task: None
+    make_off_task_demonstrator: Callable[[str], Demonstrator | None] = lambda task: None
     recordings: Mapping[str, Recordings] = field(default_factory=dict)  # that `embody import KIND` reads
     # An object of the game's, such as `minerl.data.make` returns, as recordings with frames of that height and width;
     # None: it is none of the game's. A trainer takes such objects beside datasets.

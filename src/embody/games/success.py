@@ -130,7 +130,7 @@ class Demonstrations:
     """Successes and episodes of the recorded data, by task."""
 
     tasks: Mapping[str, Counts]
-    by_noise: Mapping[str, Mapping[str, Counts]]  # share of random actions, or "mistaken" -> task -> counts
+    by_noise: Mapping[str, Mapping[str, Counts]]  # share of random actions, or "off_task" -> task -> counts
 
 
 def demonstrations(datasets: Iterable[Dataset], split: str) -> Demonstrations:
@@ -143,7 +143,7 @@ def demonstrations(datasets: Iterable[Dataset], split: str) -> Demonstrations:
     by_noise: dict[str, dict[str, Counts]] = defaultdict(lambda: defaultdict(lambda: (0, 0)))
     for dataset in datasets:
         for row in dataset.episodes(split):
-            quality = "mistaken" if row.source == "mistaken" else f"{row.noise:g}"
+            quality = "off_task" if row.source == "off_task" else f"{row.noise:g}"
             for task, success in _outcomes(dataset, row) if row.labelled else ():
                 for counts in (tasks, by_noise[quality]):
                     k, n = counts[task]

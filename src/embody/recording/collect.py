@@ -22,7 +22,7 @@ SHARD = 64  # episodes at most
 SHARD_BYTES = 2**27  # of pixels: a few shards wait in memory
 RECORD = "collection.json"  # how a dataset was made, in its folder
 # Settings that came later: not in the record where they are as they were before.
-_LATER = {"unlabelled_fraction": 0.0, "mistaken_fraction": 0.0}
+_LATER = {"unlabelled_fraction": 0.0, "off_task_fraction": 0.0}
 
 Progress = Callable[[str, int, int], None]  # task, episodes done, episodes in all
 

@@ -22,11 +22,11 @@ def play_episodes(config: Config, task: str, split: Split, first: int, count: in
     played, env = game(config.env.game), make_env(config.env, task)
     if played.make_demonstrator is None:
         raise UserError(f"nobody demonstrates {task}: {played.name} has no demonstrator; import recordings")
-    expert, mistaken = played.make_demonstrator(task), played.make_mistaken_demonstrator(task)
+    expert, off_task = played.make_demonstrator(task), played.make_off_task_demonstrator(task)
     episodes = []
     for index in range(first, first + count):
-        if mistaken is not None and _draw(config, task, split, index, 2) < config.collect.mistaken_fraction:
-            episodes.append(_play(config, env, mistaken, "mistaken", task, split, index))
+        if off_task is not None and _draw(config, task, split, index, 2) < config.collect.off_task_fraction:
+            episodes.append(_play(config, env, off_task, "off_task", task, split, index))
         else:
             episodes.append(_play(config, env, expert, "expert", task, split, index))
     return episodes

@@ -31,7 +31,7 @@ def _make_demonstrator(task: str) -> Demonstrator:
     return CrafterExpert()
 
 
-def _make_mistaken_demonstrator(task: str) -> Demonstrator:
+def _make_off_task_demonstrator(task: str) -> Demonstrator:
     return CrafterWhims()
 
 
@@ -52,6 +52,6 @@ GAME = Game(
     keys={key: (0, ACTION[name]) for key, name in _KEYS.items()},
     make_env=_make_env,
     make_demonstrator=_make_demonstrator,
-    make_mistaken_demonstrator=_make_mistaken_demonstrator,
+    make_off_task_demonstrator=_make_off_task_demonstrator,
     evaluation=_evaluation,
 )

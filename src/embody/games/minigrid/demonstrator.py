@@ -11,7 +11,7 @@ from typing import Any
 from embody.errors import UserError
 from embody.games.environment import Demonstrator, DemonstratorLost
 
-__all__ = ["make_demonstrator", "make_mistaken_demonstrator"]
+__all__ = ["make_demonstrator", "make_off_task_demonstrator"]
 
 LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # (column, row) of a move in each direction; RIGHT turns to the next
@@ -32,7 +32,7 @@ def make_demonstrator(task: str) -> Demonstrator:
     raise UserError(f"no expert plays {task}: only {', '.join(('BabyAI', *planners))} have one")
 
 
-def make_mistaken_demonstrator(task: str) -> Demonstrator | None:
+def make_off_task_demonstrator(task: str) -> Demonstrator | None:
     """One that plays as well, but another mission of the same room; None if the task's rooms allow one alone."""
     if task.startswith("BabyAI-"):
         return BotExpert(another_mission)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from embody.config import EnvConfig
 from embody.games.environment import PixelEnv
-from embody.games.minigrid.demonstrator import make_demonstrator, make_mistaken_demonstrator
+from embody.games.minigrid.demonstrator import make_demonstrator, make_off_task_demonstrator
 from embody.games.minigrid.environment import ACTION_NAMES, TASKS, VOCABULARY, MiniGridPixels
 from embody.games.minigrid.presets import minigrid
 from embody.games.registry import Game
@@ -34,6 +34,6 @@ GAME = Game(
     keys={"ArrowLeft": (0, 0), "ArrowRight": (0, 1), "ArrowUp": (0, 2), "p": (0, 3), "d": (0, 4), " ": (0, 5)},
     make_env=_make_env,
     make_demonstrator=make_demonstrator,
-    make_mistaken_demonstrator=make_mistaken_demonstrator,
+    make_off_task_demonstrator=make_off_task_demonstrator,
     evaluation=_evaluation,
 )
