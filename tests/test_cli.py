@@ -136,7 +136,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("run minigrid --collect.noise-levels 2", "collect.noise_levels must be in 0 to 1, got 2"),
         ("train dynamics --preset crafter_small", "name the preset without it, as in `embody train dynamics crafter"),
         ("train dynamics --preset=crafter_small", "name the preset without it"),
-        ("train imagination --imagination.shuffle_rewards", "is a stage of its own: `embody train shuffled`"),
+        ("train imagination --imagination.shuffle_rewards", "is a stage of its own: `embody train shuffled_rewards`"),
         ("evaluate --evaluation.full", "--evaluation.full: ask for it with --full"),
         ("plan --gpus 8 minecraft", "minecraft stands behind an option: name the preset first"),
         ("plan --gpus 8 chess", "chess stands behind an option: name the preset first"),
@@ -268,14 +268,14 @@ def test_a_run_keeps_its_preset(done: Path, refused: Refusal) -> None:
 
 
 def test_a_full_evaluation_is_asked_for_each_time(done: Path) -> None:
-    for name in ("cloning_best", "cloning_plain", "shuffled"):
+    for name in ("best_demonstrations", "no_world_model", "shuffled_rewards"):
         main(["train", name, "--name", "tiny"])
     main(["evaluate", "--name", "tiny", "--full"])
     assert stored(done).evaluation.full
     main(["evaluate", "--name", "tiny"])
     assert not stored(done).evaluation.full
     results = json.loads((done / "runs/tiny/results.json").read_text())
-    assert "cloning_best" not in results["success"]
+    assert "best_demonstrations" not in results["success"]
 
 
 def test_a_damaged_run_config(done: Path, refused: Refusal) -> None:
@@ -379,7 +379,7 @@ def test_each_command_works_on_what_is_there(done: Path, capsys: pytest.CaptureF
     for command in ("collect", "encode"):
         main([command, "--name", "tiny"])
     assert states(done / "models") == before
-    for control in ("cloning_best", "cloning_plain", "shuffled"):
+    for control in ("best_demonstrations", "no_world_model", "shuffled_rewards"):
         main(["train", control, "--name", "tiny"])
         assert (done / f"models/tiny/{control}.safetensors").exists()
     for name in ("results.json", "report.html"):
@@ -407,7 +407,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
             for option in ("--cache-dir", "--index") if arguments[0] == "weights" else of_a_run:
                 assert option in said, arguments
         if arguments[0] == "train":
-            stages = "{tokenizer,dynamics,agent,imagination,cloning_best,cloning_plain,shuffled}"
+            stages = "{tokenizer,dynamics,agent,imagination,best_demonstrations,no_world_model,shuffled_rewards}"
             assert stages in " ".join(said.split())
         if arguments[0] in ("run", "evaluate"):
             assert "--full" in said

@@ -120,7 +120,7 @@ def test_a_game_of_another_package_runs_whole(installed: None, tmp_path: Path) -
     config = in_folder(preset("square"), tmp_path)
     Trainer(config=config).run(command="embody run square")
     results = read_results(config.run_dir / "results.json")
-    assert results["family"] == "square"
+    assert results["game"] == "square"
     for policy in ("random", "cloning", "imagination"):
         assert lookup(results, f"success.{policy}.tasks.go")["episodes"] == 4
     assert lookup(results, "success.demonstrations.by_noise")["0"]["mean"] == 1.0  # the walker always arrives

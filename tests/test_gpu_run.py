@@ -27,19 +27,19 @@ pytestmark = [
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Config:
     config = tiny_crafter(tmp_path_factory.mktemp("gpu"))
     evaluation = dataclasses.replace(config.evaluation, full=True)
-    collect = dataclasses.replace(config.collect, noise_levels=(0.0,))  # `cloning_best` needs such episodes
+    collect = dataclasses.replace(config.collect, noise_levels=(0.0,))  # `best_demonstrations` needs such episodes
     config = dataclasses.replace(config, device="cuda", precision=request.param, collect=collect, evaluation=evaluation)
     Trainer(config=config).run(command="embody run tiny")
     return config
 
 
 def test_every_stage_leaves_weights_that_the_cpu_reads(run: Config) -> None:
-    for stage in ("agent", "cloning_best", "cloning_plain", "imagination", "shuffled"):
+    for stage in ("agent", "best_demonstrations", "no_world_model", "imagination", "shuffled_rewards"):
         model, _ = load_world_and_agent(run.weights(stage))
         assert all(parameter.isfinite().all() for parameter in model.parameters()), stage
     results = read_results(run.run_dir / "results.json")
     assert results["machine"]["gpu"] == torch.cuda.get_device_name()
-    assert set(results["success"]) >= {"random", "cloning", "imagination", "shuffled"}
+    assert set(results["success"]) >= {"random", "cloning", "imagination", "shuffled_rewards"}
 
 
 def test_latents_encoded_there_are_those_of_the_cpu(run: Config) -> None:

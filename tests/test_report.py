@@ -44,7 +44,7 @@ def some_results() -> dict[str, Any]:
     }
     recorded = Demonstrations({DOOR: (9, 10), GOTO: (5, 10)}, {0.0: {DOOR: (5, 5)}, 0.5: {GOTO: (5, 10)}})
     return {
-        "family": "minigrid",
+        "game": "minigrid",
         "tokenizer": {"psnr_db": 30.5, "cell_accuracy": 0.969},
         "dynamics": {
             "gain_over_copy_db": 2.0,
@@ -127,13 +127,13 @@ def test_targets_tell_reached_from_short() -> None:
     (above,) = (target for target in TARGETS if target.relation == "above")
     same = {"success": {policy: {"tasks": {DOOR: {"mean": 0.4}}} for policy in ("cloning", "imagination")}}
     assert above.reached(same) is False
-    assert verdicts["success.shuffled.mean"] is None
+    assert verdicts["success.shuffled_rewards.mean"] is None
     assert verdicts["wall_seconds"] is True
 
 
 @pytest.mark.parametrize("game", ["minecraft", "crafter", "none"])
 def test_targets_are_minigrids(game: str) -> None:
-    others = some_results() | {"family": game}
+    others = some_results() | {"game": game}
     shown = evaluation_of(others).targets
     assert {target.reached(others) for target in shown} == {None} and not any(t.text(others) for t in shown)
     assert evaluation_of(some_results()).targets == TARGETS
@@ -143,7 +143,7 @@ def test_targets_are_minigrids(game: str) -> None:
 
 def test_every_target_key_can_be_found() -> None:
     results = some_results()
-    results["success"]["shuffled"] = results["success"]["cloning"]
+    results["success"]["shuffled_rewards"] = results["success"]["cloning"]
     results["dynamics"] |= {"reward_recall": 0.5, "reward_precision": 0.5, "action_shuffle_ratio": 1.0}
     results["dynamics"]["action_shuffle_ratio_noised"] = 1.0
     results["dynamics_before_agent"] |= {"gain_over_copy_db": 3.0, "changed_cell_accuracy_h10": 0.7}

@@ -83,7 +83,7 @@ def test_results_have_their_stable_keys(finished: Path) -> None:
         low, mean, high = (lookup(results, f"success.{policy}.{rate}") for rate in ("low", "mean", "high"))
         assert 0 <= low <= mean <= high <= 1
     assert lookup(results, "success.cloning.episodes") == 3
-    assert not {"cloning_best", "shuffled"} & set(results["success"])
+    assert not {"best_demonstrations", "shuffled_rewards"} & set(results["success"])
     assert (results["seed"], results["command"]) == (0, "embody run tiny")
 
 
@@ -160,12 +160,12 @@ def test_full_adds_the_controls(finished_config: Config) -> None:
     after = states(Path(config.models_dir))
     assert {path: after[path] for path in before} == before
     results = read_results(config.run_dir / "results.json")
-    for policy in ("cloning_best", "cloning_plain", "shuffled"):
+    for policy in ("best_demonstrations", "no_world_model", "shuffled_rewards"):
         assert all(has(results, f"success.{policy}.{rate}") for rate in RATES), policy
         assert lookup(results, f"success.{policy}.episodes") == 4
-    about = {name: load_tensors(config.weights(name))[1] for name in ("shuffled", "imagination")}
+    about = {name: load_tensors(config.weights(name))[1] for name in ("shuffled_rewards", "imagination")}
     assert [about[name]["objective"]["imagination"]["shuffle_rewards"] for name in about] == [True, False]
-    assert about["shuffled"]["upstream"] == about["imagination"]["upstream"]
+    assert about["shuffled_rewards"]["upstream"] == about["imagination"]["upstream"]
 
 
 class _Begun(Exception):
@@ -183,16 +183,16 @@ def begins_with(config: Config, stage: str, run: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(f"embody.run.trainings.{stage}", begin)
     with pytest.raises(_Begun):
         {
-            "shuffled": lambda: Trainer(config=config).train("shuffled"),
-            "cloning_best": lambda: Trainer(config=config).train("cloning_best"),
+            "shuffled_rewards": lambda: Trainer(config=config).train("shuffled_rewards"),
+            "best_demonstrations": lambda: Trainer(config=config).train("best_demonstrations"),
         }[run]()
     return handed[0]
 
 
 def test_the_controls_are_what_they_are_called(finished_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = begins_with(finished_config, "ImaginationStage", "shuffled", monkeypatch)[0]
+    config = begins_with(finished_config, "ImaginationStage", "shuffled_rewards", monkeypatch)[0]
     assert config.imagination.shuffle_rewards and not finished_config.imagination.shuffle_rewards
-    *_, best = begins_with(finished_config, "AgentStage", "cloning_best", monkeypatch)
+    *_, best = begins_with(finished_config, "AgentStage", "best_demonstrations", monkeypatch)
     row = next(row for row in open_datasets(finished_config)[0].episodes() if row.source == "expert")
     kinds = [("expert", 0.0), ("expert", 0.25), ("off_task", 0.0), ("random", 0.0)]
     kept = [best(dataclasses.replace(row, source=source, noise=noise)) for source, noise in kinds]
@@ -374,7 +374,7 @@ def test_cloning_without_a_world_model(finished_config: Config) -> None:
     """The agent's losses reach every layer that it reads; with a world model they reach none of the world's."""
     config, generator = finished_config, torch.Generator().manual_seed(0)
     trainer = Trainer(config=config)
-    plain, cloned = trainer.train_agent(variant="cloning_plain"), trainer.train_agent()
+    plain, cloned = trainer.train_agent(variant="no_world_model"), trainer.train_agent()
     assert not plain.agent.config.own_weights and not len(plain.agent.blocks)
     datasets = open_datasets(config)
     tokenizer_hash = tensors_hash(load_tokenizer(config.weights("tokenizer"))[0].state_dict())

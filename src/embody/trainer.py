@@ -118,13 +118,13 @@ class Trainer:
     def train_agent(self, data: Data | None = None, *, variant: str = "agent") -> WorldAndAgent:
         """Phase 2, or one of its controls.
 
-        `cloning_best` clones the expert's own episodes only; `cloning_plain` has no world model: a dynamics that was
-        never trained lends its layers, which the agent's losses alone then train, on the same latents.
+        `best_demonstrations` clones only episodes of the expert without random actions. `no_world_model` starts from
+        an untrained dynamics, whose layers are trained by the agent's losses alone, on the same latents.
         """
         return load_world_and_agent(self.train(variant, data))[0]
 
     def train_imagination(self, data: Data | None = None, *, variant: str = "imagination") -> WorldAndAgent:
-        """Phase 3, or its control `shuffled`, in which imagined rewards are shuffled."""
+        """Phase 3, or its control `shuffled_rewards`, which permutes the rewards of the dreams in a batch."""
         return load_world_and_agent(self.train(variant, data))[0]
 
     def train(self, name: str, data: Data | None = None) -> Path:

@@ -32,7 +32,7 @@ _RECORDED: Mapping[tuple[Any, str], tuple[str, str]] = {
     (EvaluationConfig, "full"): ("--evaluation.full", "ask for it with --full"),
     (ImaginationConfig, "shuffle_rewards"): (
         "--imagination.shuffle-rewards",
-        "the control with shuffled rewards is a stage of its own: `embody train shuffled`",
+        "the control with shuffled rewards is a stage of its own: `embody train shuffled_rewards`",
     ),
 }
 

@@ -23,8 +23,9 @@ def commands(base: Config, command: str) -> tuple[Command, ...]:
     ) -> Callable[[], object]:
         """Train one stage on what the stages before left.
 
-        Three are controls: `cloning_best` is the agent on the expert's own episodes, `cloning_plain` one without a
-        world model, `shuffled` imagination with rewards shuffled.
+        Three stages are controls: `best_demonstrations` trains the agent only on the expert's episodes without random
+        actions, `no_world_model` trains it from an untrained dynamics, `shuffled_rewards` is imagination with the
+        rewards permuted over the batch.
         """
         return lambda: Trainer(config=config).train(stage)
 

@@ -40,9 +40,9 @@ __all__ = ["write_report"]
 
 Values = Mapping[str, Any]
 
-STYLES = {"random": "e", "demonstrations": "d", "cloning": "a", "cloning_best": "c", "imagination": "b"}
+STYLES = {"random": "e", "demonstrations": "d", "cloning": "a", "best_demonstrations": "c", "imagination": "b"}
 PICTURES = ("dream.gif",)  # have their own places
-NAMES = {"cloning_best": "cloning, best", "cloning_plain": "cloning, plain"}  # short, for charts
+NAMES = {name: name.replace("_", " ") for name in ("best_demonstrations", "no_world_model", "shuffled_rewards")}
 LOG_FROM = 30  # a curve whose largest value is so many times its smallest is drawn on a log scale
 
 

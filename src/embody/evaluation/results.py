@@ -43,10 +43,10 @@ POLICIES = {  # in the order in which they are shown
     "random": "random",
     "demonstrations": "demonstrations",
     "cloning": "cloning",
-    "cloning_plain": "cloning without a world model",
-    "cloning_best": "cloning of the best",
+    "no_world_model": "cloning, no world model",
+    "best_demonstrations": "cloning, best demonstrations",
     "imagination": "imagination",
-    "shuffled": "imagination, rewards shuffled",
+    "shuffled_rewards": "imagination, shuffled rewards",
 }
 
 
@@ -101,7 +101,7 @@ def _headlines(results: Results) -> str:
 
 def evaluation_of(results: Results) -> GameEvaluation:
     """That of the game that the results are of."""
-    return game(lookup(results, "family") or "none").evaluation()
+    return game(lookup(results, "game") or "none").evaluation()
 
 
 def tasks_of(results: Results) -> list[str]:

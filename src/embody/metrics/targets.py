@@ -61,6 +61,6 @@ HEADLINES: tuple[Target, ...] = (
     Target("Rewards, precision", "dynamics.reward_precision", percent),
     Target("Cloning, success", "success.cloning.mean", percent),
     Target("Imagination, success", "success.imagination.mean", percent),
-    Target("Shuffled rewards, success", "success.shuffled.mean", percent),
+    Target("Shuffled rewards, success", "success.shuffled_rewards.mean", percent),
     Target("Wall time", "wall_seconds", duration),
 )

@@ -64,7 +64,7 @@ def measure_run(
         finished = FinishedParts(*parts, record)
         tokenizer.to(device)
         results = evaluate_run(config, tokenizer, hashed, world, policies, datasets, logger, finished)
-    results |= {"family": config.env.game, "seed": config.seed, "command": command, **spent(config, device)}
+    results |= {"game": config.env.game, "seed": config.seed, "command": command, **spent(config, device)}
     write_results(config.run_dir / "results.json", results)
     write_results_page(config.run_dir / "results.md", results)
     finished.complete()

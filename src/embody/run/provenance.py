@@ -100,9 +100,9 @@ _IMAGINATION = StageSpec(
 CONTROLS: Mapping[str, StageSpec] = {
     spec.name: spec
     for spec in (
-        dataclasses.replace(_AGENT, name="cloning_best", episodes=_by_expert_alone),
-        dataclasses.replace(_AGENT, name="cloning_plain", built_on=("tokenizer",), change=_without_world),
-        dataclasses.replace(_IMAGINATION, name="shuffled", change=_with_shuffled_rewards),
+        dataclasses.replace(_AGENT, name="best_demonstrations", episodes=_by_expert_alone),
+        dataclasses.replace(_AGENT, name="no_world_model", built_on=("tokenizer",), change=_without_world),
+        dataclasses.replace(_IMAGINATION, name="shuffled_rewards", change=_with_shuffled_rewards),
     )
 }
 STAGES: Mapping[str, StageSpec] = {

@@ -18,7 +18,7 @@ __all__ = ["EVALUATION", "TARGETS"]
 
 
 def _wall_limit(results: Results) -> float:
-    return 5400 if lookup(results, "success.shuffled") else 1800  # only --full runs the control
+    return 5400 if lookup(results, "success.shuffled_rewards") else 1800  # only --full runs the control
 
 
 DOOR_KEY = "tasks.MiniGrid-DoorKey-6x6-v0.mean"
@@ -57,7 +57,7 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(
         "Shuffled rewards, success",
-        "success.shuffled.mean",
+        "success.shuffled_rewards.mean",
         percent,
         times_result("success.cloning.mean"),
         "at most",
