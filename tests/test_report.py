@@ -5,6 +5,8 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -228,7 +230,8 @@ def test_line_chart_names_its_lines_and_numbers() -> None:
     chart = line_chart(
         "loss & co", [*lines, Line("faint", [0, 1000], [0.5, 1], "raw")], "step", show=lambda y: f"{y:.0%}"
     )
-    assert chart and chart.title == "loss & co" and 'role="img" aria-label="loss &amp; co"' in chart.svg
+    spoken = 'role="img" aria-label="loss &amp; co: ours from 25% to 50%, &lt;theirs&gt; from 50% to 100%"'
+    assert chart and chart.title == "loss & co" and spoken in chart.svg
     texts = re.findall(r"<text [^>]*>([^<]*)</text>", chart.svg)
     assert {"1k", "step", "ours", "&lt;theirs&gt;", "40%", "80%"} <= set(texts) and "faint" not in texts
     log = line_chart("loss", [Line("l", [0, 1], [0.001, 10.0])], "step", log=True)
@@ -250,6 +253,14 @@ def test_bar_chart_lengths_and_whiskers() -> None:
         [pytest.approx((width / 4, width * 3 / 4)), pytest.approx((0.9 * width, width))]
     )
     assert ">50%<" in chart.svg and ">100%<" in chart.svg and ">half<" in chart.svg
+    assert 'aria-label="t: half 50% (25% to 75%), all 100% (90% to 100%)"' in chart.svg
+
+
+def test_a_program_that_draws_nothing_does_not_import_matplotlib() -> None:
+    program = (
+        "import sys, embody.metrics.charts, embody.games.minigrid.evaluation; sys.exit('matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_charts_repeat_follow_the_page_and_need_nothing_else() -> None:

@@ -1,7 +1,8 @@
-"""Charts as SVG to be placed in a page: lines, and bars with intervals.
+"""Charts as SVG for an HTML page: lines, and bars with intervals.
 
-Their colours are CSS variables of the page (`--a` to `--e`, `--ink`, `--soft`, `--rule`), so they follow its theme; a
-page that has none gets those of a light one.
+Colours are CSS variables of the page (`--a` to `--e`, `--ink`, `--soft`, `--rule`): a chart follows the page's theme.
+A page without these variables gets the colours of a light theme. Matplotlib takes a second to import, so the functions
+that draw import it.
 """
 
 import html
@@ -10,20 +11,20 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
 
 from embody.metrics.sections import Chart
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["Bar", "Line", "bar_chart", "line_chart", "number", "smooth"]
 
 WIDTH, HEIGHT = 360, 200  # points
-POINTS = 240  # at most so many of a line are drawn
+POINTS = 240  # a line is drawn through at most this many points
 
 _COLOURS = {
     "a": "#0b6e99",
@@ -38,7 +39,7 @@ _COLOURS = {
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "font.size": 12,
-    "path.simplify": False,  # would drop a point that stands alone
+    "path.simplify": False,  # simplification drops a point between two gaps
     "text.color": _COLOURS["ink"],
     "axes.labelcolor": _COLOURS["soft"],
     "xtick.labelcolor": _COLOURS["soft"],
@@ -53,7 +54,7 @@ class Line:
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
-    style: str = "a"  # a colour: a to e; or raw: faint, not in the legend
+    style: str = "a"  # a colour, a to e; or "raw": a faint line that the legend leaves out
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,10 @@ class Bar:
 
 
 def smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
-    """Mean over a centred window of `share` of the length, narrower towards both ends: begins and ends on the data."""
+    """The running mean over a centred window of `share` of the length.
+
+    The window narrows towards both ends, so the first and the last value stay as they are.
+    """
     total = [0.0]
     for value in values:
         total.append(total[-1] + value)
@@ -96,14 +100,17 @@ def line_chart(
     show: Callable[[float], str] = number,
     low: float | None = None,
 ) -> Chart | None:
-    """`lines` over one axis, with a legend if there are several; None if there is nothing to draw.
+    """`lines` over one axis, with a legend if there are several lines; None if no line has a value.
 
-    `low` pins the bottom of the axis. `log` needs positive values.
+    `show` formats the numbers at the y axis. `low` fixes the lower end of that axis. `log` needs positive values.
     """
+    import matplotlib
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
     lines = [line for line in lines if any(y is not None for y in line.y)]
     if not lines:
         return None
-    named = [line.name for line in lines if line.style != "raw"]
+    named = [line for line in lines if line.style != "raw"]
     height = HEIGHT + (22 if len(named) > 1 else 0)
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _axes(height, left=62, right=12, bottom=38 + height - HEIGHT)
@@ -124,15 +131,22 @@ def line_chart(
         axes.yaxis.grid(True, color=_COLOURS["rule"], linewidth=1, clip_on=False)
         if len(named) > 1:
             figure.legend(loc="lower center", ncols=len(named), frameon=False, handlelength=1.4, borderpad=0.2)
-        return Chart(f"{title} (log scale)" if log else title, _svg(figure, title))
+        described = ", ".join(f"{line.name} {_ends(line, show)}" for line in named)
+        return Chart(f"{title} (log scale)" if log else title, _svg(figure, f"{title}: {described}"))
 
 
-def _draw(axes: Axes, line: Line) -> None:
+def _ends(line: Line, show: Callable[[float], str]) -> str:
+    """The first and the last known value, for a screen reader."""
+    known = [y for y in line.y if y is not None]
+    return f"from {show(known[0])} to {show(known[-1])}"
+
+
+def _draw(axes: "Axes", line: Line) -> None:
     step = math.ceil(len(line.x) / POINTS)
     kept = [*range(0, len(line.x) - 1, step), len(line.x) - 1]
     x, y = np.array(line.x, float)[kept], np.array(line.y, float)[kept]
     gap = np.isnan(np.pad(y, 1, constant_values=np.nan))
-    twice = np.where(gap[:-2] & gap[2:], 2, 1)  # a point between gaps: a line to itself is a dot
+    twice = np.where(gap[:-2] & gap[2:], 2, 1)  # a point between two gaps is drawn as a line to itself: a dot
     faint = line.style == "raw"
     axes.plot(
         *(np.repeat(x, twice), np.repeat(y, twice)),
@@ -147,7 +161,10 @@ def _draw(axes: Axes, line: Line) -> None:
 
 
 def bar_chart(title: str, bars: Sequence[Bar]) -> Chart:
-    """Horizontal bars over 0-100%, the first on top, each with its interval as whiskers and its value in figures."""
+    """Horizontal bars over 0-100%, the first on top, each with its interval as whiskers and its value as a number."""
+    import matplotlib
+    from matplotlib.ticker import PercentFormatter
+
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _axes(len(bars) * 26 + 26, left=122, right=50, bottom=22)
         for row, bar in enumerate(bars):
@@ -167,11 +184,14 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> Chart:
         axes.set_xlim(0, 1)
         axes.set_ylim(len(bars) - 0.5, -0.5)
         axes.xaxis.grid(True, color=_COLOURS["rule"], linewidth=1, clip_on=False)
-        return Chart(title, _svg(figure, title))
+        values = [f"{bar.name} {bar.value:.0%} ({bar.low:.0%} to {bar.high:.0%})" for bar in bars]
+        return Chart(title, _svg(figure, f"{title}: {', '.join(values)}"))
 
 
-def _axes(height: float, left: float, right: float, bottom: float, top: float = 10) -> tuple[Figure, Axes]:
-    """A bare figure of that height with margins, all in points; nothing of pyplot's state is touched."""
+def _axes(height: float, left: float, right: float, bottom: float, top: float = 10) -> "tuple[Figure, Axes]":
+    """A figure of that height with margins, all in points. It does not use pyplot, which keeps global state."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(WIDTH / 72, height / 72))
     axes = figure.add_axes((left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (top + bottom) / height))
     axes.set_axisbelow(True)
@@ -182,15 +202,15 @@ def _axes(height: float, left: float, right: float, bottom: float, top: float = 
     return figure, axes
 
 
-def _svg(figure: Figure, title: str) -> str:
-    """Markup for the inside of an HTML page, whose font and style it takes: no ids, which another chart could have."""
+def _svg(figure: "Figure", described: str) -> str:
+    """The figure as markup inside an HTML page: it takes the page's font, and has no ids, which could clash."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     box, body = re.search(r'<svg [^>]*(viewBox="[^"]*")[^>]*>(.*)', buffer.getvalue(), re.DOTALL).groups()  # type: ignore[union-attr]
     body = re.sub(r"<defs>\s*<style.*?</defs>|<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r' id="[^"]*"| transform="rotate\(-0 [^"]*"| font-family: [^;]*;', "", body)
     assert "<g " not in body and "(#" not in body and "href" not in body, body
-    body = re.sub(r"\s+", " ", re.sub(r"</?g/?>", "", body))  # groups that had a name only
+    body = re.sub(r"\s+", " ", re.sub(r"</?g/?>", "", body))  # these groups only carried an id
     for name, colour in _COLOURS.items():
         body = body.replace(colour, f"var(--{name}, {colour})")
-    return f'<svg {box} role="img" aria-label="{html.escape(title)}">{body.replace("> <", "><").strip()}'
+    return f'<svg {box} role="img" aria-label="{html.escape(described)}">{body.replace("> <", "><").strip()}'
