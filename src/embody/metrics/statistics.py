@@ -23,6 +23,7 @@ __all__ = [
     "exchange_test",
     "mean_rate",
     "mean_return",
+    "paired_bootstrap",
     "sign_flip_test",
 ]
 
@@ -93,7 +94,7 @@ def bootstrap(outcomes: Outcomes, statistic: Statistic, resamples: int = _RESAMP
     return _interval(statistic(outcomes), drawn)
 
 
-def _paired_bootstrap(ours: Outcomes, theirs: Outcomes, statistic: Statistic) -> Estimate:
+def paired_bootstrap(ours: Outcomes, theirs: Outcomes, statistic: Statistic) -> Estimate:
     """`bootstrap` of a difference: both policies are resampled alike, so what makes a seed's episodes hard cancels."""
     drawn = [
         np.subtract(statistic(ours[places]), statistic(theirs[places]))
@@ -180,7 +181,7 @@ def difference(ours: Outcomes, theirs: Outcomes, statistic: Statistic = mean_rat
     is one of whole numbers.
     """
     _check(ours, theirs)
-    interval = _paired_bootstrap(ours, theirs, statistic)
+    interval = paired_bootstrap(ours, theirs, statistic)
     several = len(ours) > 1
     if statistic in (mean_rate, mean_return):
         counts = ours.sum(axis=2, dtype=np.int64) - theirs.sum(axis=2, dtype=np.int64)
