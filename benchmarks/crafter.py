@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from embody.config import Config
 from embody.data import atomic_write
-from embody.games.crafter.environment import ACHIEVEMENTS, LABELS
 from embody.games.crafter.presets import crafter_small
+from embody.games.crafter.tasks import ACHIEVEMENTS, LABELS
 from embody.recording import play_episodes
 
 FIRST = 500_000  # training episode: no preset records so many

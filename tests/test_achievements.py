@@ -9,10 +9,10 @@ import pytest
 from embody.config import EnvConfig
 from embody.data.goal import AllAchievements, OneTask
 from embody.games import make_env
-from embody.games.crafter.environment import ACHIEVEMENTS, AFTER, LABELS
 from embody.games.crafter.play import AchievementScheduler, Unlocked, play_achievements
 from embody.games.crafter.presets import crafter_small
 from embody.games.crafter.schedule import AchievementSchedule
+from embody.games.crafter.tasks import ACHIEVEMENTS, AFTER, LABELS
 
 FULL = {"food": 9, "drink": 9, "energy": 9}
 SCHEDULE = AchievementSchedule(patience=20, every=10)

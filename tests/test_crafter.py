@@ -17,16 +17,13 @@ from embody.data.episode import label_words
 from embody.games import LockstepEnvs, environment_seeds, game, make_env
 from embody.games.crafter.demonstrator import ACTION, CrafterExpert
 from embody.games.crafter.environment import (
-    ACHIEVEMENTS,
-    ACTION_NAMES,
-    LABELS,
-    VOCABULARY,
     CrafterPixels,
     _begin,
     _load_crafter,
 )
 from embody.games.crafter.planning import Sight, Walls, route, wall_in
 from embody.games.crafter.presets import crafter_small
+from embody.games.crafter.tasks import ACHIEVEMENTS, ACTION_NAMES, LABELS, VOCABULARY
 from embody.games.crafter.whims import FUMBLE, ON, TRIES, WHILE, CrafterWhims
 from embody.recording import collect, play_episodes
 from embody.recording.play import _draw, _draw_noise, _rng, _unlabelled

@@ -9,8 +9,8 @@ import torch
 
 from embody.config import Config, Goal
 from embody.games import evaluation_seeds
-from embody.games.crafter.environment import ACHIEVEMENTS
 from embody.games.crafter.presets import crafter_small
+from embody.games.crafter.tasks import ACHIEVEMENTS
 from embody.metrics.results_file import lookup, read_results
 from embody.metrics.statistics import bootstrap, mean_rate
 from embody.model import Agent, WorldAndAgent, load_world_and_agent

@@ -16,8 +16,8 @@ from embody.games import (
     make_env,
 )
 from embody.games.minigrid.demonstrator import make_demonstrator, make_off_task_demonstrator
-from embody.games.minigrid.environment import ACTION_NAMES, TASKS, VOCABULARY
 from embody.games.minigrid.presets import minigrid
+from embody.games.minigrid.tasks import ACTION_NAMES, TASKS, VOCABULARY
 
 ACTIONS = ActionSpec.of_names(ACTION_NAMES)
 CONFIG = EnvConfig("minigrid", tasks=TASKS, max_steps=(40,) * len(TASKS), actions=ACTIONS)

@@ -7,9 +7,9 @@ import pytest
 
 from embody.data.goal import goal_of
 from embody.games import evaluation_seeds
-from embody.games.crafter.environment import ACHIEVEMENTS
 from embody.games.crafter.play import play_achievements
 from embody.games.crafter.presets import crafter_small
+from embody.games.crafter.tasks import ACHIEVEMENTS
 from embody.games.minigrid.presets import minigrid
 from embody.games.success import play
 from embody.imagination import Player

@@ -4,6 +4,7 @@ from embody.games.environment import Demonstrator, DemonstratorLost, PixelEnv
 from embody.games.lockstep import LockstepEnvs
 from embody.games.registry import (
     Game,
+    Recordings,
     Simulated,
     Simulator,
     game,
@@ -24,6 +25,7 @@ __all__ = [
     "Game",
     "LockstepEnvs",
     "PixelEnv",
+    "Recordings",
     "Simulated",
     "Simulator",
     "environment_seeds",

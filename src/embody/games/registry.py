@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from embody.config import ActionSpec, Config, EnvConfig, Schedule, from_dict
-from embody.data.sources.source import Recordings, Source
-from embody.data.sources.videos import VIDEOS
 from embody.errors import UserError
 from embody.games.environment import Demonstrator, PixelEnv
 
 if TYPE_CHECKING:
     import torch
 
+    from embody.data.sources.source import Source
     from embody.games.trials import GameEvaluation
     from embody.logger_manager import LoggerManager
 
 __all__ = [
     "Game",
+    "Recordings",
     "Simulated",
     "Simulator",
     "game",
@@ -57,6 +57,14 @@ class Simulator:
     preset: str  # that `embody evaluate --env KIND:NAME` begins with, where the command names none
 
 
+@dataclass(frozen=True)
+class Recordings:
+    """A kind of recordings that `embody import` reads."""
+
+    open: Callable[[Path, str | None], "Source"]  # of a folder (or an index file), and which environment's
+    has_environments: bool = False  # a folder may hold recordings of several
+
+
 def _nothing_of_its_own() -> "GameEvaluation":
     from embody.games.trials import GameEvaluation
 
@@ -82,7 +90,7 @@ class Game:
     recordings: Mapping[str, Recordings] = field(default_factory=dict)  # that `embody import KIND` reads
     # An object of the game's, such as `minerl.data.make` returns, as recordings with frames of that height and width;
     # None: it is none of the game's. A trainer takes such objects beside datasets.
-    source_of: Callable[[object, tuple[int, int]], Source | None] = lambda data, frame: None
+    source_of: Callable[[object, tuple[int, int]], "Source | None"] = lambda data, frame: None
     simulators: Mapping[str, Simulator] = field(default_factory=dict)  # that `embody evaluate --env KIND:NAME` plays in
     evaluation: Callable[[], "GameEvaluation"] = _nothing_of_its_own
 
@@ -178,12 +186,20 @@ def simulator(environment: str) -> tuple[Simulator, str]:
 # --- recordings -----------------------------------------------------------------------------------------------------
 
 
+def _videos(folder: Path, environment: str | None) -> "Source":
+    from embody.data.sources.videos import VideoSource
+
+    return VideoSource(folder)
+
+
 def recording_kinds() -> Mapping[str, Recordings]:
     """What `embody import` reads: plain videos, and the recordings of every game."""
-    return {"videos": VIDEOS} | {kind: found for one in games().values() for kind, found in one.recordings.items()}
+    return {"videos": Recordings(_videos)} | {
+        kind: found for one in games().values() for kind, found in one.recordings.items()
+    }
 
 
-def open_recordings(kind: str, folder: Path, environment: str | None = None) -> Source:
+def open_recordings(kind: str, folder: Path, environment: str | None = None) -> "Source":
     """The recordings in `folder`; of those of several environments, `environment`'s. A `UserError` lists the kinds."""
     kinds = recording_kinds()
     if kind not in kinds:
@@ -194,7 +210,7 @@ def open_recordings(kind: str, folder: Path, environment: str | None = None) -> 
     return kinds[kind].open(folder, environment)
 
 
-def source_of(data: object, frame: tuple[int, int]) -> Source:
+def source_of(data: object, frame: tuple[int, int]) -> "Source":
     """`data`, an object that one of the games knows, as recordings with frames of that height and width."""
     for one in games().values():
         if (source := one.source_of(data, frame)) is not None:

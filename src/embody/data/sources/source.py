@@ -6,8 +6,8 @@ A source lists its recordings and reads any of them, in whatever process. What i
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from embody.data.episode import Episode
 from embody.data.video import index_video
 from embody.errors import UserError
 
-__all__ = ["Lean", "Recordings", "Source", "frames_in", "number_of", "video_shape"]
+__all__ = ["Lean", "Source", "frames_in", "number_of", "video_shape"]
 
 
 class Source(Protocol):
@@ -45,14 +45,6 @@ class Source(Protocol):
 
     def read(self, name: str) -> Episode:
         """One recording; a `UserError` if it is broken."""
-
-
-@dataclass(frozen=True)
-class Recordings:
-    """A kind of recordings that `embody import` reads."""
-
-    open: Callable[[Path, str | None], Source]  # of a folder (or an index file), and which environment's
-    has_environments: bool = False  # a folder may hold recordings of several
 
 
 class Lean:

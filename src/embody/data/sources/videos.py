@@ -12,11 +12,11 @@ import numpy as np
 from embody.config import ActionSpec
 from embody.data.dataset import PADDING, UNKNOWN, Meta
 from embody.data.episode import Episode
-from embody.data.sources.source import Lean, Recordings, frames_in, number_of, video_shape
+from embody.data.sources.source import Lean, frames_in, number_of, video_shape
 from embody.data.video import Video
 from embody.errors import UserError
 
-__all__ = ["VIDEOS", "VideoSource"]
+__all__ = ["VideoSource"]
 
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 
@@ -85,6 +85,3 @@ class VideoSource(Lean):
             success=False,
             labelled=False,
         )
-
-
-VIDEOS = Recordings(lambda folder, environment: VideoSource(folder))

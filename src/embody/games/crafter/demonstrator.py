@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from embody.games.crafter.environment import ACTION_NAMES
 from embody.games.crafter.skills import GROWING, Skills
+from embody.games.crafter.tasks import ACTION_NAMES
 
 __all__ = ["CrafterExpert"]
 

@@ -11,9 +11,9 @@ from embody.config import Config
 from embody.data import Dataset
 from embody.data.goal import goal_of
 from embody.errors import UserError
-from embody.games.crafter.environment import ACHIEVEMENTS
 from embody.games.crafter.play import Unlocked, play_achievements
 from embody.games.crafter.schedule import AchievementSchedule
+from embody.games.crafter.tasks import ACHIEVEMENTS
 from embody.games.evaluation import FILMS, as_bits, compared, episode_film, trial_seeds
 from embody.games.trials import Found, GameEvaluation, MakePolicy
 from embody.metrics.pictures import write_films

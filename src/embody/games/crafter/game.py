@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from embody.config import EnvConfig
 from embody.games.crafter.demonstrator import ACTION, CrafterExpert
-from embody.games.crafter.environment import ACHIEVEMENTS, ACTION_NAMES, LABELS, TASKS, VOCABULARY, CrafterPixels
 from embody.games.crafter.presets import crafter, crafter_small
+from embody.games.crafter.tasks import ACHIEVEMENTS, ACTION_NAMES, LABELS, TASKS, VOCABULARY
 from embody.games.crafter.whims import CrafterWhims
 from embody.games.environment import Demonstrator, PixelEnv
 from embody.games.registry import Game
@@ -24,6 +24,8 @@ _KEYS = {  # as in the package's own program
 
 
 def _make_env(config: EnvConfig, task: str) -> PixelEnv:
+    from embody.games.crafter.environment import CrafterPixels
+
     return CrafterPixels(config.max_steps[config.tasks.index(task)], config.height, config.width)
 
 

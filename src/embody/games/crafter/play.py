@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from embody.config import EnvConfig
 from embody.data.goal import Goal
 from embody.errors import UserError
-from embody.games.crafter.environment import ACHIEVEMENTS, AFTER, LABELS
 from embody.games.crafter.schedule import AchievementSchedule
+from embody.games.crafter.tasks import ACHIEVEMENTS, AFTER, LABELS
 from embody.games.lockstep import LockstepEnvs
 from embody.games.policy import TaskPolicy
 from embody.games.success import Recording

@@ -19,8 +19,8 @@ from embody.config import (
     TokenizerObjective,
     TransformerConfig,
 )
-from embody.games.crafter.environment import ACTION_NAMES
 from embody.games.crafter.schedule import AchievementSchedule
+from embody.games.crafter.tasks import ACTION_NAMES
 
 __all__ = ["crafter", "crafter_small"]
 

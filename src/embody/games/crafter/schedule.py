@@ -12,7 +12,7 @@ class AchievementSchedule(Schedule):
     """What the agent is asked for in one episode of Crafter: what it is short of, else what it has not achieved yet.
 
     Of those it is asked for the first in `order` for which it has achieved all that comes before
-    (`embody.games.crafter.environment.AFTER`), and after `patience` steps without it for the next one, round and round.
+    (`embody.games.crafter.tasks.AFTER`), and after `patience` steps without it for the next one, round and round.
     """
 
     order: tuple[str, ...] = (

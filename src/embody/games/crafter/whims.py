@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from embody.games.crafter.demonstrator import ACTION, CrafterExpert
-from embody.games.crafter.environment import ACTION_NAMES
+from embody.games.crafter.tasks import ACTION_NAMES
 
 __all__ = ["CrafterWhims"]
 

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embody.config import Config
-from embody.data.sources.source import Recordings, Source
 from embody.games.minecraft.actions import VPT
 from embody.games.minecraft.presets import minecraft, minecraft_small
 from embody.games.minecraft.tasks import TASKS, VOCABULARY, task_label
-from embody.games.registry import Game, Simulated, Simulator
-from embody.logger_manager import LoggerManager
+from embody.games.registry import Game, Recordings, Simulated, Simulator
 
 if TYPE_CHECKING:
     import torch
+
+    from embody.data.sources.source import Source
+    from embody.logger_manager import LoggerManager
 
 __all__ = ["GAME"]
 
@@ -23,20 +24,20 @@ _KEYS = {  # Minecraft's own; of VPT's actions
 }
 
 
-def _minerl(folder: Path, environment: str | None) -> Source:
+def _minerl(folder: Path, environment: str | None) -> "Source":
     from embody.games.minecraft.minerl import environment_in
     from embody.games.minecraft.recordings import MinerlSource
 
     return MinerlSource(folder, environment or environment_in(folder))
 
 
-def _vpt(folder: Path, environment: str | None) -> Source:
+def _vpt(folder: Path, environment: str | None) -> "Source":
     from embody.games.minecraft.recordings import VptSource
 
     return VptSource(folder)
 
 
-def _source_of(data: object, frame: tuple[int, int]) -> Source | None:
+def _source_of(data: object, frame: tuple[int, int]) -> "Source | None":
     from embody.games.minecraft.pipeline import Pipeline, PipelineSource
 
     return PipelineSource(data, *frame) if isinstance(data, Pipeline) else None
@@ -47,7 +48,7 @@ def _in_minerl(
     environment: str,
     servers: Sequence[str],
     policy: Simulated,
-    logger: LoggerManager,
+    logger: "LoggerManager",
     command: str,
     device: "torch.device",
 ) -> Mapping[str, Any]:

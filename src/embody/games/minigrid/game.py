@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from embody.config import EnvConfig
 from embody.games.environment import PixelEnv
 from embody.games.minigrid.demonstrator import make_demonstrator, make_off_task_demonstrator
-from embody.games.minigrid.environment import ACTION_NAMES, TASKS, VOCABULARY, MiniGridPixels
 from embody.games.minigrid.presets import minigrid
+from embody.games.minigrid.tasks import ACTION_NAMES, TASKS, VOCABULARY
 from embody.games.registry import Game
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ __all__ = ["GAME"]
 
 
 def _make_env(config: EnvConfig, task: str) -> PixelEnv:
+    from embody.games.minigrid.environment import MiniGridPixels
+
     return MiniGridPixels(task, config.max_steps[config.tasks.index(task)], config.height, config.width)
 
 

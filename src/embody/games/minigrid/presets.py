@@ -18,7 +18,7 @@ from embody.config import (
     TokenizerObjective,
     TransformerConfig,
 )
-from embody.games.minigrid.environment import ACTION_NAMES
+from embody.games.minigrid.tasks import ACTION_NAMES
 
 __all__ = ["minigrid"]
 
