@@ -80,7 +80,7 @@ def make_video(path: Path, height: int, width: int, frames: int) -> Path:
 
 
 def dataset_of(root: Path, frames: Sequence[Video] | int, size: tuple[int, int]) -> Dataset:
-    """Episodes of these videos; of a number of slots instead, with nothing to see, to hang latents on."""
+    """Episodes of these videos; of a number of timesteps instead, with nothing to see, to hang latents on."""
     videos: Sequence[Any] = [np.zeros((frames, *size, 3), np.uint8)] if isinstance(frames, int) else frames
     writer = DatasetWriter(root, Meta(("play",), ACTIONS, *size, 20, ("<pad>", "<unknown>")))
     episodes = []
@@ -162,9 +162,9 @@ def measure_videos(name: str, videos: Sequence[Video], folder: Path, seconds: fl
 # --- latents ----------------------------------------------------------------------------------------------------------
 
 
-def measure_latents(folder: Path, slots: int, seconds: float) -> dict[str, float]:
+def measure_latents(folder: Path, timesteps: int, seconds: float) -> dict[str, float]:
     """Clips a second of the memory map alone, of the loader, and of two processes."""
-    dataset = dataset_of(folder / "latents", slots, (2, 2))
+    dataset = dataset_of(folder / "latents", timesteps, (2, 2))
     writer = LatentWriter(dataset, "none", TOKENS, CHANNELS)
     for shard in writer.pending():
         with writer.filling(shard) as latents:
@@ -176,7 +176,7 @@ def measure_latents(folder: Path, slots: int, seconds: float) -> dict[str, float
     def copy() -> int:
         """As a loader must: into a new batch, while the last is in use."""
         batch = np.empty((ROWS, 64, TOKENS, CHANNELS), np.float16)
-        for row, start in zip(batch, random.integers(0, slots - 64, ROWS).tolist(), strict=True):
+        for row, start in zip(batch, random.integers(0, timesteps - 64, ROWS).tolist(), strict=True):
             row[...] = stored.slice(0, start, start + 64)
         held[0] = batch
         return ROWS
@@ -267,7 +267,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     keep_freed_memory()  # as every command does
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    seconds, frames, slots = (0.05, 70, 80) if options.tiny else (options.seconds, 1200, 12_000)
+    seconds, frames, timesteps = (0.05, 70, 80) if options.tiny else (options.seconds, 1200, 12_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.videos:
@@ -282,7 +282,7 @@ def main(words: Sequence[str] | None = None) -> Path:
                     (height, width),
                 )
                 videos += measure_videos(f"made {height}", own, folder, seconds)
-        latents = measure_latents(folder, slots, seconds)
+        latents = measure_latents(folder, timesteps, seconds)
         torch.set_num_threads(threads)
         steps = measure_steps(folder, own, size, options.tiny)
     results = {

@@ -80,22 +80,22 @@ class Script:
     """Plays fixed actions, and remembers what it was asked for."""
 
     def __init__(self, actions: np.ndarray) -> None:  # [N, T]
-        self.actions, self.asked, self.slot = actions, [], 0
+        self.actions, self.asked, self.timestep = actions, [], 0
 
     def begin(self, frames: np.ndarray, labels: list[str]) -> None:
-        self.frames, self.asked, self.slot, self.rows = [frames], [labels], 0, np.arange(len(frames))
+        self.frames, self.asked, self.timestep, self.rows = [frames], [labels], 0, np.arange(len(frames))
         self.told_at = [0]
 
     def act(self) -> np.ndarray:
-        return self.actions[self.rows, self.slot, None]
+        return self.actions[self.rows, self.timestep, None]
 
     def observe(self, actions: np.ndarray, frames: np.ndarray) -> None:
-        self.slot += 1
+        self.timestep += 1
         self.frames.append(frames)
 
     def relabel(self, labels: list[str]) -> None:
         self.asked.append(labels)
-        self.told_at.append(self.slot)
+        self.told_at.append(self.timestep)
 
     def keep(self, rows: Sequence[int]) -> None:
         self.rows = self.rows[list(rows)]

@@ -51,10 +51,10 @@ SHARP = dataclasses.replace(TRUNK, time_query_gain=2.0)
 TASK = torch.tensor([[2, 3, 4, 5], [4, 6, 7, 0]])
 
 
-def look(dynamics: Dynamics, noised: Tensor, cache: Any = None, first_slot: int = 0) -> Prediction:
+def look(dynamics: Dynamics, noised: Tensor, cache: Any = None, first_timestep: int = 0) -> Prediction:
     """The world's pass over `noised` `[2, T, 2, 8]` at the context level, with fixed actions."""
-    slots = slice(first_slot, first_slot + noised.shape[1])
-    actions = make_actions(2, 8)[:, slots]
+    timesteps = slice(first_timestep, first_timestep + noised.shape[1])
+    actions = make_actions(2, 8)[:, timesteps]
     level = torch.full(noised.shape[:2], dynamics.context_level)
     d = torch.full_like(level, 1 / DYNAMICS.k_max)
     return dynamics(noised, level, d, actions, torch.zeros_like(level, dtype=torch.bool), cache=cache)
@@ -270,7 +270,7 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
     assert [part.rows for part in seen] == [uniform]  # the share of five, rounded up
     assert torch.equal(seen[0].actions, batch.actions[:uniform]) and seen[0].frames is None
     for row in range(5):
-        # The last slot's action and reward are targets of the slots before and inputs of none that counts here.
+        # The last timestep's action and reward are targets of the timesteps before and inputs of none that counts here.
         actions, rewards = batch.actions.clone(), batch.rewards.clone()
         actions[row, -1] = (actions[row, -1] + 1) % torch.tensor(ACTIONS.sizes)
         rewards[row, -1] = 0.25 if rewards[row, -1] > 0.5 else 0.75
@@ -312,7 +312,7 @@ def test_without_its_own_loss_the_world_is_frozen(tmp_path: Path) -> None:
 
 def test_targets_ahead_by_hand() -> None:
     x = torch.tensor([[0, 1, 2, 3, 4]])
-    mask = torch.tensor([[False, True, True, True, False]])  # left-padded, and ended after slot 3
+    mask = torch.tensor([[False, True, True, True, False]])  # left-padded, and ended after timestep 3
     target, real = ahead(x, mask, 1, 3)
     assert target[0].tolist() == [[1, 2, 3], [2, 3, 4], [3, 4, 4], [4, 4, 4], [4, 4, 4]]
     no = [False] * 3
@@ -360,7 +360,7 @@ def test_lambda_returns_are_the_mean_of_n_step_returns(lambda_: float) -> None:
 
 
 def make_outputs(seed: int = 0) -> HeadOutputs:
-    """Random logits for `[3, 5]` slots."""
+    """Random logits for `[3, 5]` timesteps."""
     generator, L = seeded(seed), AGENT.distances
 
     def normal(*shape: int) -> Tensor:
@@ -382,7 +382,7 @@ class FixedHeads:
 
 
 def padded_batch() -> Any:
-    """Clips `[3, 5]`: whole; ended by a terminal at slot 2; left-padded up to slot 1."""
+    """Clips `[3, 5]`: whole; ended by a terminal at timestep 2; left-padded up to timestep 1."""
     batch = make_batch(3, 5)
     batch.mask[1, 3:] = False
     batch.is_terminal[1, 2] = True
@@ -468,7 +468,7 @@ def test_padding_does_not_count() -> None:
     for part in (out.policy, out.reward, out.value, out.continues):
         part[hidden] = 3.0
     assert evaluate(heads=FixedHeads(out)) == expected
-    batch.rewards[0, 4] += 1  # a real slot does count
+    batch.rewards[0, 4] += 1  # a real timestep does count
     assert evaluate(batch=batch)["reward"] != expected["reward"]
 
 
@@ -622,7 +622,7 @@ def test_phase_2_learns_what_frames_show(tmp_path: Path) -> None:
     dataset, batch = make_dataset(tmp_path, [9, 9], events=[(2, 0)]), make_batch(4, 6)
     events = torch.rand(4, 6, 3, generator=seeded(1)) < 0.3
     mask = torch.ones(4, 6, dtype=torch.bool)
-    mask[0, :2], mask[1, 4:] = False, False  # before the first slot, behind the last
+    mask[0, :2], mask[1, 4:] = False, False  # before the first timestep, behind the last
     batch = dataclasses.replace(batch, events=events, mask=mask, labelled=torch.tensor([True, True, True, False]))
     found = {}
     for context_tau in (1.0, 0.75):
@@ -742,7 +742,7 @@ def test_rare_costs_come_out_as_often_as_they_are(tmp_path: Path) -> None:
 
 
 def test_risk_learns_from_an_episodes_last_steps_as_from_others(tmp_path: Path) -> None:
-    """Of an episode's 39 steps each comes as often, but the first seven; the reward says which slot is which."""
+    """Of an episode's 39 steps each comes as often, but the first seven; the reward says which timestep is which."""
     ranges = {"reward_range": (-1.0, 40.0), "value_range": (0.0, 900.0)}
     agent = dataclasses.replace(CONFIG.agent, goal="recorded", tasks=4, **ranges)
     objective = dataclasses.replace(BEHAVIOUR, event_rows=64)

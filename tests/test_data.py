@@ -160,10 +160,10 @@ def _late(steps: int) -> np.ndarray:
     [
         ("frames", np.zeros((8, 12, 10), np.uint8), "frames must be"),
         ("frames", np.zeros((7, 12, 10, 3), np.uint8), "has 8 steps, frames 7"),
-        ("rewards", np.ones(8, np.float32), "slot 0"),
+        ("rewards", np.ones(8, np.float32), "timestep 0"),
         ("rewards", np.zeros(8), "must be float32"),
-        ("actions", np.ones((8, 2), np.int64), "slot 0"),
-        ("is_terminal", np.ones(8, bool), "last slot only"),
+        ("actions", np.ones((8, 2), np.int64), "timestep 0"),
+        ("is_terminal", np.ones(8, bool), "last timestep only"),
         ("noise", 1.5, "noise"),
     ],
 )
@@ -201,7 +201,7 @@ def test_latents_round_trip_and_go_on(tmp_path: Path) -> None:
 
 
 def test_returns_by_hand() -> None:
-    rewards = np.array([0, 1, 2, 4, 0, 0, 0, 8], np.float32)  # episodes of 4, 1 and 3 slots
+    rewards = np.array([0, 1, 2, 4, 0, 0, 0, 8], np.float32)  # episodes of 4, 1 and 3 timesteps
     returns = discounted_returns(rewards, np.array([0, 4, 5, 8]), 0.5)
     np.testing.assert_allclose(returns, [1 + 1 + 1, 2 + 2, 4, 0, 0, 4, 8, 0])
 
@@ -235,7 +235,7 @@ def test_clips_stay_in_their_episode_and_are_full_where_they_can(left_pad: int) 
     assert (min(starts) < 0) == (left_pad > 0)
 
 
-def test_tasks_are_uniform_and_episodes_follow_their_slots() -> None:
+def test_tasks_are_uniform_and_episodes_follow_their_timesteps() -> None:
     sampler, n = ClipSampler(LENGTHS, TASKS, 1, Placement(left_pad=7)), 9000
     counts = np.bincount([sampler.clip(i, 8)[0] for i in range(n)], minlength=5)
     expected = n / 3 * np.array([12 / 15, 3 / 15, 40 / 41, 1 / 41, 1])
@@ -249,11 +249,11 @@ def test_both_ends_of_an_episode_are_seen_as_often_as_its_middle() -> None:
     for position in range(n):
         _, start = sampler.clip(position, 8)
         seen[max(0, start) : start + 8] += 1
-    often = seen / n * 27  # 8 of the 27 drawn slots show a given slot; late ones move back to the last full clip
+    often = seen / n * 27  # 8 of the 27 drawn starts show a given timestep; late ones move back to the last full clip
     np.testing.assert_allclose(often, [8] * 12 + [15, 14, 13, 12, 11, 10, 9, 8], atol=0.4)  # four standard deviations
 
 
-def test_slots_behind_a_context_do_not_move_it() -> None:
+def test_timesteps_behind_a_context_do_not_move_it() -> None:
     lengths, tasks = [5, 9, 14], [0, 0, 1]
     alone = ClipSampler(lengths, tasks, 2, Placement(contexts=True))
     followed = ClipSampler(lengths, tasks, 2, Placement(contexts=True, after=7))
@@ -264,10 +264,10 @@ def test_slots_behind_a_context_do_not_move_it() -> None:
 def test_clips_around_an_event_may_begin_before_their_episode() -> None:
     sampler = ClipSampler([20], [0], 0, Placement(left_pad=3), anchors=Anchors({0: np.array([1])}))
     starts = {sampler.clip(n, 6)[1] for n in range(200)}
-    assert starts == {-3, -2, -1, 0, 1}  # the event in any slot, as far as padding goes
+    assert starts == {-3, -2, -1, 0, 1}  # the event in any timestep, as far as padding goes
 
 
-def test_context_ends_are_uniform_over_non_final_slots() -> None:
+def test_context_ends_are_uniform_over_non_final_timesteps() -> None:
     sampler, n = ClipSampler([5, 9, 1], [0, 0, 0], 2, Placement(contexts=True)), 12_000
     counts = np.zeros((3, 9))
     for position in range(n):

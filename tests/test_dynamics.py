@@ -128,7 +128,7 @@ def test_an_action_is_the_sum_of_its_factors_and_a_learned_embedding() -> None:
 
 
 @torch.no_grad()
-def test_first_slots_and_unlabelled_rows_do_not_read_the_action() -> None:
+def test_first_timesteps_and_unlabelled_rows_do_not_read_the_action() -> None:
     dynamics, arguments = make_dynamics(), a_pass()
     arguments["is_first"][0, :] = True
     labelled = torch.tensor([True, False])
@@ -202,9 +202,10 @@ def test_what_only_leads_to_a_prediction_is_left_out(pattern: str) -> None:
     assert remembered.clean.numel() == 0
     caches = dynamics.new_cache(2), dynamics.new_cache(2)
     for t in range(5):
-        slot = {name: value[:, t : t + 1] for name, value in arguments.items()}
+        timestep = {name: value[:, t : t + 1] for name, value in arguments.items()}
         parts = [
-            dynamics(**slot, cache=cache, memory_only=only) for cache, only in zip(caches, (False, True), strict=True)
+            dynamics(**timestep, cache=cache, memory_only=only)
+            for cache, only in zip(caches, (False, True), strict=True)
         ]
         for cache in caches:
             cache.commit()
@@ -571,16 +572,16 @@ def test_padding_contributes_no_gradient(bootstrap: bool) -> None:
     torch.testing.assert_close(same, metrics, atol=0, rtol=0)
 
 
-def only_one_frame_counts(batch: Batch, row: int, slot: int) -> Batch:
+def only_one_frame_counts(batch: Batch, row: int, timestep: int) -> Batch:
     mask = torch.zeros_like(batch.mask)
-    mask[row, slot] = True
+    mask[row, timestep] = True
     return dataclasses.replace(batch, mask=mask)
 
 
 @pytest.mark.parametrize("images", [True, False])
 def test_separate_images_see_no_other_frame_and_no_action(images: bool) -> None:
     dynamics = make_dynamics()
-    batch = only_one_frame_counts(make_batch(3, 4), row=1, slot=2)
+    batch = only_one_frame_counts(make_batch(3, 4), row=1, timestep=2)
     assert batch.latents is not None
     batch.latents.requires_grad_()
     loss, _ = unscaled(variant(image_fraction=float(images)))(

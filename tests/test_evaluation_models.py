@@ -35,12 +35,12 @@ class ActingWorld:
     def __call__(self, noised: Tensor, tau: Tensor, d: Tensor, actions: Tensor, is_first: Tensor) -> Prediction:
         self.tau = tau
         clean = actions[..., :1, None].float().expand(noised.shape) + self.miss
-        clean = clean + 100 * is_first[..., None, None]  # first slots have no action, and do not count
+        clean = clean + 100 * is_first[..., None, None]  # first timesteps have no action, and do not count
         return Prediction(clean, Memory(()))
 
 
 def acting_dataset(root: Path) -> Dataset:
-    """Latents of every slot equal the first factor of the action that led to it."""
+    """Latents of every timestep equal the first factor of the action that led to it."""
     dataset = make_dataset(root, [12, 9, 15, 11], "validation")
     writer = LatentWriter(dataset, "abc", 4, 4)
     for shard in writer.pending():

@@ -61,12 +61,12 @@ CONTEXT, STEPS = 3, 4
 WINDOW = DYNAMICS.context
 
 
-def slot(batch: Batch, t: int) -> Tensor:
+def timestep(batch: Batch, t: int) -> Tensor:
     return batch.actions[:, t]
 
 
 def start(dream: Dream, batch: Batch, frames: int = CONTEXT) -> Tensor:
-    """Features of the first `frames` slots of `batch`."""
+    """Features of the first `frames` timesteps of `batch`."""
     assert batch.latents is not None
     return dream.reset(batch.latents[:, :frames], batch.actions[:, :frames], batch.is_first[:, :frames], batch.task)
 
@@ -137,8 +137,8 @@ def test_a_dream_equals_its_recomputation_from_scratch(pattern: str, steps: int,
     expected = reference.keep(context, batch.actions[:, :CONTEXT], batch.is_first[:, :CONTEXT])
     torch.testing.assert_close(start(dream, batch), expected, atol=2e-5, rtol=1e-4)
     for t in range(CONTEXT, CONTEXT + steps):
-        latents, features = reference.step(slot(batch, t), k_sample)
-        step = dream.step(slot(batch, t))
+        latents, features = reference.step(timestep(batch, t), k_sample)
+        step = dream.step(timestep(batch, t))
         torch.testing.assert_close(step.latents, latents, atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(step.features, features, atol=2e-5, rtol=1e-4)
         out = agent.heads(features)
@@ -159,7 +159,7 @@ def test_known_actions_lead_to_the_same_in_fewer_passes(k_sample: int, with_agen
     dynamics.register_forward_pre_hook(lambda _, arguments: passes.append(arguments[0].shape[1]))
     one_by_one, fused = (Dream(model, k_sample=k_sample, noise=GeneratorNoise(seeded(5))) for _ in range(2))
     start(one_by_one, batch)
-    expected = [one_by_one.step(slot(batch, t)) for t in range(CONTEXT, CONTEXT + steps)]
+    expected = [one_by_one.step(timestep(batch, t)) for t in range(CONTEXT, CONTEXT + steps)]
     start(fused, batch)
     passes.clear()
     found = fused.imagine(batch.actions[:, CONTEXT:])
@@ -170,7 +170,7 @@ def test_known_actions_lead_to_the_same_in_fewer_passes(k_sample: int, with_agen
         torch.testing.assert_close(getattr(found, name), wanted, atol=1e-5, rtol=1e-5)
     # And both go on alike.
     torch.testing.assert_close(
-        fused.step(slot(batch, 0)).latents, one_by_one.step(slot(batch, 0)).latents, atol=1e-5, rtol=1e-5
+        fused.step(timestep(batch, 0)).latents, one_by_one.step(timestep(batch, 0)).latents, atol=1e-5, rtol=1e-5
     )
 
 
@@ -181,7 +181,7 @@ def test_observed_frames_stand_where_dreamt_ones_would() -> None:
     found = [start(dream, batch, 3)]
     assert batch.latents is not None
     for t in range(3, 6):
-        found.append(dream.observe(batch.latents[:, t], slot(batch, t))[:, None])
+        found.append(dream.observe(batch.latents[:, t], timestep(batch, t))[:, None])
     torch.testing.assert_close(torch.cat(found, dim=1), at_once, atol=1e-5, rtol=1e-4)
 
 
@@ -191,8 +191,8 @@ def test_the_agent_does_not_change_the_dream() -> None:
     without = Dream(dynamics, k_sample=2, noise=GeneratorNoise(seeded(5)))
     assert start(without, batch).shape == (2, CONTEXT, 0) and start(with_agent, batch).shape == (2, CONTEXT, 32)
     for t in range(CONTEXT, CONTEXT + STEPS):
-        step = without.step(slot(batch, t))
-        assert torch.equal(step.latents, with_agent.step(slot(batch, t)).latents)
+        step = without.step(timestep(batch, t))
+        assert torch.equal(step.latents, with_agent.step(timestep(batch, t)).latents)
         assert step.reward.shape == step.continues.shape == (2, 0)
 
 
@@ -202,7 +202,7 @@ def test_actions_tasks_and_noise_tell_dreams_apart() -> None:
     def dreamt(batch: Batch, seed: int = 5) -> Any:
         dream = Dream(WorldAndAgent(dynamics, agent), k_sample=2, noise=GeneratorNoise(seeded(seed)))
         start(dream, batch)
-        return dream.step(slot(batch, CONTEXT))
+        return dream.step(timestep(batch, CONTEXT))
 
     one = dreamt(batch)
     assert torch.equal(one.latents, dreamt(batch).latents)
@@ -229,7 +229,7 @@ def test_selected_rows_dream_on_alone() -> None:
     for t in (CONTEXT, CONTEXT + 1):
         for each in (dream, alone):
             each.noise = GeneratorNoise(seeded(t))
-        found, expected = dream.step(slot(only, t)), alone.step(slot(only, t))
+        found, expected = dream.step(timestep(only, t)), alone.step(timestep(only, t))
         torch.testing.assert_close(found.latents, expected.latents, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(found.features, expected.features, atol=1e-5, rtol=1e-4)
 
@@ -252,7 +252,7 @@ def test_a_number_of_steps_off_the_grid_is_refused(k_sample: int) -> None:
 
 @pytest.fixture
 def encoded(tmp_path: Path) -> Dataset:
-    """Episodes of 7, 2 and 5 slots with the latents of the tiny tokenizer, in standard units."""
+    """Episodes of 7, 2 and 5 timesteps with the latents of the tiny tokenizer, in standard units."""
     dataset = make_dataset(tmp_path, [7, 2, 5])
     encode_dataset(standard_tokenizer(dataset), "tiny", dataset)
     return dataset
@@ -333,7 +333,7 @@ def test_a_player_asked_for_everything_is_told_what_is_left(encoded: Dataset) ->
 
 
 def contexts(dataset: Dataset, length: int, wanted: int) -> Batch:
-    """A clip of one row that ends at slot 0 of an episode, or of `wanted` real slots."""
+    """A clip of one row that ends at timestep 0 of an episode, or of `wanted` real timesteps."""
     clips = ClipSpec(
         EpisodeSelection("train"),
         BatchShapes(1, length),
@@ -497,12 +497,12 @@ def trajectories(model: WorldAndAgent, batch: Batch, seed: int = 0) -> Any:
 
 def test_steps_after_a_dreamt_terminal_are_masked() -> None:
     model, batch = WorldAndAgent(make_dynamics(), make_agent()), make_batch(3, CONTEXT)
-    # Logits that slots 1 .. 4 are not terminal, a column for each row.
+    # Logits that timesteps 1 .. 4 are not terminal, a column for each row.
     script = torch.tensor([[2.0, -2, 2, 2], [2, 2, 2, -2], [-2, 2, 2, 2]])
     model.agent.heads.continues = Scripted(script.T.tolist())
     dreamt = trajectories(model, batch)
     torch.testing.assert_close(dreamt.continues[:, 1:], script.sigmoid())
-    # Row 0 ends by arriving at slot 2: it acted at slots 0 and 1. Row 1 ends by its last step.
+    # Row 0 ends by arriving at timestep 2: it acted at timesteps 0 and 1. Row 1 ends by its last step.
     assert dreamt.alive.tolist() == [[True, True, False, False], [True] * 4, [True, False, False, False]]
 
 
@@ -553,7 +553,7 @@ def test_imagination_loss_by_hand(tmp_path: Path) -> None:
     policy, prior = heads.act(states), make_agent().heads.act(states)
     assert 0 < alive.float().mean() < 1 and metrics["kl"] > 1e-3
     advantages = returns - values[:, :-1]
-    assert ((advantages >= 0) != (returns >= values[:, 1:]))[alive].any()  # the slot of the baseline matters
+    assert ((advantages >= 0) != (returns >= values[:, 1:]))[alive].any()  # the timestep of the baseline matters
     expected, _ = PmpoLoss(config)(policy, prior, dreamt.actions, advantages, alive)
     value = heads.value_bins.loss(logits[:, :-1], returns)[alive].mean()
     torch.testing.assert_close(metrics["value"], value.detach())
@@ -618,7 +618,7 @@ def asked_for_all(goal_all: AgentConfig) -> WorldAndAgent:
 def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: Any, tmp_path: Path) -> None:
     """One for each task that is left and comes about, once, less what `risk` expects. The agent is told what is left.
 
-    Slot by slot: features are those of the agent that was told of each slot what was left after it.
+    Timestep by timestep: features are those of the agent that was told of each timestep what was left after it.
     """
     config = dataclasses.replace(
         CONFIG,
@@ -649,7 +649,7 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
     whole = torch.cat((left, dreamt.task), dim=1)
     anew = stage._relive(model, dreamt, GeneratorNoise(seeded(0)))
     torch.testing.assert_close(anew, dreamt.features, atol=2e-5, rtol=1e-4)
-    other = dataclasses.replace(dreamt, task=whole[:, CONTEXT - 1 : -1])  # told a slot too late
+    other = dataclasses.replace(dreamt, task=whole[:, CONTEXT - 1 : -1])  # told a timestep too late
     changed = (whole[:, CONTEXT:] != whole[:, CONTEXT - 1 : -1]).any(dim=2)
     late = (stage._relive(model, other, GeneratorNoise(seeded(0))) - anew)[:, 1:].abs().amax(dim=2)
     assert changed.any() and (late[changed] > 1e-4).all()
@@ -760,7 +760,7 @@ def test_only_policy_and_value_heads_learn_in_the_dream(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("own_weights", [True, False])
 def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Path) -> None:
-    # Histories without noise: seen anew, the dreamt slots give the very features that the dream had.
+    # Histories without noise: seen anew, the dreamt timesteps give the very features that the dream had.
     imagination = dataclasses.replace(CONFIG.imagination, finetune="agent")
     agent = dataclasses.replace(AGENT, own_weights=own_weights)
     config = dataclasses.replace(CONFIG, imagination=imagination, agent=agent)

@@ -107,9 +107,9 @@ def test_minerl(tmp_path: Path) -> None:
         trajectory = read_trajectory(folder, NAVIGATE)
         frames = every_frame(folder / "recording.mp4")
         np.testing.assert_array_equal(dataset.frames(row.id, 0, row.length), frames[-row.length :])  # the last as well
-        episode, slots = dataset.episode(row.id), trajectory.slots()
+        episode, timesteps = dataset.episode(row.id), trajectory.timesteps()
         for name in ("actions", "rewards", "is_terminal", "camera", "is_null"):
-            np.testing.assert_array_equal(getattr(episode, name), slots[name], name)
+            np.testing.assert_array_equal(getattr(episode, name), timesteps[name], name)
         assert (row.task, row.label, row.success, row.return_) == (NAVIGATE, "navigate", True, 100.0)
         assert episode.frames.path == folder / "recording.mp4" and row.length == len(trajectory.rewards) + 1
 

@@ -1,4 +1,4 @@
-"""From disk to batches: the time convention slot by slot, and one order whatever loads it."""
+"""From disk to batches: the time convention timestep by timestep, and one order whatever loads it."""
 
 import dataclasses
 import itertools
@@ -40,15 +40,24 @@ VOCABULARY = ("<pad>", "<unknown>", "open", "the", "door")
 
 
 def hand_made(task: str, seed: int, steps: int) -> Episode:
-    """Slot t shows the number `10 * seed + t`, was reached by action t % 7, and brought reward t."""
-    slots = np.arange(steps)
-    frames = np.broadcast_to((10 * seed + slots)[:, None, None, None], (steps, 8, 6, 3)).astype(np.uint8)
+    """Timestep t shows the number `10 * seed + t`, was reached by action t % 7, and brought reward t."""
+    timesteps = np.arange(steps)
+    frames = np.broadcast_to((10 * seed + timesteps)[:, None, None, None], (steps, 8, 6, 3)).astype(np.uint8)
     frames[..., 1] += 1  # channels and axes must not be mixed up
     frames[:, 2, :, :] = 200
-    terminal = slots == steps - 1
+    terminal = timesteps == steps - 1
     source, success = ("expert", True) if seed % 2 else ("random", False)
     return Episode(
-        frames, slots[:, None] % 7, slots.astype(np.float32), terminal, task, "open the door", source, 0, seed, success
+        frames,
+        timesteps[:, None] % 7,
+        timesteps.astype(np.float32),
+        terminal,
+        task,
+        "open the door",
+        source,
+        0,
+        seed,
+        success,
     )
 
 
@@ -107,8 +116,8 @@ def assert_equal(a: list[Batch], b: list[Batch]) -> None:
             assert x is None or (x.dtype == y.dtype and torch.equal(x, y)), field.name
 
 
-def test_every_slot_of_a_hand_made_episode(tmp_path: Path) -> None:
-    """One episode of 6 slots in clips of 10 that begin 3 slots early: padding left and right around all of it."""
+def test_every_timestep_of_a_hand_made_episode(tmp_path: Path) -> None:
+    """One episode of 6 timesteps in clips of 10 that begin 3 timesteps early: padding on the left and on the right."""
     dataset = make(tmp_path, "a", [6])
     stage = StageConfig(batch=64, length=10)
     batch = take(1, [dataset], stage=stage, left_pad=3)[0]
@@ -129,7 +138,7 @@ def test_every_slot_of_a_hand_made_episode(tmp_path: Path) -> None:
     assert row(batch.mask) == [False] * 3 + [True] * 6 + [False]
     by_hand = [5.0]
     for reward in (4, 3, 2, 1):
-        by_hand.insert(0, reward + 0.5 * by_hand[0])  # returns at slots 0..4; slot 5 is the last
+        by_hand.insert(0, reward + 0.5 * by_hand[0])  # returns at timesteps 0..4; timestep 5 is the last
     assert row(batch.returns)[3:9] == [*by_hand, 0]
     assert batch.task[left].tolist() == [2, 3, 4, 0]
 
@@ -138,9 +147,9 @@ def test_returns_reach_past_the_clip(datasets: list[Dataset]) -> None:
     batch = take(1, datasets[1:], left_pad=0, gamma=1.0)[0]
     assert batch.frames is not None
     row = int((batch.frames[:, -1, 0, 0, 0] < 19).int().argmax())  # a clip that ends before its episode of 20
-    slot = int(batch.frames[row, -1, 0, 0, 0])
-    assert slot < 19
-    assert batch.returns[row, -1] == sum(range(slot + 1, 20))
+    timestep = int(batch.frames[row, -1, 0, 0, 0])
+    assert timestep < 19
+    assert batch.returns[row, -1] == sum(range(timestep + 1, 20))
 
 
 def test_latents_stand_where_their_frames_do(datasets: list[Dataset]) -> None:
@@ -151,7 +160,7 @@ def test_latents_stand_where_their_frames_do(datasets: list[Dataset]) -> None:
         assert coded.latents.dtype == torch.float16 and coded.latents.shape[2:] == (2, 3)
         assert torch.equal(seen.actions, coded.actions) and torch.equal(seen.mask, coded.mask)
         step = coded.latents[:, :, 0, 0] * 64  # row of the dataset's flat arrays
-        value = seen.frames[:, :, 0, 0, 0].long()  # 10 * episode + slot
+        value = seen.frames[:, :, 0, 0, 0].long()  # 10 * episode + timestep
         for row in range(len(step)):
             found = [
                 any(step[row, t] == at + value[row, t] - 10 * i for at_ in starts for i, at in enumerate(at_))
@@ -251,7 +260,7 @@ def test_selected_rows_keep_their_order(datasets: list[Dataset]) -> None:
 def test_filter_and_errors(datasets: list[Dataset], tmp_path: Path) -> None:
     kept = take(4, datasets, left_pad=0, keep=lambda row: row.length == 14)
     values = torch.cat([batch.frames[:, :, 0, 0, 0].flatten() for batch in kept if batch.frames is not None])
-    assert int(values.min()) >= 10 and int(values.max()) <= 23  # episode 1 of 14 slots, no other
+    assert int(values.min()) >= 10 and int(values.max()) <= 23  # episode 1 of 14 timesteps, no other
     with pytest.raises(ValueError, match="no episode"):
         take(1, datasets, keep=lambda row: False)
     with pytest.raises(ValueError, match="embody encode"):

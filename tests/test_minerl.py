@@ -43,7 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_slot_t_holds_the_action_that_led_to_observation_t(tmp_path: Path) -> None:
+def test_timestep_t_holds_the_action_that_led_to_observation_t(tmp_path: Path) -> None:
     arrays = minerl_arrays(TREECHOP, 3)
     for key in minerl_space(TREECHOP).keys:
         arrays[f"action${key}"] = np.array([0, 0, 0])
@@ -52,32 +52,32 @@ def test_slot_t_holds_the_action_that_led_to_observation_t(tmp_path: Path) -> No
     arrays["reward"] = np.array([0, 0, 1], np.float32)
     folder = write_trajectory(tmp_path, TREECHOP, "a", arrays, __file__, frames=10, success=True)  # type: ignore[arg-type]
     trajectory = read_trajectory(folder, TREECHOP)
-    slots = trajectory.slots()
+    timesteps = trajectory.timesteps()
     keys = minerl_space(TREECHOP).keys
     assert trajectory.first_frame == 6  # observations 0 to 3 are the last four of ten frames
-    assert [{keys[place] for place in np.flatnonzero(row[:-1])} for row in slots["actions"]] == [
+    assert [{keys[place] for place in np.flatnonzero(row[:-1])} for row in timesteps["actions"]] == [
         set(),
         {"forward"},
         set(),
         {"attack"},
     ]
-    assert slots["actions"][:, -1].tolist() == [0, 60, 60, int(camera_bins([-4, 4]))]
-    assert slots["camera"].tolist() == [[0, 0], [0, 0], [0, 0], [-4, 4]]
-    assert slots["rewards"].tolist() == [0, 0, 0, 1] and slots["is_terminal"].tolist() == [False] * 3 + [True]
-    assert slots["is_null"].tolist() == [False, False, True, False]
-    assert slots["success"] and slots["events"] is None
+    assert timesteps["actions"][:, -1].tolist() == [0, 60, 60, int(camera_bins([-4, 4]))]
+    assert timesteps["camera"].tolist() == [[0, 0], [0, 0], [0, 0], [-4, 4]]
+    assert timesteps["rewards"].tolist() == [0, 0, 0, 1] and timesteps["is_terminal"].tolist() == [False] * 3 + [True]
+    assert timesteps["is_null"].tolist() == [False, False, True, False]
+    assert timesteps["success"] and timesteps["events"] is None
 
 
 def test_all_actions_come_back(tmp_path: Path) -> None:
     arrays = minerl_arrays(OBTAIN, 200)
     folder = write_trajectory(tmp_path, OBTAIN, "a", arrays, Path(__file__))
-    slots = read_trajectory(folder, OBTAIN).slots()
+    timesteps = read_trajectory(folder, OBTAIN).timesteps()
     space = minerl_space(OBTAIN)
     for t in range(200):
-        back = space.dictionary(slots["actions"][t + 1])
+        back = space.dictionary(timesteps["actions"][t + 1])
         assert all(back[key] == arrays[f"action${key}"][t] for key in (*space.keys, *space.words))
-    np.testing.assert_array_equal(slots["actions"][1:, -1], camera_bins(arrays["action$camera"]))
-    assert not slots["success"] and not slots["is_terminal"].any()
+    np.testing.assert_array_equal(timesteps["actions"][1:, -1], camera_bins(arrays["action$camera"]))
+    assert not timesteps["success"] and not timesteps["is_terminal"].any()
 
 
 def test_inventory_wear_and_reward_tell_the_tasks(tmp_path: Path) -> None:
@@ -107,8 +107,8 @@ def test_inventory_wear_and_reward_tell_the_tasks(tmp_path: Path) -> None:
     kinds[100:], worn[100:] = "wooden_pickaxe", 3  # another tool in the hand is no use of it
     worn[110:] = 4
     arrays["reward"][399] = 1024
-    slots = read_trajectory(write_trajectory(tmp_path, OBTAIN, "a", arrays, Path(__file__)), OBTAIN).slots()
-    assert [(int(t), TASKS[p]) for t, p in zip(*np.nonzero(slots["events"]), strict=True)] == [
+    timesteps = read_trajectory(write_trajectory(tmp_path, OBTAIN, "a", arrays, Path(__file__)), OBTAIN).timesteps()
+    assert [(int(t), TASKS[p]) for t, p in zip(*np.nonzero(timesteps["events"]), strict=True)] == [
         (10, "mine_log"),
         (20, "craft_crafting_table"),
         (30, "place_crafting_table"),
@@ -118,7 +118,7 @@ def test_inventory_wear_and_reward_tell_the_tasks(tmp_path: Path) -> None:
         (110, "use_wooden_pickaxe"),
         (400, "mine_diamond"),
     ]
-    assert slots["success"]
+    assert timesteps["success"]
 
 
 def broken(arrays: dict[str, NDArray], case: str) -> str:

@@ -68,8 +68,8 @@ def test_batches_of_plain_datasets_are_what_they_always_were(tmp_path: Path) -> 
     assert hashlib.sha256(meta).hexdigest()[:16] == "6ba961b3156809c0"  # version 1
 
 
-def slots_shown(seed: int, steps: int, events: np.ndarray | None, **fields: Any) -> Episode:
-    """Slot t shows the number t, in channel 1 the seed."""
+def timesteps_shown(seed: int, steps: int, events: np.ndarray | None, **fields: Any) -> Episode:
+    """Timestep t shows the number t, in channel 1 the seed."""
     frames = np.zeros((steps, 8, 6, 3), np.uint8)
     frames[..., 0], frames[..., 1] = np.arange(steps)[:, None, None], seed
     values = {
@@ -90,8 +90,8 @@ def slots_shown(seed: int, steps: int, events: np.ndarray | None, **fields: Any)
 
 def at(steps: int, *places: tuple[int, int]) -> np.ndarray:
     events = np.zeros((steps, 3), bool)
-    for slot, task in places:
-        events[slot, task] = True
+    for timestep, task in places:
+        events[timestep, task] = True
     return events
 
 
@@ -106,7 +106,7 @@ def write(root: Path, *episodes: Episode, tasks: tuple[str, ...] = ("x", "y", "z
 def plain(root: Path, *lengths: int, actions: int = 7) -> Dataset:
     """Unlabelled episodes, whose frames show 200 in channel 1."""
     episodes = [
-        slots_shown(200, n, None, labelled=False, success=True, actions=np.zeros((n, 1), np.int64), is_null=None)
+        timesteps_shown(200, n, None, labelled=False, success=True, actions=np.zeros((n, 1), np.int64), is_null=None)
         for n in lengths
     ]
     return write(root, *episodes, tasks=("c",), actions=actions)
@@ -123,7 +123,7 @@ def rows(loaded: Iterator[Batch] | list[Batch]) -> Iterator[dict[str, torch.Tens
 
 
 def test_a_recording_is_relabelled_for_the_task_that_is_drawn(tmp_path: Path) -> None:
-    dataset = write(tmp_path / "set", slots_shown(1, 10, at(10, (2, 0), (5, 0), (5, 2), (9, 0))))
+    dataset = write(tmp_path / "set", timesteps_shown(1, 10, at(10, (2, 0), (5, 0), (5, 2), (9, 0))))
     by_hand = {  # rewards, and returns at gamma 1/2
         2: ([0, 0, 1, 0, 0, 1, 0, 0, 0, 1], None),
         4: ([0, 0, 0, 0, 0, 1, 0, 0, 0, 0], [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 0, 0, 0, 0, 0]),
@@ -146,11 +146,11 @@ def test_a_recording_is_relabelled_for_the_task_that_is_drawn(tmp_path: Path) ->
 
 def test_recordings_in_which_nothing_is_achieved_are_drawn_too(tmp_path: Path) -> None:
     """They show how the world goes on, whatever comes of it; no task is theirs."""
-    nothing = write(tmp_path / "nothing", slots_shown(1, 10, at(10)))
+    nothing = write(tmp_path / "nothing", timesteps_shown(1, 10, at(10)))
     alone = list(rows(take(2, [nothing], left_pad=0)))
     assert all(row["frames"][0, 1, 0, 0] == 1 and row["labelled"] for row in alone)
     assert not any(row["task"].any() or row["rewards"].any() for row in alone)
-    some = write(tmp_path / "some", slots_shown(2, 10, at(10, (5, 0))))
+    some = write(tmp_path / "some", timesteps_shown(2, 10, at(10, (5, 0))))
     drawn = [int(row["frames"][0, 1, 0, 0]) for row in rows(take(10, [nothing, some], left_pad=0))]
     assert set(drawn) == {1, 2}
     achieving = rows(take(10, [nothing, some], left_pad=0, uniform_share=0.0))
@@ -161,8 +161,8 @@ def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> Non
     """By hand: what an earlier episode achieved does not count, what this one achieved before does."""
     dataset = write(
         tmp_path / "set",
-        slots_shown(1, 10, at(10, (2, 0), (5, 0), (5, 2), (7, 2), (9, 0))),
-        slots_shown(2, 10, at(10, (3, 2), (3, 0), (8, 2))),
+        timesteps_shown(1, 10, at(10, (2, 0), (5, 0), (5, 2), (7, 2), (9, 0))),
+        timesteps_shown(2, 10, at(10, (3, 2), (3, 0), (8, 2))),
     )
     returns = {1: [5 / 8 + 1 / 16 - 1 / 8, 9 / 8, 1 / 4, 1 / 2, 1], 2: [1 / 4, 1 / 2, 1, 0, 0]}  # gamma 1/2
     paid = {1: [2, 5], 2: [3]}
@@ -185,15 +185,15 @@ def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> Non
         drawn.add(seed)
     assert drawn == {1, 2}
     # Of short clips too, where they begin: what is repeated before an episode or behind it achieved nothing.
-    at_slots = {1: {(2, 0), (5, 0), (5, 2), (7, 2), (9, 0)}, 2: {(3, 0), (3, 2), (8, 2)}}
+    at_timesteps = {1: {(2, 0), (5, 0), (5, 2), (7, 2), (9, 0)}, 2: {(3, 0), (3, 2), (8, 2)}}
     for row in rows(take(10, [dataset], stage=StageConfig(batch=8, length=4), left_pad=2, goal="all")):
-        seed, slots = int(row["frames"][0, 1, 0, 0]), row["frames"][:, 0, 0, 0].tolist()
-        found = {(slots[t], task) for t, task in row["events"].nonzero().tolist()}
-        assert found == {(slot, task) for slot, task in at_slots[seed] if slot in slots}
-        for t, now in enumerate(slots):
-            had = {task for slot, task in at_slots[seed] if slot <= now}
+        seed, timesteps = int(row["frames"][0, 1, 0, 0]), row["frames"][:, 0, 0, 0].tolist()
+        found = {(timesteps[t], task) for t, task in row["events"].nonzero().tolist()}
+        assert found == {(timestep, task) for timestep, task in at_timesteps[seed] if timestep in timesteps}
+        for t, now in enumerate(timesteps):
+            had = {task for timestep, task in at_timesteps[seed] if timestep <= now}
             assert set(row["task"][t].nonzero()[:, 0].tolist()) == {0, 1, 2} - had
-    own = write(tmp_path / "own", slots_shown(3, 10, at(10, (4, 1)), rewards=np.arange(10, dtype=np.float32) / 10))
+    own = write(tmp_path / "own", timesteps_shown(3, 10, at(10, (4, 1)), rewards=np.arange(10, dtype=np.float32) / 10))
     for row in rows(take(2, [own], stage=StageConfig(batch=8, length=10), left_pad=0, goal="recorded")):
         np.testing.assert_allclose(row["rewards"], np.arange(10) / 10, rtol=1e-6)  # the recording's own, nothing else
         assert row["returns"][7] == pytest.approx(0.8 + 0.9 / 2) and row["task"].sum() == 20 + 4
@@ -212,19 +212,19 @@ def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> Non
     )
 
 
-def _paying(seed: int, slots: list[int]) -> Episode:
+def _paying(seed: int, timesteps: list[int]) -> Episode:
     rewards = np.zeros(10, np.float32)
-    rewards[slots] = 1
-    return slots_shown(seed, 10, None, rewards=rewards)
+    rewards[timesteps] = 1
+    return timesteps_shown(seed, 10, None, rewards=rewards)
 
 
 def test_returns_of_events_are_those_of_their_rewards(tmp_path: Path) -> None:
     """The same recording, once by events and once by plain rewards, in clips with padding on both sides."""
     random = np.random.default_rng(0)
     events = at(40, *((int(t), 0) for t in random.permutation(np.arange(1, 40))[:9]))
-    one = write(tmp_path / "one", slots_shown(1, 40, events))
+    one = write(tmp_path / "one", timesteps_shown(1, 40, events))
     rewards = events[:, 0].astype(np.float32)
-    other = write(tmp_path / "two", slots_shown(1, 40, None, rewards=rewards, label="open"), tasks=("c",))
+    other = write(tmp_path / "two", timesteps_shown(1, 40, None, rewards=rewards, label="open"), tasks=("c",))
     settings = {"stage": StageConfig(batch=8, length=30), "left_pad": 20, "gamma": 0.9}
     for a, b in zip(take(5, [one], **settings), take(5, [other], **settings), strict=True):
         for name in ("rewards", "task", "frames", "mask", "is_null"):
@@ -233,7 +233,7 @@ def test_returns_of_events_are_those_of_their_rewards(tmp_path: Path) -> None:
 
 
 def test_returns_may_stop_at_the_next_event(tmp_path: Path) -> None:
-    dataset = write(tmp_path / "set", slots_shown(1, 6, at(6, (2, 0), (4, 0))))
+    dataset = write(tmp_path / "set", timesteps_shown(1, 6, at(6, (2, 0), (4, 0))))
     for batch in take(9, [dataset], stage=StageConfig(batch=2, length=6), left_pad=0, gamma=0.5, once=True):
         torch.testing.assert_close(batch.returns, torch.tensor([[0.5, 1, 0.5, 1, 0, 0]]).expand(2, 6))
     found, every = (reward_statistics([dataset], OneTask(), 0.5, once) for once in (True, False))
@@ -244,7 +244,7 @@ def test_returns_may_stop_at_the_next_event(tmp_path: Path) -> None:
 def test_relevant_clips_hold_an_event_of_their_task_anywhere(tmp_path: Path) -> None:
     places = {2: [(1, 3), (1, 30), (2, 11)], 3: [(2, 0)], 4: [(2, 19)]}
     first, second = at(60, (3, 0), (30, 0)), at(20, (11, 0), (19, 2))
-    dataset = write(tmp_path / "set", slots_shown(1, 60, first), slots_shown(2, 20, second))
+    dataset = write(tmp_path / "set", timesteps_shown(1, 60, first), timesteps_shown(2, 20, second))
     stage, found, offsets = StageConfig(batch=10, length=6), [], []
     for batch in take(300, [dataset], stage=stage, left_pad=3, uniform_share=0.1):
         assert batch.frames is not None
@@ -252,10 +252,10 @@ def test_relevant_clips_hold_an_event_of_their_task_anywhere(tmp_path: Path) -> 
             task, seed = int(batch.task[row, 0]), int(batch.frames[row, 0, 1, 0, 0])
             hit = (batch.rewards[row] > 0) & batch.mask[row]
             assert hit.any()
-            slots = batch.frames[row, hit, 0, 0, 0].tolist()
-            assert len(slots) == 1 and (seed, slots[0]) in places[task]
-            found.append((task, seed, slots[0]))
-            if slots[0] == 30:
+            timesteps = batch.frames[row, hit, 0, 0, 0].tolist()
+            assert len(timesteps) == 1 and (seed, timesteps[0]) in places[task]
+            found.append((task, seed, timesteps[0]))
+            if timesteps[0] == 30:
                 offsets.append(int(hit.int().argmax()))
     counts = {key: found.count(key) for key in set(found)}
     n = len(found)  # tasks alike, and a task's events alike
@@ -270,14 +270,14 @@ def test_ranges_hold_what_events_pay(tmp_path: Path) -> None:
     """Of a recording of many tasks each task's events, 0 or 1; its own rewards are not read, nor are plain videos'."""
     raw = np.zeros(20, np.float32)
     raw[5] = 1024
-    recorded = write(tmp_path / "m", slots_shown(1, 20, at(20, (5, 0), (6, 0), (9, 0), (3, 2)), rewards=raw))
+    recorded = write(tmp_path / "m", timesteps_shown(1, 20, at(20, (5, 0), (6, 0), (9, 0), (3, 2)), rewards=raw))
     videos = plain(tmp_path / "p", 30)
     found = reward_statistics([recorded, videos], OneTask(), 0.9)
     assert found is not None and found.rewards == (0, 1)
     loaded = [batch for batch in take(40, [recorded], gamma=0.9)]  # what the loader makes of it, all over
-    assert found.returns == (0, pytest.approx(1 + 0.9 + 0.9**4))  # before the first of slots 5, 6, 9
+    assert found.returns == (0, pytest.approx(1 + 0.9 + 0.9**4))  # before the first of timesteps 5, 6, 9
     assert max(float(batch.returns.max()) for batch in loaded) == pytest.approx(found.returns[1])
-    once = np.concatenate([np.zeros(36), np.ones(4)])  # 20 slots for each of the two tasks that occur
+    once = np.concatenate([np.zeros(36), np.ones(4)])  # 20 timesteps for each of the two tasks that occur
     assert (found.mean, found.std) == pytest.approx((once.mean(), once.std(ddof=1)))
     beside = make(tmp_path, "a", [5])
     both = reward_statistics([recorded, beside], OneTask(), 0.9)
@@ -290,7 +290,7 @@ def test_ranges_hold_what_events_pay(tmp_path: Path) -> None:
 
 
 def test_relevant_clips_may_begin_before_they_hold_their_event(tmp_path: Path) -> None:
-    dataset = write(tmp_path / "set", slots_shown(1, 40, at(40, (30, 0))))
+    dataset = write(tmp_path / "set", timesteps_shown(1, 40, at(40, (30, 0))))
     stage, first = StageConfig(batch=10, length=4), []
     for batch in take(100, [dataset], stage=stage, left_pad=0, uniform_share=0.1, event_lead=6):
         assert batch.frames is not None
@@ -305,8 +305,8 @@ def test_relevant_clips_may_begin_before_they_hold_their_event(tmp_path: Path) -
 def test_some_clips_hold_a_miss(tmp_path: Path) -> None:
     """The action that mostly brings the task's event, here 3 and 2, and no event of it."""
     events = at(40, (3, 0), (10, 0), (11, 0), (9, 2), (17, 2))
-    dataset = write(tmp_path / "set", slots_shown(1, 40, events))
-    taken, misses = {2: 3, 4: 2}, {2: [17, 24, 31, 38], 4: [2, 16, 23, 30, 37]}  # of slot t the action is t % 7
+    dataset = write(tmp_path / "set", timesteps_shown(1, 40, events))
+    taken, misses = {2: 3, 4: 2}, {2: [17, 24, 31, 38], 4: [2, 16, 23, 30, 37]}  # of timestep t the action is t % 7
     assert taken[4] == 9 % 7 and 17 % 7 == 3  # of two actions alike the first
     seen: dict[int, set[int]] = {2: set(), 4: set()}
     for batch in take(
@@ -314,18 +314,18 @@ def test_some_clips_hold_a_miss(tmp_path: Path) -> None:
     ):
         assert batch.frames is not None
         for row in range(1, 5):
-            task, slots = int(batch.task[row, 0]), batch.frames[row, :, 0, 0, 0].tolist()
-            held = set(slots) & set(misses[task])
-            assert held and not batch.rewards[row, [slots.index(slot) for slot in held]].any()
-            assert {int(batch.actions[row, slots.index(slot), 0]) for slot in held} == {taken[task]}
+            task, timesteps = int(batch.task[row, 0]), batch.frames[row, :, 0, 0, 0].tolist()
+            held = set(timesteps) & set(misses[task])
+            assert held and not batch.rewards[row, [timesteps.index(timestep) for timestep in held]].any()
+            assert {int(batch.actions[row, timesteps.index(timestep), 0]) for timestep in held} == {taken[task]}
             seen[task] |= held
         for row in range(5, 10):
             assert batch.rewards[row].any()
-    assert seen == {task: set(slots) for task, slots in misses.items()}
+    assert seen == {task: set(timesteps) for task, timesteps in misses.items()}
 
 
 def test_misses_are_held_whatever_the_lead_of_clips(tmp_path: Path) -> None:
-    dataset = write(tmp_path / "set", slots_shown(1, 40, at(40, (3, 0), (10, 0))))
+    dataset = write(tmp_path / "set", timesteps_shown(1, 40, at(40, (3, 0), (10, 0))))
     stage = StageConfig(batch=10, length=3)
     for batch in take(20, [dataset], stage=stage, left_pad=0, uniform_share=0.1, miss_share=0.4, event_lead=20):
         assert batch.frames is not None
@@ -341,8 +341,8 @@ def test_misses_need_events(tmp_path: Path) -> None:
 
 
 def test_contexts_may_end_before_an_event(tmp_path: Path) -> None:
-    """1 to `event_lead` slots before one of their task, and never before the episode begins."""
-    dataset = write(tmp_path / "set", slots_shown(1, 40, at(40, (3, 0), (30, 0))))
+    """1 to `event_lead` timesteps before one of their task, and never before the episode begins."""
+    dataset = write(tmp_path / "set", timesteps_shown(1, 40, at(40, (3, 0), (30, 0))))
     stage, last = StageConfig(batch=10, length=4), []
     for batch in take(100, [dataset], stage=stage, left_pad=3, uniform_share=0.1, event_lead=6, contexts=True):
         assert batch.frames is not None and batch.mask[:, -1].all()
@@ -354,25 +354,25 @@ def test_contexts_may_end_before_an_event(tmp_path: Path) -> None:
     assert counts[0] == pytest.approx(300, abs=60)
 
 
-def test_contexts_may_be_of_the_first_slots_alone(tmp_path: Path) -> None:
-    """The first 12 of 40 slots, as if the episode ended there: later events do not count, nor make it relevant."""
-    late = slots_shown(2, 40, at(40, (20, 0)))
-    dataset = write(tmp_path / "set", slots_shown(1, 40, at(40, (8, 0), (30, 0))), late)
+def test_contexts_may_be_of_the_first_timesteps_alone(tmp_path: Path) -> None:
+    """The first 12 of 40 timesteps, as if the episode ended there: later events do not count, nor make it relevant."""
+    late = timesteps_shown(2, 40, at(40, (20, 0)))
+    dataset = write(tmp_path / "set", timesteps_shown(1, 40, at(40, (8, 0), (30, 0))), late)
     stage = StageConfig(batch=10, length=4)
     settings = {"stage": stage, "left_pad": 3, "uniform_share": 0.5, "event_lead": 3, "contexts": True}
     ends: dict[str, set[tuple[int, int]]] = {"any": set(), "before an event": set()}
     for batch in take(100, [dataset], first_timesteps=12, goal="all", **settings):
         assert batch.frames is not None
-        where = [(int(seed), int(slot)) for slot, seed in batch.frames[:, -1, :2, 0, 0].tolist()]
+        where = [(int(seed), int(timestep)) for timestep, seed in batch.frames[:, -1, :2, 0, 0].tolist()]
         ends["any"] |= set(where[:5])
         ends["before an event"] |= set(where[5:])
-        assert batch.task[:, -1, 0].tolist() == [not (seed == 1 and slot >= 8) for seed, slot in where]
-    assert ends["any"] == {(seed, slot) for seed in (1, 2) for slot in range(11)}
-    assert ends["before an event"] == {(1, slot) for slot in (5, 6, 7)}
+        assert batch.task[:, -1, 0].tolist() == [not (seed == 1 and timestep >= 8) for seed, timestep in where]
+    assert ends["any"] == {(seed, timestep) for seed in (1, 2) for timestep in range(11)}
+    assert ends["before an event"] == {(1, timestep) for timestep in (5, 6, 7)}
 
 
 def test_success_and_events_are_drawn_side_by_side(tmp_path: Path) -> None:
-    with_events = write(tmp_path / "set", slots_shown(1, 20, at(20, (7, 0))))
+    with_events = write(tmp_path / "set", timesteps_shown(1, 20, at(20, (7, 0))))
     # Odd episodes of a succeed; plain videos never do.
     datasets = [make(tmp_path, "a", [5, 14, 3, 9]), with_events, plain(tmp_path / "c", 30)]
     kinds = []
@@ -405,7 +405,7 @@ def test_rows_of_plain_videos_say_so(tmp_path: Path) -> None:
     same = take(5, datasets[:1]), take(5, datasets, labelled_only=True)
     assert all(torch.equal(a.returns, b.returns) for a, b in zip(*same, strict=True))  # as if they were not there
     with pytest.raises(ValueError, match="differ in actions"):
-        take(1, [datasets[0], write(tmp_path / "d", slots_shown(1, 9, None), tasks=("c",), actions=9)])
+        take(1, [datasets[0], write(tmp_path / "d", timesteps_shown(1, 9, None), tasks=("c",), actions=9)])
 
 
 def test_agents_train_as_long_as_labelled_recordings_are(tmp_path: Path) -> None:
@@ -473,7 +473,7 @@ def test_the_agent_learns_nothing_from_plain_videos_and_null_actions_if_so_asked
 
 @pytest.mark.parametrize("labelled_only", [False, True])
 def test_rows_are_shared_out_by_weight(tmp_path: Path, labelled_only: bool) -> None:
-    events = write(tmp_path / "e", slots_shown(100, 30, at(30, (4, 0), (9, 1))))
+    events = write(tmp_path / "e", timesteps_shown(100, 30, at(30, (4, 0), (9, 1))))
     datasets = [make(tmp_path, "a", [40]), plain(tmp_path / "c", 30, 300), events]
     weights = (1.0, 5.0, 2.0)
     loaded = take(

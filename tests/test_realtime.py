@@ -57,7 +57,7 @@ def begin(dream: Dream, batch: Batch) -> Tensor:
 
 
 def dreamt(dream: Dream, batch: Batch) -> list[Tensor]:
-    """Features of the context, then latents, features and rewards of the slots after it."""
+    """Features of the context, then latents, features and rewards of the timesteps after it."""
     found = [begin(dream, batch)]
     for actions in batch.actions[:, CONTEXT:].unbind(dim=1):
         step = dream.step(actions)
@@ -98,7 +98,7 @@ def test_matrices_of_eight_bits_dream_nearly_the_same(precision: Precision, conf
     assert type(weight) is not torch.nn.Parameter and weight.dtype == torch.bfloat16
     exact, half, found = (
         dreamt(make_dream(each), batch)[-2] for each in (model, for_inference(model), rounded)
-    )  # features of the last slot
+    )  # features of the last timestep
     error, error_half = (found - exact).abs().mean(), (half - exact).abs().mean()
     assert error_half < error < 0.2 * exact.abs().mean()
 

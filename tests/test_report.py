@@ -323,9 +323,9 @@ def test_dream_gif_moves_and_shows_real_over_imagined(tmp_path: Path) -> None:
     gif = Image.open(tmp_path / "dream.gif")
     assert gif.n_frames == 3 and gif.info["loop"] == 0 and gif.info["duration"] == 100  # type: ignore[attr-defined]
     orange = [0, 0, 0]
-    for slot in range(3):
-        gif.seek(slot)
-        orange[slot] = int((np.asarray(gif.convert("RGB")) == (217, 95, 2)).all(axis=2).sum())
+    for timestep in range(3):
+        gif.seek(timestep)
+        orange[timestep] = int((np.asarray(gif.convert("RGB")) == (217, 95, 2)).all(axis=2).sum())
     assert orange[:2] == [0, 0] and orange[2] > 2 * 4 * 32  # the frame around what was imagined
     last = np.asarray(gif.convert("RGB")).astype(int)
     colours = {tuple(pixel) for pixel in last.reshape(-1, 3)}

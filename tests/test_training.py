@@ -286,7 +286,7 @@ def test_every_setting_of_a_stages_clips_reaches_the_loader(
         agent_objective=dataclasses.replace(
             config.agent_objective, uniform_share=0.6, miss_share=0.1, event_lead=7, once=True
         ),
-        imagination=dataclasses.replace(config.imagination, gamma=0.7, uniform_share=0.8, first_slots=90),
+        imagination=dataclasses.replace(config.imagination, gamma=0.7, uniform_share=0.8, first_timesteps=90),
     )
     handed: list[tuple[ClipSpec, dict[str, int]]] = []
     module = sys.modules[f"embody.training.{name}"]

@@ -368,7 +368,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     for change, message in (
         ({"task": "log"}, "go together"),
         ({"events": None}, "go together"),
-        ({"events": np.ones((30, 2), bool)}, "slot 0"),
+        ({"events": np.ones((30, 2), bool)}, "timestep 0"),
         ({"labelled": False}, "neither actions nor events"),
         ({"camera": np.full((30, 2), np.nan, np.float32)}, "camera must be finite"),
         ({"camera": np.zeros((30, 3), np.float32)}, r"camera must be \[30, 2\]"),

@@ -25,7 +25,7 @@ def achieved(segment: Any) -> list[tuple[int, str]]:  # noqa: ANN401
     return [(int(t), TASKS[p]) for t, p in zip(*np.nonzero(segment.events), strict=True)]
 
 
-def test_slot_t_holds_the_action_of_line_t_minus_1(tmp_path: Path) -> None:
+def test_timestep_t_holds_the_action_of_line_t_minus_1(tmp_path: Path) -> None:
     lines = [vpt_line(("forward",), dx=20), vpt_line(("jump",)), vpt_line(("attack",))]
     lines[1]["stats"] = lines[2]["stats"] = {"minecraft.mine_block:minecraft.oak_log": 1, "minecraft.custom:jump": 4}
     segment = read(tmp_path, lines)
@@ -64,7 +64,7 @@ def test_attack_stuck_at_the_start_is_left_out_until_pressed(tmp_path: Path) -> 
 
 
 def test_the_wheel_is_a_hotbar_key(tmp_path: Path) -> None:
-    lines = [vpt_line(hotbar=slot) for slot in (4, 4, 6, 6, 0, 0)]
+    lines = [vpt_line(hotbar=place) for place in (4, 4, 6, 6, 0, 0)]
     segment = read(tmp_path, lines)
     assert pressed(segment) == [set(), set(), set(), {"hotbar.7"}, set(), {"hotbar.1"}]
     assert segment.is_null.tolist() == [False, True, True, False, True, False]
@@ -208,7 +208,7 @@ BROKEN = {
     "infinite": ([json.dumps(vpt_line()).replace('"dx": 0.0', '"dx": 1e999')], "line 2: inf is not finite"),
     "unknown key": ([json.dumps(vpt_line() | {"keyboard": {"keys": ["w"]}})], "line 2: unknown key 'w'"),
     "no mouse": (['{"keyboard": {"keys": []}}'], "line 2: lacks 'mouse'"),
-    "wrong slot": ([json.dumps(vpt_line(hotbar=40))], "line 2: hotbar must be 0 to 8, got 40"),
+    "wrong hotbar": ([json.dumps(vpt_line(hotbar=40))], "line 2: hotbar must be 0 to 8, got 40"),
     "odd stats": ([json.dumps(vpt_line(stats={"minecraft.mine_block:minecraft.oak_log": "x"}))], "stats or inventory"),
     "odd text": (["\x00"], "line 2: bad JSON"),
     "deep": ([DEEP], "line 2: bad JSON"),

@@ -180,7 +180,7 @@ def test_lpips_is_measured_at_some_horizons() -> None:
 
 
 def at(*rows: list[int], horizon: int = 12) -> np.ndarray:
-    return np.array([[slot in row for slot in range(horizon)] for row in rows])
+    return np.array([[timestep in row for timestep in range(horizon)] for row in rows])
 
 
 def test_rewards_are_matched_once_within_the_tolerance() -> None:
@@ -191,7 +191,7 @@ def test_rewards_are_matched_once_within_the_tolerance() -> None:
         ([4, 5, 6], [5], 2, 1),  # said three times, there once
         ([5], [4, 5, 6], 2, 1),
         ([2, 4], [0, 3], 2, 2),  # the nearest first would leave 4 for 3, and 2 for 0: as here
-        ([3, 4], [2, 3], 1, 2),  # slot 3 takes 2, and leaves 3 to slot 4
+        ([3, 4], [2, 3], 1, 2),  # timestep 3 takes 2, and leaves 3 to timestep 4
         ([3], [3], 0, 1),
         ([2], [3], 0, 0),
     ]
@@ -219,7 +219,7 @@ def test_imagined_returns_are_those_of_phase_3_at_lambda_1() -> None:
     last = torch.zeros(3, 6, dtype=torch.float64)
     last[:, -1] = torch.tensor(values)
     np.testing.assert_allclose(found, lambda_returns(*padded, last, 0.9, 1.0)[:, 0].numpy())
-    # An episode that ends after two slots: r_1 + gamma c_1 r_2, and no value.
+    # An episode that ends after two timesteps: r_1 + gamma c_1 r_2, and no value.
     ended = imagined_returns(rewards, continues, values, np.arange(5) < np.array([[2]] * 3), 0.9)
     np.testing.assert_allclose(ended, rewards[:, 0] + 0.9 * continues[:, 0] * rewards[:, 1])
 
@@ -246,7 +246,7 @@ def settings(rollouts: int, horizon: int) -> Config:
 
 
 def with_events(root: Path, steps: int) -> Dataset:
-    """Two recordings of two tasks: the first is achieved at every 5th slot, the second at slot 7 of the first one."""
+    """Two recordings of two tasks: the first is achieved at every 5th timestep, the second at timestep 7 of one."""
     random, episodes = np.random.default_rng(0), []
     for seed in range(2):
         actions = random.integers(0, ACTIONS.sizes, (steps, 2))
@@ -279,7 +279,7 @@ def test_dreams_of_recordings_of_many_tasks(tmp_path: Path) -> None:
     whole = r.valid.all(axis=1)
     assert set(r.rewards_real[of_open & whole].sum(axis=1)) <= {2, 3} and whole.sum() > 10
     assert r.rewards_real[~of_open].sum(axis=1).max() <= 1
-    # Every return belongs to a slot of one of the recordings, under its task, at the gamma of imagination.
+    # Every return belongs to a timestep of one of the recordings, under its task, at the gamma of imagination.
     possible: dict[str, list[float]] = {"open": [], "paint": []}
     for task, name in enumerate(("open", "paint")):
         for episode in range(2):
@@ -310,13 +310,13 @@ def test_dreams_of_everything_are_told_apart_by_task(tmp_path: Path) -> None:
     firsts = {(episode, task): at for episode, task, at in ((0, 0, 5), (1, 0, 5), (0, 1, 7))}
     for row in range(64):
         context = r.context_last[row]
-        (episode, slot), *_ = [
+        (episode, timestep), *_ = [
             (e, t) for e in range(2) for t in range(60) if (dataset.frames(e, t, t + 1)[0] == context).all()
         ]
         expected = np.zeros((5, 2), bool)
         for (e, task), at in firsts.items():
-            if e == episode and slot < at <= slot + 5:
-                expected[at - slot - 1, task] = True
+            if e == episode and timestep < at <= timestep + 5:
+                expected[at - timestep - 1, task] = True
         np.testing.assert_array_equal(r.rewards_real[row], expected)
     assert r.rewards_real.any(axis=(0, 1)).all()
     found = measure(dataclasses.replace(r, rewards_predicted=r.rewards_real.copy()), None)["rewards_within"]
@@ -349,7 +349,7 @@ def test_dreams_go_on_past_the_window(tmp_path: Path) -> None:
 
 
 def test_a_held_out_dream_stands_beside_its_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames, actions, rewards and returns are of the slots behind the context; rewards here tell their slot."""
+    """Frames, actions, rewards and returns are of the timesteps after the context; rewards here tell their timestep."""
     lengths, horizon, context = (9, 30), 4, CONFIG.evaluation.context
     rewards = [0.5 * t for length in lengths for t in range(length)]
     dataset = encoded(make_dataset(tmp_path, list(lengths), "validation", rewards=rewards))
@@ -378,24 +378,24 @@ def test_a_held_out_dream_stands_beside_its_recording(tmp_path: Path, monkeypatc
     found = dream_held_out(settings(32, horizon), tokenizer, model, [dataset], "abc")
     rollouts, returns = found.rollouts, found.returns
     assert returns is not None and rollouts.rewards_real is not None
-    places = [(episode, slot) for episode in range(2) for slot in range(lengths[episode])]
+    places = [(episode, timestep) for episode in range(2) for timestep in range(lengths[episode])]
     for row in range(32):
-        episode, slot = next(
+        episode, timestep = next(
             place
             for place in places
             if np.array_equal(dataset.frames(place[0], place[1], place[1] + 1)[0], rollouts.context_last[row])
         )
-        behind = range(slot + 1, lengths[episode])
+        behind = range(timestep + 1, lengths[episode])
         there = behind[:horizon]
         n = len(there)
         assert rollouts.valid[row].tolist() == [True] * n + [False] * (horizon - n)
         if n:
-            steps = (episode, slot + 1, slot + 1 + n)
+            steps = (episode, timestep + 1, timestep + 1 + n)
             np.testing.assert_array_equal(rollouts.real[row, :n], dataset.frames(*steps))
             np.testing.assert_array_equal(asked[0][row, :n], dataset.actions[dataset.rows(*steps)])
         assert rollouts.rewards_real[row, :n].tolist() == [0.5 * t for t in there]
         assert rollouts.imagined[row, :, 0, 0, 0].tolist() == [100, 101, 102, 103]
-        recorded = sum(0.5 * t * 0.9 ** (t - slot - 1) for t in behind)
+        recorded = sum(0.5 * t * 0.9 ** (t - timestep - 1) for t in behind)
         assert returns.recorded[row] == pytest.approx(recorded, rel=1e-5)
         assert returns.value[row] == context - 1
         assert returns.imagined[row] == pytest.approx(0.9**4 * 103 if n == horizon else 0)
@@ -413,7 +413,7 @@ def test_tokenizer_quality_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(real[-20:], dataset.frames(1, 110, 130))
 
 
-def test_the_value_is_that_of_the_contexts_last_slot(tmp_path: Path) -> None:
+def test_the_value_is_that_of_the_contexts_last_timestep(tmp_path: Path) -> None:
     """A value head that says 2 at once, rewards of 0 and certain continues: imagined is gamma^H 2."""
     dataset, agent = encoded(make_dataset(tmp_path, [40, 40], "validation")), make_agent()
     tokenizer, model = make_tokenizer(), WorldAndAgent(make_dynamics(), agent)

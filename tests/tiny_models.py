@@ -172,9 +172,9 @@ def make_dataset(
     rewards: Sequence[float] | None = None,
     events: Sequence[tuple[int, int]] | None = None,
 ) -> Dataset:
-    """Episodes of random pixels, actions and (if not given, one after the other) rewards, of so many slots each.
+    """Episodes of random pixels, actions and (if not given, one after the other) rewards, of so many timesteps each.
 
-    With `events`, of each the (slot, task), they are recordings of three tasks: "go", "red" and "door".
+    With `events`, of each the (timestep, task), they are recordings of three tasks: "go", "red" and "door".
     """
     tasks = (TASK,) if events is None else ("go", "red", "door")
     labels = () if events is None else tasks

@@ -15,21 +15,21 @@ __all__ = ["AgentLoss", "PmpoLoss", "ahead", "lambda_returns", "until_rewarded"]
 
 
 def ahead(x: Tensor, mask: Tensor, first: int, distances: int) -> tuple[Tensor, Tensor]:
-    """`x` `[B, T, ...]` of slots t + first .. t + first + distances - 1, `[B, T, L, ...]`, and which of them are real.
+    """For each t, `x` `[B, T, ...]` of timesteps t + first .. t + first + distances - 1: `[B, T, L, ...]`, and a mask.
 
-    A target is real if its slot and slot t are inside the clip and the episode (`mask` `[B, T]`).
+    A target is real if its timestep and timestep t are inside the clip and the episode (`mask` `[B, T]`).
     """
     T = x.shape[1]
-    slot_TL = torch.arange(T, device=x.device)[:, None] + first + torch.arange(distances, device=x.device)
-    inside_TL, slot_TL = slot_TL < T, slot_TL.clamp(max=T - 1)
-    return x[:, slot_TL], mask[:, slot_TL] & inside_TL & mask[:, :, None]
+    timestep_TL = torch.arange(T, device=x.device)[:, None] + first + torch.arange(distances, device=x.device)
+    inside_TL, timestep_TL = timestep_TL < T, timestep_TL.clamp(max=T - 1)
+    return x[:, timestep_TL], mask[:, timestep_TL] & inside_TL & mask[:, :, None]
 
 
 def lambda_returns(rewards: Tensor, continues: Tensor, values: Tensor, gamma: float, lambda_: float) -> Tensor:
     """`R_t = r_{t+1} + gamma c_{t+1} ((1 - lambda) v_{t+1} + lambda R_{t+1})`, `R_T = v_T`.
 
-    All `[B, T + 1]`, where slot t holds what arrived at t (rewards and continues of slot 0 are not read); returns
-    `[B, T]` for slots 0 .. T - 1.
+    All `[B, T + 1]`, where timestep t holds what arrived at t (rewards and continues of timestep 0 are not read);
+    returns `[B, T]` for timesteps 0 .. T - 1.
     """
     result = [values[:, -1]]
     for t in reversed(range(values.shape[1] - 1)):

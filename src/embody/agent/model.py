@@ -24,12 +24,12 @@ __all__ = ["Agent", "HeadOutputs", "Heads", "mlp"]
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """What the heads say at each slot; logits."""
+    """What the heads say at each timestep; logits."""
 
-    policy: Tensor  # [..., L, sum(sizes)]: the actions of slots t+1 .. t+L
-    reward: Tensor  # [..., L, bins]: the rewards of slots t .. t+L-1
-    value: Tensor  # [..., bins]: the return of what follows slot t
-    continues: Tensor  # [...]: logit that slot t is not terminal
+    policy: Tensor  # [..., L, sum(sizes)]: the actions of timesteps t+1 .. t+L
+    reward: Tensor  # [..., L, bins]: the rewards of timesteps t .. t+L-1
+    value: Tensor  # [..., bins]: the return of what follows timestep t
+    continues: Tensor  # [...]: logit that timestep t is not terminal
 
 
 class Heads(nn.Module):

@@ -97,5 +97,5 @@ class ImaginationConfig:
     uniform_share: PositiveShare = 1.0
     # Contexts are of the first so many timesteps of a recording: an agent that does not live as long as those who
     # recorded is never where they are later. 0: of all.
-    first_slots: Natural = 0
+    first_timesteps: Natural = 0
     shuffle_rewards: bool = False  # the control: imagined rewards shuffled over the batch

@@ -245,9 +245,9 @@ class Dataset:
         return self.shards[self._shard_of[episode_id]]
 
     def rows(self, episode_id: int, start: int, stop: int) -> slice:
-        """Where slots `start` to `stop` of an episode stand in the flat arrays; they must lie in the episode."""
+        """Where timesteps `start` to `stop` of an episode stand in the flat arrays; they must lie in the episode."""
         begin, end = self.offsets[episode_id : episode_id + 2]
-        assert 0 <= start < stop <= end - begin, f"slots {start}:{stop} of episode {episode_id} of {end - begin}"
+        assert 0 <= start < stop <= end - begin, f"timesteps {start}:{stop} of episode {episode_id} of {end - begin}"
         return slice(int(begin) + start, int(begin) + stop)
 
     def frames(self, episode_id: int, start: int, stop: int) -> NDArray[np.uint8]:
@@ -295,7 +295,7 @@ class Dataset:
         return (self._table["recorded"][episode_id].as_py() or []) if self.version == EXTENDED else []
 
     def events(self, episode_id: int) -> NDArray[np.bool_] | None:
-        """bool `[T, K]`: which tasks are achieved at each slot; None if nobody has looked for them."""
+        """bool `[T, K]`: which tasks are achieved at each timestep; None if nobody has looked for them."""
         if "events" not in self._recorded(episode_id):
             return None
         begin, end = self.offsets[episode_id : episode_id + 2]

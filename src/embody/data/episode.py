@@ -1,4 +1,4 @@
-"""One episode in memory, in the one time convention: slot t holds what arrived together."""
+"""One episode in memory, in the one time convention: timestep t holds what arrived together."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ EVERY_TASK = "*"  # the task of a recording that belongs to all of its dataset's
 
 @dataclass(frozen=True)
 class Episode:
-    """`T` slots. Slot 0 is what the reset showed; slot t > 0 is an action, the frame it led to and its reward.
+    """`T` timesteps. Timestep 0 is what the reset showed; each later one is an action, the frame it led to, its reward.
 
     A time limit is no terminal: such an episode just ends. A recording of many tasks has `events`, and `EVERY_TASK` as
     its task: for each of the dataset's K tasks it is an episode whose rewards are that task's events, 0 or 1, and its
@@ -28,7 +28,7 @@ class Episode:
     frames: NDArray[np.uint8] | Video  # [T, H, W, 3], or where they are
     actions: NDArray[np.int64]  # [T, A]; row t led to frame t, row 0 is zeros and not read
     rewards: NDArray[np.float32]  # [T]; came with frame t, rewards[0] = 0
-    is_terminal: NDArray[np.bool_]  # [T]; true termination, at the last slot only
+    is_terminal: NDArray[np.bool_]  # [T]; true termination, at the last timestep only
     task: str
     label: str  # what is asked for, in words
     source: str  # who played: "expert", "random", ...
@@ -36,9 +36,9 @@ class Episode:
     seed: int
     success: bool
     labelled: bool = True  # False: a plain video; its actions are zeros, and not read
-    events: NDArray[np.bool_] | None = None  # [T, K]: which tasks are achieved at slot t
+    events: NDArray[np.bool_] | None = None  # [T, K]: which tasks are achieved at timestep t
     camera: NDArray[np.float32] | None = None  # [T, 2]: degrees as recorded, beside the binned factor of `actions`
-    is_null: NDArray[np.bool_] | None = None  # [T]: the slot was reached by doing nothing at all
+    is_null: NDArray[np.bool_] | None = None  # [T]: the timestep was reached by doing nothing at all
 
     def __post_init__(self) -> None:
         where = f"episode of {self.task} with seed {self.seed}"
@@ -71,17 +71,17 @@ class Episode:
         if self.labelled and (self.events is not None) != (self.task == EVERY_TASK):
             raise UserError(f"{where}: task {EVERY_TASK!r} and events go together, the one needs the other")
         if self.events is not None and self.events[0].any():
-            raise UserError(f"{where}: nothing is achieved at slot 0, events must be false there")
+            raise UserError(f"{where}: nothing is achieved at timestep 0, events must be false there")
         if not self.labelled and (self.actions.any() or self.events is not None):
             raise UserError(f"{where}: a plain video has neither actions nor events: leave them 0, or set labelled")
         if self.camera is not None and not np.isfinite(self.camera).all():
             raise UserError(f"{where}: camera must be finite")
         if self.rewards[0] != 0 or self.actions[0].any():
-            raise UserError(f"{where}: slot 0 has no action and no reward, both must be 0 there")
+            raise UserError(f"{where}: timestep 0 has no action and no reward, both must be 0 there")
         if not np.isfinite(self.rewards).all():
             raise UserError(f"{where}: rewards must be finite")
         if self.is_terminal[:-1].any():
-            raise UserError(f"{where}: is_terminal may be true at the last slot only")
+            raise UserError(f"{where}: is_terminal may be true at the last timestep only")
         if not 0 <= self.noise <= 1:
             raise UserError(f"{where}: noise must lie in 0..1, got {self.noise}")
 
@@ -103,7 +103,7 @@ class EpisodeRow:
     noise: float
     seed: int
     success: bool
-    length: int  # slots
+    length: int  # timesteps
     return_: float  # undiscounted sum of its rewards
     labelled: bool = field(default=True, repr=False)  # not in `repr`, of which the fingerprints of version 1 are made
 

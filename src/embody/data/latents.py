@@ -99,9 +99,9 @@ class Latents:
         return array.view(np.ndarray)  # a memmap's own slices take longer than a clip's other fields together
 
     def slice(self, episode_id: int, start: int, stop: int) -> NDArray[np.float16]:
-        """Latents of slots `start` to `stop` of an episode, float16 `[n, L, Z]`; a view of the file."""
+        """Latents of timesteps `start` to `stop` of an episode, float16 `[n, L, Z]`; a view of the file."""
         latents, begin, end = self._places[episode_id]
-        assert 0 <= start < stop <= end - begin, f"slots {start}:{stop} of episode {episode_id} of {end - begin}"
+        assert 0 <= start < stop <= end - begin, f"timesteps {start}:{stop} of episode {episode_id} of {end - begin}"
         return latents[begin + start : begin + stop]
 
 

@@ -2,7 +2,7 @@
 
 A file is demuxed once, when a dataset is written, to learn where decoding may begin (`VideoIndex`). A clip is then read
 by seeking to the last such place before it and decoding on. Timestamps say where a seek has landed, never which frame
-is which: frames are counted, so that their rate may be irregular. H W pixels, T slots of an episode.
+is which: frames are counted, so that their rate may be irregular. H W pixels, T timesteps of an episode.
 """
 
 import functools
@@ -55,7 +55,7 @@ _ARROW = """
 
 @dataclass(frozen=True)
 class Video:
-    """An episode's frames in a file: its T = `length` slots show frames `start` to `start + length` of the file."""
+    """An episode's frames in a file: its T = `length` timesteps show frames `start` to `start + length` of the file."""
 
     path: Path
     start: int

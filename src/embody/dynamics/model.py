@@ -40,7 +40,7 @@ class ActionEmbedding(nn.Module):
         self.register_buffer("offsets", sizes.cumsum(0) - sizes, persistent=False)
 
     def forward(self, actions: Tensor, is_first: Tensor, labelled: Tensor) -> Tensor:
-        """`[B, T, D]` of actions `[B, T, A]`; first slots have none, rows not `labelled` only the learned one."""
+        """`[B, T, D]` of actions `[B, T, A]`; first timesteps have none, rows not `labelled` only the learned one."""
         embedded = self.table(actions + self.offsets).sum(dim=2)
         nothing = self.table.weight[-1].to(embedded.dtype)
         embedded = torch.where(is_first[..., None], nothing, embedded)

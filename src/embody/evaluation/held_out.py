@@ -43,7 +43,7 @@ _WHOLE, _CLIP = 100, 20  # frames of an episode that is encoded whole; and of a 
 class Dreams:
     """Held-out clips dreamt in closed loop from their context, with the recorded actions."""
 
-    rollouts: Rollouts  # N clips of `horizon` slots
+    rollouts: Rollouts  # N clips of `horizon` timesteps
     returns: Returns | None  # of what follows each context; None without an agent
     context: NDArray[np.uint8]  # [N, C, H, W, 3]
     actions: NDArray[np.int64]  # [N, C + horizon, A]
@@ -79,7 +79,7 @@ def tokenizer_quality(
 
 
 def _clips(length: int) -> list[tuple[int, int]]:
-    """First and last (exclusive) slots that are encoded of an episode."""
+    """First and last (exclusive) timesteps that are encoded of an episode."""
     if length <= _WHOLE:
         return [(0, length)]
     return [(start, start + _CLIP) for start in np.linspace(0, length - _CLIP, _WHOLE // _CLIP).astype(int).tolist()]
@@ -95,7 +95,7 @@ def dream_held_out(
 ) -> Dreams:
     """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it.
 
-    Tasks are drawn uniformly, then any slot but an episode's last as the end of the context. A dream may be longer
+    Tasks are drawn uniformly, then any timestep but an episode's last as the end of the context. A dream may be longer
     than the world's window: its ring then forgets the oldest frames. Without an agent no reward is predicted; in
     multi-achievement mode those predicted and real are the first times of each task.
     """
@@ -158,7 +158,7 @@ def action_shuffle_ratios(
 ) -> dict[str, float]:
     """Flow loss with actions shuffled over the batch, over that with the true ones; near 1, actions are ignored.
 
-    Same noise and levels for both: d = d_min and tau uniform on its grid, unweighted, slots with an action only.
+    Same noise and levels for both: d = d_min and tau uniform on its grid, unweighted, timesteps with an action only.
     `action_shuffle_ratio` has levels as the world was trained on: where those are held contexts, only the frames
     between them count. `action_shuffle_ratio_noised` has a level of its own for every frame.
     """
@@ -185,9 +185,9 @@ def _action_shuffle_ratio(
         levels = hold_contexts(levels, dynamics.context_level, 1 / dynamics.config.k_max)
         counted[:, ::2] = False
     noised = noise_to(levels.tau, z, noise.normal(*z.shape))
-    slots = counted.flatten().nonzero()[:, 0]
+    timesteps = counted.flatten().nonzero()[:, 0]
     shuffled = batch.actions.flatten(0, 1).clone()
-    shuffled[slots] = shuffled[slots[torch.randperm(len(slots), generator=generator, device=device)]]
+    shuffled[timesteps] = shuffled[timesteps[torch.randperm(len(timesteps), generator=generator, device=device)]]
 
     def loss(actions: Tensor) -> float:
         inputs = (noised, levels.tau, levels.d, actions, batch.is_first)

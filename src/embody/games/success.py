@@ -1,6 +1,6 @@
 """Success in the real environment: policies play held-out seeds side by side; demonstrations are counted.
 
-N environments, T slots, A action factors, H W pixels.
+N environments, T timesteps, A action factors, H W pixels.
 """
 
 import dataclasses
@@ -40,13 +40,13 @@ class Envs(Protocol):
 
 @dataclass(frozen=True)
 class Recording:
-    """One episode as it was played; slot 0 has no action."""
+    """One episode as it was played; timestep 0 has no action."""
 
     task: str
     label: str
     success: bool
     frames: NDArray[np.uint8]  # [T, H, W, 3]
-    actions: NDArray[np.int64]  # [T, A]: slot t led to frame t; zeros at slot 0
+    actions: NDArray[np.int64]  # [T, A]: timestep t led to frame t; zeros at timestep 0
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def _play_batch(task: str, envs: Envs, policy: Policy, record: int) -> Successes
                 task,
                 envs.labels[i],
                 bool(success[i]),
-                np.stack([slot[i] for slot in seen[: steps + 1]]),
-                np.stack([before, *(slot[i] for slot in played[:steps])]),
+                np.stack([timestep[i] for timestep in seen[: steps + 1]]),
+                np.stack([before, *(timestep[i] for timestep in played[:steps])]),
             )
         )
     return Successes(success, length, tuple(recordings))

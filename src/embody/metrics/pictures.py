@@ -1,6 +1,6 @@
 """Pictures of a run: films kept as plain arrays for the report's player, PNG sprites of them, and an animated GIF.
 
-N films side by side, T slots, H W pixels.
+N films side by side, T timesteps, H W pixels.
 """
 
 import io
@@ -29,7 +29,7 @@ class Film:
     title: str  # the mission, say
     strips: dict[str, NDArray[np.uint8]]  # name -> [T, H, W, 3], all of one shape
     captions: tuple[str, ...]  # T; under the frames: the action that led there
-    given: int = 0  # so many first slots were given, the rest was imagined; 0 if nothing was imagined
+    given: int = 0  # so many first timesteps were given, the rest was imagined; 0 if nothing was imagined
 
     def __post_init__(self) -> None:
         shapes = {strip.shape for strip in self.strips.values()}
@@ -39,7 +39,7 @@ class Film:
 
 
 def action_captions(actions: NDArray[np.int64], names: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The names of actions `[T, A]`, factor by factor; `names[a][i]` is choice i of factor a. Slot 0 has no action."""
+    """The names of actions `[T, A]`, factor by factor; `names[a][i]` is choice i of factor a. Timestep 0 has none."""
     spoken = [", ".join(names[a][i] for a, i in enumerate(row)) for row in actions.tolist()]
     return ("", *spoken[1:])
 
@@ -116,10 +116,10 @@ def dream_gif(
 ) -> None:
     """An endless animated GIF: N films side by side, the real above the imagined, each uint8 `[N, T, H, W, 3]`.
 
-    The imagined ones are framed in orange from slot `given` on, where the model is on its own. Written aside.
+    The imagined ones are framed in orange from timestep `given` on, where the model is on its own. Written aside.
     """
     assert real.shape == imagined.shape and real.shape[1] > 0, (real.shape, imagined.shape)
-    images = [_dream_slot(real[:, t], imagined[:, t], t >= given, scale) for t in range(real.shape[1])]
+    images = [_dream_timestep(real[:, t], imagined[:, t], t >= given, scale) for t in range(real.shape[1])]
     palette = _palette(images)
     first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     pause = [milliseconds] * (len(images) - 1) + [4 * milliseconds]
@@ -128,7 +128,7 @@ def dream_gif(
 
 
 def _palette(images: Sequence[Image.Image]) -> Image.Image:
-    """One palette for all slots, or colours flicker: half the commonest colours, exact, half a summary of the rest."""
+    """One palette for all frames, or colours flicker: half the commonest colours, exact, half a summary of the rest."""
     montage = np.concatenate([np.asarray(image) for image in images])
     colours, counts = np.unique(montage.reshape(-1, 3), axis=0, return_counts=True)
     exact = colours[np.argsort(-counts, kind="stable")[:128]]
@@ -138,8 +138,8 @@ def _palette(images: Sequence[Image.Image]) -> Image.Image:
     return palette
 
 
-def _dream_slot(real: NDArray[np.uint8], imagined: NDArray[np.uint8], dreaming: bool, scale: int) -> Image.Image:
-    """One slot of the GIF: two rows of frames with their names at the left, `[N, H, W, 3]` each."""
+def _dream_timestep(real: NDArray[np.uint8], imagined: NDArray[np.uint8], dreaming: bool, scale: int) -> Image.Image:
+    """One timestep of the GIF: two rows of frames with their names at the left, `[N, H, W, 3]` each."""
     n, height, width, _ = real.shape
     gap, margin = 3 * scale, 56
     cell_width, cell_height = width * scale + gap, height * scale + gap

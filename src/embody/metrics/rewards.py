@@ -14,7 +14,7 @@ __all__ = ["Returns", "imagined_returns", "matched", "measure_returns", "measure
 
 
 def matched(predicted: NDArray[np.bool_], actual: NDArray[np.bool_], tolerance: int) -> int:
-    """How many of the slots `predicted` `[N, Z]` have one of the slots `actual` at most `tolerance` slots away.
+    """How many timesteps of `predicted` `[N, Z]` have one of `actual` at most `tolerance` timesteps away.
 
     Each counts once, in one pair: a reward that is predicted twice is wrong once. As many pairs as there can be.
     """
@@ -22,10 +22,10 @@ def matched(predicted: NDArray[np.bool_], actual: NDArray[np.bool_], tolerance: 
     pairs = 0
     for said, there in zip(predicted, actual, strict=True):
         rest = np.flatnonzero(there).tolist()
-        for slot in np.flatnonzero(said):
-            # The earliest that is still in reach: what comes later may be needed by a later slot.
-            rest = [event for event in rest if event >= slot - tolerance]
-            if rest and rest[0] <= slot + tolerance:
+        for timestep in np.flatnonzero(said):
+            # The earliest that is still in reach: what comes later may be needed by a later timestep.
+            rest = [event for event in rest if event >= timestep - tolerance]
+            if rest and rest[0] <= timestep + tolerance:
                 rest.pop(0)
                 pairs += 1
     return pairs
@@ -34,7 +34,7 @@ def matched(predicted: NDArray[np.bool_], actual: NDArray[np.bool_], tolerance: 
 def measure_rewards(
     predicted: NDArray[np.bool_], actual: NDArray[np.bool_], tasks: Sequence[str], tolerance: int
 ) -> dict[str, Any]:
-    """Precision and recall of rewards `[N, Z]` within `tolerance` slots, overall and of each task (one a rollout).
+    """Precision and recall of rewards `[N, Z]` within `tolerance` timesteps, overall and of each task (one a rollout).
 
     `{rewards, predicted, precision, recall, tasks: {task: {rewards, predicted, precision, recall}}}`, counts and
     shares; None where nothing was predicted, or nothing was there.
@@ -65,7 +65,7 @@ class Returns:
 
     recorded: NDArray[Any]  # [N], to the end of the episode
     imagined: NDArray[Any]  # [N], under the recorded actions; the value's beyond the horizon
-    value: NDArray[Any]  # [N], the value head's at the context's last slot
+    value: NDArray[Any]  # [N], the value head's at the context's last timestep
 
 
 def imagined_returns(
@@ -73,8 +73,8 @@ def imagined_returns(
 ) -> NDArray[np.float64]:
     """`sum_{k=1..n} g_k r_k + [n = Z] g_Z gamma c_Z v_Z`, `g_k = gamma^(k-1) c_1 .. c_{k-1}`: `[N]`.
 
-    `rewards` and `continues` are `[N, Z]` as dreamt, `values` `[N]` those of the last slot; `n` slots are `valid`
-    `[N, Z]`: the recorded episode ends there.
+    `rewards` and `continues` are `[N, Z]` as dreamt, `values` `[N]` those of the last timestep; `n` timesteps are
+    `valid` `[N, Z]`: the recorded episode ends there.
     """
     weight = gamma ** np.arange(rewards.shape[1] + 1) * np.cumprod(np.insert(continues, 0, 1.0, axis=1), axis=1)
     return (weight[:, :-1] * rewards * valid).sum(axis=1) + valid[:, -1] * weight[:, -1] * values

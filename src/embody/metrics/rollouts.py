@@ -20,7 +20,7 @@ __all__ = ["NEAR", "SHOWN", "FrameMeasures", "Rollouts", "at_horizon", "measure"
 
 NEAR = 10  # the horizon up to which, and at which, the headline numbers are taken
 SHOWN = (1, 2, 5, 10, 16, 20, 50, 100, 200)  # horizons in tables; LPIPS is measured at these alone, as it is slow
-TOLERANCE = 2  # slots by which a dreamt reward may come early or late
+TOLERANCE = 2  # timesteps by which a dreamt reward may come early or late
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def measure(
     """The measures by name, ready for JSON; None where there was nothing to measure (or PSNR is infinite).
 
     `gain_over_copy_db`: PSNR of the imagined minus that of repeating the last context frame, squared error pooled over
-    horizons 1-10 (`_beyond`: after 10). `reward_*`: a slot counts as predicted, or real, where its reward exceeds
-    0.5. `rewards_within`: the same with `tolerance` slots to spare, and by task. `ssim`, `lpips`, `frechet` (of
+    horizons 1-10 (`_beyond`: after 10). `reward_*`: a timestep counts as predicted, or real, where its reward exceeds
+    0.5. `rewards_within`: the same with `tolerance` timesteps to spare, and by task. `ssim`, `lpips`, `frechet` (of
     `features`) and `copy_*`: over horizons 1-10; LPIPS needs its network, and is taken at the horizons `SHOWN`.
     `horizon`: lists, first item h = 1. `frame_measures` adds a game's own.
     """
@@ -117,25 +117,25 @@ def _task_by_task(r: Rollouts) -> Rollouts:
 def _measure_similarity(
     r: Rollouts, near: NDArray[np.bool_], steps: Sequence[NDArray[np.bool_]], lpips: Lpips | None, features: Features
 ) -> dict[str, Any]:
-    """SSIM, LPIPS and the Frechet distance to the real frames, of the imagined ones and of copies; valid slots only."""
+    """SSIM, LPIPS and the Frechet distance to the real frames, of imagined ones and of copies; valid timesteps only."""
     alike, sets = _similarities(r, lpips, features)
-    near_slots, step_slots = near[r.valid], [m[r.valid] for m in steps]
+    near_timesteps, step_timesteps = near[r.valid], [m[r.valid] for m in steps]
     found: dict[str, Any] = {}
     horizon: dict[str, list[Any]] = {}
     for name, values in alike.items():
-        found[name] = _mean(values[near_slots])
-        horizon[name] = [_mean(values[m]) for m in step_slots]
+        found[name] = _mean(values[near_timesteps])
+        horizon[name] = [_mean(values[m]) for m in step_timesteps]
     for name, ours in (("frechet", sets["imagined"]), ("copy_frechet", sets["copied"])):
         real = sets["real"]
-        found[name] = _finite(frechet(ours[near_slots], real[near_slots]))
-        horizon[name] = [_finite(frechet(ours[m], real[m])) for m in step_slots]
+        found[name] = _finite(frechet(ours[near_timesteps], real[near_timesteps]))
+        horizon[name] = [_finite(frechet(ours[m], real[m])) for m in step_timesteps]
     return found | {"horizon": horizon}
 
 
 def _similarities(
     r: Rollouts, lpips: Lpips | None, features: Features
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """Of every valid slot, in the order in which `valid` selects: its similarities by name, and features `[n, D]`.
+    """Of every valid timestep, in the order in which `valid` selects: its similarities by name, and features `[n, D]`.
 
     Rollout by rollout: large frames are not copied all at once.
     """

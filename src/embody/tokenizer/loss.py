@@ -35,7 +35,7 @@ class TokenizerLoss(nn.Module):
         *,
         reduce: Reduce = one_process,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics of uint8 frames `[B, T, 3, H, W]` whose real slots are `mask` `[B, T]`.
+        """Loss and metrics of uint8 frames `[B, T, 3, H, W]` whose real timesteps are `mask` `[B, T]`.
 
         `masking` in [0, 1] scales the share of dropped patches.
         """

@@ -224,5 +224,5 @@ class RiskStage(_PairsStage):
 
 
 def _steps(batch: Batch) -> Tensor:
-    """Which steps between slots are real and recorded with actions, bool `[B, T - 1]`."""
+    """Which steps between timesteps are real and recorded with actions, bool `[B, T - 1]`."""
     return batch.mask[:, 1:] & batch.mask[:, :-1] & batch.labelled[:, None]

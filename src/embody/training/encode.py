@@ -106,7 +106,7 @@ def _one_thread_each() -> Iterator[int]:
 def _encode_side_by_side(
     tokenizer: Tokenizer, dataset: Dataset, group: Sequence[EpisodeRow]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Latents `[rows, n, L, Z]` of the next n slots of all episodes, and the first of these slots.
+    """Latents `[rows, n, L, Z]` of the next n timesteps of all episodes, and the first of these timesteps.
 
     Long episodes come in pieces that fit into `_PIECE` bytes; the history is carried over.
     """

@@ -144,7 +144,7 @@ class ImaginationStage:
             EpisodeSelection("train", labelled_only=True, weights=self.whole.data.weights),
             BatchShapes.of(self.config),
             self.tokenizer_hash,
-            Placement(dreams.context - 1, contexts=True, first_timesteps=dreams.first_slots),
+            Placement(dreams.context - 1, contexts=True, first_timesteps=dreams.first_timesteps),
             Mix(dreams.uniform_share, event_lead=dreams.horizon),
             Relabelling(goal=agent.goal, words=agent.words),
         )

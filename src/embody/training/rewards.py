@@ -42,8 +42,8 @@ def reward_statistics(
         own = [dataset.rows(row.id, 0, row.length) for row in rows if goal.keeps_rewards(row.task)]
         if own:
             of_all = discounted_returns(dataset.rewards, dataset.offsets, gamma)
-            found = np.concatenate([dataset.rewards[slots] for slots in own]).astype(np.float64)
-            values = np.concatenate([of_all[slots] for slots in own])
+            found = np.concatenate([dataset.rewards[timesteps] for timesteps in own]).astype(np.float64)
+            values = np.concatenate([of_all[timesteps] for timesteps in own])
             count, total, squares = count + len(found), total + found.sum(), squares + (found**2).sum()
             rewards += [float(found.min()), float(found.max())]
             returns += [float(values.min()), float(values.max())]
@@ -64,7 +64,7 @@ def reward_statistics(
 
 
 def _most(events: NDArray[np.int64], gamma: float) -> float:
-    """The largest return of an episode that pays 1 at `events`: that of a slot just before one of them."""
+    """The largest return of an episode that pays 1 at `events`: that of a timestep just before one of them."""
     most = value = 0.0
     for gap in reversed(np.diff(events, append=events[-1:])):
         value = 1 + gamma ** int(gap) * value

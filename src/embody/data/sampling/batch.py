@@ -1,4 +1,4 @@
-"""One batch of clips, in the one time convention: a slot holds what arrived together."""
+"""One batch of clips, in the one time convention: a timestep holds what arrived together."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,23 +13,25 @@ __all__ = ["Batch"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of `T` slots from `B` episodes. Slot t = (action that led here, frame, reward that came with it, flags).
+    """Clips of `T` timesteps from `B` episodes: action that led here, frame, reward that came with it, flags.
 
-    An episode's first slot has no action and reward 0. A clip that begins before its episode repeats the first slot
+    An episode's first timestep has no action and reward 0. A clip that begins before its episode repeats that one
     (`is_first` there, `mask` false except on the real one); a clip that outlasts its episode is padded (`mask` false).
     """
 
     actions: Tensor  # int64 [B, T, A]; zeros (not read) where is_first
     rewards: Tensor  # float32 [B, T]
-    returns: Tensor  # float32 [B, T]: sum_{k>=1} gamma^(k-1) r_{t+k} to the episode's end; what V at slot t predicts
+    returns: (
+        Tensor  # float32 [B, T]: sum_{k>=1} gamma^(k-1) r_{t+k} to the episode's end; what V at timestep t predicts
+    )
     is_first: Tensor  # bool [B, T]
     is_terminal: Tensor  # bool [B, T]
-    mask: Tensor  # bool [B, T]: real slots; every loss is masked by it
+    mask: Tensor  # bool [B, T]: real timesteps; every loss is masked by it
     # int64 [B, W]: word indices of the task label, 0 is padding. In multi-achievement mode bool [B, T, P]: which tasks
     # the recording has not achieved by timestep t, and so are left to do
     task: Tensor
     labelled: Tensor  # bool [B]: false for plain videos, whose actions and rewards are zeros that say nothing
-    is_null: Tensor  # bool [B, T]: slots that were reached by doing nothing at all
+    is_null: Tensor  # bool [B, T]: timesteps that were reached by doing nothing at all
     cloned: Tensor  # bool [B]: behaviour cloning applies to this row
     # bool [B]: the world model's loss counts on this row. It stays on the CPU, so that rows can be selected by it
     # without waiting for a GPU

@@ -1,6 +1,6 @@
 """Batches of clips for a training stage: batch b is a pure function of (seed, b).
 
-Shapes: B rows, T slots, A action factors, H W pixels, L latent tokens, Z channels, W words, N steps of a dataset.
+Shapes: B rows, T timesteps, A action factors, H W pixels, L latent tokens, Z channels, W words, N steps of a dataset.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 """Clips of one dataset as the fields of a batch: what is recorded, and what it is worth for the task that is asked.
 
-Shapes: B rows, T slots, A action factors, H W pixels, L latent tokens, Z channels, W words, N steps of a dataset,
+Shapes: B rows, T timesteps, A action factors, H W pixels, L latent tokens, Z channels, W words, N steps of a dataset,
 E episodes, P tasks.
 """
 
@@ -25,7 +25,7 @@ Fields = dict[str, NDArray]  # the small fields of a Batch
 
 
 class Drawn(NamedTuple):
-    """A clip: which dataset's, which episode's, for which task, and its first slot."""
+    """A clip: which dataset's, which episode's, for which task, and its first timestep."""
 
     source: int
     episode: int
@@ -34,11 +34,11 @@ class Drawn(NamedTuple):
 
 
 def discounted_returns(rewards: NDArray[np.float32], offsets: NDArray[np.int64], gamma: float) -> NDArray[np.float32]:
-    """`[N]`: at slot t, `sum_{k>=1} gamma^(k-1) r_{t+k}` up to the end of the episode, whose last slot has 0."""
+    """`[N]`: at timestep t, `sum_{k>=1} gamma^(k-1) r_{t+k}` up to the end of the episode; 0 at its last timestep."""
     returns = np.zeros(len(rewards), np.float64)
     lengths = np.diff(offsets)
-    for slot in range(int(lengths.max()) - 2, -1, -1):
-        at = offsets[:-1][lengths > slot + 1] + slot
+    for timestep in range(int(lengths.max()) - 2, -1, -1):
+        at = offsets[:-1][lengths > timestep + 1] + timestep
         returns[at] = rewards[at + 1] + gamma * returns[at + 1]
     return returns.astype(np.float32)
 
@@ -58,7 +58,7 @@ class ClipReader:
         self.dataset, self.latents, self.factors, self.tasks = dataset, latents, factors, tasks
         self.relabelling, self.goal = relabelling, goal_of(relabelling.goal)
         self.returns = discounted_returns(dataset.rewards, dataset.offsets, relabelling.gamma)
-        self.places = list(itertools.pairwise(dataset.offsets.tolist()))  # of each episode's slots in the flat arrays
+        self.places = list(itertools.pairwise(dataset.offsets.tolist()))  # each episode's timesteps in the flat arrays
         self.labelled = [row.labelled for row in dataset.episodes()]
         vocabulary = dataset.meta.vocabulary
         self.task = [label_indices(row.label, vocabulary, relabelling.words) for row in dataset.episodes()]
@@ -78,20 +78,20 @@ class ClipReader:
 
     @property
     def shown(self) -> tuple[str, tuple[int, ...], type[np.generic]]:
-        """Which field of a batch holds what a slot shows, of what shape and type."""
+        """Which field of a batch holds what a timestep shows, of what shape and type."""
         if self.latents is not None:
             return "latents", (self.latents.tokens, self.latents.channels), np.float16
         return "frames", (3, *self.dataset.size), np.uint8
 
     def clips(self, drawn: Sequence[Drawn], length: int) -> Fields:
-        """Slots `start` to `start + length` of each; those outside of the episode repeat its first or last real slot.
+        """Timesteps `start` to `start + length` of each; those outside of the episode repeat its first or last one.
 
         With a `task`, which the episode has events of, they are relabelled for the goal.
         """
         dataset, steps = self.dataset, self.dataset.steps
         begin_B1, end_B1 = np.array([self.places[clip.episode] for clip in drawn]).T[:, :, None]
-        slots_BT = np.array([clip.start for clip in drawn])[:, None] + np.arange(length)
-        inside_BT = np.minimum(np.maximum(slots_BT, 0), end_B1 - begin_B1 - 1)
+        timesteps_BT = np.array([clip.start for clip in drawn])[:, None] + np.arange(length)
+        inside_BT = np.minimum(np.maximum(timesteps_BT, 0), end_B1 - begin_B1 - 1)
         rows_BT = begin_B1 + inside_BT
         labelled_B = np.array([self.labelled[clip.episode] for clip in drawn])
         label_BW = np.stack([self.task[clip.episode] if clip.task is None else self.label[clip.task] for clip in drawn])
@@ -106,19 +106,19 @@ class ClipReader:
             if paying is not None:
                 events = self.events.in_episode(clip.episode, paying)
                 rewards_BT[place], returns_BT[place] = self._relabelled(events, inside_BT[place])
-        places = ClipPlaces(np.array([clip.episode for clip in drawn]), rows_BT, inside_BT, slots_BT == inside_BT)
+        places = ClipPlaces(np.array([clip.episode for clip in drawn]), rows_BT, inside_BT, timesteps_BT == inside_BT)
         fields = {
             "actions": actions_BTA,
             "rewards": rewards_BT,
             "returns": returns_BT,
-            "is_first": slots_BT <= 0,
+            "is_first": timesteps_BT <= 0,
             "is_terminal": dataset.is_terminal[rows_BT],
             "mask": places.real,
             "labelled": labelled_B,
             "is_null": np.zeros(rows_BT.shape, bool) if steps.is_null is None else steps.is_null[rows_BT],
             **self.goal.clip_fields(self.events, places, label_BW, labelled_B),
         }
-        after_BT = slots_BT > inside_BT
+        after_BT = timesteps_BT > inside_BT
         if after_BT.any():  # padded on the right: nothing happens there
             for name in ("actions", "rewards", "returns", "is_terminal", "is_null"):
                 fields[name][after_BT] = 0
@@ -126,7 +126,7 @@ class ClipReader:
         return fields
 
     def show(self, episode: int, start: int, shown: NDArray) -> None:
-        """Write what the slots from `start` on show into `shown` `[T, ...]`, which says how many they are."""
+        """Write what the timesteps from `start` on show into `shown` `[T, ...]`, which says how many they are."""
         begin, end = self.places[episode]
         first, last = min(max(start, 0), end - begin - 1), min(max(start + len(shown), 1), end - begin)
         found: NDArray
@@ -137,15 +137,15 @@ class ClipReader:
         if len(found) == len(shown):
             shown[...] = found
         else:
-            before = first - start  # slots that repeat the first one
+            before = first - start  # timesteps that repeat the first one
             shown[:before], shown[before : before + len(found)] = found[0], found
             shown[before + len(found) :] = found[-1]
 
     def _relabelled(
-        self, events: NDArray[np.int64], slots: NDArray[np.int64]
+        self, events: NDArray[np.int64], timesteps: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Rewards and returns at `slots` of a task that is achieved at `events`: `once` ends with the next."""
-        ahead = events - slots[:, None]
+        """Rewards and returns at `timesteps` of a task that is achieved at `events`: `once` ends with the next."""
+        ahead = events - timesteps[:, None]
         counted = (ahead > 0) & ((ahead > 0).cumsum(axis=1) == 1) if self.relabelling.once else ahead > 0
         returns = (counted * self.relabelling.gamma ** np.maximum(ahead - 1, 0)).sum(axis=1)
-        return np.isin(slots, events).astype(np.float32), returns.astype(np.float32)
+        return np.isin(timesteps, events).astype(np.float32), returns.astype(np.float32)

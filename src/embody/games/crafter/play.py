@@ -175,7 +175,7 @@ def _recordings(
     for i in range(len(seen[0])):
         steps = int(length[i])
         unlocked = int((first_step[i] != NEVER).sum())
-        actions = np.stack([np.zeros_like(played[0][i]), *(slot[i] for slot in played[:steps])])
-        pictures = np.stack([slot[i] for slot in seen[: steps + 1]])
+        actions = np.stack([np.zeros_like(played[0][i]), *(timestep[i] for timestep in played[:steps])])
+        pictures = np.stack([timestep[i] for timestep in seen[: steps + 1]])
         title = f"{unlocked} of {len(ACHIEVEMENTS)} achievements"
         yield Recording(config.tasks[0], title, unlocked == len(ACHIEVEMENTS), pictures, actions)

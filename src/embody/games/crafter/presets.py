@@ -111,7 +111,7 @@ def crafter_small() -> Config:
             margin=0.1,
             updates=4,
             uniform_share=0.25,
-            first_slots=200,
+            first_timesteps=200,
         ),
         train_tokenizer=StageConfig(
             epochs=0.25, batch=64, length=1, long_length=2, long_every=2, lr=2e-3, muon_lr=8e-3

@@ -69,7 +69,7 @@ class PipelineSource:
         return Meta(tasks, minerl_space(environment).spec, self.height, self.width, 20, VOCABULARY, labels)
 
     def read(self, name: str) -> Episode:
-        """Slot t has what step t - 1 led to: its action and reward, and the observation after it."""
+        """Timestep t has what step t - 1 led to: its action and reward, and the observation after it."""
         observations, actions, rewards = [], [], []
         frames: list[NDArray[np.uint8]] = []
         metadata: dict[str, Any] = {"success": False}
@@ -95,9 +95,9 @@ class PipelineSource:
             video=Path(),
             first_frame=0,
         )
-        slots = trajectory.slots()
-        success = slots.pop("success")
-        return minerl_episode(trajectory.environment, np.stack(frames), slots, name, success)
+        timesteps = trajectory.timesteps()
+        success = timesteps.pop("success")
+        return minerl_episode(trajectory.environment, np.stack(frames), timesteps, name, success)
 
     def _resized(self, pov: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if pov.shape[:2] == (self.height, self.width):

@@ -55,18 +55,18 @@ class MinerlSource:
 
     def read(self, name: str) -> Episode:
         trajectory = read_trajectory(self._folder / name, self.environment)
-        slots = trajectory.slots()
+        timesteps = trajectory.timesteps()
         length = len(trajectory.rewards) + 1
         missing = trajectory.first_frame + length - frames_in(trajectory.video)
         if missing > 1:
             frames = trajectory.first_frame + length
             raise UserError(f"{trajectory.video}: {frames - missing} frames, its metadata says {frames}")
-        length -= max(0, missing)  # a video may lack its last frame: that slot cannot be shown
-        success = slots.pop("success")
+        length -= max(0, missing)  # a video may lack its last frame: that timestep cannot be shown
+        success = timesteps.pop("success")
         return minerl_episode(
             self.environment,
             Video(trajectory.video, trajectory.first_frame, length),
-            {key: None if array is None else array[:length] for key, array in slots.items()},
+            {key: None if array is None else array[:length] for key, array in timesteps.items()},
             name,
             success,
         )
@@ -79,13 +79,13 @@ def minerl_tasks(environment: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return (("mine_log",) if "Treechop" in environment else (environment,)), ()
 
 
-def minerl_episode(environment: str, frames: Any, slots: dict[str, Any], name: str, success: bool) -> Episode:
+def minerl_episode(environment: str, frames: Any, timesteps: dict[str, Any], name: str, success: bool) -> Episode:
     task = minerl_tasks(environment)[0][0]
     return Episode(
         frames=frames,
-        **slots,
-        task=task if slots["events"] is None else EVERY_TASK,
-        label="" if slots["events"] is not None else task_label(task) if task in TASKS else "navigate",
+        **timesteps,
+        task=task if timesteps["events"] is None else EVERY_TASK,
+        label="" if timesteps["events"] is not None else task_label(task) if task in TASKS else "navigate",
         source=name,
         noise=0.0,
         seed=number_of(name),

@@ -1,8 +1,8 @@
 """One segment of VPT's contractor recordings: `NAME.jsonl`, a line a frame of `NAME.mp4`.
 
 Legend: T frames, A action factors, P tasks. Line i was written with frame i: its state is what frame i shows, its
-action what was done on seeing it. Here, as everywhere in embody, slot t holds the action that led to frame t, which is
-that of line t - 1 (docs/data.md); the action of the last line has no outcome, and is left out.
+action what was done on seeing it. Here, as everywhere in embody, timestep t holds the action that led to frame t, which
+is that of line t - 1 (docs/data.md); the action of the last line has no outcome, and is left out.
 """
 
 import json
@@ -43,7 +43,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Segment:
-    """T slots, as in `Episode`."""
+    """T timesteps, as in `Episode`."""
 
     actions: NDArray[np.int64]  # [T, A] of `minecraft.VPT`
     camera: NDArray[np.float32]  # [T, 2]: pitch and yaw in degrees, as recorded
@@ -143,7 +143,7 @@ def _segment(lines: Sequence[Line], path: Path, gui_scale: float) -> Segment:
             attack_stuck = fresh == [0] if i == 0 else attack_stuck and 0 not in fresh
             names = [key for key in keys if key]
             names += [_BUTTONS[b] for b in buttons if b in (1, 2) or (b == 0 and not attack_stuck)]
-            # The wheel was not recorded: where it has turned, another slot is selected.
+            # The mouse wheel was not recorded: where it turned, another place of the hotbar is selected.
             before, hotbar = hotbar, line.get("hotbar", hotbar)
             if hotbar not in (None, *range(9)):
                 raise UserError(f"hotbar must be 0 to 8, got {hotbar!r}")
@@ -160,7 +160,7 @@ def _segment(lines: Sequence[Line], path: Path, gui_scale: float) -> Segment:
         except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}, line {i + 1}: {error}") from error
     done = {key: pressed[:-1, place] for place, key in enumerate(VPT.keys)} | {"camera": turns[:-1]}
-    first = np.zeros((1, len(VPT.keys) + 1), np.int64)  # slot 0: no action led there
+    first = np.zeros((1, len(VPT.keys) + 1), np.int64)  # timestep 0: no action led there
     using = np.append(False, pressed[:-1, VPT.keys.index("use")] == 1)
     return Segment(
         actions=np.concatenate([first, VPT.factors(done)]),

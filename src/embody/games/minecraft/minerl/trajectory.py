@@ -1,7 +1,7 @@
 """One MineRL 0.4.4 trajectory: `recording.mp4`, `rendered.npz`, `metadata.json` in a folder `v3_NAME`.
 
 Legend: T actions, T + 1 observations, A action factors, P tasks. `rendered.npz` has action t beside what was seen
-before it; here, as everywhere in embody, slot t holds the action that led to observation t (docs/data.md).
+before it; here, as everywhere in embody, timestep t holds the action that led to observation t (docs/data.md).
 """
 
 import json
@@ -51,8 +51,8 @@ class Trajectory:
     video: Path
     first_frame: int  # of the video: it shows observation 0
 
-    def slots(self) -> dict[str, Any]:
-        """Fields of an episode of T + 1 slots: actions, camera, is_null, rewards, is_terminal, events, success."""
+    def timesteps(self) -> dict[str, Any]:
+        """Fields of an episode of T + 1 timesteps: actions, camera, is_null, rewards, is_terminal, events, success."""
         space = minerl_space(self.environment)
         actions = np.concatenate([np.zeros((1, len(space.spec.sizes)), np.int64), space.factors(self.actions)])
         camera = np.concatenate([np.zeros((1, 2)), self.actions["camera"]]).astype(np.float32)
@@ -74,7 +74,7 @@ class Trajectory:
         }
 
     def _events(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """`[T + 1, P]`, from inventory, rewards, wear of the tool, and the actions of the slots."""
+        """`[T + 1, P]`, from inventory, rewards, wear of the tool, and the actions of the timesteps."""
         seen = self.observations
         none = np.zeros(len(actions), bool)
 
