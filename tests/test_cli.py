@@ -216,13 +216,13 @@ def test_a_damaged_checkpoint(done: Path, refused: Refusal, damage: str) -> None
 def test_a_checkpoint_of_another_shape(done: Path, refused: Refusal) -> None:
     path = done / "models/tiny/agent.safetensors"
     path.with_name("imagination.safetensors").unlink()  # finished weights are not trained anew
-    tensors, about = load_tensors(path)
+    tensors, recipe = load_tensors(path)
     name = "agent.heads.policy.0.weight"
-    save_tensors(path, tensors | {name: tensors[name][:-1]}, about)
+    save_tensors(path, tensors | {name: tensors[name][:-1]}, recipe)
     before = artefacts(done)
     said = refused("train", "imagination", "--name", "tiny")
     assert f"{path}: {name} has shape [31, 64], the config asks for [32, 64]" in said
-    save_tensors(path, {key: value for key, value in tensors.items() if key != name}, about)
+    save_tensors(path, {key: value for key, value in tensors.items() if key != name}, recipe)
     assert f"{path} lacks {name}" in refused("train", "imagination", "--name", "tiny")
     assert artefacts(done).keys() == before.keys()
     assert stored(done) == tiny_config(done)

@@ -595,8 +595,8 @@ def test_a_policy_may_stay_within_the_support_of_the_cloned_one(tmp_path: Path) 
     kl = heads.act(states, 0.5).kl(prior.act(states, 0.5))
     torch.testing.assert_close(metrics["kl"], kl[kept].mean().detach())
     models = {"actions": config.env.actions, "dynamics": model.dynamics.config, "agent": config.agent}
-    about = {"models": {name: to_dict(part) for name, part in models.items()}}
-    save_tensors(tmp_path / "imagination.safetensors", stage.model.state_dict(), about)
+    recipe = {"models": {name: to_dict(part) for name, part in models.items()}}
+    save_tensors(tmp_path / "imagination.safetensors", stage.model.state_dict(), recipe)
     loaded, _ = load_world_and_agent(tmp_path / "imagination.safetensors")
     seen = dreamt.features
     torch.testing.assert_close(loaded.agent.heads.act(seen, 0.5).log_probs, heads.act(seen, 0.5).log_probs)

@@ -59,9 +59,9 @@ def test_the_seed_example(tmp_path: Path) -> None:
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    tokenizer, about = load_tokenizer(tmp_path / "models" / "minigrid" / "tokenizer.safetensors")
+    tokenizer, recipe = load_tokenizer(tmp_path / "models" / "minigrid" / "tokenizer.safetensors")
     assert tokenizer.config == preset.tokenizer
-    assert about["training"]["epochs"] == 0.1 * preset.train_tokenizer.epochs
+    assert recipe["training"]["epochs"] == 0.1 * preset.train_tokenizer.epochs
     (log,) = (tmp_path / "logs").iterdir()
     assert "tokenizer" in log.read_text()
 
@@ -116,9 +116,9 @@ def test_the_seed_example_on_minerl_recordings(tmp_path: Path, script: str) -> N
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    _, about = load_tokenizer(tmp_path / "models" / "minigrid" / "tokenizer.safetensors")
+    _, recipe = load_tokenizer(tmp_path / "models" / "minigrid" / "tokenizer.safetensors")
     dataset = open_dataset(tmp_path / "runs" / "minigrid" / "data" / NAVIGATE)
-    assert about["data"] == [dataset.fingerprint]
+    assert recipe["data"] == [dataset.fingerprint]
     assert (dataset.meta.height, len(dataset.episodes()), dataset.actions.shape[1]) == (48, 4, 10)
     kept = json.loads((tmp_path / "runs" / "minigrid" / "config.json").read_text())
     assert kept["env"]["actions"]["sizes"] == list(dataset.meta.actions.sizes)  # what the next phases act by

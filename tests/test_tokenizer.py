@@ -495,7 +495,7 @@ def test_the_decoder_alone_is_finetuned(config: Config, tmp_path: Path, monkeypa
     first, wanted = next(iter(stage.batches(0))).frames, next(iter(whole.batches(before.steps))).frames
     assert torch.equal(first, wanted)  # the data goes on where the first part ended
     logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "finetune")
-    train(stage, checkpoint=tmp_path / "c.safetensors", about={}, logger=logger, precision="float32", seed=0)
+    train(stage, checkpoint=tmp_path / "c.safetensors", recipe={}, logger=logger, precision="float32", seed=0)
     for name, tensor in stage.model.state_dict().items():
         assert torch.equal(tensor, state[name]) != name.startswith(DECODER), name
     with torch.no_grad():

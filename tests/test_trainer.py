@@ -163,9 +163,9 @@ def test_full_adds_the_controls(finished_config: Config) -> None:
     for policy in ("best_demonstrations", "no_world_model", "shuffled_rewards"):
         assert all(has(results, f"success.{policy}.{rate}") for rate in RATES), policy
         assert lookup(results, f"success.{policy}.episodes") == 4
-    about = {name: load_tensors(config.weights(name))[1] for name in ("shuffled_rewards", "imagination")}
-    assert [about[name]["objective"]["imagination"]["shuffle_rewards"] for name in about] == [True, False]
-    assert about["shuffled_rewards"]["upstream"] == about["imagination"]["upstream"]
+    recipes = {name: load_tensors(config.weights(name))[1] for name in ("shuffled_rewards", "imagination")}
+    assert [recipes[name]["objective"]["imagination"]["shuffle_rewards"] for name in recipes] == [True, False]
+    assert recipes["shuffled_rewards"]["upstream"] == recipes["imagination"]["upstream"]
 
 
 class _Begun(Exception):
@@ -395,11 +395,11 @@ def test_cloning_without_a_world_model(finished_config: Config) -> None:
 
 def test_weights_from_before_a_setting_are_as_with_its_default(finished_config: Config) -> None:
     path = finished_config.weights("imagination")
-    tensors, about = load_tensors(path)
-    objective = about["objective"]
-    del about["models"]["agent"]["event_channels"], about["training"]["ema"]
+    tensors, recipe = load_tensors(path)
+    objective = recipe["objective"]
+    del recipe["models"]["agent"]["event_channels"], recipe["training"]["ema"]
     del objective["agent"]["miss_share"], objective["imagination"]["margin"]
-    save_tensors(path, tensors, about)
+    save_tensors(path, tensors, recipe)
     before = states(path.parent)
     trainer = Trainer(config=finished_config)
     trainer.train_imagination()
@@ -409,7 +409,7 @@ def test_weights_from_before_a_setting_are_as_with_its_default(finished_config: 
     with pytest.raises(ValueError, match=r"imagination\.safetensors was made .* \(objective\.imagination\.margin "):
         Trainer(config=other).train_imagination()
     objective["imagination"]["optimism"] = 0.5
-    save_tensors(path, tensors, about)
+    save_tensors(path, tensors, recipe)
     with pytest.raises(ValueError, match=r"imagination\.safetensors was made by another version .*'optimism'"):
         trainer.train_imagination()
 

@@ -53,7 +53,7 @@ def run(
     stage: Stage,
     folder: Path,
     *,
-    about: Any = None,
+    recipe: Any = None,
     precision: str = "float32",
     stop: int | None = None,
     recompute: bool = False,
@@ -64,7 +64,7 @@ def run(
     train(
         stage,
         checkpoint=path,
-        about=about or {},
+        recipe=recipe or {},
         logger=logger,
         precision=precision,
         seed=3,
@@ -192,19 +192,19 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, bad: float
     stage = OneNumber([1.0, 1.0, bad, 1.0])
     with pytest.raises(ValueError, match="one: the loss is not finite at step 2: lower its lr, and muon_lr"):
         run(stage, tmp_path)
-    saved, about = load_tensors(tmp_path / "one.safetensors")
-    assert about["step"] == 2 and float(saved["model.weight"]) == pytest.approx(0.8)
+    saved, recipe = load_tensors(tmp_path / "one.safetensors")
+    assert recipe["step"] == 2 and float(saved["model.weight"]) == pytest.approx(0.8)
 
 
 def test_a_checkpoint_of_another_config_is_refused_and_kept(tmp_path: Path) -> None:
-    path = run(OneNumber([1.0] * 4), tmp_path, about={"lr": 1}, stop=2)
+    path = run(OneNumber([1.0] * 4), tmp_path, recipe={"lr": 1}, stop=2)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="one.safetensors was made with another config or data: delete it"):
-        run(OneNumber([1.0] * 4), tmp_path, about={"lr": 2})
+        run(OneNumber([1.0] * 4), tmp_path, recipe={"lr": 2})
     with pytest.raises(ValueError, match="another config or data"):
-        run(OneNumber([1.0] * 5), tmp_path, about={"lr": 1})
+        run(OneNumber([1.0] * 5), tmp_path, recipe={"lr": 1})
     assert path.read_bytes() == before
-    run(OneNumber([1.0] * 4), tmp_path, about={"lr": 1})
+    run(OneNumber([1.0] * 4), tmp_path, recipe={"lr": 1})
     assert load_tensors(path)[1]["step"] == 4
 
 
@@ -346,7 +346,7 @@ def test_the_seed_is_that_of_the_losses_too(tmp_path: Path) -> None:
         folder = tmp_path / str(len(drawn))
         logger = LoggerManager(folder, folder, "test")
         stage = Drawing([1.0] * 3)
-        train(stage, checkpoint=folder / "x.safetensors", about={}, logger=logger, precision="float32", seed=seed)
+        train(stage, checkpoint=folder / "x.safetensors", recipe={}, logger=logger, precision="float32", seed=seed)
         logger.close()
         drawn.append(losses(folder, "drawn"))
     assert drawn[0] == drawn[1] and not set(drawn[0]) & set(drawn[2]) and len(set(drawn[0])) == 3

@@ -30,8 +30,8 @@ def test_there_are_some_and_each_folder_has_its_card() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_they_are_small_and_the_card_names_their_hash(path: Path) -> None:
     assert path.stat().st_size <= 16 * 2**20
-    tensors, about = load_tensors(path)
-    assert about["models"] and about["training"] and about["vocabulary"]
+    tensors, recipe = load_tensors(path)
+    assert recipe["models"] and recipe["training"] and recipe["vocabulary"]
     assert tensors_hash(tensors) in (path.parent / "README.md").read_text()
 
 

@@ -255,8 +255,8 @@ def with_events(root: Path, steps: int) -> Dataset:
         events[5::5, 0], events[7, 1] = True, seed == 0
         frames = random.integers(0, 256, (steps, 8, 12, 3), dtype=np.uint8)
         nothing = np.zeros(steps, np.float32), np.zeros(steps, bool)
-        about: dict[str, Any] = dict(source="person", noise=0.0, seed=seed, success=True, events=events)
-        episodes.append(Episode(frames, actions, *nothing, EVERY_TASK, "", **about))
+        fields: dict[str, Any] = dict(source="person", noise=0.0, seed=seed, success=True, events=events)
+        episodes.append(Episode(frames, actions, *nothing, EVERY_TASK, "", **fields))
     meta = Meta(("open", "paint"), ACTIONS, 8, 12, 5, VOCABULARY, labels=("go to the door", "red"))
     writer = DatasetWriter(root / TASK, meta)
     writer.write_shard("validation", 0, episodes)

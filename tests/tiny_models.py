@@ -184,8 +184,8 @@ def make_dataset(
         for place, steps in enumerate(lengths):
             at = np.zeros((steps, len(tasks)), bool)
             at[tuple(np.array(events).T)] = True
-            about = {"task": EVERY_TASK, "label": "", "source": "person"}
-            episodes[place] = dataclasses.replace(episodes[place], **about, events=at)
+            fields = {"task": EVERY_TASK, "label": "", "source": "person"}
+            episodes[place] = dataclasses.replace(episodes[place], **fields, events=at)
     if rewards is not None:
         parts = np.split(np.array(rewards, np.float32), np.cumsum(lengths)[:-1])
         episodes = [dataclasses.replace(e, rewards=part) for e, part in zip(episodes, parts, strict=True)]

@@ -133,12 +133,12 @@ def _cached(model: nn.Module) -> list[nn.Module]:
 
 def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
     """The tokenizer in a weights file, for use, and what the file says of itself; a `UserError` if it has none."""
-    tensors, about = load_tensors(path)
+    tensors, recipe = load_tensors(path)
     model = Tokenizer(
-        _config(TokenizerConfig, about, "tokenizer", path), _config(tuple[int, int], about, "frame", path)
+        _config(TokenizerConfig, recipe, "tokenizer", path), _config(tuple[int, int], recipe, "frame", path)
     )
     load_weights(model, tensors, path)
-    return model.eval(), about
+    return model.eval(), recipe
 
 
 def load_lpips(config: Config) -> Lpips | None:
@@ -163,27 +163,27 @@ def fetched_lpips(config: Config, net: LpipsNet) -> Lpips | None:
 
 def load_dynamics(path: Path) -> tuple[Dynamics, dict[str, Any]]:
     """The dynamics in a weights file of phase 1; as `load_tokenizer`."""
-    tensors, about = load_tensors(path)
-    model = Dynamics(_config(DynamicsConfig, about, "dynamics", path), _config(ActionSpec, about, "actions", path))
+    tensors, recipe = load_tensors(path)
+    model = Dynamics(_config(DynamicsConfig, recipe, "dynamics", path), _config(ActionSpec, recipe, "actions", path))
     load_weights(model, tensors, path)
-    return model.eval(), about
+    return model.eval(), recipe
 
 
 def load_world_and_agent(path: Path) -> tuple[WorldAndAgent, dict[str, Any]]:
     """The dynamics and the agent in a weights file of phase 2 or 3; as `load_tokenizer`."""
-    tensors, about = load_tensors(path)
-    dynamics = Dynamics(_config(DynamicsConfig, about, "dynamics", path), _config(ActionSpec, about, "actions", path))
+    tensors, recipe = load_tensors(path)
+    dynamics = Dynamics(_config(DynamicsConfig, recipe, "dynamics", path), _config(ActionSpec, recipe, "actions", path))
     model = WorldAndAgent(
-        dynamics, Agent(_config(AgentConfig, about, "agent", path), dynamics.config.trunk, dynamics.actions)
+        dynamics, Agent(_config(AgentConfig, recipe, "agent", path), dynamics.config.trunk, dynamics.actions)
     )
     if any(name.startswith("agent.heads.cloned.") for name in tensors):
         model.agent.heads.keep_cloned()
     load_weights(model, tensors, path)
-    return model.eval(), about
+    return model.eval(), recipe
 
 
-def _config(cls: Any, about: dict[str, Any], name: str, path: Path) -> Any:
+def _config(cls: Any, recipe: dict[str, Any], name: str, path: Path) -> Any:
     try:
-        return from_dict(cls, about["models"][name])
+        return from_dict(cls, recipe["models"][name])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} holds no {name} that this version can read ({error}): train it again") from error

@@ -66,7 +66,7 @@ def commands(base: Config) -> tuple[Command, ...]:
 
         def start() -> None:
             recordings = open_recordings(kind, source, env)
-            called = recordings.about.get("environment", kind)
+            called = recordings.provenance.get("environment", kind)
             root = Path(data_dir) / (name or called)
             logger = LoggerManager(Path(runs_dir) / "import", Path(logs_dir), f"import-{root.name}")
             _import(recordings, root, logger, strict, workers, validation_share, reencode)

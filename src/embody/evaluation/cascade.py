@@ -209,7 +209,7 @@ def _train(
     train(
         stage,
         checkpoint=checkpoint,
-        about={},
+        recipe={},
         logger=logger,
         precision=config.precision,
         seed=seed,

@@ -201,8 +201,8 @@ def dreamt_returns(results: Results) -> Table:
         value = found[key]
         correlation = "-" if value["correlation"] is None else two_decimals(value["correlation"])
         rows.append([title, correlation, f"{value['mean_error']:+.3f}", f"{value['mean_absolute_error']:.3f}"])
-    about = f"returns of {found.get('contexts')} contexts, recorded mean {found.get('recorded_mean', 0):.3f}"
-    return [about, "correlation", "mean error", "mean absolute error"], rows
+    title = f"returns of {found.get('contexts')} contexts, recorded mean {found.get('recorded_mean', 0):.3f}"
+    return [title, "correlation", "mean error", "mean absolute error"], rows
 
 
 _HORIZON: Mapping[str, tuple[str, Callable[[Any], str]]] = {

@@ -66,13 +66,13 @@ class Player:
         """
         folder = Path(folder)
         after = folder / "imagination.safetensors"
-        model, about = load_world_and_agent(after if after.exists() else folder / "agent.safetensors")
+        model, recipe = load_world_and_agent(after if after.exists() else folder / "agent.safetensors")
         tokenizer, _ = load_tokenizer(folder / "tokenizer.safetensors")
         tokenizer = for_inference(tokenizer.to(device), precision="float32", compiled=compiled)
         model = for_inference(model.to(device), precision=precision, compiled=compiled)
-        context = about["imagination"]["context"]
-        sampling = from_dict(SamplingConfig, about.get("sampling", {}))  # a cloned policy has no use for it
-        words = about["vocabulary"], about.get("labels", ())
+        context = recipe["imagination"]["context"]
+        sampling = from_dict(SamplingConfig, recipe.get("sampling", {}))  # a cloned policy has no use for it
+        words = recipe["vocabulary"], recipe.get("labels", ())
         return cls(tokenizer, model, *words, context=context, sampling=sampling, seed=seed)
 
     @torch.no_grad()

@@ -72,13 +72,13 @@ def import_recordings(
     if not 0 <= validation_share < 1:
         raise UserError(f"validation share must lie in 0..1, got {validation_share}")
     names = source.names()
-    about = source.about | {
+    provenance = source.provenance | {
         "reencode": encode,
         "validation_share": validation_share,
         "recordings": len(names),
         "names": hashlib.sha256("\n".join(names).encode()).hexdigest()[:16],
     }
-    _check_folder(root, about)
+    _check_folder(root, provenance)
     progress = progress or (lambda done, total, skipped: None)
     if is_complete(root):
         progress(len(names), len(names), len(read_report(root)))
@@ -86,7 +86,7 @@ def import_recordings(
     meta = source.meta()
     with exclusive_lock(root), worker_pool(workers) as pool:
         writer = DatasetWriter(root, meta)
-        write_json(root / RECORD, about)
+        write_json(root / RECORD, provenance)
         skipped = {broken.file: broken for broken in read_report(root)}
         shards = _shards(source, names, validation_share)
         pending = _pending(shards, {split: writer.shards(split) for split in ("train", "validation")}, skipped)
@@ -189,7 +189,7 @@ def _read(source: Source, name: str, root: Path, encode: bool) -> Episode | Skip
             target = root / "videos" / f"{name.removesuffix('.mp4')}.mp4"
             episode = replace(episode, frames=reencode(episode.frames, target, fps=source.meta().fps))
     except (ValueError, OSError) as error:
-        return _skipped(name, str(source.about["source"]), " ".join(str(error).split()))
+        return _skipped(name, str(source.provenance["source"]), " ".join(str(error).split()))
     except Exception as error:  # whatever else damaged bytes lead to, one recording must not cost the others
         return Skipped(name, f"{type(error).__name__}: {' '.join(str(error).split())}", name)
     return episode
@@ -207,14 +207,14 @@ def _skipped(name: str, folder: str, said: str) -> Skipped:
 # --- beside the dataset ---------------------------------------------------------------------------------------------
 
 
-def _check_folder(root: Path, about: dict[str, Any]) -> None:
+def _check_folder(root: Path, provenance: dict[str, Any]) -> None:
     """`UserError` if `root` holds a dataset that was imported otherwise."""
     if not (root / RECORD).exists():
         if (root / "meta.json").exists() and is_complete(root):
             raise UserError(f"{root} holds a dataset that was not imported: choose another --name")
         return
     found = json.loads((root / RECORD).read_text(encoding="utf-8"))
-    for name, value in about.items():
+    for name, value in provenance.items():
         if found.get(name) != value:
             raise UserError(
                 f"dataset {root} was imported with {name} {found.get(name)}, now {value} is asked for:"

@@ -28,7 +28,7 @@ def inputs(config: Config, data: Data | None, logger: LoggerManager) -> tuple[Co
         check_datasets(config, datasets)
     else:
         source = source_of(data, config.env.frame)
-        called = source.about.get("environment", source.about["kind"])
+        called = source.provenance.get("environment", source.provenance["kind"])
         datasets = [dataset_of(source, config.run_dir / "data" / called, logger)]
     for dataset in datasets:
         if dataset.meta.fps != config.env.fps:

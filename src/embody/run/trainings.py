@@ -41,8 +41,8 @@ def make_weights(
     """
     check_own_world(config, name)
     check_upstream(config, *STAGES[name].built_on)
-    about, path = recipe(config, name, datasets), config.weights(name)
-    if is_finished(path, about):
+    wanted, path = recipe(config, name, datasets), config.weights(name)
+    if is_finished(path, wanted):
         logger.info(f"{path} is finished")
         log_other_sampling(config, [name], logger)
         return path
@@ -54,7 +54,7 @@ def make_weights(
             train(
                 stage,
                 checkpoint=config.checkpoint(stage.name),
-                about=about,
+                recipe=wanted,
                 logger=logger,
                 precision=config.precision,
                 seed=config.seed,
@@ -63,7 +63,7 @@ def make_weights(
                 on_checkpoint=record,
             )
             trained.append(stage)
-        save_tensors(path, trained[-1].model.state_dict(), about)
+        save_tensors(path, trained[-1].model.state_dict(), wanted)
         for stage in trained:
             config.checkpoint(stage.name).unlink(missing_ok=True)
     return path

@@ -29,21 +29,21 @@ class TrainingState:
         return {"model": self.model, "average": self.average, "losses": self.losses}
 
 
-def save_checkpoint(path: Path, state: TrainingState, *, step: int, steps: int, about: Mapping[str, Any]) -> None:
-    """Write `state` after `step` of `steps`; `about`, JSON-ready, is what the training depends on."""
+def save_checkpoint(path: Path, state: TrainingState, *, step: int, steps: int, recipe: Mapping[str, Any]) -> None:
+    """Write `state` after `step` of `steps`; `recipe` (JSON-ready) is all that the training depends on."""
     parts = {name: module.state_dict() for name, module in state.modules.items()}
     parts |= {f"optimizer{i}": _flatten(optimizer) for i, optimizer in enumerate(state.optimizers)}
     tensors = {f"{part}.{name}": t for part, values in parts.items() for name, t in values.items()}
-    save_tensors(path, tensors, {"step": step, "steps": steps, "config": about})
+    save_tensors(path, tensors, {"step": step, "steps": steps, "config": recipe})
 
 
-def load_checkpoint(path: Path, state: TrainingState, *, steps: int, about: Mapping[str, Any]) -> int:
+def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Mapping[str, Any]) -> int:
     """Put what `save_checkpoint` wrote into `state`; returns how many steps are done.
 
-    A `UserError` if it is damaged, or of a training with another `about` or number of steps.
+    A `UserError` if it is damaged, or of a training with another `recipe` or number of steps.
     """
     tensors, saved = load_tensors(path)
-    if saved.get("config") != about or saved.get("steps") != steps:
+    if saved.get("config") != recipe or saved.get("steps") != steps:
         raise UserError(f"{path} was made with another config or data: delete it to train anew, or use another --name")
 
     def part(name: str) -> dict[str, Tensor]:

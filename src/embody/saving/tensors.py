@@ -19,12 +19,12 @@ from embody.saving.atomic_write import atomic_write
 __all__ = ["load_tensors", "load_weights", "save_tensors", "tensors_hash"]
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write `tensors` and the JSON-ready `about` to `path`; a kill leaves the old file or the new one."""
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write `tensors` and JSON-ready `metadata` to `path`. If the process is killed, the old file stays intact."""
     contiguous = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with atomic_write(path) as temporary:
         try:
-            save_file(contiguous, str(temporary), metadata={"about": json.dumps(about, sort_keys=True)})
+            save_file(contiguous, str(temporary), metadata={"about": json.dumps(metadata, sort_keys=True)})
         except SafetensorError as error:  # it names the system's error in its text alone
             if found := re.search(r"os error (\d+)", str(error)):
                 number = int(found[1])
@@ -33,13 +33,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `save_tensors` wrote; a `UserError` of one line if the file is missing or is not such a file."""
+    """The tensors and metadata that `save_tensors` wrote; a `UserError` if the file is missing or damaged."""
     if not path.exists():
         raise UserError(f"no weights at {path}: run `embody train {path.stem}` first, or name another run with --name")
     try:
         with safe_open(str(path), framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (not a mapping)
+            metadata = json.loads((file.metadata() or {}).get("about", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a mapping)
     except (SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it and run its stage again") from error
 

@@ -92,7 +92,7 @@ def train(
     stage: Stage,
     *,
     checkpoint: Path,
-    about: Mapping[str, Any],
+    recipe: Mapping[str, Any],
     logger: LoggerManager,
     precision: str,
     seed: int,
@@ -103,7 +103,7 @@ def train(
 ) -> None:
     """Train from `checkpoint` if it exists, else from the stage's own start, to the last step (or `stop_after` more).
 
-    At the end `stage.model` holds the averaged weights. `about` (the stage's config) must equal that in the checkpoint.
+    At the end `stage.model` holds the averaged weights. `recipe` must equal the one in the checkpoint.
     `recompute` and `compile`: see `Config`.
     """
     config, model, steps = stage.config, stage.model, stage.steps
@@ -111,7 +111,7 @@ def train(
     optimizers = make_optimizers(config, model, stage.parameter_groups())
     average = MovingAverage(model, config.ema)
     state = TrainingState(model, average.model, stage.losses, optimizers)
-    first = load_checkpoint(checkpoint, state, steps=steps, about=about) if checkpoint.exists() else 0
+    first = load_checkpoint(checkpoint, state, steps=steps, recipe=recipe) if checkpoint.exists() else 0
     last = steps if stop_after is None else min(steps, first + stop_after)
     logger.truncate(stage.name, first)
     if first:
@@ -149,7 +149,7 @@ def train(
                 logger.metrics(stage.name, done, values | {"lr": share * config.lr} | rates)
             bar.advance(1, note=f"loss {float(loss.detach()):.3f}{speed}")
             if done % config.checkpoint_every == 0 or done == last:
-                save_checkpoint(checkpoint, state, step=done, steps=steps, about=about)
+                save_checkpoint(checkpoint, state, step=done, steps=steps, recipe=recipe)
                 on_checkpoint()
     if last == steps:
         model.load_state_dict(average.model.state_dict())

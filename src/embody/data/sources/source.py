@@ -31,7 +31,7 @@ class Source(Protocol):
         """How many recordings are written at a time."""
 
     @property
-    def about(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """What the episodes depend on, ready for JSON."""
 
     def names(self) -> list[str]:

@@ -29,7 +29,7 @@ class VideoSource(Lean):
     shard: int = 32
 
     @property
-    def about(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         return {"kind": "videos", "source": str(self.folder.absolute())}
 
     def names(self) -> list[str]:

@@ -49,7 +49,7 @@ class PipelineSource:
     shard: int = 8  # their frames are in memory
 
     @property
-    def about(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         folder = str(getattr(self.pipeline, "data_dir", "a pipeline"))
         size = {"height": self.height, "width": self.width}
         return {"kind": "pipeline", "source": folder, "environment": self.pipeline.environment, **size}
@@ -57,7 +57,7 @@ class PipelineSource:
     def names(self) -> list[str]:
         names = sorted(self.pipeline.get_trajectory_names())
         if not names:
-            raise UserError(f"{self.about['source']}: the pipeline has no trajectory")
+            raise UserError(f"{self.provenance['source']}: the pipeline has no trajectory")
         return names
 
     def group(self, name: str) -> str:

@@ -127,12 +127,12 @@ def _player(
             f" those of another space ({known}): it cannot play there"
         )
     tokenizer, _ = load_tokenizer(config.weights("tokenizer"))
-    model, about = load_world_and_agent(config.weights("agent" if policy == "cloning" else policy))
+    model, recipe = load_world_and_agent(config.weights("agent" if policy == "cloning" else policy))
     tokenizer.to(device)
     model.to(device)
     parts = tokenizer, model.dynamics, model.agent
     weights = digest([[tensors_hash(part.state_dict()), to_dict(part.config)] for part in parts])
-    context, words = config.imagination.context, (about["vocabulary"], about.get("labels", ()))
+    context, words = config.imagination.context, (recipe["vocabulary"], recipe.get("labels", ()))
 
     def player(first: int) -> TaskPolicy:
         seed = config.seed * 1_000_000 + first

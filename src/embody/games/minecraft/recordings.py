@@ -36,7 +36,7 @@ class MinerlSource:
     shard: int = 32
 
     @property
-    def about(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         return {"kind": "minerl", "source": str(self.root.absolute()), "environment": self.environment}
 
     @property
@@ -101,7 +101,7 @@ class VptSource(Lean):
     shard: int = 32
 
     @property
-    def about(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         return {"kind": "vpt", "source": str(self.source.absolute())}
 
     @cached_property
