@@ -28,7 +28,8 @@ from embody.recording import collect, is_collected
 from embody.run.folder import config_path, recorded, write_config
 from embody.run.inputs import Data, inputs
 from embody.run.measuring import measure_run
-from embody.run.provenance import CONTROLS, check_upstream, log_other_sampling, tokenizer_hash
+from embody.run.provenance import check_upstream, log_other_sampling, tokenizer_hash
+from embody.run.stages import CONTROLS
 from embody.run.timing import machine_line
 from embody.run.trainings import make_weights
 from embody.tokenizer import Tokenizer

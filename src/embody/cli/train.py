@@ -7,7 +7,7 @@ import tyro
 
 from embody.cli.settings import Command, Preset, Settings, with_full
 from embody.config import Config
-from embody.run.provenance import STAGES
+from embody.run.stages import STAGES
 from embody.trainer import Trainer
 
 __all__ = ["commands"]

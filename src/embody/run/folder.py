@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from embody.config import Config, to_dict
-from embody.data import atomic_write, write_json
 from embody.errors import UserError
 from embody.games import stored_config
-from embody.run.timing import timed
+from embody.saving.atomic_write import atomic_write, write_json
 
 __all__ = ["config_path", "read_config", "recorded", "write_config"]
 
@@ -41,6 +40,8 @@ def recorded(config: Config, stage: str, *, anew: bool = False) -> Iterator[Call
 
     An error puts the former config back: the next command must not start from one that cannot work.
     """
+    from embody.run.timing import timed  # imports torch, which reading a config does not need
+
     path = config_path(config.run_dir)
     before = path.read_bytes() if path.exists() else None
     write_config(config)

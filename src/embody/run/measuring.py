@@ -14,12 +14,12 @@ from embody.metrics.results_file import write_results
 from embody.model import load_dynamics, load_tokenizer, load_world_and_agent
 from embody.run.folder import recorded
 from embody.run.provenance import (
-    CONTROLS,
     check_upstream,
     evaluation_digest,
     log_other_sampling,
     tokenizer_hash,
 )
+from embody.run.stages import CONTROLS
 from embody.run.timing import spent
 from embody.saving.tensors import tensors_hash
 

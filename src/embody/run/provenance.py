@@ -1,29 +1,25 @@
 """What weights are made from, and what may be built on them.
 
-Each stage declares itself once, in `STAGES`. Its recipe, which is all that its weights depend on, is kept in their
-file: weights with another recipe are never taken for finished, and nothing is built on weights whose settings are not
-the run's. The sampling that phase 3 learnt from is in its recipe, but finished weights may be sampled otherwise: that
-is only said.
+A stage's recipe, which is all that its weights depend on, is kept in their file: weights with another recipe are never
+taken for finished, and nothing is built on weights whose settings are not the run's. The sampling that phase 3 learnt
+from is in its recipe, but finished weights may be sampled otherwise: that is only said.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from embody.config import Config, StageConfig, digest, from_dict, to_dict
-from embody.data import Dataset, EpisodeRow, labelled_meta
+from embody.data import Dataset, labelled_meta
 from embody.data.goal import goal_of
 from embody.errors import UserError
 from embody.logger_manager import LoggerManager
+from embody.run.stages import STAGES, StageSpec
 from embody.saving.tensors import load_tensors, tensors_hash
 
 __all__ = [
-    "CONTROLS",
-    "STAGES",
-    "StageSpec",
     "check_own_world",
     "check_upstream",
     "evaluation_digest",
@@ -35,80 +31,6 @@ __all__ = [
 ]
 
 _OF_ANOTHER_RUN = ("tokenizer", "dynamics")  # the stages that `Config.world` takes from there
-
-Phase = Literal["tokenizer", "dynamics", "agent", "imagination"]
-
-
-def _unchanged(config: Config) -> Config:
-    return config
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """What the weights of a stage depend on, beside data, seed and precision."""
-
-    name: str
-    phase: Phase  # whose `train_` settings it has; a control's is that of the stage which it is a control of
-    built_on: tuple[str, ...]  # stages whose weights it reads, the tokenizer first, the nearest last
-    models: tuple[str, ...]  # their architecture
-    objectives: tuple[str, ...]
-    dreams: tuple[str, ...] = ()  # settings of imagination, where that is not an objective
-    sampling: bool = False  # whether it learns from samples
-    change: Callable[[Config], Config] = _unchanged  # the settings of a control
-    episodes: Callable[[EpisodeRow], bool] | None = None  # that a control learns from; None: all
-
-
-def _without_world(config: Config) -> Config:
-    """The agent shares the dynamics' layers, and is all that they learn from."""
-    agent = dataclasses.replace(config.agent, own_weights=False)
-    objective = dataclasses.replace(
-        config.agent_objective, dynamics_weight=0.0, heads_input="context", world_lr_scale=1.0
-    )
-    return dataclasses.replace(config, agent=agent, agent_objective=objective)
-
-
-def _with_shuffled_rewards(config: Config) -> Config:
-    return dataclasses.replace(config, imagination=dataclasses.replace(config.imagination, shuffle_rewards=True))
-
-
-def _by_expert_alone(row: EpisodeRow) -> bool:
-    return row.source == "expert" and row.noise == 0.0
-
-
-_TOKENIZER = StageSpec("tokenizer", "tokenizer", (), ("frame", "tokenizer"), ("tokenizer",))
-_DYNAMICS = StageSpec(
-    "dynamics", "dynamics", ("tokenizer",), ("actions", "dynamics"), ("dynamics",), dreams=("context",)
-)
-_AGENT = StageSpec(
-    "agent",
-    "agent",
-    ("tokenizer", "dynamics"),
-    ("actions", "dynamics", "agent"),
-    ("dynamics", "agent"),
-    dreams=("context", "gamma"),
-)
-_IMAGINATION = StageSpec(
-    "imagination",
-    "imagination",
-    ("tokenizer", "dynamics", "agent"),
-    ("actions", "dynamics", "agent"),
-    ("agent", "imagination"),
-    dreams=("context", "gamma"),
-    sampling=True,
-)
-
-CONTROLS: Mapping[str, StageSpec] = {
-    spec.name: spec
-    for spec in (
-        dataclasses.replace(_AGENT, name="best_demonstrations", episodes=_by_expert_alone),
-        dataclasses.replace(_AGENT, name="no_world_model", built_on=("tokenizer",), change=_without_world),
-        dataclasses.replace(_IMAGINATION, name="shuffled_rewards", change=_with_shuffled_rewards),
-    )
-}
-STAGES: Mapping[str, StageSpec] = {
-    **{spec.name: spec for spec in (_TOKENIZER, _DYNAMICS, _AGENT, _IMAGINATION)},
-    **CONTROLS,
-}
 
 
 def recipe(config: Config, name: str, datasets: Sequence[Dataset]) -> dict[str, Any]:

@@ -12,9 +12,6 @@ from embody.logger_manager import LoggerManager
 from embody.model import load_dynamics, load_world_and_agent
 from embody.run.folder import recorded
 from embody.run.provenance import (
-    CONTROLS,
-    STAGES,
-    StageSpec,
     check_own_world,
     check_upstream,
     is_finished,
@@ -22,6 +19,7 @@ from embody.run.provenance import (
     recipe,
     tokenizer_hash,
 )
+from embody.run.stages import CONTROLS, STAGES, StageSpec
 from embody.saving.tensors import save_tensors
 from embody.training.agent import AgentStage, EventsStage, RiskStage
 from embody.training.dynamics import DynamicsStage
