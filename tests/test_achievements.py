@@ -12,7 +12,7 @@ from embody.games import make_env
 from embody.games.crafter.play import AchievementScheduler, Unlocked, play_achievements
 from embody.games.crafter.presets import crafter_small
 from embody.games.crafter.schedule import AchievementSchedule
-from embody.games.crafter.tasks import ACHIEVEMENTS, AFTER, LABELS
+from embody.games.crafter.tasks import ACHIEVEMENTS, LABELS, PREREQUISITES
 
 FULL = {"food": 9, "drink": 9, "energy": 9}
 SCHEDULE = AchievementSchedule(patience=20, every=10)
@@ -40,7 +40,7 @@ def test_tasks_come_in_order_and_unlocked_ones_never() -> None:
 
 def test_what_an_achievement_needs_comes_before_it() -> None:
     assert sorted(SCHEDULE.order) == sorted(ACHIEVEMENTS)
-    for name, before in AFTER.items():
+    for name, before in PREREQUISITES.items():
         assert all(SCHEDULE.order.index(first) < SCHEDULE.order.index(name) for first in before), name
 
 

@@ -18,13 +18,13 @@ from embody.games import LockstepEnvs, environment_seeds, game, make_env
 from embody.games.crafter.demonstrator import ACTION, CrafterExpert
 from embody.games.crafter.environment import (
     CrafterPixels,
-    _begin,
     _load_crafter,
+    _new_game,
 )
-from embody.games.crafter.planning import Sight, Walls, route, wall_in
+from embody.games.crafter.planning import WallState, WorldView, cheapest_path, plan_walls
 from embody.games.crafter.presets import crafter_small
+from embody.games.crafter.random_goals import CRAFTING_ACTIONS, EXPERT_STEPS, TRY_CONTINUE, TRY_START, RandomGoalExpert
 from embody.games.crafter.tasks import ACHIEVEMENTS, ACTION_NAMES, LABELS, VOCABULARY
-from embody.games.crafter.whims import FUMBLE, ON, TRIES, WHILE, CrafterWhims
 from embody.recording import collect, play_episodes
 from embody.recording.play import _draw, _draw_noise, _rng, _unlabelled
 from embody.tokenizer import Tokenizer
@@ -44,16 +44,16 @@ def begin(seed: int = 0, max_steps: int = 1000) -> CrafterPixels:
 
 
 @pytest.fixture
-def other_worlds() -> Iterator[None]:
-    """Worlds are kept by their seed: those of a test are made in it."""
-    _begin.cache_clear()
+def fresh_world_cache() -> Iterator[None]:
+    """Worlds are cached by seed: clear the cache, so that this test generates its own."""
+    _new_game.cache_clear()
     yield
-    _begin.cache_clear()
+    _new_game.cache_clear()
 
 
 @pytest.fixture
-def cheap_worlds(other_worlds: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second a world is too much: grass with a little of everything, as the seed draws it."""
+def quick_worlds(fresh_world_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simple worlds, since generating a real one takes a second: grass with a few trees, stones, water and cows."""
 
     def generate(world: Any, player: Any) -> None:
         kinds = [world._mat_ids[name] for name in ("grass", "tree", "water", "stone", "sand")]
@@ -67,21 +67,21 @@ def cheap_worlds(other_worlds: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def field(other_worlds: None, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A field of grass without creatures, the player in its middle, looking down."""
+def field(fresh_world_cache: None, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A world of grass without creatures; the player stands in the middle and faces down."""
 
     def generate(world: Any, player: Any) -> None:
         world._mat_map[:] = world._mat_ids["grass"]
 
     monkeypatch.setattr(crafter.worldgen, "generate_world", generate)
-    monkeypatch.setattr(crafter.Env, "_balance_chunk", lambda *_: None)  # nor does any come
+    monkeypatch.setattr(crafter.Env, "_balance_chunk", lambda *_: None)  # no creature spawns later
 
 
 # --- the environment ------------------------------------------------------------------------------------------------
 
 
 def in_order(plain: Any) -> None:
-    """Creatures leave in the order of their birth, as ours do: `crafter.Env` draws from a set, by address."""
+    """Make `crafter.Env` remove creatures in the order of their creation; it draws from a set ordered by address."""
     balance, place = plain._balance_object, plain._world._obj_map
     plain._balance_object = lambda chunk, objs, *rest: balance(
         chunk, sorted(objs, key=lambda obj: place[tuple(obj.pos)]), *rest
@@ -96,7 +96,7 @@ def test_frames_and_rewards_are_crafters_own(size: tuple[int, int]) -> None:
         frame, _ = env.reset(seed=seed)
         np.testing.assert_array_equal(frame, plain.reset())
         assert frame.shape == (height, width, 3) and frame.dtype == np.uint8
-        env.game._step = plain._step = 100 + 80 * seed  # the second falls asleep in the dark
+        env.game._step = plain._step = 100 + 80 * seed  # the second one sleeps at night
         env.game._player.inventory["energy"] = plain._player.inventory["energy"] = 5
         in_order(plain)
         actions = np.random.default_rng(seed)
@@ -110,16 +110,16 @@ def test_frames_and_rewards_are_crafters_own(size: tuple[int, int]) -> None:
                 break
 
 
-def test_gymnasium_finds_no_fault(cheap_worlds: None) -> None:
+def test_gymnasiums_checker_accepts_the_environment(quick_worlds: None) -> None:
     from gymnasium.utils.env_checker import check_env
 
     check_env(CrafterPixels(20, 64, 64), skip_render_check=True)
 
 
-def test_an_episode_follows_from_its_seed_alone(cheap_worlds: None) -> None:
+def test_an_episode_is_a_function_of_its_seed(quick_worlds: None) -> None:
     env = begin(seed=4)
     first = [env.step(action)[0] for action in range(17)]
-    env.reset(seed=9)  # resets are not counted
+    env.reset(seed=9)  # earlier resets do not matter
     env.reset(seed=4)
     for action in range(17):
         np.testing.assert_array_equal(env.step(action)[0], first[action])
@@ -127,10 +127,10 @@ def test_an_episode_follows_from_its_seed_alone(cheap_worlds: None) -> None:
     env.reset(seed=2**63 - 1)
 
 
-def test_who_plays_a_world_leaves_it_as_it_was_for_the_next() -> None:
-    """A world is made once and played by copies, at once or one after the other, night and all."""
+def test_playing_a_world_does_not_change_the_cached_one() -> None:
+    """A world is generated once; players get copies of it, whether they play at the same time or in turn."""
     actions = np.random.default_rng(0).integers(17, size=120)
-    _begin.cache_clear()
+    _new_game.cache_clear()
     envs = [begin(seed=3), begin(seed=3)]
     for env in envs:
         env.game._step = 150  # dusk
@@ -141,7 +141,7 @@ def test_who_plays_a_world_leaves_it_as_it_was_for_the_next() -> None:
         for found in (other, again.step(action)):
             np.testing.assert_array_equal(found[0], one[0])
             assert found[1:4] == one[1:4]
-    assert _begin.cache_info()[:2] == (2, 1)  # hits, misses
+    assert _new_game.cache_info()[:2] == (2, 1)  # hits, misses
 
 
 def test_which_creature_leaves_does_not_depend_on_the_order_of_a_set(field: None) -> None:
@@ -172,7 +172,7 @@ def test_events_rewards_limit_and_death(field: None) -> None:
     _, reward, terminated, truncated, info = env.step(np.array([5]))
     assert (reward, terminated, truncated, info["success"]) == (1.0, False, False, False)
     np.testing.assert_array_equal(info["events"], drink)
-    _, reward, _, truncated, info = env.step(5)  # again an event, but unlocked already
+    _, reward, _, truncated, info = env.step(5)  # an event again, but no reward: it was unlocked before
     assert (reward, truncated) == (0.0, False)
     np.testing.assert_array_equal(info["events"], drink)
     _, _, terminated, truncated, info = env.step(0)
@@ -194,7 +194,7 @@ def test_names_are_crafters_own_and_every_word_is_known() -> None:
     assert LABELS[ACHIEVEMENTS.index("collect_diamond")] == "collect diamond"
 
 
-def test_lockstep_tells_the_events_of_each_step(cheap_worlds: None) -> None:
+def test_lockstep_envs_give_the_events_of_each_step(quick_worlds: None) -> None:
     config = crafter_small().env
     envs = LockstepEnvs(config, "crafter", [0, 1])
     envs.reset()
@@ -210,7 +210,7 @@ def test_lockstep_tells_the_events_of_each_step(cheap_worlds: None) -> None:
         if not plays:
             break
         plays = not envs.events[1].any()
-    assert not plays  # the step after an event was looked at
+    assert not plays  # a step after an event was compared
     assert LockstepEnvs(small_minigrid(Path()).env, GOTO, [3]).events.shape == (1, 0)
 
 
@@ -231,55 +231,55 @@ def test_bad_input_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- planning -------------------------------------------------------------------------------------------------------
 
 
-def look(env: CrafterPixels) -> Sight:
-    return Sight(env.game, crafter.constants)
+def observe(env: CrafterPixels) -> WorldView:
+    return WorldView(env.game, crafter.constants)
 
 
-def test_a_way_goes_round_what_it_cannot_dig(field: None) -> None:
+def test_a_path_avoids_what_the_player_cannot_mine(field: None) -> None:
     env = begin()
     world = env.game._world
     x, y = (int(v) for v in env.game._player.pos)
     world[x + 4, y] = "tree"
-    world._mat_map[x + 2, y - 3 : y + 6] = world._mat_ids["stone"]  # a wall: 3 cells up, 5 down
-    sight = look(env)
-    tree = sight.cell((x + 4, y))
-    assert len(route(sight, {tree})) == 4 + 2 * 4 and route(sight, {tree}, limit=11) == []
+    world._mat_map[x + 2, y - 3 : y + 6] = world._mat_ids["stone"]  # a wall that reaches 3 cells up and 5 down
+    view = observe(env)
+    tree = view.cell((x + 4, y))
+    assert len(cheapest_path(view, {tree})) == 4 + 2 * 4 and cheapest_path(view, {tree}, limit=11) == []
     env.game._player.inventory["wood_pickaxe"] = 1
-    assert route(look(env), {tree}) == [sight.cell((x + i, y)) for i in (1, 2, 3, 4)]
+    assert cheapest_path(observe(env), {tree}) == [view.cell((x + i, y)) for i in (1, 2, 3, 4)]
     world._mat_map[x + 1 : x + 4, y - 1] = world._mat_ids["lava"]
-    sight = look(env)
-    way = route(sight, {tree})  # a row further down: no step on it is a step from the lava
-    beside = {cell + direction for cell in sight.cells("lava") for direction in sight.directions}
-    assert len(way) == 6 and not beside & set(way)
+    view = observe(env)
+    path = cheapest_path(view, {tree})  # one row further down, where no cell is beside lava
+    beside = {cell + direction for cell in view.cells("lava") for direction in view.directions}
+    assert len(path) == 6 and not beside & set(path)
 
 
 def test_a_plant_is_walled_in_on_open_grass(field: None) -> None:
     env = begin()
     world = env.game._world
     env.game._player.inventory |= {"stone": 4, "sapling": 1}
-    sight = look(env)
-    plant = sight.here + 2 * sight.width + 1
-    sides = {plant + direction for direction in sight.directions}
+    view = observe(env)
+    plant = view.position + 2 * view.width + 1
+    sides = {plant + direction for direction in view.directions}
 
-    def missing(state: Walls) -> int:
-        return sum(state.passable(sight, side) for side in sides) + (not state.sapling)
+    def missing(state: WallState) -> int:
+        return sum(state.passable(view, side) for side in sides) + (not state.sapling)
 
-    plan = wall_in(sight, missing, sides, plant)
+    plan = plan_walls(view, missing, sides, plant)
     names = {"stone": ACTION["place_stone"], "plant": ACTION["place_plant"]}
     for what, direction in plan:
-        env.step(names[what] if what in names else 1 + sight.directions.index(direction))
-    after = look(env)
-    assert type(after.things[plant]).__name__ == "Plant" and all(after.material(side) == "stone" for side in sides)
+        env.step(names[what] if what in names else 1 + view.directions.index(direction))
+    after = observe(env)
+    assert type(after.objects[plant]).__name__ == "Plant" and all(after.material(side) == "stone" for side in sides)
     assert env.game._player.inventory["stone"] == 0 and 5 < len(plan) < 25
 
     env.reset(seed=0)
     env.game._player.inventory |= {"stone": 4, "sapling": 1}
     env.game._world._mat_map[:] = world._mat_ids["sand"]
-    sight = look(env)
-    assert wall_in(sight, missing, sides, plant) == []  # nothing grows there
+    view = observe(env)
+    assert plan_walls(view, missing, sides, plant) == []  # nothing can be planted on sand
 
 
-def test_the_expert_shuts_itself_in_and_sleeps(field: None) -> None:
+def test_the_expert_builds_a_shelter_and_sleeps_in_it(field: None) -> None:
     env = begin()
     world, player = env.game._world, env.game._player
     world._mat_map[36:46, 20:44] = world._mat_ids["stone"]
@@ -292,11 +292,11 @@ def test_the_expert_shuts_itself_in_and_sleeps(field: None) -> None:
         env.step(expert.action(None))
         if player.sleeping:
             break
-    sight, room = look(env), set()
-    queue = [sight.here]
+    view, room = observe(env), set()
+    queue = [view.position]
     while queue and len(room) < 9:
         room.add(cell := queue.pop())
-        queue += [cell + d for d in sight.directions if sight.free(cell + d) and cell + d not in room]
+        queue += [cell + d for d in view.directions if view.walkable(cell + d) and cell + d not in room]
     assert player.sleeping and len(room) <= 2
 
 
@@ -311,7 +311,7 @@ def unlocked_by_expert(seed: int, max_steps: int) -> np.ndarray:
     return unlocked
 
 
-def test_the_expert_wins_all_achievements_of_a_world() -> None:
+def test_the_expert_unlocks_all_achievements_of_a_world() -> None:
     assert unlocked_by_expert(1018, max_steps=700).all()
 
 
@@ -321,39 +321,45 @@ def test_the_expert_mines_a_diamond_in_most_worlds() -> None:
     assert unlocked[:, ACHIEVEMENTS.index("collect_diamond")].mean() >= 0.65 and unlocked.sum(axis=1).mean() >= 19
 
 
-# --- whims ----------------------------------------------------------------------------------------------------------
+# --- the off-task expert ---------------------------------------------------------------------------------------------
 
 
-def wishing(env: CrafterPixels, wish: str | None) -> CrafterWhims:
-    """Has just begun to wish for that, and for nothing else later."""
-    whims = CrafterWhims()
-    assert isinstance(whims, CrafterWhims)
-    whims.reset(env)
+def pursuing(env: CrafterPixels, goal: str | None) -> RandomGoalExpert:
+    """An off-task expert that always pursues this one goal (None: the goals of the expert)."""
+    random_expert = RandomGoalExpert()
+    assert isinstance(random_expert, RandomGoalExpert)
+    random_expert.reset(env)
 
     def draw(own: bool = False) -> None:
-        whims.look()
-        whims._wish, whims._left, whims._count = wish, WHILE, whims._times(wish) if wish else 0
+        random_expert.observe()
+        random_expert._goal, random_expert._steps_left, random_expert._count_at_draw = (
+            goal,
+            EXPERT_STEPS,
+            random_expert._times_achieved(goal) if goal else 0,
+        )
 
-    whims._draw = draw  # type: ignore[method-assign]
-    return whims
+    random_expert._draw_goal = draw  # type: ignore[method-assign]
+    return random_expert
 
 
-def test_every_wish_is_an_achievement_and_all_but_one_are_wished_for(field: None) -> None:
-    whims = wishing(begin(), None)
-    whims.look()
-    assert set(ACHIEVEMENTS) - set(whims._wishes) == {"eat_plant"} and set(whims._wishes) < set(ACHIEVEMENTS)
+def test_every_goal_is_an_achievement_and_only_eat_plant_is_never_drawn(field: None) -> None:
+    random_expert = pursuing(begin(), None)
+    random_expert.observe()
+    assert set(ACHIEVEMENTS) - set(random_expert._goal_skills) == {"eat_plant"} and set(
+        random_expert._goal_skills
+    ) < set(ACHIEVEMENTS)
 
 
 @pytest.mark.parametrize(
-    "wish, inventory",
+    "goal, inventory",
     [
         *(("place_stone", {"stone": 2}), ("place_table", {"wood": 9}), ("place_plant", {"sapling": 2})),
         *(("collect_wood", {}), ("collect_sapling", {}), ("collect_drink", {}), ("wake_up", {"energy": 8})),
         *(("make_wood_pickaxe", {"wood": 9}), ("place_furnace", {"wood": 9, "stone": 9, "wood_pickaxe": 1})),
     ],
 )
-def test_a_wish_comes_true_and_may_come_again(field: None, wish: str, inventory: dict[str, int]) -> None:
-    """Whatever has been achieved before: the expert would do each of these once, in its own order."""
+def test_a_goal_is_achieved_and_can_be_achieved_again(field: None, goal: str, inventory: dict[str, int]) -> None:
+    """Also after all achievements are unlocked; the expert would pursue each of them once."""
     env = begin()
     world, player = env.game._world, env.game._player
     x, y = (int(v) for v in player.pos)
@@ -361,53 +367,57 @@ def test_a_wish_comes_true_and_may_come_again(field: None, wish: str, inventory:
     player.inventory |= inventory
     for achievement in ACHIEVEMENTS:
         player.achievements[achievement] = 1
-    whims, came = wishing(env, wish), 0
-    often = 1 if wish in ("place_furnace", "wake_up") else 2  # for more there is neither stone nor tiredness
+    random_expert, achieved = pursuing(env, goal), 0
+    often = 1 if goal in ("place_furnace", "wake_up") else 2  # stones and lost energy suffice for one only
     for _ in range(120):
-        _, _, over, _, info = env.step(whims.action(None))
-        came += info["events"][ACHIEVEMENTS.index(wish)]
-        if came == often or over:
+        _, _, over, _, info = env.step(random_expert.action(None))
+        achieved += info["events"][ACHIEVEMENTS.index(goal)]
+        if achieved == often or over:
             break
-    assert came == often, wish
+    assert achieved == often, goal
 
 
-def test_what_is_out_of_reach_gives_way_to_the_experts_goals(field: None) -> None:
+def test_a_goal_that_cannot_be_pursued_is_replaced_by_the_experts_goals(field: None) -> None:
     env, same = begin(), begin()
-    whims, expert = wishing(env, "collect_diamond"), CrafterExpert()
+    random_expert, expert = pursuing(env, "collect_diamond"), CrafterExpert()
     expert.reset(same)
     for _ in range(20):
-        action = whims.action(None)
+        action = random_expert.action(None)
         assert action == expert.action(None)
         env.step(action), same.step(action)
 
 
-def test_beside_a_table_everything_is_tried_out_of_turn(field: None) -> None:
-    """With nothing in its pockets, so that all of it fails; not while asleep, nor with a zombie beside it."""
+def test_beside_a_table_all_crafting_actions_are_tried(field: None) -> None:
+    """The inventory is empty, so all tries fail. None is made while asleep."""
     env = begin()
     world, player = env.game._world, env.game._player
     x, y = (int(v) for v in player.pos)
-    whims, expert = wishing(env, None), CrafterExpert()
+    random_expert, expert = pursuing(env, None), CrafterExpert()
     expert.reset(env)
-    assert [whims.action(None) for _ in range(50)] == [expert.action(None)] * 50  # no table, nothing out of turn
+    assert [random_expert.action(None) for _ in range(50)] == [
+        expert.action(None)
+    ] * 50  # without a table it acts as the expert
     world[x + 1, y] = "table"
-    own, tried = expert.action(None), [whims.action(None) for _ in range(1000)]
-    out_of_turn = [action for action in tried if action != own]
-    assert set(out_of_turn) | {own} == {*TRIES, own} and len(TRIES) == 10
-    often = FUMBLE / (1 - ON + FUMBLE)  # in the long run
-    assert own not in TRIES and abs(len(out_of_turn) / 1000 - often) < 0.11  # four standard deviations, of runs
-    again = np.mean([a == b for a, b in itertools.pairwise(out_of_turn)])
+    own, tried = expert.action(None), [random_expert.action(None) for _ in range(1000)]
+    other = [action for action in tried if action != own]
+    assert set(other) | {own} == {*CRAFTING_ACTIONS, own} and len(CRAFTING_ACTIONS) == 10
+    often = TRY_START / (1 - TRY_CONTINUE + TRY_START)  # in the long run
+    assert (
+        own not in CRAFTING_ACTIONS and abs(len(other) / 1000 - often) < 0.11
+    )  # four standard deviations of correlated draws
+    again = np.mean([a == b for a, b in itertools.pairwise(other)])
     assert abs(again - (0.5 + 0.5 / 10)) < 0.09
     player.sleeping = True
-    assert {whims.action(None) for _ in range(50)} == {ACTION_NAMES[0].index("sleep")}
+    assert {random_expert.action(None) for _ in range(50)} == {ACTION_NAMES[0].index("sleep")}
 
 
-def test_whims_follow_from_the_world_and_not_from_what_is_seen(cheap_worlds: None) -> None:
+def test_random_goals_depend_on_the_worlds_seed_and_not_on_the_first_frame(quick_worlds: None) -> None:
     def played(draws: int) -> list[int]:
-        env, whims, actions = begin(3), CrafterWhims(), []
-        whims.reset(env)
-        whims._rng.random(draws)
+        env, random_expert, actions = begin(3), RandomGoalExpert(), []
+        random_expert.reset(env)
+        random_expert._rng.random(draws)
         for _ in range(200):
-            actions.append(whims.action(None))
+            actions.append(random_expert.action(None))
             env.step(actions[-1])
         return actions
 
@@ -430,12 +440,12 @@ def small(root: Path, **fields: Any) -> Config:
 
 
 @pytest.fixture
-def recorded(cheap_worlds: None, tmp_path: Path) -> Path:
+def recorded(quick_worlds: None, tmp_path: Path) -> Path:
     collect(small(tmp_path / "recorded"))
     return tmp_path / "recorded"
 
 
-def test_the_dataset_is_what_is_played(cheap_worlds: None, recorded: Path) -> None:
+def test_the_dataset_equals_the_played_episodes(quick_worlds: None, recorded: Path) -> None:
     dataset = open_dataset(recorded / "crafter")
     assert dataset.version == 2 and not dataset.is_video
     assert dataset.meta.tasks == ACHIEVEMENTS and dataset.meta.labels == LABELS and dataset.meta.fps == 5
@@ -448,7 +458,7 @@ def test_the_dataset_is_what_is_played(cheap_worlds: None, recorded: Path) -> No
         if labelled[i]:
             assert_same(found, episode)
             continue
-        # The same episode, but for what nobody knows of a video.
+        # The same episode without actions, rewards, events and terminal.
         np.testing.assert_array_equal(found.frames, episode.frames)
         assert (found.noise, found.seed, found.events) == (episode.noise, episode.seed, None)
         assert not found.actions.any() and not found.rewards.any() and not found.is_terminal.any()
@@ -460,7 +470,7 @@ def test_the_dataset_is_what_is_played(cheap_worlds: None, recorded: Path) -> No
         assert np.float32(reward) == whole[0].rewards[t]
 
 
-def test_which_are_videos_says_nothing_of_quality(tmp_path: Path) -> None:
+def test_unlabelled_episodes_are_drawn_regardless_of_noise(tmp_path: Path) -> None:
     config = small(tmp_path, random_fraction=0.5)
     noise = [_draw_noise(config, _rng(config, "crafter", "train", index)) for index in range(2000)]
     videos = np.array([_draw(config, "crafter", "train", index, 1) < 0.5 for index in range(2000)])
@@ -468,7 +478,7 @@ def test_which_are_videos_says_nothing_of_quality(tmp_path: Path) -> None:
     assert abs(videos.mean() - 0.5) < 0.06
 
 
-def test_a_video_does_not_tell_how_it_ended(cheap_worlds: None, tmp_path: Path) -> None:
+def test_an_unlabelled_episode_has_no_terminal(quick_worlds: None, tmp_path: Path) -> None:
     episode = play_episodes(small(tmp_path, unlabelled_fraction=0.0), "crafter", "train", 0, 1)[0]
     died = np.arange(episode.length) == episode.length - 1
     assert not _unlabelled(dataclasses.replace(episode, is_terminal=died)).is_terminal.any()
@@ -493,8 +503,8 @@ def test_clips_come_from_all_episodes_and_are_relabelled(recorded: Path) -> None
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
 @pytest.mark.parametrize("stage_of", [TokenizerStage, DynamicsStage])
-def test_world_models_may_be_shown_what_is_rare(recorded: Path, stage_of: Any, share: float) -> None:
-    """Behind the uniform rows of a batch each holds an event of its task; among them not all do."""
+def test_world_model_batches_may_prefer_rows_with_events(recorded: Path, stage_of: Any, share: float) -> None:
+    """After the uniform rows of a batch, every row holds an event of its task; not all uniform rows do."""
     dataset, config = open_dataset(recorded / "crafter"), small(recorded)
     config = dataclasses.replace(
         config,
@@ -512,7 +522,7 @@ def test_world_models_may_be_shown_what_is_rare(recorded: Path, stage_of: Any, s
     assert not all(first)
 
 
-def test_videos_alone_can_be_read(cheap_worlds: None, tmp_path: Path) -> None:
+def test_videos_alone_can_be_read(quick_worlds: None, tmp_path: Path) -> None:
     config = small(tmp_path, unlabelled_fraction=1.0, train_episodes=2)
     collect(config)
     dataset = open_dataset(tmp_path / "crafter")
@@ -520,20 +530,20 @@ def test_videos_alone_can_be_read(cheap_worlds: None, tmp_path: Path) -> None:
     assert not batch.labelled.any() and batch.frames.any()
 
 
-def test_the_share_of_videos_is_part_of_the_recipe(tmp_path: Path, recorded: Path) -> None:
+def test_the_unlabelled_fraction_is_part_of_the_recipe(tmp_path: Path, recorded: Path) -> None:
     with pytest.raises(ValueError, match=r"unlabelled_fraction 0.5, now 0.0 is asked for"):
         collect(small(recorded, unlabelled_fraction=0.0))
     config = small_minigrid(tmp_path, train_episodes=2, validation_episodes=1)
     collect(config)
     record = json.loads((tmp_path / GOTO / "collection.json").read_text())
-    assert "unlabelled_fraction" not in record  # as it was before there was such a setting
+    assert "unlabelled_fraction" not in record  # a setting at its default is not recorded, so older records stay valid
     collect(config)
     other = dataclasses.replace(config.collect, unlabelled_fraction=0.5)
     with pytest.raises(ValueError, match=r"unlabelled_fraction 0.0, now 0.5 is asked for"):
         collect(dataclasses.replace(config, collect=other))
 
 
-def test_shards_hold_so_much_as_fits_in_memory() -> None:
+def test_shards_stay_below_their_memory_limit() -> None:
     from embody.recording.collect import SHARD_BYTES, _shards
 
     config = crafter_small()

@@ -1,6 +1,6 @@
-"""Crafter as 64x64 pixels: an episode is a function of its seed, and each step tells which achievements it brought.
+"""Crafter as a gymnasium environment of 64x64 pixels with reproducible episodes and the achievements of each step.
 
-Shapes: H = W = 64 pixels, P = 22 achievements; Crafter's arrays are [x, y], its frames [y, x].
+Shapes: H = W = 64 pixels, P = 22 achievements. Crafter indexes its map by [x, y] and its frames by [y, x].
 """
 
 import copy
@@ -22,18 +22,25 @@ DIAMOND = ACHIEVEMENTS.index("collect_diamond")
 
 
 class CrafterPixels(gymnasium.Env[np.ndarray, Any]):
-    """One Crafter world. Observation: uint8 [H, W, 3], what `crafter.Env` shows, bit for bit.
+    """One Crafter world.
 
-    Action: int64 [1], or an int, of 0..16. Reward: Crafter's own, 1 for each step that unlocks an achievement plus a
-    tenth of the change in health. Terminated is dead. `info`: Crafter's, and "mission" (str, empty: whoever plays says
-    what for), "events" (bool [P]: the achievements of this step, each time) and "success" (bool: a diamond, now).
+    Observation: uint8 [H, W, 3], equal bit for bit to the frame of `crafter.Env`. Action: an int from 0 to 16, or int64
+    [1]. Reward: Crafter's own, which is 1 in a step that unlocks an achievement, plus a tenth of the change in health.
+    An episode is terminated by death and truncated after `max_steps`.
+
+    `info` is Crafter's with three additions: "mission" (an empty str, since the player chooses the task), "events"
+    (bool [P]: the achievements of this step, also repeated ones) and "success" (bool: this step collected a diamond).
     """
 
     def __init__(self, max_steps: int, height: int, width: int) -> None:
-        """`UserError` if a frame is too small for Crafter's 9x9 cells, or crafter is missing."""
+        """Frames have `height` x `width` pixels; an episode is truncated after `max_steps` actions.
+
+        Raises a `UserError` if a frame has fewer than 9 pixels a side, one for each of Crafter's 9x9 cells, or if
+        crafter is not installed.
+        """
         if min(height, width) < 9:
             raise UserError(f"env.height, env.width: Crafter shows 9x9 cells, a frame of {height}x{width} is too small")
-        _load_crafter()  # says now if it is missing
+        _load_crafter()  # a missing package is an error now and not at the first reset
         self._size = (width, height)
         self.max_steps = max_steps
         self.observation_space = spaces.Box(0, 255, (height, width, 3), np.uint8)
@@ -42,11 +49,11 @@ class CrafterPixels(gymnasium.Env[np.ndarray, Any]):
         self.game: Any = None  # crafter.Env of this episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """The first frame of the episode that `seed` gives: the first of `crafter.Env(seed=seed)`."""
+        """The first frame and `info` of the episode of `seed`, which is the first one of `crafter.Env(seed=seed)`."""
         super().reset(seed=seed)
         own = int(self.np_random.integers(2**31 - 1)) if seed is None else seed
-        begun, frame = _begin(own, self._size)
-        self.game, frame = begun.copy(), frame.copy()
+        new, frame = _new_game(own, self._size)
+        self.game, frame = new.copy(), frame.copy()
         self._step, self._counts = 0, self._count()
         info = {"inventory": self.game._player.inventory.copy()}
         return frame, info | {"mission": "", "events": np.zeros(len(ACHIEVEMENTS), bool), "success": False}
@@ -66,16 +73,16 @@ class CrafterPixels(gymnasium.Env[np.ndarray, Any]):
         return np.array([achieved[name] for name in ACHIEVEMENTS])
 
 
-@lru_cache(maxsize=512)  # of 0.1 MB; a second each to make, and several policies play the same ones
-def _begin(seed: int, size: tuple[int, int]) -> tuple[Any, NDArray[np.uint8]]:
-    """A game that has begun and its first frame: a new one, since Crafter counts its resets into the seed."""
+@lru_cache(maxsize=512)  # a world takes a second to generate and 0.1 MB to keep, and several policies play the same one
+def _new_game(seed: int, size: tuple[int, int]) -> tuple[Any, NDArray[np.uint8]]:
+    """A new game and its first frame. It must not be reset again: Crafter adds the number of resets to the seed."""
     game = _load_crafter()(seed=seed, size=size, length=None)
     return game, game.reset()
 
 
 @lru_cache(maxsize=1)
 def _load_crafter() -> Any:
-    """`crafter.Env` with its two faults mended: slow drawing, and a choice that depends on addresses in memory."""
+    """`crafter.Env` with faster rendering, and without a random choice that depends on memory addresses."""
     try:
         import crafter
         from crafter import engine
@@ -87,28 +94,28 @@ def _load_crafter() -> Any:
 
     class Game(crafter.Env):
         def _balance_object(self, chunk: Any, objs: Any, *rest: Any) -> None:
-            """One of a set's members is removed at random, and sets of objects are ordered by address: by age here."""
+            """Sort the objects by age: Crafter draws one to remove from a set, which is ordered by memory address."""
             place = self._world._obj_map
             super()._balance_object(chunk, sorted(objs, key=lambda obj: place[tuple(obj.pos)]), *rest)
 
         def reset(self) -> NDArray[np.uint8]:
-            self._draw = _Drawing(self, engine)
+            self._draw = _Renderer(self, engine)
             return super().reset()
 
         def render(self, size: Any = None) -> NDArray[np.uint8]:
             return self._draw() if size is None else super().render(size)
 
         def copy(self) -> "Game":
-            """The same game, to be played by somebody else."""
+            """An independent copy of the game in its present state; it shares the textures."""
             other: Game = copy.deepcopy(self, {id(shared): shared for shared in (self._draw, self._textures)})
-            other._draw = _Drawing(other, engine)
+            other._draw = _Renderer(other, engine)
             return other
 
     return Game
 
 
-class _Drawing:
-    """Crafter's `render` from ready tiles: each kind of ground is scaled once, each thing on it blended once."""
+class _Renderer:
+    """Crafter's `render` with cached tiles: each material is scaled once, each object on a material blended once."""
 
     def __init__(self, game: Any, engine: Any) -> None:
         self._game, self._engine = game, engine
@@ -141,7 +148,7 @@ class _Drawing:
         return tile
 
     def _cells(self) -> NDArray[np.uint8]:
-        """The local view by full daylight, uint8 [w, h, 3]."""
+        """The local view in full daylight, uint8 [w, h, 3]."""
         world, margin, (columns, rows) = self._game._world, self._margin, self._grid
         left, top = np.array(self._game._player.pos) - self._grid // 2 + margin
         kinds = np.pad(world._mat_map, margin, constant_values=len(self._tiles) - 1)

@@ -1,6 +1,6 @@
-"""Crafter's evaluation: so many achievements an episode, in worlds that nobody has recorded in.
+"""Crafter's evaluation: the achievements that each policy unlocks in held-out worlds.
 
-P achievements.
+Shapes: P achievements.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ __all__ = ["EVALUATION", "CrafterTrials"]
 
 
 class CrafterTrials:
-    """So many worlds a trial, played side by side."""
+    """Each trial is a batch of `evaluation.batch` held-out worlds, played in lockstep."""
 
     def __init__(self, config: Config, datasets: Sequence[Dataset]) -> None:
         self._config, self._datasets = config, datasets
@@ -37,7 +37,7 @@ class CrafterTrials:
         ]
 
     def play(self, number: int, make_policy: MakePolicy, pictures: Path | None) -> dict[str, Any]:
-        """`Unlocked.to_json`."""
+        """Play the worlds of one trial and return `Unlocked.to_json`; films of the first two go to `pictures`."""
         config, record = self._config, FILMS if pictures and number == 0 else 0
         seeds, goal = self._seeds[number], goal_of(config.agent.goal)
         schedule = _schedule(config)
@@ -48,9 +48,9 @@ class CrafterTrials:
         return played.to_json()
 
     def results(self, found: Found) -> dict[str, Any]:
-        """As `Trials`; and of each policy its `score`, `return` (achievements an episode), length, deaths and reward.
+        """As `Trials`; each policy also has `score`, `return` (achievements an episode), `length`, `died` and `reward`.
 
-        Intervals of what is over all achievements are bootstrapped over worlds.
+        Intervals of statistics over all achievements are bootstrapped over worlds.
         """
         unlocked = {policy: Unlocked.from_json(parts) for policy, parts in found.items()}
         achieved = {
@@ -86,7 +86,7 @@ def _schedule(config: Config) -> AchievementSchedule:
 
 
 def sections(results: Results) -> Sequence[Section]:
-    """What an episode comes to in all, a column a policy."""
+    """One table of the averages over episodes, with a column for each policy."""
     found: Mapping[str, Any] = lookup(results, "success") or {}
     shown: Mapping[str, tuple[str, Callable[[Any], str]]] = {
         "score": ("Crafter score (95% interval over episodes)", lambda v: _between(v, ".1f")),
@@ -100,7 +100,7 @@ def sections(results: Results) -> Sequence[Section]:
         for key, (title, show) in shown.items()
         if any(key in value for value in found.values())
     ]
-    return [Section("What an episode comes to", tables=((["", *found], rows),))] if rows else []
+    return [Section("Averages over episodes", tables=((["", *found], rows),))] if rows else []
 
 
 def _between(value: Mapping[str, float], form: str) -> str:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from embody.config import EnvConfig
 from embody.games.crafter.demonstrator import ACTION, CrafterExpert
 from embody.games.crafter.presets import crafter, crafter_small
+from embody.games.crafter.random_goals import RandomGoalExpert
 from embody.games.crafter.tasks import ACHIEVEMENTS, ACTION_NAMES, LABELS, TASKS, VOCABULARY
-from embody.games.crafter.whims import CrafterWhims
 from embody.games.environment import Demonstrator, PixelEnv
 from embody.games.registry import Game
 
@@ -34,7 +34,7 @@ def _make_demonstrator(task: str) -> Demonstrator:
 
 
 def _make_off_task_demonstrator(task: str) -> Demonstrator:
-    return CrafterWhims()
+    return RandomGoalExpert()
 
 
 def _evaluation() -> "GameEvaluation":

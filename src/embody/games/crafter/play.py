@@ -1,4 +1,4 @@
-"""Crafter: what a policy achieves in one long episode, asked for one achievement after the other or for all.
+"""Crafter's evaluation episodes: which achievements a policy unlocks, pursuing one at a time or all at once.
 
 N environments, P achievements, T timesteps, A action factors, H W pixels.
 """
@@ -15,37 +15,43 @@ from embody.config import EnvConfig
 from embody.data.goal import Goal
 from embody.errors import UserError
 from embody.games.crafter.schedule import AchievementSchedule
-from embody.games.crafter.tasks import ACHIEVEMENTS, AFTER, LABELS
+from embody.games.crafter.tasks import ACHIEVEMENTS, LABELS, PREREQUISITES
 from embody.games.lockstep import LockstepEnvs
 from embody.games.policy import TaskPolicy
 from embody.games.success import Recording
 
 __all__ = ["AchievementScheduler", "Unlocked", "play_achievements"]
 
-NEVER = -1
-_NEEDS = {"drink": "collect_drink", "food": "eat_cow", "energy": "wake_up"}
-_ENOUGH = 8  # of 9
+NEVER = -1  # in `Unlocked.first_step`
+_NEEDS = {"drink": "collect_drink", "food": "eat_cow", "energy": "wake_up"}  # what refills each of them
+_ENOUGH = 8  # of 9: a need ends at this level
 
 
 class AchievementScheduler:
-    """The task of one episode, by its place in `ACHIEVEMENTS`."""
+    """Chooses the task of one episode as `AchievementSchedule` describes; a task is an index in `ACHIEVEMENTS`."""
 
     def __init__(self, schedule: AchievementSchedule) -> None:
-        """A `UserError` names a task of the order that there is not."""
+        """Raises a `UserError` if `schedule.order` names an unknown achievement."""
         for name in schedule.order:
             if name not in ACHIEVEMENTS:
                 raise UserError(f"schedule.order: unknown {name!r}: choose from {', '.join(ACHIEVEMENTS)}")
         self._schedule = schedule
         self._order = [ACHIEVEMENTS.index(name) for name in schedule.order]
-        self._after = {p: [ACHIEVEMENTS.index(name) for name in AFTER.get(ACHIEVEMENTS[p], ())] for p in self._order}
-        self._asked = dict.fromkeys(self._order, 0)  # steps, in this round
-        self._task: int | None = None  # that patience is counted for
-        self._need: str | None = None
+        self._prerequisites = {
+            p: [ACHIEVEMENTS.index(name) for name in PREREQUISITES.get(ACHIEVEMENTS[p], ())] for p in self._order
+        }
+        self._steps_pursued = dict.fromkeys(self._order, 0)  # in this round through the order
+        self._task: int | None = None  # the achievement that is being pursued; None while a need is served
+        self._need: str | None = None  # the need that is being served: drink, food or energy
 
     def task(self, unlocked: NDArray[np.bool_], inventory: Mapping[str, int], steps: int) -> int:
-        """What to ask for now: `unlocked` bool `[P]`; `steps` have passed since the last call."""
+        """The task from now on.
+
+        `unlocked` bool `[P]` are the achievements of this episode so far, `inventory` the player's, and `steps` the
+        number of steps since the last call.
+        """
         if self._task is not None:
-            self._asked[self._task] += steps
+            self._steps_pursued[self._task] += steps
             self._task = None
         if self._need and inventory[self._need] >= _ENOUGH:
             self._need = None
@@ -54,38 +60,38 @@ class AchievementScheduler:
             self._need = least if inventory[least] <= self._schedule.low else None
         if self._need:
             return ACHIEVEMENTS.index(_NEEDS[self._need])
-        possible = [p for p in self._order if not unlocked[p] and unlocked[self._after[p]].all()]
+        possible = [p for p in self._order if not unlocked[p] and unlocked[self._prerequisites[p]].all()]
         if not possible:
             return self._order[-1]
         patience = self._schedule.patience
-        if all(self._asked[p] >= patience for p in possible):
-            self._asked |= dict.fromkeys(possible, 0)
-        self._task = next(p for p in possible if self._asked[p] < patience)
+        if all(self._steps_pursued[p] >= patience for p in possible):
+            self._steps_pursued |= dict.fromkeys(possible, 0)
+        self._task = next(p for p in possible if self._steps_pursued[p] < patience)
         return self._task
 
 
 @dataclass(frozen=True)
 class Unlocked:
-    """What one policy achieved in N episodes."""
+    """The achievements that one policy unlocked in N episodes."""
 
-    first_step: NDArray[np.int64]  # [N, P]: after so many actions; -1 is never
+    first_step: NDArray[np.int64]  # [N, P]: the number of actions until the achievement was unlocked; -1 if it was not
     length: NDArray[np.int64]  # [N]: actions played
     died: NDArray[np.bool_]  # [N]
-    reward: NDArray[np.float32]  # [N]: Crafter's own, summed
+    reward: NDArray[np.float32]  # [N]: the sum of Crafter's own rewards
     recordings: tuple[Recording, ...] = ()  # the first few episodes
 
     @property
     def achieved(self) -> NDArray[np.bool_]:
-        """`[N, P]`."""
+        """Whether each achievement was unlocked, bool `[N, P]`."""
         return self.first_step != NEVER
 
     def to_json(self) -> dict[str, Any]:
-        """All but the recordings."""
+        """The arrays as lists; the recordings are left out."""
         return {name: getattr(self, name).tolist() for name in ("first_step", "length", "died", "reward")}
 
     @classmethod
     def from_json(cls, parts: Sequence[Mapping[str, Any]]) -> "Unlocked":
-        """`to_json` of several batches, one after the other."""
+        """Join the `to_json` of several batches, in order."""
 
         def joined(name: str, kind: type) -> NDArray[Any]:
             return np.concatenate([np.array(part[name], kind) for part in parts])
@@ -106,10 +112,10 @@ def play_achievements(
     goal: Goal,
     record: int = 0,
 ) -> Unlocked:
-    """One episode for each of `seeds`, all side by side; the first `record` of them are kept as pictures.
+    """Play one episode for each of `seeds`, all in lockstep; the first `record` of them are returned as recordings.
 
-    The policy is asked for one achievement after the other or, if the `goal` tells it what is left, for all: then it is
-    told before each frame which are.
+    If the `goal` is all achievements at once, the policy's label lists those that are not unlocked yet, and it is
+    updated at every frame. Otherwise an `AchievementScheduler` chooses one achievement at a time.
     """
     envs = LockstepEnvs(config, config.tasks[0], seeds)
     frames = envs.reset()
@@ -120,7 +126,7 @@ def play_achievements(
     active, died = np.ones(n, bool), np.zeros(n, bool)
 
     def ask(steps: int, before: list[str]) -> list[str]:
-        """The labels of the episodes that go on; of the others, what they were."""
+        """The label of each episode's task; those of episodes that are over stay as they were `before`."""
         return [
             LABELS[scheduler.task(row != NEVER, info["inventory"], steps)] if goes_on else label
             for scheduler, row, info, goes_on, label in zip(
@@ -134,7 +140,7 @@ def play_achievements(
 
     labels = left() if goal.told_what_is_left else ask(0, [""] * n)
     policy.begin(frames, labels)
-    at = np.arange(n)  # the episodes that the policy still sees
+    at = np.arange(n)  # the episodes that the policy plays
     seen, played = [frames[:record]], []
     for step in itertools.count(1):
         actions = np.zeros((n, len(config.actions.sizes)), np.int64)

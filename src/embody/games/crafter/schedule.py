@@ -1,4 +1,4 @@
-"""What an agent is asked for in Crafter, as settings."""
+"""The settings of Crafter's task scheduler."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,24 @@ __all__ = ["AchievementSchedule"]
 
 @dataclass(frozen=True)
 class AchievementSchedule(Schedule):
-    """What the agent is asked for in one episode of Crafter: what it is short of, else what it has not achieved yet.
+    """Which achievement is the agent's task at each moment of an evaluation episode (`agent.goal` "one").
 
-    Of those it is asked for the first in `order` for which it has achieved all that comes before
-    (`embody.games.crafter.tasks.AFTER`), and after `patience` steps without it for the next one, round and round.
+    If food, drink or energy is low, the task is to eat, drink or sleep. Otherwise it is the first achievement in
+    `order` that is not unlocked yet and whose prerequisites are (`embody.games.crafter.tasks.PREREQUISITES`).
+    After `patience` steps the task moves on to the next such achievement; after the last one it starts again with the
+    first.
     """
 
+    # The achievements that become tasks, by name, in the order in which they are tried.
     order: tuple[str, ...] = (
         *("collect_sapling", "place_plant", "collect_wood", "place_table", "make_wood_pickaxe", "make_wood_sword"),
         *("collect_drink", "collect_stone", "place_stone", "make_stone_pickaxe", "make_stone_sword", "eat_cow"),
         *("collect_coal", "place_furnace", "collect_iron", "make_iron_pickaxe", "collect_diamond", "make_iron_sword"),
         *("wake_up", "defeat_zombie", "defeat_skeleton", "eat_plant"),
     )
-    patience: int = 100  # steps
-    every: int = 10  # steps from one look of the scheduler to the next: under a new label all of the past is read anew
-    low: int = 3  # food, drink or energy, of 9, at which it is asked to eat, drink or sleep
+    # After how many steps as the task, 1 or more, an achievement gives way to the next one.
+    patience: int = 100
+    # Every how many steps, 1 or more, the task may change; after a change the agent reads its whole context again.
+    every: int = 10
+    # At which level of food, drink or energy, 0 to 9, the task becomes to eat, drink or sleep.
+    low: int = 3

@@ -1,262 +1,288 @@
-"""What the scripted player of Crafter can do: each skill gives the name of an action, or None where it can do nothing.
+"""The skills of Crafter's scripted player, such as collecting wood or building a shelter.
 
-A skill looks at the true state each time, and remembers little: it goes on from actions it did not suggest. What things
-cost and need is read from Crafter's own data.
+A skill returns the name of the next action, or None if it has nothing to do or cannot do it. Skills read the true state
+at every step and remember only a plan of walls and the cell of one sapling, so they continue from any action, also from
+one that they did not suggest. Costs and requirements are read from Crafter's own data.
 """
 
 from collections.abc import Iterable
 from math import inf
 from typing import Any
 
-from embody.games.crafter.planning import HOSTILE, Sight, Walls, route, wall_in
+from embody.games.crafter.planning import HOSTILE, WallState, WorldView, cheapest_path, plan_walls
 
 __all__ = ["Skills"]
 
-MOVES = ("move_left", "move_right", "move_up", "move_down")  # in the order of Sight.directions
-GROWING = 18  # a plant grows only while the player is nearer than this
+MOVES = ("move_left", "move_right", "move_up", "move_down")  # in the order of WorldView.directions
+GROWTH_RADIUS = 18  # cells; a sapling grows only while the player is nearer than this
 
 
 class Skills:
-    """Of one episode. `look` comes before anything else at each step."""
+    """The skills in one episode: `start` it, then call `observe` at each step before any skill."""
 
-    def begin(self, game: Any) -> None:
-        """Take up the episode of `game`, a `crafter.Env`."""
+    def start(self, game: Any) -> None:
+        """Begin an episode of `game`, a `crafter.Env`."""
         import crafter
 
         self._game, self._rules = game, crafter.constants
-        self._plan: list[tuple[str, int]] = []  # of walls, and
-        self._next: tuple[int, int, int] | None = None  # where its next step finds the player, and its stones
-        self._site = 0  # the cell of the sapling that was planted to be eaten
+        self._plan: list[tuple[str, int]] = []  # the rest of a plan of walls: (action, direction)
+        # The player's cell, direction and number of stones before the plan's next action, if all went as planned.
+        self._expected: tuple[int, int, int] | None = None
+        self._plant_cell = 0  # the cell of the sapling that is to be eaten once ripe; 0 if none was planted
 
-    def look(self) -> None:
-        """See the world as it is now."""
-        self.sight = Sight(self._game, self._rules, self._site)
+    def observe(self) -> None:
+        """Read the true state of the world."""
+        self.view = WorldView(self._game, self._rules, self._plant_cell)
 
-    # --- what is so -------------------------------------------------------------------------------------------------
+    # --- queries ----------------------------------------------------------------------------------------------------
 
-    def _done(self, achievement: str) -> bool:
-        return self.sight.player.achievements[achievement] > 0
+    def _achieved(self, achievement: str) -> bool:
+        """Whether the achievement was unlocked in this episode."""
+        return self.view.player.achievements[achievement] > 0
 
-    def _has(self, item: str) -> int:
-        return self.sight.inventory[item]
+    def _amount(self, item: str) -> int:
+        """How much of an item, or of health, food, drink or energy, the player has, 0 to 9."""
+        return self.view.inventory[item]
 
-    def _uses(self, thing: str) -> dict[str, int]:
+    def _cost(self, thing: str) -> dict[str, int]:
+        """The items that making or placing a thing uses up."""
         rules = self._rules.make if thing in self._rules.make else self._rules.place
         return rules[thing]["uses"]
 
-    def _near(self, thing: str) -> bool:
-        return thing in self._game._world.nearby(self.sight.player.pos, 1)[0]
+    def _is_nearby(self, thing: str) -> bool:
+        """Whether such a thing is one of the eight cells around the player, as crafting requires."""
+        return thing in self._game._world.nearby(self.view.player.pos, 1)[0]
 
-    def _threats(self, within: int) -> list[int]:
-        s = self.sight
-        return [cell for cell in s.kinds(*HOSTILE) if s.distance(cell, s.here) <= within]
+    def _hostile_cells(self, within: int) -> list[int]:
+        """The cells of zombies and skeletons at a distance of at most `within`."""
+        view = self.view
+        return [cell for cell in view.cells_with(*HOSTILE) if view.distance(cell, view.position) <= within]
 
     # --- skills -----------------------------------------------------------------------------------------------------
 
-    def _turn(self, direction: int) -> str:
-        """Face that way; where it is free, step there."""
-        return MOVES[self.sight.directions.index(direction)]
+    def _move(self, direction: int) -> str:
+        """Step in a direction; where the cell there is blocked, Crafter's move only turns the player to it."""
+        return MOVES[self.view.directions.index(direction)]
 
-    def _walk(self, way: list[int], then: str = "do") -> str | None:
-        """One step along a way, through what can be dug, fought or bridged; `then` at its last cell."""
-        s = self.sight
-        if not way:
+    def _follow_path(self, path: list[int], then: str = "do") -> str | None:
+        """The next action along `path`; once only its last cell is left and is faced, `then`.
+
+        A cell on the path that cannot be walked on is cleared first: blocks are mined, creatures are fought, and stones
+        are placed on water.
+        """
+        view = self.view
+        if not path:
             return None
-        direction = way[0] - s.here
-        if s.facing != direction:
-            return self._turn(direction)
-        if len(way) == 1:
+        direction = path[0] - view.position
+        if view.facing != direction:
+            return self._move(direction)
+        if len(path) == 1:
             return then
-        if s.free(way[0]):
-            return self._turn(direction)
-        return "place_stone" if s.material(way[0]) == "water" and way[0] not in s.things else "do"
+        if view.walkable(path[0]):
+            return self._move(direction)
+        return "place_stone" if view.material(path[0]) == "water" and path[0] not in view.objects else "do"
 
     @property
-    def _far(self) -> float:
-        """How much a way may cost: by night no field is crossed."""
-        return 60 if self.sight.is_night else 400
+    def _max_path_cost(self) -> float:
+        """The highest cost of a path, in steps; at night it is low, so that the player does not cross grassland."""
+        return 60 if self.view.is_night else 400
 
-    def _use(self, targets: Iterable[int], then: str = "do", limit: float | None = None) -> str | None:
-        """Go to the nearest of these cells, and do that to it."""
+    def _interact(self, targets: Iterable[int], then: str = "do", limit: float | None = None) -> str | None:
+        """Go beside the nearest of `targets`, face it and do `then`; None if the path costs more than `limit`."""
         found = set(targets)
-        return self._walk(route(self.sight, found, limit or self._far), then) if found else None
+        return self._follow_path(cheapest_path(self.view, found, limit or self._max_path_cost), then) if found else None
 
-    def _stand(self, targets: Iterable[int], limit: float | None = None) -> str | None:
-        """Go onto the nearest of these cells."""
-        s, found = self.sight, set(targets)
-        way = route(s, found, limit or self._far) if found else []
-        if len(way) == 1 and s.free(way[0]):
-            return self._turn(way[0] - s.here)
-        return self._walk(way)
+    def _go_to(self, targets: Iterable[int], limit: float | None = None) -> str | None:
+        """Step onto the nearest of `targets`; None if the path costs more than `limit`."""
+        view, found = self.view, set(targets)
+        path = cheapest_path(view, found, limit or self._max_path_cost) if found else []
+        if len(path) == 1 and view.walkable(path[0]):
+            return self._move(path[0] - view.position)
+        return self._follow_path(path)
 
     def _collect(self, material: str, limit: float | None = None) -> str | None:
-        return self._use(self.sight.cells(material), limit=limit) if self.sight.can_collect(material) else None
+        """Collect the material from the nearest cell of it; None without the tool for it."""
+        return self._interact(self.view.cells(material), limit=limit) if self.view.can_collect(material) else None
 
-    def _sapling(self) -> str | None:
-        """Grass gives one now and then; one walks over it, so whatever grass is faced will do."""
-        s = self.sight
-        faced = s.here + s.facing
-        if s.material(faced) == "grass" and faced not in s.things:
+    def _collect_sapling(self) -> str | None:
+        """Collect a sapling: interact with any grass in front, which gives one with a probability of 10%."""
+        view = self.view
+        faced = view.position + view.facing
+        if view.material(faced) == "grass" and faced not in view.objects:
             return "do"
-        return self._stand(s.cells("grass"))
+        return self._go_to(view.cells("grass"))
 
     def _place(self, thing: str) -> str | None:
-        """Put it in front, after a turn or a step to where it can stand."""
-        s, where = self.sight, self._rules.place[thing]["where"]
+        """Place a thing in the cell in front, after turning or stepping until that cell can hold it."""
+        view, where = self.view, self._rules.place[thing]["where"]
 
         def fits(cell: int) -> bool:
-            return s.material(cell) in where and cell not in s.things
+            return view.material(cell) in where and cell not in view.objects
 
-        if fits(s.here + s.facing) and s.material(s.here + s.facing) != "lava":
+        if fits(view.position + view.facing) and view.material(view.position + view.facing) != "lava":
             return f"place_{thing}"
-        for direction in s.directions:
-            if fits(s.here + direction) and s.material(s.here + direction) == "water":
-                return self._turn(direction)
-        steps = [d for d in s.directions if s.free(s.here + d) and s.costs[s.here + d] < inf]
+        for direction in view.directions:
+            if fits(view.position + direction) and view.material(view.position + direction) == "water":
+                return self._move(direction)
+        steps = [d for d in view.directions if view.walkable(view.position + d) and view.costs[view.position + d] < inf]
         for direction in steps:
-            if fits(s.here + 2 * direction):
-                return self._turn(direction)
-        return self._collect("stone", 4) or self._collect("tree", 4) or (self._turn(steps[0]) if steps else None)
+            if fits(view.position + 2 * direction):
+                return self._move(direction)
+        return self._collect("stone", 4) or self._collect("tree", 4) or (self._move(steps[0]) if steps else None)
 
-    def _bench(self, furnace: bool) -> str | None:
-        """Have a table, and a furnace if asked for, at hand; None once it is so."""
-        s = self.sight
-        if not self._near("table"):
-            tables = set(s.cells("table"))
-            around = {t + dx * s.width + dy for t in tables for dx in (-1, 0, 1) for dy in (-1, 0, 1)} - tables
-            way = route(s, around, 60) if tables else []
-            wood = self._uses("table")["wood"]
-            if way and (len(way) < 10 or self._has("wood") < wood):
-                return self._stand({way[-1]})
-            if self._has("wood") < wood:
+    def _reach_table(self, furnace: bool) -> str | None:
+        """Go to a table or place one and, with `furnace`, place a furnace beside it; None once both are nearby."""
+        view = self.view
+        if not self._is_nearby("table"):
+            tables = set(view.cells("table"))
+            around = {t + dx * view.width + dy for t in tables for dx in (-1, 0, 1) for dy in (-1, 0, 1)} - tables
+            path = cheapest_path(view, around, 60) if tables else []
+            wood = self._cost("table")["wood"]
+            if path and (len(path) < 10 or self._amount("wood") < wood):
+                return self._go_to({path[-1]})
+            if self._amount("wood") < wood:
                 return self._collect("tree")
             return self._place("table")
-        if furnace and not self._near("furnace"):
-            if self._has("stone") < self._uses("furnace")["stone"]:
+        if furnace and not self._is_nearby("furnace"):
+            if self._amount("stone") < self._cost("furnace")["stone"]:
                 return self._collect("stone")
             return self._place("furnace")
         return None
 
     def _make(self, tool: str) -> str | None:
-        """Fetch what it takes, and make it at a table."""
+        """Collect the materials of a tool, reach a table (and a furnace if the tool needs one), and make the tool."""
         furnace = "furnace" in self._rules.make[tool]["nearby"]
         for item, source in (("wood", "tree"), ("stone", "stone"), ("coal", "coal"), ("iron", "iron")):
-            needed = self._uses(tool).get(item, 0)
-            if item == "wood" and not self._near("table") and not self.sight.cells("table"):
-                needed += self._uses("table")["wood"]
-            if self._has(item) < needed:
+            needed = self._cost(tool).get(item, 0)
+            if item == "wood" and not self._is_nearby("table") and not self.view.cells("table"):
+                needed += self._cost("table")["wood"]
+            if self._amount(item) < needed:
                 return self._collect(source)
-        return self._bench(furnace) or f"make_{tool}"
+        return self._reach_table(furnace) or f"make_{tool}"
 
-    # --- walls: a plan is followed as long as nothing comes between -------------------------------------------------
+    # --- plans of walls: a plan is dropped as soon as the state differs from the planned one ------------------------
 
-    def _follow(self) -> str | None:
-        """The next action of the plan; None if there is none, or the player is not where it should be."""
-        s = self.sight
-        if not self._plan or self._next != (s.here, s.facing, self._has("stone")):
+    def _continue_plan(self) -> str | None:
+        """The next action of the plan; None if no plan is left or the state is not the one that was planned for."""
+        view = self.view
+        if not self._plan or self._expected != (view.position, view.facing, self._amount("stone")):
             self._plan = []
             return None
         what, direction = self._plan.pop(0)
-        stones = self._has("stone") + {"dig": 1, "stone": -1}.get(what, 0)
-        moved = what == "move" and s.free(s.here + direction)
-        self._next = (s.here + direction * moved, direction, stones)
-        return {"dig": "do", "stone": "place_stone", "plant": "place_plant"}.get(what) or self._turn(direction)
+        stones = self._amount("stone") + {"dig": 1, "stone": -1}.get(what, 0)
+        moved = what == "move" and view.walkable(view.position + direction)
+        self._expected = (view.position + direction * moved, direction, stones)
+        return {"dig": "do", "stone": "place_stone", "plant": "place_plant"}.get(what) or self._move(direction)
 
-    def _start(self, plan: list[tuple[str, int]]) -> str | None:
-        self._plan, self._next = plan, (self.sight.here, self.sight.facing, self._has("stone"))
-        return self._follow()
+    def _start_plan(self, plan: list[tuple[str, int]]) -> str | None:
+        self._plan, self._expected = plan, (self.view.position, self.view.facing, self._amount("stone"))
+        return self._continue_plan()
 
-    def _room(self, state: Walls, most: int) -> set[int]:
-        """The cells that can be walked to, or the first more than `most` of them."""
-        room, queue = {state.here}, [state.here]
-        while queue and len(room) <= most:
+    def _reachable(self, state: WallState, max_cells: int) -> set[int]:
+        """The cells that a creature could reach from the player's; the search stops above `max_cells` of them."""
+        room, queue = {state.position}, [state.position]
+        while queue and len(room) <= max_cells:
             cell = queue.pop()
-            for direction in self.sight.directions:
+            for direction in self.view.directions:
                 beyond = cell + direction
-                if beyond not in room and (state.passable(self.sight, beyond) or beyond in self.sight.things):
+                if beyond not in room and (state.passable(self.view, beyond) or beyond in self.view.objects):
                     room.add(beyond)
                     queue.append(beyond)
         return room
 
-    def _is_shelter(self, state: Walls, most: int = 2) -> bool:
-        s, room = self.sight, self._room(state, most)
-        lava = any(s.material(cell + d) == "lava" for cell in room for d in s.directions)
-        return len(room) <= most and not lava and room.isdisjoint(s.kinds(*HOSTILE))
+    def _is_shelter(self, state: WallState, max_cells: int = 2) -> bool:
+        """Whether walls enclose the player in at most `max_cells` cells without a zombie, a skeleton or lava."""
+        view, room = self.view, self._reachable(state, max_cells)
+        lava = any(view.material(cell + d) == "lava" for cell in room for d in view.directions)
+        return len(room) <= max_cells and not lava and room.isdisjoint(view.cells_with(*HOSTILE))
 
     def _shelter(self, within: float = 200) -> str | None:
-        """Sleep, or rest, where nothing can come: in two cells inside a mountain, the entrance closed."""
-        s = self.sight
-        if self._is_shelter(Walls(s.here, s.facing), 6):
-            return "sleep" if self._has("energy") < self._rules.items["energy"]["max"] else "noop"
-        if not s.can_collect("stone"):
+        """Sleep, or rest at full energy, inside a shelter, or go and build one.
+
+        A shelter is at most two cells inside a mountain with the entrance closed by a stone. `within` is the highest
+        cost of the path to its place.
+        """
+        view = self.view
+        if self._is_shelter(WallState(view.position, view.facing), 6):
+            return "sleep" if self._amount("energy") < self._rules.items["energy"]["max"] else "noop"
+        if not view.can_collect("stone"):
             return None
-        action = self._follow()
+        action = self._continue_plan()
         if action:
             return action
-        near = {s.here + dx * s.width + dy for dx in (-2, -1, 0, 1, 2) for dy in (-2, -1, 0, 1, 2)}
-        solid = sum(s.solid(s.here + d) for d in s.directions)
-        if solid >= 3 or (solid == 2 and self._has("stone") > 1):
-            plan = wall_in(s, lambda state: int(not self._is_shelter(state)), near, most=2_000)
+        near = {view.position + dx * view.width + dy for dx in (-2, -1, 0, 1, 2) for dy in (-2, -1, 0, 1, 2)}
+        solid = sum(view.solid(view.position + d) for d in view.directions)
+        if solid >= 3 or (solid == 2 and self._amount("stone") > 1):
+            plan = plan_walls(view, lambda state: int(not self._is_shelter(state)), near, max_states=2_000)
             if plan:
-                return self._start(plan)
+                return self._start_plan(plan)
         deep = [
             cell
-            for cell in s.cells("stone", "path")
-            if all(s.solid(cell + dx * s.width + dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy)
+            for cell in view.cells("stone", "path")
+            if all(view.solid(cell + dx * view.width + dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy)
         ]
-        growing = [cell for cell in deep if s.fence and s.distance(cell, self._site) < GROWING - 2]
-        return self._stand(growing, min(within, 40)) or self._stand(deep, within)
+        growing = [cell for cell in deep if view.fence and view.distance(cell, self._plant_cell) < GROWTH_RADIUS - 2]
+        return self._go_to(growing, min(within, 40)) or self._go_to(deep, within)
 
-    def _plant(self) -> str | None:
-        """Plant a sapling with stones, or whatever is there, on its four sides: cows and zombies trample it."""
-        s = self.sight
-        action = self._follow()
+    def _plant_sapling(self) -> str | None:
+        """Plant a sapling and place stones on its open sides, since creatures damage it; later repair these walls."""
+        view = self.view
+        action = self._continue_plan()
         if action:
             return action
-        if not self._has("sapling") and not self._planted():
-            return self._sapling()
-        grass = set(s.cells("grass"))
+        if not self._amount("sapling") and not self._plant_stands():
+            return self._collect_sapling()
+        grass = set(view.cells("grass"))
 
         def walls(cell: int) -> int:
-            return sum(s.solid(cell + d) for d in s.directions)
+            """How many of the four sides are already blocked."""
+            return sum(view.solid(cell + d) for d in view.directions)
 
-        if self._planted():
-            cell = self._site
-            site = route(s, {cell + d for d in s.directions if s.free(cell + d)} - {s.here}) or [cell]
+        if self._plant_stands():
+            cell = self._plant_cell
+            site = cheapest_path(
+                view, {cell + d for d in view.directions if view.walkable(cell + d)} - {view.position}
+            ) or [cell]
         else:
-            good = {c for c in grass if walls(c) >= 2} - {s.here}
-            site = route(s, good or grass, 40) or route(s, grass)
+            good = {c for c in grass if walls(c) >= 2} - {view.position}
+            site = cheapest_path(view, good or grass, 40) or cheapest_path(view, grass)
             if not site:
                 return None
             cell = site[-1]
-        if 4 - walls(cell) > self._has("stone"):
+        if 4 - walls(cell) > self._amount("stone"):
             return self._collect("stone")
-        if s.distance(cell, s.here) > 2:
-            return self._walk(site)
-        sides = {cell + d for d in s.directions}
+        if view.distance(cell, view.position) > 2:
+            return self._follow_path(site)
+        sides = {cell + d for d in view.directions}
 
-        def missing(state: Walls) -> int:
-            open_sides = sum(state.passable(s, side) for side in sides)
-            return open_sides + (not state.sapling and cell not in s.things)
+        def missing(state: WallState) -> int:
+            open_sides = sum(state.passable(view, side) for side in sides)
+            return open_sides + (not state.sapling and cell not in view.objects)
 
-        plan = wall_in(s, missing, sides, cell)
+        plan = plan_walls(view, missing, sides, cell)
         if not plan:
             return None
-        self._site = cell
-        return self._start(plan)
+        self._plant_cell = cell
+        return self._start_plan(plan)
 
-    def _planted(self) -> bool:
-        return type(self.sight.things.get(self._site)).__name__ == "Plant"
+    def _plant_stands(self) -> bool:
+        """Whether the sapling, or the plant that it became, is still there."""
+        return type(self.view.objects.get(self._plant_cell)).__name__ == "Plant"
 
-    def _growing(self) -> bool:
-        """Whether the sapling stands, with nothing able to come near."""
-        s = self.sight
-        return self._planted() and not any(s.free(self._site + d) for d in s.directions)
+    def _plant_is_fenced(self) -> bool:
+        """Whether the sapling stands and all four cells beside it are blocked."""
+        view = self.view
+        return self._plant_stands() and not any(view.walkable(self._plant_cell + d) for d in view.directions)
 
-    def _harvest(self) -> str | None:
-        """Eat the plant if it is ripe, through its fence."""
-        s = self.sight
-        if not self._planted() or not s.things[self._site].ripe:
+    def _eat_plant(self) -> str | None:
+        """Go through the walls to the ripe plant and eat it; None while a zombie or skeleton is near the plant.
+
+        A player that already stands beside the plant eats it in any case.
+        """
+        view = self.view
+        if not self._plant_stands() or not view.objects[self._plant_cell].ripe:
             return None
-        safe = all(s.distance(cell, self._site) > 4 for cell in s.kinds(*HOSTILE))
-        return self._use({self._site}) if safe or s.distance(s.here, self._site) == 1 else None
+        safe = all(view.distance(cell, self._plant_cell) > 4 for cell in view.cells_with(*HOSTILE))
+        return (
+            self._interact({self._plant_cell}) if safe or view.distance(view.position, self._plant_cell) == 1 else None
+        )

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-__all__ = ["ACHIEVEMENTS", "ACTION_NAMES", "AFTER", "LABELS", "TASKS", "VOCABULARY"]
+__all__ = ["ACHIEVEMENTS", "ACTION_NAMES", "PREREQUISITES", "LABELS", "TASKS", "VOCABULARY"]
 
 TASKS = ("crafter",)
 
@@ -16,6 +16,7 @@ ACTION_NAMES: tuple[tuple[str, ...], ...] = (
     ),
 )  # fmt: skip
 
+# Sorted by name; P = 22.
 ACHIEVEMENTS: tuple[str, ...] = (
     "collect_coal", "collect_diamond", "collect_drink", "collect_iron", "collect_sapling", "collect_stone",
     "collect_wood", "defeat_skeleton", "defeat_zombie", "eat_cow", "eat_plant", "make_iron_pickaxe", "make_iron_sword",
@@ -25,7 +26,7 @@ ACHIEVEMENTS: tuple[str, ...] = (
 LABELS = tuple(name.replace("_", " ") for name in ACHIEVEMENTS)
 
 # What an achievement takes to have achieved before, by Crafter's rules; what is used up is not in it.
-AFTER: Mapping[str, tuple[str, ...]] = {
+PREREQUISITES: Mapping[str, tuple[str, ...]] = {
     "collect_stone": ("make_wood_pickaxe",),
     "collect_coal": ("make_wood_pickaxe",),
     "collect_iron": ("make_stone_pickaxe",),
