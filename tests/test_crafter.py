@@ -224,7 +224,7 @@ def test_bad_input_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         make_env(dataclasses.replace(config, height=8), "crafter")
     monkeypatch.setattr(crafter.constants, "actions", ["noop"])
     _load_crafter.cache_clear()
-    with pytest.raises(ValueError, match="pip install crafter==1.8.3"):
+    with pytest.raises(ValueError, match=r"than 1\.8\.3: run `pip install -e \"\.\[crafter\]\"`"):
         begin()
 
 

@@ -236,5 +236,5 @@ def test_bad_input_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "minigrid"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "minigrid", None)
-    with pytest.raises(ValueError, match="pip install minigrid"):
+    with pytest.raises(ValueError, match=r"run `pip install -e \"\.\[minigrid\]\"`"):
         make_env(CONFIG, TASKS[0])

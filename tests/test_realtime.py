@@ -105,7 +105,7 @@ def test_matrices_of_eight_bits_dream_nearly_the_same(precision: Precision, conf
 
 def test_eight_bits_without_torchao_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
-    with pytest.raises(ValueError, match=r"precision int8 needs torchao: pip install torchao"):
+    with pytest.raises(ValueError, match=r"precision int8 needs torchao: run `pip install -e \"\.\[quantise\]\"`"):
         for_inference(make_model(), precision="int8")
 
 

@@ -12,7 +12,7 @@ from embody.config import ActionSpec, AgentConfig, Config, DynamicsConfig, Token
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.dynamics.shortcut import Levels, noise_to
-from embody.errors import UserError
+from embody.errors import UserError, install_extra
 from embody.nn.compiled import compile_steps
 from embody.nn.noise import Noise
 from embody.nn.transformer import Block, Transformer
@@ -120,7 +120,7 @@ def _quantise(block: Block, precision: Literal["int8", "float8"]) -> None:
     try:
         from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
     except ImportError as error:
-        raise UserError(f"precision {precision} needs torchao: pip install torchao") from error
+        raise UserError(f"precision {precision} needs torchao: {install_extra('quantise')}") from error
     quantize_(block, Int8WeightOnlyConfig() if precision == "int8" else Float8WeightOnlyConfig())
 
 

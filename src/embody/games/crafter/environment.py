@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from embody.errors import UserError
+from embody.errors import UserError, install_extra
 from embody.games.crafter.tasks import ACHIEVEMENTS, ACTION_NAMES
 
 __all__ = ["CrafterPixels"]
@@ -87,10 +87,10 @@ def _load_crafter() -> Any:
         import crafter
         from crafter import engine
     except ImportError as error:
-        raise UserError("crafter is not installed: pip install crafter==1.8.3") from error
+        raise UserError(f"crafter is not installed: {install_extra('crafter')}") from error
     known = tuple(name.replace(" ", "_") for name in ACTION_NAMES[0]), ACHIEVEMENTS
     if (tuple(crafter.constants.actions), tuple(sorted(crafter.constants.achievements))) != known:
-        raise UserError("this crafter has other actions or achievements than 1.8.3: pip install crafter==1.8.3")
+        raise UserError(f"this crafter has other actions or achievements than 1.8.3: {install_extra('crafter')}")
 
     class Game(crafter.Env):
         def _balance_object(self, chunk: Any, objs: Any, *rest: Any) -> None:

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from embody.errors import UserError
+from embody.errors import UserError, install_extra
 from embody.games.minigrid.tasks import ACTION_NAMES
 
 __all__ = ["MiniGridPixels"]
@@ -81,5 +81,5 @@ def _load_minigrid() -> None:
         import minigrid.core.roomgrid  # noqa: F401
         from minigrid.envs.babyai.core import roomgrid_level
     except ImportError as error:
-        raise UserError("minigrid is not installed: pip install minigrid") from error
+        raise UserError(f"minigrid is not installed: {install_extra('minigrid')}") from error
     vars(roomgrid_level)["print"] = lambda *_: None  # BabyAI levels print every rejected draw
