@@ -602,7 +602,7 @@ def test_a_trained_agent_plays_and_a_killed_run_goes_on(
         folders = [part for kind in ("runs", "models", "logs") for part in (f"--{kind}-dir", str(tmp_path / kind))]
         arguments = ["evaluate", "--env", f"minerl:{DIAMOND}", "--name", "small", *folders]
         arguments += ["--server", server.address, "--policy", "cloning", "--evaluation.episodes", "2"]
-        process = subprocess.Popen([sys.executable, "-m", "embody.cli", *arguments], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, "-m", "embody", *arguments], stdout=subprocess.DEVNULL)
         while process.poll() is None and not (path.exists() and len(path.read_text().splitlines()) == 2):
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
