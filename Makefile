@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench
+.PHONY: help install demo test wheel lint format bench
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ demo: $(STAMP)  ## from nothing to a report: collect, train, imagine, evaluate o
 
 test: $(STAMP)  ## the tests
 	$(BIN)/python -m pytest
+
+wheel: $(STAMP)  ## build the wheel and run it in a new environment outside of the checkout
+	TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python .ci/wheel.py
 
 lint: $(STAMP)  ## format, lint, types and layers, nothing changed
 	$(BIN)/ruff format --check .

@@ -28,6 +28,8 @@ __all__ = [
     "preset",
 ]
 
+__version__ = "0.1.0"
+
 _HOME = {
     "embody.config": ("Config",),
     "embody.data": ("open_dataset",),
