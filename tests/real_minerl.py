@@ -1,4 +1,4 @@
-"""Starts the server script over the real MineRL package, without the game: Navigate is MineRL's own fake of it.
+"""Run the server script with the real MineRL package but without Minecraft: MineRL has a fake of Navigate.
 
 python real_minerl.py FOLDER_OF_SERVER --port 0
 """
@@ -14,7 +14,7 @@ make = server.make
 
 
 def make_fake(environment: str, max_steps: int) -> object:
-    env = make(environment, max_steps)  # the Java process starts with the first reset only
+    env = make(environment, max_steps)  # the Java process starts at the first reset
     spec = gym.spec(environment)._kwargs["env_spec"]
     print("quits", [handler.xml() for handler in spec.server_quit_producers], flush=True)
     return spec.make(fake=True) if environment == "MineRLNavigate-v0" else env

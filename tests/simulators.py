@@ -1,4 +1,4 @@
-"""The real server script in a process of its own, with the simulator in `fake_simulator` beside it."""
+"""Runs the real server script in a process of its own, with the simulator in `fake_simulator`."""
 
 import json
 import os
@@ -17,14 +17,14 @@ import embody.games.minecraft.simulator
 
 SERVER = Path(embody.games.minecraft.simulator.__file__).parent / "server.py"
 FAKE = Path(__file__).parent / "fake_simulator"
-# The server is for old Pythons; with one that has numpy here, the tests run it there.
+# The server supports old Pythons: this variable may name one (with numpy) to run it with.
 PYTHON = os.environ.get("EMBODY_SIMULATOR_PYTHON", sys.executable)
 
 ITEMS = ("log", "planks", "stick", "crafting_table", "dirt")
 
 
 class Server:
-    """Started again as often as it dies, on the same port, as by `docker run --restart always`."""
+    """The server script; it is restarted on the same port whenever it exits, as by `docker run --restart always`."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.log, self._command, self._closed = log, command, False
@@ -43,7 +43,7 @@ class Server:
 
     @property
     def calls(self) -> list[dict[str, Any]]:
-        """What the simulator was asked for, in order."""
+        """The seeds and actions that the simulator received, in order."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def _keep_up(self, ready: threading.Event) -> None:
@@ -65,7 +65,7 @@ class Server:
             self._process.wait()
 
     def kill(self) -> None:
-        """Now, and it is started again."""
+        """Kill the server; it is restarted."""
         self._process.kill()
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class Server:
 
 @contextmanager
 def serving(folder: Path, episode: Path, *arguments: str, fault: str = "", step: int = 0) -> Iterator[Server]:
-    """A server whose simulator plays `episode` back, and has `fault` once, at `step`."""
+    """A server whose simulator replays `episode` and fails once with `fault` at `step`."""
     environment = {
         "PYTHONPATH": str(FAKE),
         "FAKE_EPISODE": str(episode),
@@ -90,14 +90,17 @@ def serving(folder: Path, episode: Path, *arguments: str, fault: str = "", step:
 
 
 def record_episode(path: Path, size: tuple[int, int], steps: int = 8) -> dict[str, Any]:
-    """An episode of `steps` actions: logs at steps 1 and 2, planks at 4, a table at 5 that is gone at 6, a diamond at
-    the end, which only the reward shows."""
+    """Write an episode of `steps` actions to `path`.
+
+    Logs are obtained at steps 1 and 2, planks at 4 and a crafting table at 5, which is placed at 6. The diamond at the
+    last step is seen in the reward only.
+    """
     random = np.random.default_rng(0)
     inventory = np.zeros((steps + 1, len(ITEMS)), np.int64)
     inventory[1:, 0], inventory[2:, 0], inventory[4:, 0] = 1, 2, 1
     inventory[4:, 1], inventory[5:, 1] = 4, 0
     inventory[5:, 3], inventory[6:, 3] = 1, 0
-    inventory[:, 4] = 3  # carried from the start: not obtained
+    inventory[:, 4] = 3  # in the inventory from the start, so not obtained
     reward = np.zeros(steps)
     reward[0], reward[3], reward[4], reward[-1] = 1, 2, 4, 1024
     episode = {
@@ -111,7 +114,7 @@ def record_episode(path: Path, size: tuple[int, int], steps: int = 8) -> dict[st
 
 
 def find_python(version: str) -> str | None:
-    """An interpreter of that version: on the path, or one of pyenv's."""
+    """A Python interpreter of that version, on the path or from pyenv; None if there is none."""
     pyenv = shutil.which("pyenv")
     root = subprocess.run([pyenv, "root"], capture_output=True, text=True).stdout.strip() if pyenv else "/nowhere"
     candidates = [

@@ -41,7 +41,7 @@ from embody.games.minecraft.minerl import Trajectory
 from embody.games.minecraft.play import play_diamond
 from embody.games.minecraft.presets import minecraft
 from embody.games.minecraft.schedule import Gains, Scheduler, TaskSchedule, check_schedule
-from embody.games.minecraft.simulator import MineRLEnv, SimulatorGone, SimulatorLost
+from embody.games.minecraft.simulator import MineRLEnv, SimulatorLost, SimulatorUnreachable
 from embody.games.minecraft.tasks import ITEMS, TASKS, item_counts
 from embody.games.policy import RandomPolicy
 from embody.imagination import Player
@@ -496,7 +496,7 @@ def test_simulators_that_never_work_end_the_run(tmp_path: Path, monkeypatch: pyt
     logger = LoggerManager(config.run_dir, Path(config.logs_dir), config.name)
     with serving(tmp_path, tmp_path / "episode.npz") as server:
         env = MineRLEnv(server.address, DIAMOND, height=32, width=32, max_steps=50)
-        whole, calls = env.answer_reset, itertools.count()
+        whole, calls = env.reset_wait, itertools.count()
 
         def sometimes(every: int) -> Any:
             if next(calls) % every == 0:
@@ -504,7 +504,7 @@ def test_simulators_that_never_work_end_the_run(tmp_path: Path, monkeypatch: pyt
             return whole()
 
         for every, episodes in ((2, 24), (1, 50)):
-            monkeypatch.setattr(env, "answer_reset", lambda every=every: sometimes(every))
+            monkeypatch.setattr(env, "reset_wait", lambda every=every: sometimes(every))
             arguments = [env], range(episodes), lambda _: Listener(), SCHEDULE, log, logger
             if every == 2:
                 play_diamond(*arguments)
@@ -522,18 +522,18 @@ class Stub:
     def __init__(self) -> None:
         self.space, self.observation_space, self.lost = SPACE, spaces.Box(0, 255, (32, 32, 3), np.uint8), False
 
-    def ask_reset(self, seed: int) -> None:
+    def reset_async(self, seed: int) -> None:
         self.lost, lost = True, self.lost
         if not lost:
             raise SimulatorLost("the network was down")
 
-    def answer_reset(self) -> Any:
+    def reset_wait(self) -> Any:
         return np.zeros((32, 32, 3), np.uint8), {"inventory": {}, "gui": None}
 
-    def ask_step(self, action: np.ndarray) -> None:
+    def step_async(self, action: np.ndarray) -> None:
         assert self.lost
 
-    def answer_step(self) -> Any:
+    def step_wait(self) -> Any:
         return np.zeros((32, 32, 3), np.uint8), 0.0, True, False, {"inventory": {}, "gui": None}
 
 
@@ -548,17 +548,17 @@ def test_many_simulators_may_be_lost_at_once(tmp_path: Path) -> None:
 
 def test_the_others_go_on_without_a_simulator_that_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Gone(Stub):
-        def ask_reset(self, seed: int) -> None:
+        def reset_async(self, seed: int) -> None:
             if self.lost:
-                raise SimulatorGone("no simulator at here:1")
-            super().ask_reset(seed)
+                raise SimulatorUnreachable("no simulator at here:1")
+            super().reset_async(seed)
 
     log, envs = EpisodeLog(tmp_path / "log.jsonl", {}), [Stub(), Gone(), Stub()]
     logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "test")
     play_diamond(envs, range(9), lambda _: Listener(), SCHEDULE, log, logger)  # type: ignore[arg-type]
     assert [log.episodes[n].end for n in range(9)] == ["error"] * 3 + ["over"] * 6
     assert "no simulator at here:1; the other 2 go on" in capsys.readouterr().out
-    with pytest.raises(SimulatorGone, match="here:1"):
+    with pytest.raises(SimulatorUnreachable, match="here:1"):
         play_diamond([envs[1]], range(10), lambda _: Listener(), SCHEDULE, log, logger)  # type: ignore[list-item]
     assert log.missing(10) == [0, 1, 2, 9]  # those that were lost are played again
     logger.close()

@@ -42,7 +42,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def connect(server: Server, environment: str) -> MineRLEnv:
-    return MineRLEnv(server.address, environment, height=64, width=64, max_steps=72_000, patience=5.0)
+    return MineRLEnv(server.address, environment, height=64, width=64, max_steps=72_000, reconnect_seconds=5.0)
 
 
 @pytest.mark.parametrize(

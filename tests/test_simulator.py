@@ -1,4 +1,4 @@
-"""The adapter and the real server script, with a fake MineRL that refuses what the real one would."""
+"""The client and the real server script, with a fake MineRL that refuses the actions that the real one refuses."""
 
 import ast
 import socket
@@ -16,7 +16,7 @@ import pytest
 from embody.errors import UserError
 from embody.games.minecraft.actions import VPT, ActionSpace, camera_bins, minerl_space
 from embody.games.minecraft.simulator import MineRLEnv, SimulatorLost, area_average, protocol
-from embody.games.minecraft.simulator.client import SimulatorGone
+from embody.games.minecraft.simulator.client import SimulatorUnreachable
 from tests.simulators import SERVER, Server, record_episode, serving
 
 RECORDED = Path(__file__).parents[1] / ".." / "shared" / "data" / "vpt_actions"
@@ -25,7 +25,7 @@ DIAMOND, SURVIVAL = "MineRLObtainDiamond-v0", "MineRLHumanSurvival-v0"
 
 def connect(server: Server | str, environment: str = DIAMOND, **options: Any) -> MineRLEnv:
     address = server if isinstance(server, str) else server.address
-    settings = {"height": 64, "width": 64, "max_steps": 100, "step_seconds": 5.0, "patience": 20.0} | options
+    settings = {"height": 64, "width": 64, "max_steps": 100, "step_seconds": 5.0, "reconnect_seconds": 20.0} | options
     return MineRLEnv(address, environment, **settings)
 
 
@@ -40,7 +40,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 # --- playing --------------------------------------------------------------------------------------------------------
 
 
-def test_a_recorded_episode_arrives_as_it_is(tmp_path: Path) -> None:
+def test_a_recorded_episode_arrives_unchanged(tmp_path: Path) -> None:
     episode = record_episode(tmp_path / "episode.npz", (64, 64))
     space, random = minerl_space(DIAMOND), np.random.default_rng(1)
     with serving(tmp_path, tmp_path / "episode.npz") as server:
@@ -59,13 +59,13 @@ def test_a_recorded_episode_arrives_as_it_is(tmp_path: Path) -> None:
             assert (terminated, truncated) == (t == 8, False)
             counts = dict(zip(episode["items"].tolist(), episode["inventory"][t].tolist(), strict=True))
             assert info["inventory"] == {item: count for item, count in counts.items() if count}
-        with pytest.raises(ValueError, match="refuses: no episode is under way: say RESET first"):
+        with pytest.raises(ValueError, match="refuses: no episode is under way: send RESET first"):
             env.step(space.nothing)
         first, *played = server.calls
-    assert first == {"seed": 3, "limit": 100}  # not MineRL's own 18,000
+    assert first == {"seed": 3, "limit": 100}  # and not MineRL's own limit of 18,000
     for action, call in zip(actions, played, strict=True):
         np.testing.assert_array_equal(space.factors(call), action)
-        assert call["camera"] == space.dictionary(action)["camera"].tolist()  # float32, to the last bit
+        assert call["camera"] == space.dictionary(action)["camera"].tolist()  # float32, bit for bit
 
 
 def test_vpt_frames_and_the_time_limit(tmp_path: Path) -> None:
@@ -75,12 +75,12 @@ def test_vpt_frames_and_the_time_limit(tmp_path: Path) -> None:
         assert env.space == VPT
         np.testing.assert_array_equal(env.reset(seed=0)[0], episode["pov"][0])
         ends = [env.step(VPT.nothing)[2:4] for _ in range(3)]
-        assert ends == [(False, False), (False, False), (False, True)]  # the simulator says done, which is no terminal
+        assert ends == [(False, False), (False, False), (False, True)]  # done at the time limit is no terminal
         env.close()
         env = connect(server, SURVIVAL, height=64, width=64, max_steps=3)
         shrunk = env.reset(seed=0)[0]
         assert shrunk.shape == (64, 64, 3) and env.observation_space.contains(shrunk)
-        assert [call for call in server.calls if "closed" in call] == []  # kept from client to client
+        assert [call for call in server.calls if "closed" in call] == []  # the simulator was kept for the second client
 
 
 def test_frames_shrink_by_area() -> None:
@@ -91,8 +91,8 @@ def test_frames_shrink_by_area() -> None:
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="no recorded actions in ../shared/data")
-def test_a_persons_actions_are_all_taken(tmp_path: Path) -> None:
-    """Real VPT actions, through factors and back to the simulator's dictionary, the camera in its bin."""
+def test_all_actions_of_a_person_are_accepted(tmp_path: Path) -> None:
+    """Real VPT actions survive the conversion to factors and back; the camera stays in its bin."""
     with np.load(sorted(RECORDED.glob("*.npz"))[0]) as file:
         recorded = {name: file[name] for name in file.files}
     degrees = (recorded.pop("camera").astype(float) - 40) * 0.5
@@ -102,7 +102,7 @@ def test_a_persons_actions_are_all_taken(tmp_path: Path) -> None:
     record_episode(tmp_path / "episode.npz", (4, 4), steps=300)
     with serving(tmp_path, tmp_path / "episode.npz") as server:
         env = connect(server, "MineRLHumanSurvival-v0", height=4, width=4, max_steps=300)
-        env._frame_shape = (4, 4, 3)  # the episode's, to be quick
+        env._frame_shape = (4, 4, 3)  # the size of the recorded episode
         env.reset(seed=0)
         for action in factors:
             env.step(action)
@@ -149,7 +149,7 @@ def _key(name: str, value: Any) -> Callable[[dict[str, Any], dict[str, Any]], No
 def test_a_wrong_action_is_refused(
     small: Server, change: Callable[[dict[str, Any], dict[str, Any]], None], says: str
 ) -> None:
-    """By the server, before the simulator sees it: keys, types and ranges."""
+    """The server checks keys, types and ranges before the simulator gets the action."""
     env = connect(small)
     env.reset(seed=0)
     played = len(small.calls)
@@ -158,19 +158,19 @@ def test_a_wrong_action_is_refused(
     change(values, arrays)
     if says == "action camera: ":
         arrays.clear()
-    env._say(protocol.STEP, values, arrays)
+    env._send(protocol.STEP, values, arrays)
     with pytest.raises(ValueError, match=says):
-        env.answer_step()
+        env.step_wait()
     assert len(small.calls) == played
 
 
-def test_spaces_that_embody_does_not_know(small: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_action_spaces_are_errors(small: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ValueError, match=r"MineRLOdd-v0 has actions that embody does not know: 'ESC' is missing \(vpt\)"
     ):
         connect(small, "MineRLOdd-v0")
     with pytest.raises(ValueError, match="MineRLUnbounded-v0 has actions that embody does not know"):
-        connect(small, "MineRLUnbounded-v0")  # an infinite range is none of JSON's
+        connect(small, "MineRLUnbounded-v0")  # JSON has no infinite ranges
     with pytest.raises(
         ValueError, match=r"takes obfuscated actions \(VectorObf: .* not supported: use MineRLTreechop-v0"
     ):
@@ -179,12 +179,12 @@ def test_spaces_that_embody_does_not_know(small: Server, monkeypatch: pytest.Mon
     try:
         connect(small, "MineRLOdd-v0")
     except ValueError as error:
-        refusal = error  # keeps what made it alive; its connection must be closed all the same
-    connect(small, patience=1.0, reset_seconds=2.0).close()
+        refusal = error  # the traceback keeps the environment alive; its connection must be closed even so
+    connect(small, reconnect_seconds=1.0, reset_seconds=2.0).close()
     assert refusal is not None
     with pytest.raises(ValueError, match="refuses: MineRLNavigate-v0 is no environment of this simulator"):
         connect(small, "MineRLNavigate-v0")
-    with pytest.raises(ValueError, match="refuses: HELLO names an environment and max_steps of 1 or more"):
+    with pytest.raises(ValueError, match="refuses: HELLO needs an environment and max_steps of 1 or more"):
         connect(small, max_steps=0)
     fewer = ActionSpace(
         "minerl044", minerl_space(DIAMOND).keys, {**minerl_space(DIAMOND).words, "craft": ("none", "bed")}
@@ -200,8 +200,8 @@ def test_spaces_that_embody_does_not_know(small: Server, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ("die", "the other side has hung up|reset by peer"),
-        ("hang", "the simulator failed: it has not answered for 1.8 seconds"),  # of the 2 that this side waits
+        ("die", "the other side has closed the connection|reset by peer"),
+        ("hang", "the simulator failed: it has not answered for 1.8 seconds"),  # the client waits for 2
         ("raise", "the simulator failed: RuntimeError: the JVM is gone"),
         ("break", "the simulator failed: RuntimeError: the JVM is gone"),
         ("nan", "the simulator failed: ValueError: a reward of nan"),
@@ -218,26 +218,26 @@ def test_a_lost_simulator_costs_one_episode(tmp_path: Path, fault: str, says: st
             env.step(env.space.nothing)
         with pytest.raises(SimulatorLost, match="not connected"):
             env.step(env.space.nothing)
-        frame, _ = env.reset(seed=1)  # waits for the server, which has come back
+        frame, _ = env.reset(seed=1)  # waits until the server is up again
         np.testing.assert_array_equal(frame, episode["pov"][0])
         for _ in range(8):
             *_, terminated, _, _ = env.step(env.space.nothing)
         assert terminated
         survives = fault in ("raise", "break", "nan")
         assert server.starts == (1 if survives else 2)
-        assert ({"closed": True} in server.calls) == survives  # and a new one is made
-        said = {"hang": "the simulator hangs: it has not answered for 1.8 seconds: giving up"}
+        assert ({"closed": True} in server.calls) == survives  # then a new one is made
+        said = {"hang": "the simulator hangs: it has not answered for 1.8 seconds: the server exits"}
         said["break"] = "the simulator does not close: RuntimeError: nothing left to close"
         assert fault not in said or said[fault] in server.said
 
 
-def test_a_silent_client_gives_way_to_one_that_waits(tmp_path: Path) -> None:
+def test_an_idle_client_is_disconnected_if_another_one_waits(tmp_path: Path) -> None:
     episode = record_episode(tmp_path / "episode.npz", (64, 64))
-    with serving(tmp_path, tmp_path / "episode.npz", "--silence", "1") as server:
+    with serving(tmp_path, tmp_path / "episode.npz", "--idle-timeout", "1") as server:
         silent = socket.create_connection(("127.0.0.1", server.port))  # not even HELLO
         env = connect(server)
         env.reset(seed=0)
-        time.sleep(1.5)  # nobody else is there: it may think as long as it likes
+        time.sleep(1.5)  # no other client waits, so being idle is allowed
         np.testing.assert_array_equal(env.step(env.space.nothing)[0], episode["pov"][1])
         began = time.monotonic()
         other = connect(server)
@@ -246,27 +246,27 @@ def test_a_silent_client_gives_way_to_one_that_waits(tmp_path: Path) -> None:
             env.step(env.space.nothing)
         other.close()
         env.reset(seed=1)
-        assert server.said.count("client gone: silent for 1 seconds, and another client waits") == 2
+        assert server.said.count("client disconnected: idle for 1 seconds while another client waits") == 2
         server.kill()  # between two episodes
         while server.starts == 1:
             time.sleep(0.02)
-        env.reset(seed=2)  # costs nothing
+        env.reset(seed=2)  # reconnects, and no episode is lost
         silent.close()
         env.close()
 
 
-def test_a_simulator_that_cannot_be_made_is_said_at_once(small: Server) -> None:
-    """A start that fails is waited for only where it has worked before."""
+def test_a_simulator_that_cannot_be_made_is_reported_at_once(small: Server) -> None:
+    """The client retries only a server that has worked before."""
     began = time.monotonic()
     with answering(message(protocol.FAILED, {"reason": "no Java"})) as address:
-        with pytest.raises(SimulatorGone, match=r"no simulator at .* \(the simulator failed: no Java\)"):
+        with pytest.raises(SimulatorUnreachable, match=r"no simulator at .* \(the simulator failed: no Java\)"):
             connect(address)
-    with pytest.raises(SimulatorGone, match="no simulator at nowhere.invalid:5555"):
+    with pytest.raises(SimulatorUnreachable, match="no simulator at nowhere.invalid:5555"):
         connect("nowhere.invalid:5555")
     assert time.monotonic() - began < 10
     with pytest.raises(ValueError, match="refuses: CartPole-v0 is no environment of MineRL's"):
         connect(small, "CartPole-v0")
-    with pytest.raises(ValueError, match="refuses: HELLO names step_seconds and reset_seconds, above 0 and up to 3600"):
+    with pytest.raises(ValueError, match="refuses: HELLO needs step_seconds and reset_seconds, above 0 and up to 3600"):
         connect(small, reset_seconds=1e6)
 
 
@@ -281,13 +281,13 @@ def test_a_restarted_server_must_have_the_same_simulator() -> None:
             env.reset(seed=0)
 
 
-def test_a_server_that_never_was_is_said_at_once_in_one_line() -> None:
+def test_a_missing_server_is_reported_at_once_in_one_line() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     began = time.monotonic()
-    with pytest.raises(SimulatorGone, match=rf"no simulator at {address} \(.*refused\): start its server"):
-        connect(address, patience=20.0)
+    with pytest.raises(SimulatorUnreachable, match=rf"no simulator at {address} \(.*refused\): start its server"):
+        connect(address, reconnect_seconds=20.0)
     assert time.monotonic() - began < 5
     with pytest.raises(ValueError, match="--server localhost: expected host:port"):
         connect("localhost")
@@ -311,12 +311,12 @@ def whole(text: str, raw: bytes = b"") -> bytes:
     return header(len(content)) + content
 
 
-NONSENSE = [
+MALFORMED = [
     (b"GET / HTTP/1.1\r\n\r\n", "this is not embody's protocol: it begins with b'GET '"),
-    (header(10, version=1) + bytes(10), "protocol version 1, this side speaks 2"),
+    (header(10, version=1) + bytes(10), "protocol version 1, this side has 2"),
     (header(10, kind=9), "unknown kind of message 9"),
-    (header(4 * 2**20 + 1), "a message of 4194305 bytes, the limit is 4194304"),
-    (header(0), "a message of 0 bytes"),
+    (header(4 * 2**20 + 1), "a message has 4194305 bytes, the limit is 4194304"),
+    (header(0), "a message has 0 bytes"),
     (header(4) + struct.pack("!I", 9), "the JSON part is longer than its message"),
     (whole("{"), "a damaged message"),
     (whole("[1, 2]"), "a damaged message"),
@@ -328,26 +328,29 @@ NONSENSE = [
     (whole('{"values": {}, "arrays": [["frame", "uint8", [-1]]]}', b"x"), "a damaged message"),
     (whole('{"values": {}, "arrays": [["frame", "uint8", [1000, 1000, 1000]]]}', b"x"), "a damaged message"),
     (whole('{"values": {}, "arrays": [["frame", "uint8", [4194304, 4194304, 4194304]]]}', b"x"), "a damaged message"),
-    (whole('{"values": {}, "arrays": [["frame", "uint8", [1]]]}', b"xyz"), "2 bytes more than the message's arrays"),
+    (
+        whole('{"values": {}, "arrays": [["frame", "uint8", [1]]]}', b"xyz"),
+        "has 2 bytes more than its arrays",
+    ),
     (whole("[" * 100_000), "a damaged message"),
 ]
 
 
-@pytest.mark.parametrize(("sent", "says"), NONSENSE)
-def test_nonsense_is_refused_and_the_next_client_served(small: Server, sent: bytes, says: str) -> None:
+@pytest.mark.parametrize(("sent", "says"), MALFORMED)
+def test_malformed_messages_are_refused_and_the_next_client_is_served(small: Server, sent: bytes, says: str) -> None:
     with socket.create_connection(("127.0.0.1", small.port)) as connection:
         connection.sendall(sent)
         kind, values, _ = protocol.receive(connection, 5.0)
         assert kind == protocol.REFUSED and says in values["reason"]
-        assert connection.recv(1) == b""  # hung up
+        assert connection.recv(1) == b""  # the server has closed the connection
     assert connect(small).reset(seed=0)[0].shape == (64, 64, 3)
 
 
-def test_a_client_must_begin_at_the_beginning(small: Server) -> None:
+def test_a_client_must_send_hello_first(small: Server) -> None:
     with socket.create_connection(("127.0.0.1", small.port)) as connection:
         for kind in (protocol.RESET, protocol.STEP, protocol.OBSERVATION):
             protocol.send(connection, protocol.encode(kind, {"seed": 0}, {}))
-            assert protocol.receive(connection, 5.0)[:2] == (protocol.REFUSED, {"reason": "say HELLO first"})
+            assert protocol.receive(connection, 5.0)[:2] == (protocol.REFUSED, {"reason": "send HELLO first"})
 
 
 WELCOME = {
@@ -365,7 +368,7 @@ WELCOME = {
 
 @contextmanager
 def answering(*answers: bytes, again: bytes = b"") -> Iterator[str]:
-    """The address of a server that answers so, whatever is said, and a second client with `again`."""
+    """The address of a server that sends these `answers` to any messages, and `again` to a second client."""
 
     def serve() -> None:
         for each in (answers, (again,)) if again else (answers,):
@@ -387,14 +390,14 @@ def message(kind: int, values: dict[str, Any], **arrays: np.ndarray) -> bytes:
     return protocol.encode(kind, values, arrays)
 
 
-@pytest.mark.parametrize(("sent", "says"), NONSENSE)
-def test_a_server_that_talks_nonsense(sent: bytes, says: str) -> None:
+@pytest.mark.parametrize(("sent", "says"), MALFORMED)
+def test_malformed_answers_of_a_server_are_errors(sent: bytes, says: str) -> None:
     with answering(sent) as address, pytest.raises(ValueError, match="127.0.0.1:.*") as refusal:
         connect(address)
     assert says in str(refusal.value)
     with answering(message(protocol.WELCOME, WELCOME), sent) as address:
         env = connect(address)
-        with pytest.raises(SimulatorLost) as lost:  # once an episode is under way it costs just that
+        with pytest.raises(SimulatorLost) as lost:  # during an episode, only this episode is lost
             env.reset(seed=0)
         assert says in str(lost.value)
 
@@ -408,19 +411,25 @@ FRAME = np.zeros((64, 64, 3), np.uint8)
         (message(protocol.OBSERVATION, {"inventory": {}}), "the frame is not uint8 of"),
         (message(protocol.OBSERVATION, {"inventory": {}}, frame=FRAME[:32]), "the frame is not uint8 of"),
         (message(protocol.OBSERVATION, {"inventory": {}}, frame=FRAME.astype(np.float32)), "the frame is not uint8"),
-        (message(protocol.OBSERVATION, {"inventory": {"log": 0.5}}, frame=FRAME), "inventory is not a table of counts"),
-        (message(protocol.OBSERVATION, {"inventory": {"log": -1}}, frame=FRAME), "inventory is not a table of counts"),
+        (
+            message(protocol.OBSERVATION, {"inventory": {"log": 0.5}}, frame=FRAME),
+            "does not map items to counts",
+        ),
+        (
+            message(protocol.OBSERVATION, {"inventory": {"log": -1}}, frame=FRAME),
+            "does not map items to counts",
+        ),
         (
             message(protocol.OBSERVATION, {"inventory": {"log": 2**64}}, frame=FRAME),
-            "inventory is not a table of counts",
+            "does not map items to counts",
         ),
         (message(protocol.OBSERVATION, {"inventory": {}}, frame=FRAME), "does not say whether a GUI is open"),
         (message(protocol.OBSERVATION, {"inventory": {}, "gui": 0}, frame=FRAME), "does not say whether a GUI is open"),
-        (message(protocol.OBSERVATION, {}, frame=FRAME), "inventory is not a table of counts"),
-        (message(protocol.WELCOME, WELCOME), "an answer of kind 2, expected 5"),
+        (message(protocol.OBSERVATION, {}, frame=FRAME), "does not map items to counts"),
+        (message(protocol.WELCOME, WELCOME), "answered with a message of kind 2, expected 5"),
     ],
 )
-def test_an_answer_that_is_none(answer: bytes, says: str) -> None:
+def test_wrong_observations_lose_the_episode(answer: bytes, says: str) -> None:
     with answering(message(protocol.WELCOME, WELCOME), answer) as address:
         env = connect(address)
         with pytest.raises(SimulatorLost, match=says):
@@ -428,7 +437,7 @@ def test_an_answer_that_is_none(answer: bytes, says: str) -> None:
 
 
 @pytest.mark.parametrize("reward", ["1", None, 10**400, []])
-def test_a_reward_that_is_none(reward: Any) -> None:
+def test_wrong_rewards_lose_the_episode(reward: Any) -> None:
     step = {"inventory": {}, "gui": False, "reward": reward, "done": False}
     first = message(protocol.OBSERVATION, {"inventory": {}, "gui": True}, frame=FRAME)
     with answering(
@@ -442,12 +451,12 @@ def test_a_reward_that_is_none(reward: Any) -> None:
 
 def test_a_server_of_another_environment() -> None:
     with answering(message(protocol.WELCOME, WELCOME | {"max_steps": 9})) as address:
-        with pytest.raises(ValueError, match="the server has max_steps 9, asked for was 100"):
+        with pytest.raises(ValueError, match="the server has max_steps 9, expected 100"):
             connect(address)
 
 
 def variants(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """(where, the whole) with each leaf and each container replaced by odd ones, and each member left out."""
+    """(path, changed copy): each leaf and container is replaced by odd values in turn, and each member removed."""
     for odd in (5, -1, 2.5, 10**30, True, "x", "a\nb", [], [1], [[1]], {}, {"place": 5}, {"values": [[1]]}, None):
         yield path, odd
     members = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
@@ -482,11 +491,11 @@ def test_every_malformed_welcome_is_one_line_that_names_the_field(monkeypatch: p
             )
             assert names in str(error) or where == ()
             refused += 1
-    assert refused > 1000 and taken == [("simulator",), ("frame", 0), ("frame", 1)]  # other names and sizes may be
+    assert refused > 1000 and taken == [("simulator",), ("frame", 0), ("frame", 1)]  # only these changes are valid
 
 
-def test_a_slow_sender_does_not_outlast_the_limit() -> None:
-    """A byte now and then restarts no clock."""
+def test_a_slow_sender_cannot_extend_the_timeout() -> None:
+    """Single bytes do not restart the timeout."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         stop = threading.Event()
@@ -506,7 +515,7 @@ def test_a_slow_sender_does_not_outlast_the_limit() -> None:
         thread.join()
 
 
-def test_messages_make_the_round_trip() -> None:
+def test_messages_survive_a_round_trip() -> None:
     ours, theirs = socket.socketpair()
     arrays = {"frame": np.arange(24, dtype=np.uint8).reshape(2, 4, 3)[:, ::-1], "camera": np.float32([0.1, -180])}
     with ours, theirs:
@@ -523,8 +532,8 @@ def test_messages_make_the_round_trip() -> None:
 
 
 @pytest.mark.parametrize("name", ["server.py", "protocol.py"])
-def test_the_server_is_for_old_pythons(name: str) -> None:
-    """Python 3.6's grammar, and nothing imported but the standard library, numpy, the simulator and its neighbour."""
+def test_the_server_runs_on_old_pythons(name: str) -> None:
+    """It uses Python 3.6's grammar and imports only the standard library, numpy, gym, minerl and `protocol`."""
     tree = ast.parse((SERVER.parent / name).read_text(), feature_version=(3, 6))
     imported = set()
     for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""As much of the old gym as the simulator's server uses."""
+"""The part of the old gym that the simulator's server uses."""
 
 registry: dict = {}
 

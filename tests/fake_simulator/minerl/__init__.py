@@ -1,9 +1,13 @@
-"""A MineRL that plays a recorded episode back, whatever is done, but refuses every action that the real one would.
+"""A fake MineRL: it replays a recorded episode for any actions, but refuses the actions that the real one refuses.
 
-Spaces are written out here as MineRL's documentation has them, not taken from embody. Environment variables:
-FAKE_EPISODE, an .npz of `pov` [T, H, W, 3], `reward` [T - 1], `items`, `inventory` [T, items], and `gui` [T] of MineRL
-1.0's; FAKE_LOG, a file that every seed and action is added to; FAKE_FAULT, "die", "hang", "raise", "break" (which then
-cannot be closed) or "nan" (a reward) at FAKE_STEP of the first episode, once: FAKE_FAULT_DONE is then made. Python 3.6.
+Its spaces follow MineRL's documentation and are not taken from embody. It runs on Python 3.6. Environment variables:
+
+- FAKE_EPISODE: an .npz with `pov` [T, H, W, 3], `reward` [T - 1], `items`, `inventory` [T, items] and (MineRL 1.0)
+  `gui` [T].
+- FAKE_LOG: a file to which every seed and action is appended.
+- FAKE_FAULT: "die", "hang", "raise", "break" (it then fails to close too) or "nan" (as the reward).
+- FAKE_STEP: the step of the first episode at which the fault happens.
+- FAKE_FAULT_DONE: a file that is created when the fault has happened, so that it happens once.
 """
 
 import json

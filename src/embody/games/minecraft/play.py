@@ -23,7 +23,7 @@ from embody.games.minecraft.diamond import (
     write_diamond_page,
 )
 from embody.games.minecraft.schedule import Gains, Scheduler, TaskSchedule, check_schedule
-from embody.games.minecraft.simulator import MineRLEnv, SimulatorGone, SimulatorLost
+from embody.games.minecraft.simulator import MineRLEnv, SimulatorLost, SimulatorUnreachable
 from embody.games.minecraft.tasks import ITEMS, task_label
 from embody.games.policy import RandomPolicy, TaskPolicy
 from embody.games.registry import Simulated
@@ -155,7 +155,7 @@ class _Row:
         self.items: dict[str, int] = {}
         self.switches: list[str] = []
         self.ended: DiamondEpisode | None = None
-        self.gone: SimulatorGone | None = None  # before the episode began: it is not counted
+        self.gone: SimulatorUnreachable | None = None  # before the episode began: it is not counted
 
     @property
     def label(self) -> str:
@@ -168,21 +168,21 @@ class _Row:
                 call()
             except SimulatorLost as lost:
                 self._end("error", str(lost))
-            except SimulatorGone as gone:
+            except SimulatorUnreachable as gone:
                 self.gone = gone
                 self._end("error", str(gone))
 
     def begin(self) -> None:
-        self.frame, info = self.env.answer_reset()
+        self.frame, info = self.env.reset_wait()
         self.gains = Gains(info["inventory"])
 
     def ask(self, action: NDArray[np.int64]) -> None:
         self.action = self.env.space.dictionary(action)
-        self.env.ask_step(action)
+        self.env.step_async(action)
 
     def advance(self) -> None:
         """The step that was asked for has been made."""
-        self.frame, reward, terminated, truncated, info = self.env.answer_step()
+        self.frame, reward, terminated, truncated, info = self.env.step_wait()
         self.steps += 1
         self.reward += reward
         self.gains.update(info["inventory"], reward, self.action, info["gui"])
@@ -242,7 +242,7 @@ def play_diamond(
 def _play_rows(rows: Sequence[_Row], policy: TaskPolicy, logger: LoggerManager) -> Iterable[DiamondEpisode]:
     """Each episode as soon as it ends."""
     for row in rows:
-        row.attempt(lambda row=row: row.env.ask_reset(row.seed))  # type: ignore[misc]
+        row.attempt(lambda row=row: row.env.reset_async(row.seed))  # type: ignore[misc]
     for row in rows:
         row.attempt(row.begin)
     yield from (row.ended for row in rows if row.ended is not None and row.gone is None)

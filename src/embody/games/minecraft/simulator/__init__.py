@@ -1,5 +1,5 @@
-"""MineRL, played through a server beside it (docs/simulator.md): the adapter here, `server.py` to run over there."""
+"""A gymnasium environment that plays MineRL through `server.py`, which runs beside MineRL (docs/simulator.md)."""
 
-from embody.games.minecraft.simulator.client import MineRLEnv, SimulatorGone, SimulatorLost, area_average
+from embody.games.minecraft.simulator.client import MineRLEnv, SimulatorLost, SimulatorUnreachable, area_average
 
-__all__ = ["MineRLEnv", "SimulatorGone", "SimulatorLost", "area_average"]
+__all__ = ["MineRLEnv", "SimulatorUnreachable", "SimulatorLost", "area_average"]

@@ -1,6 +1,6 @@
-"""MineRL as a gymnasium environment: the simulator runs elsewhere, behind `server.py`.
+"""MineRL as a gymnasium environment that connects to `server.py`, which runs the simulator elsewhere.
 
-A action factors, H W pixels.
+Shapes: A action factors, H W pixels.
 """
 
 import math
@@ -21,29 +21,31 @@ from embody.errors import UserError
 from embody.games.minecraft.actions import VPT, ActionSpace, minerl_space
 from embody.games.minecraft.simulator import protocol
 
-__all__ = ["MineRLEnv", "SimulatorGone", "SimulatorLost", "area_average"]
+__all__ = ["MineRLEnv", "SimulatorUnreachable", "SimulatorLost", "area_average"]
 
 _CAMERA = {"kind": "box", "low": -180.0, "high": 180.0, "shape": [2], "dtype": "float32"}
-_MOST = 2**31  # of an item, and of a reward
-_SHORT = reprlib.Repr()  # what a server says may be long, and deep
-_SHORT.maxlist, _SHORT.maxstring = 20, 60
+_MAX_COUNT = 2**31  # counts of items and absolute rewards must be below this
+_REPR = reprlib.Repr()  # shortens values of the server's messages, which may be long or deeply nested
+_REPR.maxlist, _REPR.maxstring = 20, 60
 
 
 class SimulatorLost(ConnectionError):
-    """The simulator died, failed or hangs: this episode is over, the next `reset` connects anew."""
+    """The connection is lost, or the simulator failed or hangs. The episode is over; the next `reset` reconnects."""
 
 
 class SimulatorFailed(SimulatorLost):
-    """So its server says."""
+    """The server reported that the simulator failed."""
 
 
 class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
     """One MineRL environment behind the server at `address` (`host:port`).
 
-    Observation: uint8 `[height, width, 3]`. Action: int64 `[A]`, factors of `space`. The info holds `inventory`, counts
-    of what the agent carries, and `gui`, whether one is open (None: not known). `terminated` is the simulator's own end
-    (death, the goal), `truncated` that of `max_steps`. Every call of an episode may raise `SimulatorLost`. Asking and
-    answering are halves of `reset` and `step`, so that several simulators work at once.
+    Observation: uint8 `[height, width, 3]`. Action: int64 `[A]`, the factors of `space`. `info` has "inventory", the
+    count of each item that the agent carries, and "gui", whether a GUI is open (None: unknown). An episode is
+    terminated when the simulator ends it (death, or the goal is reached), and truncated after `max_steps`.
+
+    `reset_async` and `reset_wait` are the two halves of `reset`, `step_async` and `step_wait` those of `step`; with
+    them several simulators can work at the same time. All of these methods may raise `SimulatorLost`.
     """
 
     def __init__(
@@ -56,28 +58,32 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
         max_steps: int,
         step_seconds: float = 60.0,
         reset_seconds: float = 600.0,
-        patience: float = 900.0,
+        reconnect_seconds: float = 900.0,
     ) -> None:
-        """Connects. `UserError` if the server has another environment than it should, or speaks another protocol.
+        """Connect to the server.
 
-        `step_seconds` and `reset_seconds` are how long an answer may take (making a world takes minutes); the server is
-        told, and gives up a simulator that hangs after 0.9 of it. `patience` is how long a server may be gone before a
-        `SimulatorGone`, a `ConnectionError`, says so; at once of one that never was. It should outlast `reset_seconds`
-        and a start: a server may be stuck so long in the world of whoever played before.
+        `step_seconds` and `reset_seconds` limit the time of an answer to a step, and of any other answer (generating a
+        world takes minutes). The server is told both limits, and it ends a simulator that has not answered after 90% of
+        its limit. `reconnect_seconds` is how long to try to reconnect to a server that has worked before; choose more
+        than `reset_seconds` plus a start of the server, which may still be busy with the world of an earlier client.
+
+        Raises a `SimulatorUnreachable` if no server answers: after `reconnect_seconds`, or at once if none ever did
+        and the address is unknown or refuses connections. Raises a `UserError` if the server has another environment,
+        unknown actions or another version of the protocol, or if `address` is not `host:port`.
         """
         if "VectorObf" in environment:
             raise UserError(
-                f"{environment} takes obfuscated actions (VectorObf: a vector of 64 numbers whose meaning MineRL keeps"
-                f" secret), which are not supported: use {environment.replace('VectorObf', '')}"
+                f"{environment} takes obfuscated actions (VectorObf: a vector of 64 numbers of unknown meaning),"
+                f" which are not supported: use {environment.replace('VectorObf', '')}"
             )
         host, colon, port = address.rpartition(":")
         if not colon or not host or not port.isdecimal() or int(port) > 65535:
             raise UserError(f"--server {address}: expected host:port, such as 127.0.0.1:5555")
         self.address, self.environment, self.max_steps = (host, int(port)), environment, max_steps
-        self.step_seconds, self.reset_seconds, self.patience = step_seconds, reset_seconds, patience
+        self.step_seconds, self.reset_seconds, self.reconnect_seconds = step_seconds, reset_seconds, reconnect_seconds
         self.size = height, width
         self.steps = 0
-        self.simulator = ""  # what the server calls it, once met
+        self.simulator = ""  # its name and version, as the server reports them; empty before the first connection
         self._connection: socket.socket | None = None
         self._connect()
         self.observation_space = spaces.Box(0, 255, (height, width, 3), np.uint8)
@@ -86,47 +92,53 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """The first frame of the world that `seed` gives (of a drawn one without)."""
+        """The first frame and `info` in the world of `seed`; without a seed, one is drawn."""
         super().reset(seed=seed)
-        self.ask_reset(int(self.np_random.integers(2**31)) if seed is None else seed)
-        return self.answer_reset()
+        self.reset_async(int(self.np_random.integers(2**31)) if seed is None else seed)
+        return self.reset_wait()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Frame, reward, terminated, truncated, info after one action."""
-        self.ask_step(np.asarray(action))
-        return self.answer_step()
+        self.step_async(np.asarray(action))
+        return self.step_wait()
 
-    def ask_reset(self, seed: int) -> None:
-        """Begin a `reset` to the world that `seed` gives."""
+    def reset_async(self, seed: int) -> None:
+        """Request a reset to the world of `seed`; `reset_wait` returns its result."""
         if self._connection is not None and select.select([self._connection], [], [], 0)[0]:
-            self.close()  # nothing was asked: the server hung up, which before an episode costs nothing
+            self.close()  # readable without a request: the server has hung up. No episode is under way, so reconnect.
         if self._connection is None:
             self._connect()
         self.steps = 0
-        self._say(protocol.RESET, {"seed": seed})
+        self._send(protocol.RESET, {"seed": seed})
 
-    def answer_reset(self) -> tuple[np.ndarray, dict[str, Any]]:
-        """End the reset that `ask_reset` began."""
-        values, frame = self._observation(self.reset_seconds)
+    def reset_wait(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """Wait for the reset that `reset_async` requested; returns the first frame and `info`."""
+        values, frame = self._receive_observation(self.reset_seconds)
         return frame, {"inventory": values["inventory"], "gui": values["gui"]}
 
-    def ask_step(self, action: NDArray[np.int64]) -> None:
-        """Begin a `step`."""
+    def step_async(self, action: NDArray[np.int64]) -> None:
+        """Request a step with `action`, int64 `[A]`; `step_wait` returns its result."""
         values = self.space.dictionary(action)
-        self._say(protocol.STEP, values, {"camera": values.pop("camera")})
+        self._send(protocol.STEP, values, {"camera": values.pop("camera")})
 
-    def answer_step(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """End the step that `ask_step` began."""
-        values, frame = self._observation(self.step_seconds)
+    def step_wait(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Wait for the step that `step_async` requested: frame, reward, terminated, truncated, info."""
+        values, frame = self._receive_observation(self.step_seconds)
         reward, done = values.get("reward"), values.get("done")
-        if not isinstance(reward, int | float) or not abs(reward) < _MOST or not isinstance(done, bool):
+        if not isinstance(reward, int | float) or not abs(reward) < _MAX_COUNT or not isinstance(done, bool):
             raise self._lost("the server's answer has no reward or end")
         self.steps += 1
-        late = self.steps >= self.max_steps
-        return frame, float(reward), done and not late, late, {"inventory": values["inventory"], "gui": values["gui"]}
+        truncated = self.steps >= self.max_steps
+        return (
+            frame,
+            float(reward),
+            done and not truncated,
+            truncated,
+            {"inventory": values["inventory"], "gui": values["gui"]},
+        )
 
     def close(self) -> None:
-        """Hang up; the server waits for the next client."""
+        """Close the connection; the server then serves the next client."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -134,50 +146,50 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
     # --- the connection ---------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        """Connect and agree; try again until `patience` is spent, but not where it has never worked."""
-        deadline, reason = time.monotonic() + self.patience, "no answer"
+        """Connect and shake hands; retry for `reconnect_seconds`, but fail at once if this can never have worked."""
+        deadline, reason = time.monotonic() + self.reconnect_seconds, "no answer"
         while True:
             try:
                 self._connection = socket.create_connection(self.address, timeout=max(0.1, self.step_seconds))
                 self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._agree()
+                self._handshake()
                 return
             except OSError as error:
                 self.close()
                 reason = str(error)
-                hopeless = ConnectionRefusedError | socket.gaierror | SimulatorFailed
-                if isinstance(error, hopeless) and not self.simulator:
+                permanent = ConnectionRefusedError | socket.gaierror | SimulatorFailed
+                if isinstance(error, permanent) and not self.simulator:
                     break
             except ValueError:
-                self.close()  # the server has others to serve
+                self.close()  # so that the server can serve other clients
                 raise
             if time.monotonic() >= deadline:
                 break
-            time.sleep(min(1.0, self.patience / 10))
+            time.sleep(min(1.0, self.reconnect_seconds / 10))
         host, port = self.address
-        raise SimulatorGone(
+        raise SimulatorUnreachable(
             f"no simulator at {host}:{port} ({reason}): start its server (docs/simulator.md), or name another with"
             " --server"
         )
 
-    def _agree(self) -> None:
+    def _handshake(self) -> None:
         hello = {"environment": self.environment, "max_steps": self.max_steps}
-        self._say(protocol.HELLO, {**hello, "step_seconds": self.step_seconds, "reset_seconds": self.reset_seconds})
-        values, _ = self._answer(protocol.WELCOME, self.reset_seconds)
+        self._send(protocol.HELLO, {**hello, "step_seconds": self.step_seconds, "reset_seconds": self.reset_seconds})
+        values, _ = self._receive(protocol.WELCOME, self.reset_seconds)
         for name, wanted in hello.items():
             if type(values.get(name)) is not type(wanted) or values[name] != wanted:
-                raise UserError(f"the server has {name} {_SHORT.repr(values.get(name))}, asked for was {wanted}")
+                raise UserError(f"the server has {name} {_REPR.repr(values.get(name))}, expected {wanted}")
         simulator, frame = values.get("simulator"), values.get("frame")
         if not isinstance(simulator, str) or not simulator.isprintable() or not 0 < len(simulator) <= 100:
-            raise UserError(f"the server's simulator is {_SHORT.repr(simulator)}, expected its name and version")
+            raise UserError(f"the server's simulator is {_REPR.repr(simulator)}, expected its name and version")
         if self.simulator and simulator != self.simulator:
             raise UserError(f"the server has another simulator now, {simulator} instead of {self.simulator}")
         if not isinstance(frame, list) or not _is_shape(frame):
-            raise UserError(f"the server's frame is {_SHORT.repr(frame)}, expected [height, width, 3]")
-        self.space = _space_of(self.environment, values.get("actions"))
+            raise UserError(f"the server's frame is {_REPR.repr(frame)}, expected [height, width, 3]")
+        self.space = _match_space(self.environment, values.get("actions"))
         self.simulator, self._frame_shape = simulator, tuple(frame)
 
-    def _say(self, kind: int, values: dict[str, Any], arrays: dict[str, NDArray[Any]] | None = None) -> None:
+    def _send(self, kind: int, values: dict[str, Any], arrays: dict[str, NDArray[Any]] | None = None) -> None:
         if self._connection is None:
             raise self._lost("not connected")
         try:
@@ -185,42 +197,42 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
         except OSError as error:
             raise self._lost(str(error)) from error
 
-    def _answer(self, kind: int, seconds: float) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    def _receive(self, kind: int, seconds: float) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         assert self._connection is not None
         try:
-            came, values, arrays = protocol.receive(self._connection, seconds)
+            received, values, arrays = protocol.receive(self._connection, seconds)
         except TimeoutError as error:
             busy = ": it may be serving another client" if kind == protocol.WELCOME else ""
             raise self._lost(f"no answer within {seconds:g} seconds{busy}") from error
         except OSError as error:
             raise self._lost(str(error)) from error
         except protocol.ProtocolError as error:
-            # Whoever speaks so now will speak so again; in an episode it may be a passing fault.
+            # In the handshake this means another program or version, so retrying is useless; later it may be passing.
             lost = self._lost(str(error))
             if kind == protocol.WELCOME:
                 raise UserError(f"{self.address[0]}:{self.address[1]}: {error}") from error
             raise lost from error
-        if came == protocol.REFUSED:
+        if received == protocol.REFUSED:
             self.close()
             raise UserError(f"the simulator's server refuses: {values.get('reason')}")
-        if came == protocol.FAILED:
+        if received == protocol.FAILED:
             self.close()
             raise SimulatorFailed(f"the simulator failed: {values.get('reason')}")
-        if came != kind:
-            raise self._lost(f"an answer of kind {came}, expected {kind}")
+        if received != kind:
+            raise self._lost(f"the server answered with a message of kind {received}, expected {kind}")
         return values, arrays
 
-    def _observation(self, seconds: float) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    def _receive_observation(self, seconds: float) -> tuple[dict[str, Any], NDArray[np.uint8]]:
         if self._connection is None:
             raise self._lost("not connected")
-        values, arrays = self._answer(protocol.OBSERVATION, seconds)
+        values, arrays = self._receive(protocol.OBSERVATION, seconds)
         frame, inventory, gui = arrays.get("frame"), values.get("inventory"), values.get("gui")
         if frame is None or frame.dtype != np.uint8 or frame.shape != self._frame_shape:
             raise self._lost(f"the frame is not uint8 of {self._frame_shape}")
         if not isinstance(inventory, dict) or not all(
-            type(count) is int and 0 <= count < _MOST for count in inventory.values()
+            type(count) is int and 0 <= count < _MAX_COUNT for count in inventory.values()
         ):
-            raise self._lost("the inventory is not a table of counts")
+            raise self._lost("the inventory does not map items to counts")
         if "gui" not in values or not (gui is None or type(gui) is bool):
             raise self._lost("the answer does not say whether a GUI is open")
         return values, area_average(frame, *self.size)
@@ -230,20 +242,20 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
         return SimulatorLost(reason)
 
 
-class SimulatorGone(ConnectionError):
-    """No server answers for as long as one may be gone."""
+class SimulatorUnreachable(ConnectionError):
+    """No server could be reached in the time allowed."""
 
 
-def _space_of(environment: str, announced: Any) -> ActionSpace:
-    """The action space, of those that embody knows, that the server says the simulator has; else a `UserError`."""
-    if not isinstance(announced, Mapping):
-        raise UserError(f"the server's actions are {_SHORT.repr(announced)}, expected a table of them")
+def _match_space(environment: str, offered: Any) -> ActionSpace:
+    """The known action space that equals the actions `offered` by the server; a `UserError` if none does."""
+    if not isinstance(offered, Mapping):
+        raise UserError(f"the server's actions are {_REPR.repr(offered)}, expected a mapping of names to spaces")
     known = [VPT]
     try:
         known.append(minerl_space(environment))
     except ValueError:  # MineRL 1.0's: all have one space
         pass
-    differences = [_difference(space, announced) for space in known]
+    differences = [_difference(space, offered) for space in known]
     for space, difference in zip(known, differences, strict=True):
         if difference is None:
             return space
@@ -253,22 +265,22 @@ def _space_of(environment: str, announced: Any) -> ActionSpace:
     )
 
 
-def _difference(space: ActionSpace, announced: Mapping[str, Any]) -> str | None:
-    """What the announced actions lack of `space`, or have more; None if nothing."""
+def _difference(space: ActionSpace, offered: Mapping[str, Any]) -> str | None:
+    """The first difference between `space` and the actions `offered` by the server, in words; None if equal."""
     names = {*space.keys, *space.words, "camera"}
-    if different := sorted(names ^ set(announced)):
-        return f"{_SHORT.repr(different[0])} is {'missing' if different[0] in names else 'unknown'}"
+    if different := sorted(names ^ set(offered)):
+        return f"{_REPR.repr(different[0])} is {'missing' if different[0] in names else 'unknown'}"
     wanted = {**{key: {"kind": "discrete", "n": 2} for key in space.keys}, "camera": _CAMERA}
     for word, choices in space.words.items():
         wanted[word] = {"kind": "enum", "values": sorted(choices)}
     for name, description in wanted.items():
-        if _in_order(announced[name]) != description:
-            return f"{name} is {_SHORT.repr(announced[name])}"
+        if _with_sorted_values(offered[name]) != description:
+            return f"{name} is {_REPR.repr(offered[name])}"
     return None
 
 
-def _in_order(description: Any) -> Any:
-    """The same, with an enum's words sorted: their order is the simulator's own affair."""
+def _with_sorted_values(description: Any) -> Any:
+    """A copy of the description of an action in which an enum's values are sorted, so that their order is ignored."""
     values = description.get("values") if isinstance(description, Mapping) else None
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         return description
@@ -281,7 +293,7 @@ def _is_shape(frame: list[Any]) -> bool:
 
 
 def area_average(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """`[H, W, 3]` as `[height, width, 3]`: each pixel is the mean of those that it covers, by area."""
+    """Resize a frame `[H, W, 3]` to `[height, width, 3]`: each pixel is the mean of the area that it covers."""
     if frame.shape[:2] == (height, width):
         return frame
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX)).copy()

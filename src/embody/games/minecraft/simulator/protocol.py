@@ -1,24 +1,24 @@
-"""Messages between embody and the server beside the simulator, over a socket; nothing is pickled.
+"""The messages between embody and the simulator's server over a socket; nothing is pickled.
 
-The server runs this very file where MineRL is installed, and nothing else of embody: it must work on Python 3.6 with
-numpy alone, and imports no neighbour.
+The server imports this file too, where only Python 3.6, numpy and MineRL are installed, so it imports nothing else of
+embody.
 
-    message = magic "EMBY", version u16, kind u16, bytes of the body u32 (big endian), body
-    body    = bytes of the JSON u32, JSON {"values": {...}, "arrays": [[name, dtype, shape], ...]}, the arrays' bytes
+    message = magic "EMBY", version u16, kind u16, length of the body u32 (all big endian), body
+    body    = length of the JSON u32, JSON {"values": {...}, "arrays": [[name, dtype, shape], ...]}, bytes of the arrays
 
-Small values are JSON; frames and camera turns are arrays, uint8 or float32 (little endian), one after the other. A body
-is at most 4 MiB, which is checked before it is read.
+Lengths are in bytes. Frames and camera turns are arrays, uint8 or little-endian float32, in the order of the list; all
+other values are JSON. A body has at most 4 MiB; a longer one is refused before it is read.
 
     embody                                    server
     HELLO {environment, max_steps,      ->    WELCOME {environment, max_steps, simulator, actions, frame}
            step_seconds, reset_seconds}
     RESET {seed}                        ->    OBSERVATION {inventory, gui}, arrays frame
     STEP {keys and words}, camera       ->    OBSERVATION {reward, done, inventory, gui}, arrays frame
-    any of them                         ->    REFUSED {reason}: it was wrong; nothing happened
-    any of them                         ->    FAILED {reason}: the simulator broke; the server hangs up
+    any of these                        ->    REFUSED {reason}: the message was wrong and had no effect
+    any of these                        ->    FAILED {reason}: the simulator failed; the server closes the connection
 
-HELLO says how long the client waits for a STEP, and for anything else. `gui` is whether a GUI is open, null where the
-simulator does not say.
+HELLO names the client's timeouts: `step_seconds` for the answer to STEP, `reset_seconds` for all others. `gui` says
+whether a GUI is open; it is null if the simulator does not tell.
 """
 
 import json
@@ -30,58 +30,65 @@ import time
 import numpy as np
 
 MAGIC, VERSION = b"EMBY", 2
-LIMIT = 4 * 2**20  # bytes of a body; a frame of 640x360 has 0.7 million
+LIMIT = 4 * 2**20  # the most bytes of a body; a frame of 640x360 has 0.7 million
 HELLO, WELCOME, RESET, STEP, OBSERVATION, REFUSED, FAILED = KINDS = range(1, 8)
 DTYPES = {"uint8": "|u1", "float32": "<f4"}
 _HEADER, _LENGTH = struct.Struct("!4sHHI"), struct.Struct("!I")
-SECONDS = 60.0  # for a message that has begun
+SECONDS = 60.0  # how long sending or receiving one message may take
 
 
 class ProtocolError(Exception):
-    """What came is no message of this version of the protocol; one line says why."""
+    """The received bytes are not a message of this version of the protocol; the text is one line."""
 
 
 def encode(kind: int, values: dict, arrays: dict) -> bytes:
-    """One message; `arrays` are uint8 or float32. A `ValueError` for NaN, a `ProtocolError` for too much."""
+    """The bytes of one message; `arrays` are uint8 or float32.
+
+    Raises a `ValueError` if `values` has a NaN or infinity, and a `ProtocolError` if the body is above `LIMIT`.
+    """
     listed = [[name, array.dtype.name, list(array.shape)] for name, array in arrays.items()]
     text = json.dumps({"values": values, "arrays": listed}, allow_nan=False).encode()
     raw = [np.ascontiguousarray(array, DTYPES[array.dtype.name]).tobytes() for array in arrays.values()]
     body = b"".join([_LENGTH.pack(len(text)), text] + raw)
     if len(body) > LIMIT:
-        raise ProtocolError(f"a message of {len(body)} bytes, the limit is {LIMIT}")
+        raise ProtocolError(f"a message has {len(body)} bytes, the limit is {LIMIT}")
     return _HEADER.pack(MAGIC, VERSION, kind, len(body)) + body
 
 
 def send(connection: socket.socket, message: bytes, seconds: float = SECONDS) -> None:
-    """Send what `encode` made. A `TimeoutError` if the other side does not take it in time."""
+    """Send the bytes of one message; a `TimeoutError` if the other side has not taken them after `seconds`."""
     connection.settimeout(seconds)
     try:
         connection.sendall(message)
     except socket.timeout:
-        raise TimeoutError(f"the other side takes no message within {seconds:g} seconds") from None
+        raise TimeoutError(f"the other side has not taken the message within {seconds:g} seconds") from None
 
 
 def receive(connection: socket.socket, seconds: float) -> tuple:
-    """The next message's (kind, values, arrays), waiting `seconds` for all of it.
+    """Receive one whole message within `seconds`: (kind, values, arrays).
 
-    `ProtocolError`, `TimeoutError`, or a `ConnectionError` if the other side has hung up.
+    Raises a `ProtocolError` if the bytes are not a message, a `TimeoutError` if it is late, and a `ConnectionError` if
+    the other side has closed the connection.
     """
     deadline = time.monotonic() + seconds
     magic, version, kind, length = _HEADER.unpack(_read(connection, _HEADER.size, deadline))
     if magic != MAGIC:
         raise ProtocolError(f"this is not embody's protocol: it begins with {magic!r}")
     if version != VERSION:
-        raise ProtocolError(f"protocol version {version}, this side speaks {VERSION}: use the same embody's")
+        raise ProtocolError(f"protocol version {version}, this side has {VERSION}: use the same embody on both sides")
     if kind not in KINDS:
         raise ProtocolError(f"unknown kind of message {kind}")
     if not _LENGTH.size <= length <= LIMIT:
-        raise ProtocolError(f"a message of {length} bytes, the limit is {LIMIT}")
+        raise ProtocolError(f"a message has {length} bytes, the limit is {LIMIT}")
     values, arrays = _decode(_read(connection, length, deadline))
     return kind, values, arrays
 
 
 def drain(connection: socket.socket) -> None:
-    """Wait a moment for the other side to hang up: were unread bytes left, it would lose what was said to it last."""
+    """Wait up to a second for the other side to close, reading what it still sends.
+
+    Closing a socket with unread bytes resets the connection, and the other side could lose the last message.
+    """
     deadline = time.monotonic() + 1
     try:
         connection.shutdown(socket.SHUT_WR)
@@ -105,7 +112,7 @@ def _read(connection: socket.socket, count: int, deadline: float) -> bytes:
         except socket.timeout:
             raise TimeoutError("no answer in time") from None
         if not part:
-            raise ConnectionError("the other side has hung up")
+            raise ConnectionError("the other side has closed the connection")
         data += part
     return bytes(data)
 
@@ -137,12 +144,12 @@ def _decode(body: bytes) -> tuple:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProtocolError(f"a damaged message ({type(error).__name__})") from None
     if place != len(body):
-        raise ProtocolError(f"{len(body) - place} bytes more than the message's arrays have")
+        raise ProtocolError(f"the message has {len(body) - place} bytes more than its arrays")
     return values, arrays
 
 
 def _finite(text: str) -> float:
-    number = float(text)  # 1e999 is infinite, too
+    number = float(text)  # "1e999" is infinite too
     if not math.isfinite(number):
-        raise ValueError(f"{text} is no number")
+        raise ValueError(f"{text} is not finite")
     return number

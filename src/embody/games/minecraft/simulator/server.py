@@ -1,11 +1,12 @@
-"""The server beside the simulator: lets embody play MineRL over a socket (docs/simulator.md).
+"""The server that lets embody play MineRL over a socket (docs/simulator.md).
 
     python server.py --port 5555
 
-It is run where MineRL is installed, on Python 3.6 or later, with `protocol.py` beside it and nothing else of embody.
-One client at a time; a client that is gone leaves the simulator to the next one, and one that has been silent for
-`--silence` seconds gives way to one that waits. A simulator that hangs ends the server, a little before the client is
-tired of waiting: let something start it again (`docker run --restart always`).
+Run it where MineRL is installed, on Python 3.6 or later. It needs `protocol.py` in the same folder and nothing else of
+embody. It serves one client at a time. The simulator is kept for the next client when one disconnects; a client that
+has sent nothing for `--idle-timeout` seconds is disconnected if another one is waiting. If the simulator hangs, the
+server tells the client shortly before the client's own timeout and exits, so run it under something that restarts it,
+such as `docker run --restart always`.
 """
 
 import argparse
@@ -24,21 +25,20 @@ import minerl
 import numpy as np
 import protocol
 
-# Of what the client waits for an answer: it hears that the simulator hangs while it still listens.
-PATIENCE = 0.9
-LONGEST = 3600  # seconds that a client may ask to wait
-GREETING = 10.0  # seconds until a new client says something, if another one waits
+LIMIT_SHARE = 0.9  # of the client's timeout: the server gives up earlier, so that its message still reaches the client
+MAX_SECONDS = 3600  # the longest timeout that a client may name
+HELLO_SECONDS = 10.0  # how long a new client may send nothing while another one is waiting
 
 
 class Refused(Exception):
-    """What was asked for is wrong; nothing was done."""
+    """The client's request is wrong; nothing was done."""
 
 
 # --- the simulator --------------------------------------------------------------------------------------------------
 
 
 class Simulator:
-    """At most one MineRL environment, kept from client to client."""
+    """At most one MineRL environment, which is kept when clients come and go."""
 
     def __init__(self) -> None:
         self.key: Any = None
@@ -47,7 +47,7 @@ class Simulator:
         self.playing = False
 
     def open(self, environment: str, max_steps: int) -> dict:
-        """Make the environment with a limit of `max_steps`; returns what the client must know of it."""
+        """Make the environment with a limit of `max_steps` unless it is open; returns the values of WELCOME."""
         self.playing = False
         if self.key != (environment, max_steps):
             self.close()
@@ -64,18 +64,18 @@ class Simulator:
 
     def reset(self, seed: int) -> tuple:
         self.env.seed(seed)
-        first = observed(self.env.reset())
+        first = split_observation(self.env.reset())
         self.playing = True
         return first
 
     def step(self, action: dict) -> tuple:
         if not self.playing:
-            raise Refused("no episode is under way: say RESET first")
+            raise Refused("no episode is under way: send RESET first")
         observation, reward, done, _ = self.env.step(action)
         if not math.isfinite(reward):
             raise ValueError(f"a reward of {reward}")
         self.playing = not done
-        values, arrays = observed(observation)
+        values, arrays = split_observation(observation)
         return dict(values, reward=float(reward), done=bool(done)), arrays
 
     def close(self) -> None:
@@ -83,14 +83,14 @@ class Simulator:
         if env is not None:
             try:
                 env.close()
-            except Exception as error:  # it is given up all the same
+            except Exception as error:  # the environment is dropped in any case
                 print(f"the simulator does not close: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def watched(connection: socket.socket, seconds: float) -> Iterator[None]:
-    """End the server if what is done in here takes longer."""
-    watchdog = threading.Timer(seconds, give_up, [connection, seconds])
+def exit_after(connection: socket.socket, seconds: float) -> Iterator[None]:
+    """Exit the server if the body takes longer than `seconds`."""
+    watchdog = threading.Timer(seconds, exit_hung, [connection, seconds])
     watchdog.daemon = True
     watchdog.start()
     try:
@@ -99,10 +99,10 @@ def watched(connection: socket.socket, seconds: float) -> Iterator[None]:
         watchdog.cancel()
 
 
-def give_up(connection: socket.socket, seconds: float) -> None:
-    """The main thread is stuck in the simulator: tell the client, and be started again."""
+def exit_hung(connection: socket.socket, seconds: float) -> None:
+    """Tell the client that the simulator hangs, then exit; the main thread is stuck, so only a restart helps."""
     reason = f"it has not answered for {seconds:g} seconds"
-    print(f"the simulator hangs: {reason}: giving up", flush=True)
+    print(f"the simulator hangs: {reason}: the server exits", flush=True)
     try:
         protocol.send(connection, protocol.encode(protocol.FAILED, {"reason": reason}, {}), 1.0)
         protocol.drain(connection)
@@ -111,7 +111,7 @@ def give_up(connection: socket.socket, seconds: float) -> None:
 
 
 def make(environment: str, max_steps: int) -> Any:
-    """The registered environment, but with a time limit of `max_steps`: MineRL's ObtainDiamond has 15 minutes."""
+    """The registered environment with a limit of `max_steps` instead of MineRL's own, 15 minutes for ObtainDiamond."""
     try:
         registered = gym.spec(environment)
     except Exception as error:
@@ -120,12 +120,12 @@ def make(environment: str, max_steps: int) -> Any:
     if spec is None:
         raise Refused(f"{environment} is no environment of MineRL's")
     spec.max_episode_steps = max_steps
-    spec.reset()  # makes its handlers anew, and the time limit is one of them
+    spec.reset()  # creates its handlers again; the time limit is one of them
     return spec.make()
 
 
 def version() -> str:
-    """MineRL's own; 0.4.4 does not know it, but its installation does."""
+    """The version of the installed package; MineRL 0.4.4 has no `__version__`."""
     try:
         import pkg_resources  # older Pythons have no importlib.metadata
 
@@ -135,8 +135,8 @@ def version() -> str:
 
 
 def describe(space: Any) -> dict:
-    """One action's space, as JSON."""
-    if hasattr(space, "values"):  # MineRL's Enum has n too
+    """The space of one action as a JSON value."""
+    if hasattr(space, "values"):  # before "n", which MineRL's Enum also has
         return {"kind": "enum", "values": [str(value) for value in space.values]}
     if hasattr(space, "n"):
         return {"kind": "discrete", "n": int(space.n)}
@@ -147,8 +147,8 @@ def describe(space: Any) -> dict:
     return {"kind": "box", "low": float(low[0]), "high": float(high[0]), "shape": shape, "dtype": dtype}
 
 
-def observed(observation: dict) -> tuple:
-    """(values, arrays) of an observation: what is in the inventory, whether a GUI is open, and the frame."""
+def split_observation(observation: dict) -> tuple:
+    """The (values, arrays) of OBSERVATION: inventory and GUI flag, and the frame."""
     frame = np.asarray(observation["pov"])
     if frame.dtype != np.uint8 or frame.ndim != 3:
         raise ValueError(f"pov is {frame.dtype} {frame.shape}, not uint8 [H, W, 3]")
@@ -157,8 +157,8 @@ def observed(observation: dict) -> tuple:
     return {"inventory": {item: count for item, count in counts.items() if count}, "gui": gui}, {"frame": frame}
 
 
-def checked(actions: dict, values: dict, arrays: dict) -> dict:
-    """The action as the simulator takes it; `Refused` where keys, types or ranges are not those of its space."""
+def checked_action(actions: dict, values: dict, arrays: dict) -> dict:
+    """The action for the simulator; raises `Refused` if its keys, types or ranges differ from those of `actions`."""
     given = dict(values, **arrays)
     different = sorted(set(actions) ^ set(given))
     if different:
@@ -185,26 +185,29 @@ def checked(actions: dict, values: dict, arrays: dict) -> dict:
 # --- clients --------------------------------------------------------------------------------------------------------
 
 
-def converse(connection: socket.socket, listener: socket.socket, simulator: Simulator, silence: float) -> None:
-    """Answer one client until it hangs up or says nonsense, is silent while another waits, or the simulator breaks."""
-    patience: dict = {}  # of each kind of message, once HELLO has told
+def serve(connection: socket.socket, listener: socket.socket, simulator: Simulator, idle_timeout: float) -> None:
+    """Answer one client until it disconnects, breaks the protocol, is idle while another waits, or the simulator fails.
+
+    Each of these ends raises a `ConnectionError`, `TimeoutError` or `ProtocolError`.
+    """
+    limits: dict = {}  # seconds for each kind of message; empty before HELLO
     while True:
-        await_message(connection, listener, silence if patience else min(GREETING, silence))
+        await_message(connection, listener, idle_timeout if limits else min(HELLO_SECONDS, idle_timeout))
         try:
             kind, values, arrays = protocol.receive(connection, protocol.SECONDS)
         except protocol.ProtocolError as error:
             protocol.send(connection, protocol.encode(protocol.REFUSED, {"reason": str(error)}, {}))
             protocol.drain(connection)
             raise
-        asked = patience
+        current = limits
         try:
             if kind == protocol.HELLO:
-                asked = patience_of(values)
-            elif not patience:
-                raise Refused("say HELLO first")
-            with watched(connection, asked.get(kind, LONGEST)):
-                answer = protocol.encode(*reply(kind, values, arrays, simulator))
-            patience = asked
+                current = time_limits(values)
+            elif not limits:
+                raise Refused("send HELLO first")
+            with exit_after(connection, current.get(kind, MAX_SECONDS)):
+                answer = protocol.encode(*answer_to(kind, values, arrays, simulator))
+            limits = current
         except Refused as refusal:
             answer = protocol.encode(protocol.REFUSED, {"reason": str(refusal)}, {})
         except Exception as error:
@@ -212,54 +215,57 @@ def converse(connection: socket.socket, listener: socket.socket, simulator: Simu
             try:
                 protocol.send(connection, protocol.encode(protocol.FAILED, {"reason": reason}, {}))
             finally:
-                with watched(connection, asked.get(protocol.RESET, LONGEST)):
+                with exit_after(connection, current.get(protocol.RESET, MAX_SECONDS)):
                     simulator.close()
             raise ConnectionError("the simulator failed, " + reason) from error
         protocol.send(connection, answer)
 
 
-def await_message(connection: socket.socket, listener: socket.socket, silence: float) -> None:
-    """Return when the client says something; `TimeoutError` once it has been silent so long and another one waits."""
-    deadline = time.monotonic() + silence
+def await_message(connection: socket.socket, listener: socket.socket, idle_timeout: float) -> None:
+    """Wait for the client's next message; a `TimeoutError` after `idle_timeout` seconds if another client waits."""
+    deadline = time.monotonic() + idle_timeout
     while True:
-        left = deadline - time.monotonic()
-        heard = select.select([connection] if left > 0 else [connection, listener], [], [], max(0, left) or None)[0]
-        if connection in heard:
+        remaining = deadline - time.monotonic()
+        readable = select.select(
+            [connection] if remaining > 0 else [connection, listener], [], [], max(0, remaining) or None
+        )[0]
+        if connection in readable:
             return
-        if heard:
-            raise TimeoutError(f"silent for {silence:g} seconds, and another client waits")
+        if readable:
+            raise TimeoutError(f"idle for {idle_timeout:g} seconds while another client waits")
 
 
-def patience_of(hello: dict) -> dict:
-    """How long the simulator may take for each kind of message, from what the client says that it waits."""
+def time_limits(hello: dict) -> dict:
+    """How many seconds the simulator may take for each kind of message: 90% of the client's timeouts in HELLO."""
     waits: list = [hello.get(name) for name in ("step_seconds", "reset_seconds")]
-    if not all(type(wait) in (int, float) and 0 < wait <= LONGEST for wait in waits):
-        raise Refused(f"HELLO names step_seconds and reset_seconds, above 0 and up to {LONGEST}")
-    step, reset = [PATIENCE * wait for wait in waits]
+    if not all(type(wait) in (int, float) and 0 < wait <= MAX_SECONDS for wait in waits):
+        raise Refused(f"HELLO needs step_seconds and reset_seconds, above 0 and up to {MAX_SECONDS}")
+    step, reset = [LIMIT_SHARE * wait for wait in waits]
     return {protocol.HELLO: reset, protocol.RESET: reset, protocol.STEP: step}
 
 
-def reply(kind: int, values: dict, arrays: dict, simulator: Simulator) -> tuple:
+def answer_to(kind: int, values: dict, arrays: dict, simulator: Simulator) -> tuple:
     """The answer to one message."""
     if kind == protocol.HELLO:
         environment, max_steps = values.get("environment"), values.get("max_steps")
         if type(environment) is not str or type(max_steps) is not int or max_steps < 1:
-            raise Refused("HELLO names an environment and max_steps of 1 or more")
+            raise Refused("HELLO needs an environment and max_steps of 1 or more")
         return protocol.WELCOME, simulator.open(environment, max_steps), {}
     if kind == protocol.RESET:
         if type(values.get("seed")) is not int:
-            raise Refused("RESET names a seed")
+            raise Refused("RESET needs a seed")
         return (protocol.OBSERVATION,) + simulator.reset(values["seed"])
     if kind == protocol.STEP:
-        return (protocol.OBSERVATION,) + simulator.step(checked(simulator.actions, values, arrays))
-    raise Refused(f"a message of kind {kind} is none of a client's")
+        return (protocol.OBSERVATION,) + simulator.step(checked_action(simulator.actions, values, arrays))
+    raise Refused(f"clients do not send messages of kind {kind}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Let embody play MineRL over a socket.")
-    parser.add_argument("--host", default="127.0.0.1", help="who may connect: this machine; 0.0.0.0 in a container")
-    parser.add_argument("--port", type=int, default=5555, help="0 takes any that is free")
-    parser.add_argument("--silence", type=float, default=300.0, help="seconds; who waits gets a simulator left so long")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on; use 0.0.0.0 in a container")
+    parser.add_argument("--port", type=int, default=5555, help="the port to listen on; 0 takes a free one")
+    idle = "after how many seconds without a message a client is disconnected if another one waits"
+    parser.add_argument("--idle-timeout", type=float, default=300.0, help=idle)
     options = parser.parse_args()
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -272,9 +278,9 @@ def main() -> None:
         connection, _ = listener.accept()
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            converse(connection, listener, simulator, options.silence)
+            serve(connection, listener, simulator, options.idle_timeout)
         except (OSError, protocol.ProtocolError) as error:
-            print(f"client gone: {error}", file=sys.stderr, flush=True)
+            print(f"client disconnected: {error}", file=sys.stderr, flush=True)
         finally:
             connection.close()
 
