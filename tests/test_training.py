@@ -1,6 +1,7 @@
 """The training loop by hand, resuming bit for bit, what each phase freezes, and that each phase learns."""
 
 import dataclasses
+import functools
 import math
 import shutil
 import sys
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from embody.config import Config, StageConfig
+from embody.config import Config, StageConfig, TransformerConfig
 from embody.data import (
     BatchShapes,
     ClipSpec,
@@ -28,11 +29,13 @@ from embody.data import (
 )
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
+from embody.errors import UserError
 from embody.logger_manager import LoggerManager, read_metrics
 from embody.model import Agent, WorldAndAgent
 from embody.nn import transformer
 from embody.nn.noise import GeneratorNoise
 from embody.nn.running_rms import RunningRms
+from embody.nn.transformer import Block
 from embody.recording import collect
 from embody.saving.tensors import load_tensors
 from embody.trainer import Trainer
@@ -187,25 +190,88 @@ def test_the_average_keeps_to_its_decay(tmp_path: Path) -> None:
     assert float(saved["average.weight"]) == pytest.approx(0.05 * first + 0.95 * 0.8)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path, bad: float) -> None:
-    stage = OneNumber([1.0, 1.0, bad, 1.0])
-    with pytest.raises(ValueError, match="one: the loss is not finite at step 2: lower its lr, and muon_lr"):
-        run(stage, tmp_path)
-    saved, recipe = load_tensors(tmp_path / "one.safetensors")
-    assert recipe["step"] == 2 and float(saved["model.weight"]) == pytest.approx(0.8)
+class TwoLayers(OneNumber):
+    """As `OneNumber`, with a block's matrix for Muon, and a running RMS that each loss changes."""
+
+    def __init__(self, factors: list[float], **fields: Any) -> None:
+        super().__init__(factors, muon_lr=0.1, **fields)
+        torch.manual_seed(0)
+        self.model = Block(TransformerConfig(width=8, heads=2, mlp_width=12))
+
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
+        total = sum(parameter.sum() for parameter in self.model.parameters())
+        return self.losses(total * batch.rewards.sum()), {}
 
 
-def test_a_checkpoint_of_another_config_is_refused_and_kept(tmp_path: Path) -> None:
-    path = run(OneNumber([1.0] * 4), tmp_path, recipe={"lr": 1}, stop=2)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path, bad: float) -> None:
+    """Weights, average, both optimisers and running RMS: the state is that of the step before, and is counted."""
+    make = functools.partial(TwoLayers, weight_decay=0.1)
+    before, _ = load_tensors(run(make([1.0, 2.0, bad, 3.0]), tmp_path / "before", stop=2))
+    after, progress = load_tensors(run(make([1.0, 2.0, bad, 3.0]), tmp_path / "after", stop=3))
+    assert {name.split(".")[0] for name in after} == {"model", "average", "losses", "optimizer0", "optimizer1"}
+    assert not [name for name, value in before.items() if not torch.equal(value, after[name])]
+    assert (progress["step"], progress["skipped"], progress["in_a_row"]) == (3, 1, 1)
+    end, progress = load_tensors(run(make([1.0, 2.0, bad, 3.0]), tmp_path / "after"))
+    assert (progress["step"], progress["skipped"], progress["in_a_row"]) == (4, 1, 0)
+    assert any(not torch.equal(value, end[name]) for name, value in after.items())
+    assert all(value.isfinite().all() for value in end.values())
+    assert [line["skipped_steps"] for line in read_metrics(tmp_path / "after" / "metrics.jsonl")] == [0, 0, 1, 1]
+
+
+def test_twenty_steps_in_a_row_that_are_not_finite_end_the_training(tmp_path: Path) -> None:
+    """The checkpoint is the last good one, and what the message advises goes on from there."""
+    factors = [1.0] * 3 + [math.nan] * 19 + [1.0] * 2 + [math.nan] * 20
+    recipe = {"training": {"lr": 0.1}}
+    with pytest.raises(UserError, match=r"one: 20 steps in a row up to step 44 .* goes on from step 24 \(.*one\.saf"):
+        run(OneNumber(factors), tmp_path, recipe=recipe)
+    saved, progress = load_tensors(tmp_path / "one.safetensors")
+    assert progress["step"] == 24 and float(saved["model.weight"]) == pytest.approx(0.5)
+    lowered = OneNumber([*factors[:24], *[1.0] * 20], lr=0.01)
+    saved, progress = load_tensors(run(lowered, tmp_path, recipe={"training": {"lr": 0.01}}))
+    assert float(saved["model.weight"]) == pytest.approx(0.5 - 20 * 0.01)
+    assert progress["skipped"] == 19 and progress["changes"] == [{"step": 24, "training.lr": [0.1, 0.01]}]
+    assert "since step 24, training.lr was 0.1, is now 0.01" in next(tmp_path.glob("test-*.log")).read_text()
+
+
+def test_without_a_checkpoint_the_training_is_said_to_begin_anew(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="begins anew"):
+        run(OneNumber([math.nan] * 30, checkpoint_every=100), tmp_path)
+
+
+def test_a_checkpoint_of_other_settings_is_refused_and_kept(tmp_path: Path) -> None:
+    recipe = {"training": {"lr": 1, "length": 8, "muon_lr": 0}, "data": ["a"]}
+    path = run(OneNumber([1.0] * 4), tmp_path, recipe=recipe, stop=2)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="one.safetensors was made with another config or data: delete it"):
-        run(OneNumber([1.0] * 4), tmp_path, recipe={"lr": 2})
-    with pytest.raises(ValueError, match="another config or data"):
-        run(OneNumber([1.0] * 5), tmp_path, recipe={"lr": 1})
+    other = {"training": {"lr": 1, "length": 16, "muon_lr": 0}, "data": ["b"]}
+    with pytest.raises(
+        UserError, match=r"\(training\.length was 8, is now 16; data was \['a'\], is now \['b'\]\): del"
+    ):
+        run(OneNumber([1.0] * 4), tmp_path, recipe=other)
+    with pytest.raises(UserError, match="at step 2, beyond the 1 steps asked for"):
+        run(OneNumber([1.0]), tmp_path, recipe=recipe)
+    with pytest.raises(UserError, match=r"training\.muon_lr was 0, is now 0\.1"):
+        run(OneNumber([1.0] * 4), tmp_path, recipe={**recipe, "training": {"lr": 1, "length": 8, "muon_lr": 0.1}})
     assert path.read_bytes() == before
-    run(OneNumber([1.0] * 4), tmp_path, recipe={"lr": 1})
+    run(OneNumber([1.0] * 4), tmp_path, recipe=recipe)
     assert load_tensors(path)[1]["step"] == 4
+
+
+def test_a_finished_training_goes_on_with_a_new_warm_up_and_decay(tmp_path: Path) -> None:
+    fields = {"ema": 0.0, "warmup": 0.5, "decay": 0.5, "final_lr": 0.0}
+    run(OneNumber([1.0] * 4, **fields), tmp_path)
+    saved, progress = load_tensors(run(OneNumber([1.0] * 8, **fields), tmp_path))
+    assert (progress["step"], progress["steps"], progress["begin"]) == (8, 8, 4)
+    # Equal gradients: each step is as long as its rate; both halves have the same ones.
+    assert float(saved["model.weight"]) == pytest.approx(1 - 2 * 0.1 * (1 / 2 + 1 + 1 + 1 / 2))
+    assert losses(tmp_path, "progress") == [0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
+
+
+def test_more_steps_while_under_way_are_one_schedule(tmp_path: Path) -> None:
+    run(OneNumber([1.0] * 4), tmp_path, stop=2)
+    progress = load_tensors(run(OneNumber([1.0] * 8), tmp_path))[1]
+    assert (progress["step"], progress["begin"]) == (8, 0)
+    assert losses(tmp_path, "progress") == [0, 0.25, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 8]
 
 
 def test_the_loop_steps_at_the_rate(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Checkpoints: all that a training changes as it goes, in one file, and back."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from embody.errors import UserError
+from embody.saving.differences import described, differences
 from embody.saving.tensors import load_tensors, load_weights, save_tensors
 
-__all__ = ["TrainingState", "load_checkpoint", "save_checkpoint"]
+__all__ = ["MAY_CHANGE", "Progress", "TrainingState", "load_checkpoint", "save_checkpoint"]
+
+# Settings that may change while a training is under way.
+MAY_CHANGE = frozenset(
+    {
+        *(f"training.{name}" for name in ("lr", "muon_lr", "final_lr", "warmup", "decay", "steps", "epochs", "batch")),
+        "precision",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -29,22 +38,46 @@ class TrainingState:
         return {"model": self.model, "average": self.average, "losses": self.losses}
 
 
-def save_checkpoint(path: Path, state: TrainingState, *, step: int, steps: int, recipe: Mapping[str, Any]) -> None:
-    """Write `state` after `step` of `steps`; `recipe` (JSON-ready) is all that the training depends on."""
+@dataclass(frozen=True)
+class Progress:
+    """How far the training of a checkpoint has come."""
+
+    step: int = 0  # steps done
+    begin: int = 0  # the step at which its warm-up began: 0, or the end of a finished training that goes on
+    skipped: int = 0  # steps left out because they were not finite
+    in_a_row: int = 0  # of these, the last ones before `step`
+    changes: tuple[Mapping[str, Any], ...] = ()  # settings that changed on the way: {"step": ..., NAME: [old, new]}
+
+
+def save_checkpoint(
+    path: Path, state: TrainingState, progress: Progress, *, steps: int, recipe: Mapping[str, Any]
+) -> None:
+    """Write `state` and `progress`, of a training of `steps` by `recipe`, which is JSON-ready."""
     parts = {name: module.state_dict() for name, module in state.modules.items()}
     parts |= {f"optimizer{i}": _flatten(optimizer) for i, optimizer in enumerate(state.optimizers)}
     tensors = {f"{part}.{name}": t for part, values in parts.items() for name, t in values.items()}
-    save_tensors(path, tensors, {"step": step, "steps": steps, "config": recipe})
+    save_tensors(path, tensors, {**asdict(progress), "steps": steps, "config": recipe})
 
 
-def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Mapping[str, Any]) -> int:
-    """Put what `save_checkpoint` wrote into `state`; returns how many steps are done.
+def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Mapping[str, Any]) -> Progress:
+    """Put what `save_checkpoint` wrote into `state`; returns how far it had come.
 
-    A `UserError` if it is damaged, or of a training with another `recipe` or number of steps.
+    Settings of `MAY_CHANGE` may be others now, which `changes` then tells. If the training was finished and has more
+    `steps` now, its warm-up begins anew at its end. A `UserError` if the file is damaged, if another setting differs,
+    or if it is already beyond `steps`.
     """
     tensors, saved = load_tensors(path)
-    if saved.get("config") != recipe or saved.get("steps") != steps:
-        raise UserError(f"{path} was made with another config or data: delete it to train anew, or use another --name")
+    progress = Progress(
+        *(int(saved[name]) for name in ("step", "begin", "skipped", "in_a_row")), tuple(saved["changes"])
+    )
+    different = differences(saved["config"], recipe)
+    if fixed := {name: values for name, values in different.items() if not _may_change(name, values)}:
+        raise UserError(
+            f"{path} was made with other settings or data ({described(fixed)}): delete it to train anew, go back to"
+            " those settings, or use another --name"
+        )
+    if progress.step > steps:
+        raise UserError(f"{path} is at step {progress.step}, beyond the {steps} steps asked for: ask for more")
 
     def part(name: str) -> dict[str, Tensor]:
         return {key[len(name) + 1 :]: t for key, t in tensors.items() if key.startswith(f"{name}.")}
@@ -53,7 +86,19 @@ def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Map
         load_weights(module, part(name), path)
     for i, optimizer in enumerate(state.optimizers):
         _unflatten(optimizer, part(f"optimizer{i}"))
-    return int(saved["step"])
+    if different:
+        change = {"step": progress.step, **{name: list(values) for name, values in different.items()}}
+        progress = replace(progress, changes=(*progress.changes, change))
+    if progress.step == saved["steps"] < steps:
+        progress = replace(progress, begin=progress.step)
+    return progress
+
+
+def _may_change(name: str, values: tuple[Any, Any]) -> bool:
+    """Whether a training may go on with another value of a setting."""
+    if name == "training.muon_lr":
+        return all(values)  # 0 is another optimiser, whose state the checkpoint lacks
+    return name in MAY_CHANGE
 
 
 def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

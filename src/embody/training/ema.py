@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["MovingAverage"]
 
@@ -18,12 +18,12 @@ class MovingAverage:
         self.model, self.decay = copy.deepcopy(model).requires_grad_(False), decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after `step` (from 0)."""
-        decay = min(self.decay, (step + 1) / (step + 10))
+    def update(self, model: nn.Module, step: int, counts: Tensor) -> None:
+        """Take in the weights after `step` (from 0) where `counts`, bool `[]` on their device, is true."""
+        share = torch.where(counts, 1 - min(self.decay, (step + 1) / (step + 10)), 0.0)
         pairs = zip(self.model.parameters(), model.parameters(), strict=True)
         trained = [(a, m) for a, m in pairs if m.requires_grad]
         if trained:
-            torch._foreach_lerp_([a for a, _ in trained], [m for _, m in trained], 1 - decay)
+            torch._foreach_lerp_([a for a, _ in trained], [m for _, m in trained], [share] * len(trained))
         for a, m in zip(self.model.buffers(), model.buffers(), strict=True):
             a.copy_(m)

@@ -5,8 +5,9 @@ rows. So a run that is stopped and resumed gives, bit for bit on one CPU, what a
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from embody.config import StageConfig
-from embody.errors import UserError
 from embody.logger_manager import LoggerManager
 from embody.nn.masked_mean import Reduce, one_process
 from embody.nn.noise import Noise, RowNoise
 from embody.nn.transformer import Block
-from embody.saving.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from embody.saving.checkpoint import Progress, TrainingState, load_checkpoint, save_checkpoint
+from embody.saving.differences import described
 from embody.training.ema import MovingAverage
+from embody.training.finite import FiniteSteps
 from embody.training.optimizers import clipped_gradients, learning_rate, make_optimizers, set_rates
 from embody.training.throughput import Throughput
 
@@ -35,11 +37,12 @@ class StepContext:
     steps: int  # of the whole training
     noise: Noise  # on the model's device, of this step and the batch's rows: all that a loss draws
     reduce: Reduce = one_process
+    begin: int = 0  # the step at which a finished training goes on; 0 in a training that was never finished
 
     @property
     def progress(self) -> float:
-        """The share of the training done before this step, in [0, 1)."""
-        return self.step / self.steps
+        """The share of the training done before this step, in [0, 1); 1 where a finished training goes on."""
+        return 1.0 if self.begin else self.step / self.steps
 
 
 class StageBatch(Protocol):
@@ -100,23 +103,29 @@ def train(
     compile: bool = False,
     stop_after: int | None = None,
     on_checkpoint: Callable[[], None] = lambda: None,
-) -> None:
+) -> Progress:
     """Train from `checkpoint` if it exists, else from the stage's own start, to the last step (or `stop_after` more).
 
-    At the end `stage.model` holds the averaged weights. `recipe` must equal the one in the checkpoint.
-    `recompute` and `compile`: see `Config`.
+    At the end `stage.model` holds the averaged weights. `recipe` is what the stage's weights depend on; that of the
+    checkpoint may differ in what `load_checkpoint` allows. `recompute` and `compile`: see `Config`. A step that is not
+    finite is left out; a `UserError` ends the training after too many of them in a row (`FiniteSteps`). Returns how far
+    the training has come.
     """
     config, model, steps = stage.config, stage.model, stage.steps
     device = next(model.parameters()).device
     optimizers = make_optimizers(config, model, stage.parameter_groups())
     average = MovingAverage(model, config.ema)
     state = TrainingState(model, average.model, stage.losses, optimizers)
-    first = load_checkpoint(checkpoint, state, steps=steps, recipe=recipe) if checkpoint.exists() else 0
+    progress = load_checkpoint(checkpoint, state, steps=steps, recipe=recipe) if checkpoint.exists() else Progress()
+    first, begin, kept = progress.step, progress.begin, progress.step
     last = steps if stop_after is None else min(steps, first + stop_after)
     logger.truncate(stage.name, first)
     if first:
         logger.info(f"{stage.name}: going on from step {first} of {steps}")
-    throughput, speed = Throughput(device, precision), ""
+    for change in progress.changes:
+        logger.info(f"{stage.name}: since step {change['step']}, {_changed(change)}")
+    finite = FiniteSteps(stage.losses, device, progress.skipped, progress.in_a_row)
+    throughput, note = Throughput(device, precision), ""
     autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, precision == "bfloat16")
     batches = _batches(stage, first, last)
     model.train()
@@ -126,34 +135,50 @@ def train(
         for step in range(first, last):
             with throughput.waiting(), autocast():
                 batch = next(batches).to(device)
-            context = StepContext(step, steps, RowNoise(seed, step, device=device))
-            share = learning_rate(config, step, steps)
+            context = StepContext(step, steps, RowNoise(seed, step, device=device), begin=begin)
+            share = learning_rate(config, step - begin, steps - begin)
             set_rates(optimizers, share)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
+            finite.begin()
             with autocast():
                 loss, metrics = stage.loss(batch, context)
             norm = clipped_gradients(loss, optimizers, config.clip)
-            if not torch.isfinite(norm):
-                raise UserError(f"{stage.name}: the loss is not finite at step {step}: lower its lr, and muon_lr")
+            counts = finite.decide(loss, norm, optimizers)
             for optimizer in optimizers:
                 optimizer.step()
-            average.update(model, step)
+            average.update(model, step, counts)
             throughput.count(batch.rows * batch.length, batch.rows * stage.row_flops(batch.length, context))
             done = step + 1
-            if done % config.log_every == 0 or done == steps:
+            logged, saved = done % config.log_every == 0 or done == steps, done % config.checkpoint_every == 0
+            if logged or done == last:
+                finite.check(stage.name, done, checkpoint, kept)
+            if logged:
                 rates = throughput.rates()
-                speed = f", {rates['frames_per_second']:,.1f} frames/s, MFU {rates['mfu']:.0%}"
-                tensors = {**metrics, "loss": loss.detach(), "gradient_norm": norm}
+                tensors = {**metrics, "loss": loss.detach(), "gradient_norm": norm, "skipped_steps": finite.skipped}
                 values = {name: float(tensor) for name, tensor in tensors.items()}
+                note = f"loss {values['loss']:.3f}, {rates['frames_per_second']:,.1f} frames/s, MFU {rates['mfu']:.0%}"
+                values = {name: value for name, value in values.items() if math.isfinite(value)}
                 logger.metrics(stage.name, done, values | {"lr": share * config.lr} | rates)
-            bar.advance(1, note=f"loss {float(loss.detach()):.3f}{speed}")
-            if done % config.checkpoint_every == 0 or done == last:
-                save_checkpoint(checkpoint, state, step=done, steps=steps, recipe=recipe)
+            bar.advance(1, note=note)
+            if saved or done == last:
+                progress = replace(progress, step=done, skipped=int(finite.skipped), in_a_row=int(finite.in_a_row))
+                if not progress.in_a_row or done == last:  # while steps fail, the last good checkpoint stays
+                    save_checkpoint(checkpoint, state, progress, steps=steps, recipe=recipe)
+                    kept = done
                 on_checkpoint()
+    if progress.skipped:
+        logger.warning(f"{stage.name}: {progress.skipped} of {last} steps were not finite and left out")
     if last == steps:
         model.load_state_dict(average.model.state_dict())
     model.eval()
+    return progress
+
+
+def _changed(change: Mapping[str, Any]) -> str:
+    """One of `Progress.changes` in words."""
+    changed = {name: values for name, values in change.items() if name != "step"}
+    return described({name: (old, new) for name, (old, new) in changed.items()})
 
 
 def _batches(stage: Stage, first: int, last: int) -> Iterator[StageBatch]:

@@ -33,7 +33,8 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[Tensor] | Iterable[dict[str, object]], lr: float, momentum: float = 0.95
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+        self.found_inf: Tensor | None = None  # as of fused AdamW: where 1, `[]`, the step changes nothing
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -45,12 +46,16 @@ class Muon(torch.optim.Optimizer):
                 if not self.state[weight]:
                     self.state[weight]["momentum"] = torch.zeros_like(weight)
             momenta = [self.state[weight]["momentum"] for weight in weights]
+            skipped = None if self.found_inf is None else self.found_inf > 0
+            if skipped is not None:  # momenta that move towards themselves stay
+                gradients = [torch.where(skipped, m, g) for m, g in zip(momenta, gradients, strict=True)]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
             # Matrices of one shape at once: a GPU would be hardly busy with the small products of each alone.
             for shape in dict.fromkeys(weight.shape for weight in weights):
                 alike = [i for i, weight in enumerate(weights) if weight.shape == shape]
-                updates = orthogonalise(torch.stack([directions[i] for i in alike])).unbind()
+                updates = orthogonalise(torch.stack([directions[i] for i in alike]))
+                if skipped is not None:
+                    updates = torch.where(skipped, 0.0, updates)
                 size = 0.2 * max(shape) ** 0.5
-                torch._foreach_mul_([weights[i] for i in alike], 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_([weights[i] for i in alike], updates, alpha=-group["lr"] * size)
+                torch._foreach_add_([weights[i] for i in alike], updates.unbind(), alpha=-group["lr"] * size)
