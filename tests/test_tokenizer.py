@@ -527,4 +527,4 @@ def test_a_finetune_that_is_interrupted_goes_on(config: Config, monkeypatch: pyt
     assert load_tensors(config.checkpoint("tokenizer_decoder"))[1]["step"] == 2
     Trainer(config=config).train_tokenizer()
     assert config.weights("tokenizer").read_bytes() == whole.weights("tokenizer").read_bytes()
-    assert not list(config.checkpoint("tokenizer").parent.iterdir())
+    assert list(config.checkpoint("tokenizer").parent.iterdir()) == [config.finished_state("tokenizer")]

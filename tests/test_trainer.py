@@ -30,6 +30,7 @@ from embody.run.provenance import check_upstream
 from embody.saving.tensors import load_tensors, save_tensors, tensors_hash
 from embody.trainer import Trainer
 from embody.training.agent import AgentStage
+from embody.training.dynamics import DynamicsStage
 from tests.conftest import TASK, killed_at, tiny_config
 
 STAGES = ("tokenizer", "dynamics", "agent", "imagination")
@@ -329,9 +330,9 @@ def test_a_stage_keeps_its_seconds_at_checkpoints(config: Config, monkeypatch: p
 @pytest.mark.parametrize(
     ("stage", "fields", "differs"),
     [
-        ("train_tokenizer", {"lr": 1e-3}, r"training\.lr"),
-        ("tokenizer_objective", {"mask_max": 0.5}, r"objective\.tokenizer\.mask_max"),
-        ("tokenizer", {"context": 5}, r"models\.tokenizer\.context"),
+        ("train_tokenizer", {"lr": 1e-3}, r"training\.lr was 0\.\d+, is now 0\.001"),
+        ("tokenizer_objective", {"mask_max": 0.5}, r"objective\.tokenizer\.mask_max was 0\.\d, is now 0\.5"),
+        ("tokenizer", {"context": 5}, r"models\.tokenizer\.context was \d, is now 5"),
     ],
 )
 def test_finished_weights_of_another_config_are_refused(
@@ -339,9 +340,7 @@ def test_finished_weights_of_another_config_are_refused(
 ) -> None:
     config = changed(finished_config, stage, **fields)
     before = states(Path(config.models_dir)) | states(Path(config.data_dir)) | states(config.run_dir)
-    with pytest.raises(
-        ValueError, match=rf"models/tiny/tokenizer\.safetensors was made .*\({differs} differs\)"
-    ) as stop:
+    with pytest.raises(ValueError, match=rf"models/tiny/tokenizer\.safetensors was made .*\({differs}\)") as stop:
         Trainer(config=config).run()
     assert "\n" not in str(stop.value)
     after = states(Path(config.models_dir)) | states(Path(config.data_dir)) | states(config.run_dir)
@@ -364,9 +363,10 @@ def test_a_refusal_leaves_the_config_of_the_run(config: Config) -> None:
     before = path.read_bytes()
     with pytest.raises(ValueError, match="unknown task 'Chess'"):
         Trainer(config=changed(config, "env", tasks=("Chess",))).collect()
-    shutil.move(config.weights("tokenizer"), config.checkpoint("tokenizer"))  # a checkpoint made otherwise
-    with pytest.raises(ValueError, match=r"checkpoints/tokenizer\.safetensors was made with another config"):
-        Trainer(config=changed(config, "train_tokenizer", lr=1e-3)).train_tokenizer()
+    config.weights("tokenizer").unlink()
+    shutil.move(config.finished_state("tokenizer"), config.checkpoint("tokenizer"))  # a checkpoint made otherwise
+    with pytest.raises(ValueError, match=r"checkpoints/tokenizer\.safetensors was made with other settings"):
+        Trainer(config=changed(config, "train_tokenizer", length=3)).train_tokenizer()
     assert path.read_bytes() == before
 
 
@@ -437,7 +437,7 @@ def test_a_change_of_sampling_makes_nothing_stale(finished_config: Config) -> No
             try:
                 check_upstream(config, name)
             except UserError as error:
-                assert f".{field} differs" in str(error)
+                assert f".{field} was " in str(error)
                 found.add(name)
         assert found == expected, (group, field)
 
@@ -473,7 +473,7 @@ def test_half_done_imagination_is_not_gone_on_with_by_another_sampling(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("embody.run.trainings.save_tensors", killed)
         Trainer(config=config).train_imagination()
-    with pytest.raises(UserError, match=r"checkpoints/imagination\.safetensors was made with another config"):
+    with pytest.raises(UserError, match=r"checkpoints/imagination\.safetensors was made with other settings"):
         Trainer(config=changed(config, "sampling", k_sample=4)).train_imagination()
     Trainer(config=config).train_imagination()
     assert config.weights("imagination").exists()
@@ -493,7 +493,7 @@ def test_a_run_on_another_runs_world(finished_config: Config) -> None:
         with pytest.raises(ValueError, match="other takes tokenizer and dynamics from tiny: train them there"):
             train()
     with pytest.raises(
-        ValueError, match=r"dynamics\.safetensors was made .*\(training\.lr differs\): give those of run tiny"
+        ValueError, match=r"dynamics\.safetensors was made .*\(training\.lr was .*\): give those of run tiny"
     ):
         Trainer(config=changed(config, "train_dynamics", lr=0.1)).train_agent()
 
@@ -504,7 +504,7 @@ def test_a_new_tokenizer_makes_what_follows_stale(finished_config: Config) -> No
     config = changed(config, "train_tokenizer", lr=1e-3)
     trainer = Trainer(config=config)
     trainer.train_tokenizer()
-    with pytest.raises(ValueError, match=r"dynamics\.safetensors was made .*\(upstream differs\)"):
+    with pytest.raises(ValueError, match=r"dynamics\.safetensors was made .*\(upstream was .*, is now "):
         trainer.train_dynamics()
     config.weights("dynamics").unlink()
     with pytest.raises(ValueError, match="no latents of tokenizer .*: run `embody encode` first"):
@@ -512,7 +512,7 @@ def test_a_new_tokenizer_makes_what_follows_stale(finished_config: Config) -> No
     trainer.encode()
     trainer.train_dynamics()
     for later in (trainer.train_agent, trainer.train_imagination, trainer.evaluate):
-        with pytest.raises(ValueError, match=r"agent\.safetensors was made .*\(upstream differs\)"):
+        with pytest.raises(ValueError, match=r"agent\.safetensors was made .*\(upstream was .*, is now "):
             later()
 
 
@@ -588,3 +588,87 @@ def test_the_device_is_a_gpu_where_there_is_one(config: Config, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device cuda: torch sees no GPU here"):
         Trainer(config=dataclasses.replace(config, device="cuda"))
+
+
+# --- training on ----------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_stage_trains_on_from_its_end(finished_config: Config) -> None:
+    """With its optimisers' state; what was built on the older weights is named, and is no longer used."""
+    config, path = finished_config, finished_config.weights("tokenizer")
+    steps = load_tensors(config.finished_state("tokenizer"))[1]["steps"]
+    older, _ = load_tensors(path)
+    longer = changed(config, "train_tokenizer", steps=steps + 4)
+    Trainer(config=longer).train_tokenizer()
+    tensors, about = load_tensors(path)
+    saved, progress = load_tensors(config.finished_state("tokenizer"))
+    assert (progress["step"], progress["begin"]) == (steps + 4, steps)
+    assert float(saved["optimizer0.0.step"]) == steps + 4
+    assert any(not torch.equal(value, older[name]) for name, value in tensors.items())
+    assert about["training"]["steps"] == steps + 4 and about["history"]["tokenizer"]["begin"] == steps
+    log = "".join(path.read_text() for path in sorted(Path(config.logs_dir).glob("*.log")))
+    stale = {name for name in STAGES if f"{config.weights(name)} is stale: it was built on the older" in log}
+    assert stale == {name for name in STAGES if name != "tokenizer" and config.weights(name).exists()} != set()
+    with pytest.raises(UserError, match=r"dynamics\.safetensors was made .*upstream"):
+        Trainer(config=longer).train_agent()
+    before = path.read_bytes()
+    Trainer(config=longer).train_tokenizer()  # is finished
+    with pytest.raises(UserError, match=f"at step {steps + 4}, beyond the {steps} steps asked for"):
+        Trainer(config=changed(longer, "train_tokenizer", steps=steps)).train_tokenizer()
+    assert path.read_bytes() == before
+
+
+def test_training_on_that_is_interrupted_goes_on(finished_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, path = finished_config, finished_config.weights("dynamics")
+    steps = load_tensors(config.finished_state("dynamics"))[1]["steps"]
+    longer = changed(config, "train_dynamics", steps=steps + 4, checkpoint_every=1)
+    older, kept = path.read_bytes(), config.finished_state("dynamics").read_bytes()
+    Trainer(config=longer).train_dynamics()
+    at_once, finished = path.read_bytes(), config.finished_state("dynamics").read_bytes()
+    path.write_bytes(older)
+    config.finished_state("dynamics").write_bytes(kept)
+    loss, calls = DynamicsStage.loss, []
+
+    def interrupted(self: DynamicsStage, *arguments: Any) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return loss(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DynamicsStage, "loss", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(config=longer).train_dynamics()
+    assert load_tensors(config.checkpoint("dynamics"))[1]["step"] == steps + 2
+    Trainer(config=longer).train_dynamics()
+    assert path.read_bytes() == at_once and config.finished_state("dynamics").read_bytes() == finished
+
+
+def test_without_its_optimisers_state_a_stage_is_not_trained_on(finished_config: Config) -> None:
+    finished_config.finished_state("tokenizer").unlink()
+    longer = changed(finished_config, "train_tokenizer", steps=1000)
+    with pytest.raises(UserError, match=r"gone; .* begin with its weights: --train-tokenizer.init-from .*safetensors"):
+        Trainer(config=longer).train_tokenizer()
+
+
+@pytest.mark.parametrize("by", ["name", "path"])
+def test_a_stage_begins_with_the_weights_of_another_run(finished_config: Config, by: str) -> None:
+    other, _ = load_tensors(finished_config.weights("tokenizer"))
+    source = finished_config.name if by == "name" else str(finished_config.weights("tokenizer"))
+    config = dataclasses.replace(finished_config, name="other")
+    still = {"lr": 0.0, "muon_lr": 0.0, "weight_decay": 0.0, "steps": 1, "init_from": source}
+    Trainer(config=changed(config, "train_tokenizer", **still)).train_tokenizer()
+    tensors, about = load_tensors(config.weights("tokenizer"))
+    assert about["history"]["initial_weights"] == tensors_hash(other)
+    trained = [name for name, _ in load_tokenizer(config.weights("tokenizer"))[0].named_parameters()]
+    assert trained and all(torch.equal(tensors[name], other[name]) for name in trained)
+
+
+def test_weights_to_begin_with_that_do_not_fit_are_refused(finished_config: Config) -> None:
+    config = dataclasses.replace(finished_config, name="other")
+    config = changed(config, "train_tokenizer", init_from=str(finished_config.weights("dynamics")))
+    with pytest.raises(UserError, match=r"tiny/dynamics\.safetensors lacks"):
+        Trainer(config=config).train_tokenizer()
+    missing = changed(config, "train_tokenizer", init_from="nobody")
+    with pytest.raises(UserError, match=r"no weights at .*nobody/tokenizer\.safetensors"):
+        Trainer(config=missing).train_tokenizer()

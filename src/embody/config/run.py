@@ -86,6 +86,9 @@ class StageConfig:
     weight_decay: NotNegative = 0.01
     clip: Positive = 1.0
     ema: Share = 0.995
+    # A run's name, or the path of a weights file (.safetensors): the stage begins with these weights. Empty: with
+    # random ones. What a stage takes from the one before it is the same in both cases.
+    init_from: str = ""
     checkpoint_every: Count = 100
     log_every: Count = 10
 
@@ -240,3 +243,15 @@ class Config:
     def checkpoint(self, stage: str) -> Path:
         """Where a stage that is under way can go on from."""
         return self.run_dir / "checkpoints" / f"{stage}.safetensors"
+
+    def finished_state(self, stage: str) -> Path:
+        """The last checkpoint of a finished stage, from which it can be trained on."""
+        return self.run_dir / "checkpoints" / f"{stage}.finished.safetensors"
+
+    def initial_weights(self, phase: str) -> Path | None:
+        """The weights that the stages of a phase are asked to begin with, if any."""
+        asked: str = getattr(self, f"train_{phase}").init_from
+        if not asked:
+            return None
+        is_file = asked.endswith(".safetensors")
+        return Path(asked) if is_file else Path(self.models_dir) / asked / f"{phase}.safetensors"

@@ -17,18 +17,24 @@ from embody.data.goal import goal_of
 from embody.errors import UserError
 from embody.logger_manager import LoggerManager
 from embody.run.stages import STAGES, StageSpec
+from embody.saving.checkpoint import MAY_CHANGE
+from embody.saving.differences import described, differences
 from embody.saving.tensors import load_tensors, tensors_hash
 
 __all__ = [
+    "HISTORY",
     "check_own_world",
     "check_upstream",
     "evaluation_digest",
     "is_finished",
+    "log_stale",
     "log_other_sampling",
     "recipe",
     "settings_of",
     "tokenizer_hash",
 ]
+
+HISTORY = "history"  # beside the recipe in a file of weights: how its training went, which no recipe is compared by
 
 _OF_ANOTHER_RUN = ("tokenizer", "dynamics")  # the stages that `Config.world` takes from there
 
@@ -56,18 +62,28 @@ def recipe(config: Config, name: str, datasets: Sequence[Dataset]) -> dict[str, 
 
 
 def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether the weights at `path` are there; a `UserError` names what differs if their recipe is not `wanted`.
+    """Whether the weights at `path` exist and were made by the recipe `wanted`; false too if only training goes on.
 
-    Their sampling may differ.
+    Training goes on if nothing but settings of `MAY_CHANGE` differ, the number of steps among them. Their sampling may
+    differ. Any other difference is a `UserError` that names it.
     """
     if not path.exists():
         return False
-    different = _difference(_but_sampling(_kept_recipe(path)), _but_sampling(wanted))
-    if different is not None:
+    different = differences(_but_sampling(_kept_recipe(path)), _but_sampling(wanted))
+    goes_on = different.keys() <= MAY_CHANGE and different.keys() & {"training.steps", "training.epochs"}
+    if different and not goes_on:
         raise UserError(
-            f"{path} was made with another config or data ({different} differs): delete it, or use another --name"
+            f"{path} was made with other settings or data ({described(different)}): delete it, or use another --name"
         )
-    return True
+    return not different
+
+
+def log_stale(config: Config, name: str, logger: LoggerManager) -> None:
+    """A warning for each of the run's finished weights that were built on older weights of the stage `name`."""
+    for later, spec in STAGES.items():
+        path = config.weights(later)
+        if name in spec.built_on and path.exists():
+            logger.warning(f"{path} is stale: it was built on the older weights of {name}; delete it to train it anew")
 
 
 def check_upstream(config: Config, *names: str, if_there: bool = False) -> None:
@@ -92,9 +108,8 @@ def check_upstream(config: Config, *names: str, if_there: bool = False) -> None:
         if config.world and name in _OF_ANOTHER_RUN:
             del wanted["seed"]
             remedy = f"give those of run {config.world}, whose world it is"
-        different = _difference({part: found.get(part) for part in wanted}, wanted)
-        if different is not None:
-            raise UserError(f"{path} was made with other settings ({different} differs): {remedy}")
+        if different := differences({part: found.get(part) for part in wanted}, wanted):
+            raise UserError(f"{path} was made with other settings ({described(different)}): {remedy}")
 
 
 def log_other_sampling(config: Config, names: Sequence[str], logger: LoggerManager) -> None:
@@ -185,7 +200,7 @@ def _kept_recipe(path: Path) -> dict[str, Any]:
         settings["training"] = _training(from_dict(StageConfig, kept["training"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} was made by another version ({error}): delete it, or use another --name") from error
-    return _plain({**kept, **settings})
+    return _plain({name: value for name, value in {**kept, **settings}.items() if name != HISTORY})
 
 
 def _with_defaults(like: Any, values: Any) -> Any:
@@ -202,14 +217,3 @@ def _but_sampling(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON gives them back."""
     return json.loads(json.dumps(values, default=to_dict))
-
-
-def _difference(found: Any, wanted: Any) -> str | None:
-    """The first place where two JSON values differ, such as `training.lr`; "" if no name leads there, None if equal."""
-    if found == wanted:
-        return None
-    if not isinstance(found, Mapping) or not isinstance(wanted, Mapping):
-        return ""
-    name = next(name for name in [*wanted, *found] if name not in found or found[name] != wanted.get(name))
-    below = _difference(found.get(name), wanted.get(name))
-    return f"{name}.{below}" if below else name

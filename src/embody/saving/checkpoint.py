@@ -12,7 +12,7 @@ from embody.errors import UserError
 from embody.saving.differences import described, differences
 from embody.saving.tensors import load_tensors, load_weights, save_tensors
 
-__all__ = ["MAY_CHANGE", "Progress", "TrainingState", "load_checkpoint", "save_checkpoint"]
+__all__ = ["MAY_CHANGE", "Progress", "TrainingState", "load_checkpoint", "save_checkpoint", "steps_done"]
 
 # Settings that may change while a training is under way.
 MAY_CHANGE = frozenset(
@@ -67,9 +67,7 @@ def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Map
     or if it is already beyond `steps`.
     """
     tensors, saved = load_tensors(path)
-    progress = Progress(
-        *(int(saved[name]) for name in ("step", "begin", "skipped", "in_a_row")), tuple(saved["changes"])
-    )
+    progress = _progress(path, saved)
     different = differences(saved["config"], recipe)
     if fixed := {name: values for name, values in different.items() if not _may_change(name, values)}:
         raise UserError(
@@ -92,6 +90,21 @@ def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Map
     if progress.step == saved["steps"] < steps:
         progress = replace(progress, begin=progress.step)
     return progress
+
+
+def steps_done(path: Path) -> int:
+    """How many steps the training of the checkpoint at `path` has done; 0 without a file."""
+    return _progress(path, load_tensors(path)[1]).step if path.exists() else 0
+
+
+def _progress(path: Path, saved: Mapping[str, Any]) -> Progress:
+    """What the metadata of a checkpoint say; a `UserError` if they are not what `save_checkpoint` writes."""
+    counts = [saved.get(name) for name in ("step", "begin", "skipped", "in_a_row", "steps")]
+    changes, recipe = saved.get("changes"), saved.get("config")
+    whole = all(type(count) is int and 0 <= count < 2**53 for count in counts) and counts[0] <= counts[4]
+    if not (whole and isinstance(changes, list) and isinstance(recipe, Mapping)):
+        raise UserError(f"{path} is not a checkpoint of this version: delete it to train anew, or use another --name")
+    return Progress(*counts[:4], tuple(changes))
 
 
 def _may_change(name: str, values: tuple[Any, Any]) -> bool:
