@@ -19,7 +19,7 @@ from embody.logger_manager import LoggerManager
 from embody.run.stages import STAGES, StageSpec
 from embody.saving.checkpoint import MAY_CHANGE
 from embody.saving.differences import described, differences
-from embody.saving.tensors import load_tensors, tensors_hash
+from embody.saving.tensors import load_metadata, load_tensors, tensors_hash
 
 __all__ = [
     "HISTORY",
@@ -185,7 +185,7 @@ def _upstream(config: Config, spec: StageSpec) -> str:
     if not spec.built_on:
         return digest(None)
     hashed, nearest = tokenizer_hash(config), spec.built_on[-1]
-    return digest(hashed if nearest == "tokenizer" else [hashed, load_tensors(config.weights(nearest))[1]])
+    return digest(hashed if nearest == "tokenizer" else [hashed, load_metadata(config.weights(nearest))])
 
 
 def _kept_recipe(path: Path) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def _kept_recipe(path: Path) -> dict[str, Any]:
 
     A `UserError` names the file if it has a setting that there is no more, or lacks a group of them.
     """
-    kept, spec = load_tensors(path)[1], STAGES[path.stem]
+    kept, spec = load_metadata(path), STAGES[path.stem]
     try:
         groups = _settings(Config(), spec)
         settings = {part: _with_defaults(value, kept[part]) for part, value in groups.items() if part != "training"}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from embody.errors import UserError
 from embody.saving.differences import described, differences
-from embody.saving.tensors import load_tensors, load_weights, save_tensors
+from embody.saving.tensors import load_metadata, load_tensors, load_weights, save_tensors
 
 __all__ = ["MAY_CHANGE", "Progress", "TrainingState", "load_checkpoint", "save_checkpoint", "steps_done"]
 
@@ -94,17 +94,18 @@ def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Map
 
 def steps_done(path: Path) -> int:
     """How many steps the training of the checkpoint at `path` has done; 0 without a file."""
-    return _progress(path, load_tensors(path)[1]).step if path.exists() else 0
+    return _progress(path, load_metadata(path)).step if path.exists() else 0
 
 
 def _progress(path: Path, saved: Mapping[str, Any]) -> Progress:
     """What the metadata of a checkpoint say; a `UserError` if they are not what `save_checkpoint` writes."""
-    counts = [saved.get(name) for name in ("step", "begin", "skipped", "in_a_row", "steps")]
+    counts: list[Any] = [saved.get(name) for name in ("step", "begin", "skipped", "in_a_row", "steps")]
     changes, recipe = saved.get("changes"), saved.get("config")
-    whole = all(type(count) is int and 0 <= count < 2**53 for count in counts) and counts[0] <= counts[4]
-    if not (whole and isinstance(changes, list) and isinstance(recipe, Mapping)):
+    valid = all(type(count) is int and 0 <= count < 2**53 for count in counts) and counts[0] <= counts[4]
+    if not (valid and isinstance(changes, list) and isinstance(recipe, Mapping)):
         raise UserError(f"{path} is not a checkpoint of this version: delete it to train anew, or use another --name")
-    return Progress(*counts[:4], tuple(changes))
+    step, begin, skipped, in_a_row, _ = counts
+    return Progress(step, begin, skipped, in_a_row, tuple(changes))
 
 
 def _may_change(name: str, values: tuple[Any, Any]) -> bool:

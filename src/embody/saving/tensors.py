@@ -1,10 +1,11 @@
 """Tensors and JSON in one safetensors file, written atomically; nothing is unpickled."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from embody.errors import UserError
 from embody.saving.atomic_write import atomic_write
 
-__all__ = ["load_tensors", "load_weights", "save_tensors", "tensors_hash"]
+__all__ = ["load_metadata", "load_tensors", "load_weights", "save_tensors", "tensors_hash"]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -34,14 +35,29 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and metadata that `save_tensors` wrote; a `UserError` if the file is missing or damaged."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(file)  # noqa: SIM118 (not a mapping)
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """As `load_tensors`, without reading the tensors."""
+    with _opened(path) as file:
+        return _metadata(file)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise UserError(f"no weights at {path}: run `embody train {path.stem}` first, or name another run with --name")
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("about", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a mapping)
+            yield file
     except (SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it and run its stage again") from error
+
+
+def _metadata(file: Any) -> dict[str, Any]:
+    return json.loads((file.metadata() or {}).get("about", "{}"))
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
