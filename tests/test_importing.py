@@ -35,7 +35,7 @@ from embody.games.minecraft.tasks import TASKS
 from embody.games.minecraft.vpt import read_segment
 from embody.logger_manager import LoggerManager
 from embody.recording.importing import REPORT, import_recordings, read_report
-from embody.run.inputs import dataset_of
+from embody.run.inputs import import_source
 from tests.recordings import (
     NAVIGATE,
     OBTAIN,
@@ -623,7 +623,7 @@ def test_the_packages_pipeline_becomes_a_dataset(
     with pytest.raises(UserError, match="data is a function, which no game reads: give a dataset"):
         source_of(open_dataset, (64, 64))
     logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "x")
-    dataset = dataset_of(PipelineSource(package, 64, 64), tmp_path / "out", logger)
+    dataset = import_source(PipelineSource(package, 64, 64), tmp_path / "out", logger)
     for row in dataset.episodes():
         arrays, episode = package.episodes[row.source], dataset.episode(row.id)
         np.testing.assert_array_equal(episode.frames, arrays["pov"])
@@ -631,9 +631,9 @@ def test_the_packages_pipeline_becomes_a_dataset(
         np.testing.assert_allclose(episode.camera[1:], arrays["camera"])
         assert episode.rewards.tolist() == [0, *arrays["reward"]]
         assert np.argwhere(episode.events).tolist() == [[2, TASKS.index("mine_log")]]
-    again = dataset_of(PipelineSource(package, 64, 64), tmp_path / "out", logger)  # in another order
+    again = import_source(PipelineSource(package, 64, 64), tmp_path / "out", logger)  # in another order
     assert again.fingerprint == dataset.fingerprint and "3/3" in capsys.readouterr().out
-    small = dataset_of(PipelineSource(package, 32, 32), tmp_path / "small", logger)
+    small = import_source(PipelineSource(package, 32, 32), tmp_path / "small", logger)
     name = small.episodes()[0].source
     means = package.episodes[name]["pov"].reshape(-1, 32, 2, 32, 2, 3).mean(axis=(2, 4))
     np.testing.assert_allclose(small.frames(0, 0, len(means)), means, atol=1.01)  # rounded twice
@@ -643,7 +643,7 @@ def test_the_packages_pipeline_becomes_a_dataset(
 def test_pieces_of_a_stream_are_not_parted_by_the_split(tmp_path: Path) -> None:
     logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "x")
     pieces = {f"v3_player-{n}_{at}-{at + 6}": of_package(0) for n in range(30) for at in (0, 6, 12)}
-    dataset = dataset_of(PipelineSource(PackagePipeline(OBTAIN, pieces), 64, 64), tmp_path / "out", logger)
+    dataset = import_source(PipelineSource(PackagePipeline(OBTAIN, pieces), 64, 64), tmp_path / "out", logger)
     streams = {split: {row.source.rsplit("_", 1)[0] for row in dataset.episodes(split)} for split in dataset.splits}
     assert streams["train"] and streams["validation"] and not streams["train"] & streams["validation"]
     assert len(dataset.episodes("validation")) == 3 * len(streams["validation"])
@@ -654,7 +654,7 @@ def test_our_own_pipeline_as_well(tmp_path: Path) -> None:
     write_navigate(tmp_path / "raw", 2)
     data = minerl.data.make(NAVIGATE, data_dir=tmp_path / "raw", num_workers=1)
     logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "x")
-    dataset: Dataset = dataset_of(PipelineSource(data, 64, 64), tmp_path / "out", logger)
+    dataset: Dataset = import_source(PipelineSource(data, 64, 64), tmp_path / "out", logger)
     referenced = import_recordings(MinerlSource(tmp_path / "raw", NAVIGATE), tmp_path / "other")
     by_name = {row.source: row for row in referenced.episodes()}
     for row in dataset.episodes():

@@ -25,7 +25,7 @@ from embody.metrics.outcomes import outcomes_of
 from embody.metrics.results_file import lookup, read_results
 from embody.model import load_dynamics, load_tokenizer
 from embody.nn.noise import GeneratorNoise
-from embody.run.folder import recorded
+from embody.run.folder import record_stage
 from embody.run.provenance import check_upstream
 from embody.saving.tensors import load_tensors, save_tensors, tensors_hash
 from embody.trainer import Trainer
@@ -305,7 +305,7 @@ def test_the_world_is_measured_without_an_agent(finished_config: Config, capsys:
     assert set(results["success"]) == {"random", "demonstrations"}
     said = capsys.readouterr().out
     for name in ("agent", "imagination"):
-        assert f"not measured: {name} is not trained (`embody train {name}`)" in said
+        assert f"{name} is not measured: train it first (`embody train {name}`)" in said
     Trainer(config=changed(config, "evaluation", context=2)).evaluate()  # two frames before the dream begins, not three
     with Image.open(config.run_dir / "pictures" / "dream.gif") as picture:
         assert picture.n_frames > 2
@@ -410,7 +410,7 @@ def test_weights_from_before_a_setting_are_as_with_its_default(finished_config: 
         Trainer(config=other).train_imagination()
     objective["imagination"]["optimism"] = 0.5
     save_tensors(path, tensors, recipe)
-    with pytest.raises(ValueError, match=r"imagination\.safetensors was made by another version .*'optimism'"):
+    with pytest.raises(ValueError, match=r"imagination\.safetensors was trained by another version .*'optimism'"):
         trainer.train_imagination()
 
 
@@ -490,7 +490,7 @@ def test_a_run_on_another_runs_world(finished_config: Config) -> None:
     assert upstream[0] == upstream[1]
     assert read_results(config.run_dir / "results.json")["seed"] == 7
     for train in (trainer.train_tokenizer, trainer.train_dynamics):
-        with pytest.raises(ValueError, match="other takes tokenizer and dynamics from tiny: train them there"):
+        with pytest.raises(ValueError, match="other takes its (tokenizer|dynamics) from run tiny: train it there"):
             train()
     with pytest.raises(
         ValueError, match=r"dynamics\.safetensors was made .*\(training\.lr was .*\): give those of run tiny"
@@ -567,7 +567,7 @@ def test_a_precision_is_not_chosen_by_the_machine_that_records(config: Config, m
         Trainer(config=recorder).collect()
         kept = recorder.run_dir / "config.json"
         assert json.loads(kept.read_text())["precision"] == "auto"
-        with pytest.raises(KeyboardInterrupt), recorded(Trainer(config=recorder)._portable(), "collect"):
+        with pytest.raises(KeyboardInterrupt), record_stage(Trainer(config=recorder)._device_independent(), "collect"):
             raise KeyboardInterrupt
         assert json.loads(kept.read_text())["precision"] == "auto"  # an interrupted recording goes on
     played = lambda *_: json.loads((auto.run_dir / "config.json").read_text())["precision"]  # noqa: E731
@@ -586,7 +586,7 @@ def test_the_device_is_a_gpu_where_there_is_one(config: Config, monkeypatch: pyt
     assert Trainer(config=auto).config.precision == "bfloat16"  # a GPU's
     assert Trainer(config=auto).config.device == "auto"  # the run may go on elsewhere
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device cuda: torch sees no GPU here"):
+    with pytest.raises(ValueError, match="device cuda: torch sees no GPU"):
         Trainer(config=dataclasses.replace(config, device="cuda"))
 
 

@@ -1,8 +1,9 @@
-"""The order of the phases and the evaluation, nothing else.
+"""`Trainer`: the phases of a run, their order, and the evaluation.
 
-    tokenizer -> (encode) -> dynamics -> agent -> imagination -> evaluation -> report
+    tokenizer -> encode -> dynamics -> agent -> imagination -> evaluation -> report
 
-Each phase works alone on what the one before left, skips what is finished, and goes on from its checkpoint.
+Each phase reads the files of the phases before it. It is skipped if it is finished, and resumes from its checkpoint if
+it was interrupted.
 """
 
 import contextlib
@@ -25,10 +26,10 @@ from embody.games import Simulated, preset, simulator
 from embody.logger_manager import LoggerManager, ProgressBar
 from embody.model import WorldAndAgent, load_dynamics, load_lpips, load_tokenizer, load_world_and_agent
 from embody.recording import collect, is_collected
-from embody.run.folder import config_path, recorded, write_config
+from embody.run.folder import config_path, record_stage, write_config
 from embody.run.inputs import Data, inputs
 from embody.run.measuring import measure_run
-from embody.run.provenance import check_upstream, log_other_sampling, tokenizer_hash
+from embody.run.provenance import check_upstream, log_sampling_differences, tokenizer_hash
 from embody.run.stages import CONTROLS
 from embody.run.timing import machine_line
 from embody.run.trainings import make_weights
@@ -40,10 +41,13 @@ __all__ = ["Trainer"]
 
 
 class Trainer:
-    """Phases of one run; `data` is a dataset or several, by default those of the config's tasks, or an object that a
-    game knows as recordings, such as MineRL's `minerl.data.make` returns: that becomes a dataset in the run's folder.
+    """The phases of one run.
 
-    Weights go to `models_dir/NAME`, checkpoints and results to `runs_dir/NAME`.
+    `data` is a dataset or a sequence of datasets; by default those of the config's tasks. It may also be an object that
+    a game recognises as recordings, such as the result of MineRL's `minerl.data.make`; that is imported into a dataset
+    in the run's folder. Weights go to `models_dir/NAME`, checkpoints and results to `runs_dir/NAME`.
+
+    `tokenizer_epochs`, `dynamics_epochs` and `agent_epochs` (phase 2) replace the config's; None keeps them.
     """
 
     def __init__(
@@ -65,8 +69,8 @@ class Trainer:
                 changed = dataclasses.replace(getattr(config, stage), epochs=epochs, steps=0)
                 config = dataclasses.replace(config, **{stage: changed})
         self.device = _device(config)
-        self.chosen = config.precision == "auto"
-        if self.chosen:
+        self._chose_precision = config.precision == "auto"
+        if self._chose_precision:
             config = dataclasses.replace(config, precision=fastest_precision(self.device))
         self.config = config
         self.logger = logger or LoggerManager(config.run_dir, Path(config.logs_dir), config.name)
@@ -79,8 +83,8 @@ class Trainer:
         total = len(config.env.tasks) * (config.collect.train_episodes + config.collect.validation_episodes)
         complete = all(is_complete(config.dataset_dir(task)) for task in config.env.tasks)
         if complete and not config_path(config.run_dir).exists():
-            write_config(self._portable())
-        timing = contextlib.nullcontext() if complete else recorded(self._portable(), "collect")
+            write_config(self._device_independent())
+        timing = contextlib.nullcontext() if complete else record_stage(self._device_independent(), "collect")
         with timing as record, self.logger.progress("collect", total) as bar:
             done: dict[str, int] = {}
 
@@ -94,15 +98,15 @@ class Trainer:
         return open_datasets(config)
 
     def train_tokenizer(self, data: Data | None = None) -> Tokenizer:
-        """Phase 1a."""
+        """Phase 1a: train the tokenizer, unless it is finished."""
         return load_tokenizer(self.train("tokenizer", data))[0]
 
     def encode(self, data: Data | None = None) -> None:
-        """The datasets' latents, once."""
+        """Encode the datasets with the tokenizer; latents that already exist are kept."""
         check_upstream(self.config, "tokenizer")
         tokenizer = load_tokenizer(self.config.weights("tokenizer"))[0].to(self.device)
         hashed, datasets = tokenizer_hash(self.config), self._datasets(data)
-        with recorded(self._portable(), "encode") as record:
+        with record_stage(self._device_independent(), "encode") as record:
             for dataset in datasets:
                 with self.logger.progress(f"encode {dataset.meta.tasks[0]}", len(dataset.shards)) as bar:
 
@@ -113,11 +117,11 @@ class Trainer:
                     encode_dataset(tokenizer, hashed, dataset, progress)
 
     def train_dynamics(self, data: Data | None = None) -> Dynamics:
-        """Phase 1b."""
+        """Phase 1b: train the dynamics, unless it is finished."""
         return load_dynamics(self.train("dynamics", data))[0]
 
     def train_agent(self, data: Data | None = None, *, variant: str = "agent") -> WorldAndAgent:
-        """Phase 2, or one of its controls.
+        """Phase 2: train the agent, or one of its controls, unless it is finished.
 
         `best_demonstrations` clones only episodes of the expert without random actions. `no_world_model` starts from
         an untrained dynamics, whose layers are trained by the agent's losses alone, on the same latents.
@@ -125,19 +129,19 @@ class Trainer:
         return load_world_and_agent(self.train(variant, data))[0]
 
     def train_imagination(self, data: Data | None = None, *, variant: str = "imagination") -> WorldAndAgent:
-        """Phase 3, or its control `shuffled_rewards`, which permutes the rewards of the dreams in a batch."""
+        """Phase 3: train in imagination, or its control `shuffled_rewards`, which permutes the rewards of a batch."""
         return load_world_and_agent(self.train(variant, data))[0]
 
     def train(self, name: str, data: Data | None = None) -> Path:
-        """The stage of that name, one of `STAGES`, unless it is finished; returns where its weights are."""
-        datasets = self._datasets(data)  # first: the config's actions become theirs
+        """Train the stage `name` (one of `STAGES`), unless it is finished; returns the path of its weights."""
+        datasets = self._datasets(data)  # first, because it sets the config's actions
         return make_weights(self.config, name, datasets, self.device, self.logger)
 
     def evaluate(self, data: Data | None = None, command: str = "") -> dict[str, Any]:
-        """Measure everything that is trained; writes `results.json` and the report's pictures.
+        """Measure all trained models; write `results.json` and the report's pictures, and return the results.
 
-        What is not trained is left out, and said so. An evaluation that was stopped goes on, and one that is complete
-        is measured anew unless a policy has come: that alone is played then.
+        A model that is not trained is skipped with a warning. An interrupted evaluation resumes. A complete one is
+        repeated, unless a policy was trained since: then only that policy is measured. Results keep `command`.
         """
         check_upstream(self.config, "tokenizer")
         datasets = self._datasets(data)
@@ -148,42 +152,42 @@ class Trainer:
     def evaluate_in_simulator(
         self, environment: str, servers: Sequence[str], policy: Simulated = "imagination", command: str = ""
     ) -> Mapping[str, Any]:
-        """`policy` plays in a simulator's `environment` (KIND:NAME), behind each of `servers` (host:port)."""
+        """Play `policy` in a simulator's `environment` (KIND:NAME) on all `servers` (host:port); returns a summary."""
         simulated, name = simulator(environment)
         if policy != "random":
             stage = "agent" if policy == "cloning" else policy
             check_upstream(self.config, "tokenizer", stage)
-            log_other_sampling(self.config, [stage], self.logger)
-        kept = self._portable() if policy == "random" else self.config
-        with recorded(kept, f"evaluate-{name}"):
+            log_sampling_differences(self.config, [stage], self.logger)
+        kept = self._device_independent() if policy == "random" else self.config
+        with record_stage(kept, f"evaluate-{name}"):
             return simulated.play(self.config, name, servers, policy, self.logger, command, self.device)
 
     def report(self) -> Path:
-        """The run as one HTML page; what is not done yet is left out."""
+        """Write the run's report, one HTML page, and return its path. Phases that have not run are left out."""
         if not config_path(self.config.run_dir).exists():
-            raise UserError(f"no run in {self.config.run_dir}: start one, or use another --name")
+            raise UserError(f"no run in {self.config.run_dir}: start one with `embody run`, or use another --name")
         path = write_report(self.config.run_dir)
         self.logger.info(f"report: {path}")
         return path
 
     def ablate(self, steps: int, seeds: int, command: str = "") -> Path:
-        """The paper's cascade on this run's latents; `ablation.json` and `cascade.md` in the run, nothing else."""
+        """Train the paper's cascade on this run's latents; writes `ablation.json`, returns the path of `cascade.md`."""
         tokenizer = load_tokenizer(self.config.weights("tokenizer"))[0].to(self.device)
         datasets, config = self._datasets(None), self.config
         machine = machine_line(self.device, config.precision)
-        made = {"command": command, "machine": machine, "date": time.strftime("%Y-%m-%d")}
-        # Its curves are not the run's.
+        made_by = {"command": command, "machine": machine, "date": time.strftime("%Y-%m-%d")}
+        # Its metrics have their own folder, apart from the run's.
         logger = LoggerManager(config.run_dir / "ablation", Path(config.logs_dir), f"{config.name}-ablation")
         hashed = tokenizer_hash(config)
-        path = ablate(config, tokenizer, hashed, datasets, logger, steps=steps, seeds=seeds, made=made)
+        path = ablate(config, tokenizer, hashed, datasets, logger, steps=steps, seeds=seeds, made_by=made_by)
         logger.info(path.read_text())
         logger.close()
         return path
 
     def run(self, command: str = "") -> None:
-        """Everything, from nothing to the report; from the datasets, where those are named or nobody plays here."""
+        """All phases, from collecting to the report. Demonstrations are collected only if `is_collected(config)`."""
         if not self.config.weights("tokenizer").exists() and not self.config.world:
-            load_lpips(self.config)  # what is missing is said now, not after collecting
+            load_lpips(self.config)  # raises now, not after collecting, if the weights of LPIPS are missing
         if is_collected(self.config):
             self.collect()
         if not self.config.world:
@@ -201,18 +205,18 @@ class Trainer:
     # --- shared by the phases ---------------------------------------------------------------------------------------
 
     def _datasets(self, data: Data | None) -> list[Dataset]:
-        """What a phase reads; the run's actions become theirs."""
+        """The datasets that a phase reads; the config takes over their actions."""
         self.config, datasets = inputs(self.config, data, self.logger)
         return datasets
 
-    def _portable(self) -> Config:
-        """The config for a run that may go on elsewhere: in the precision of that device, if none was asked for."""
-        return dataclasses.replace(self.config, precision="auto") if self.chosen else self.config
+    def _device_independent(self) -> Config:
+        """The config to store before training: a precision that was chosen for this device goes back to "auto"."""
+        return dataclasses.replace(self.config, precision="auto") if self._chose_precision else self.config
 
 
 def _device(config: Config) -> torch.device:
-    """Where `config` has its models; `UserError` if a GPU is asked for and there is none."""
-    there = torch.cuda.is_available()
-    if config.device == "cuda" and not there:
-        raise UserError("device cuda: torch sees no GPU here: --device cpu, or a torch that is built for yours")
-    return torch.device("cuda" if there and config.device != "cpu" else "cpu")
+    """The device of `config`; a `UserError` if it asks for a GPU and torch sees none."""
+    has_gpu = torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
+        raise UserError("device cuda: torch sees no GPU: use --device cpu, or install a torch built for your GPU")
+    return torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")

@@ -1,8 +1,8 @@
-"""The paper's cascade, small but real: what each part of the dynamics adds, on the latents of a run.
+"""The ablation of the paper's cascade: what each part of the dynamics adds, measured on the latents of a run.
 
-Every row adds one thing to the row above. It is trained from nothing, with as many steps of as many frames as the
-others, then dreams the same held-out clips. All rows share what the paper's cascade does not vary, and have it from the
-run's config: size, rates, held contexts, the draw of tau, when and where the bootstrap is.
+Each row adds one part to the row above it. It is trained from scratch, with the same number of steps and frames as the
+other rows, and then dreams the same held-out clips. Everything that the paper's cascade does not vary is the run's
+config: model size, learning rates, held contexts, the distribution of tau, the schedule of the bootstrap loss.
 """
 
 import json
@@ -31,9 +31,9 @@ from embody.training.loop import train
 
 __all__ = ["Row", "ablate", "cascade", "frames_per_second"]
 
-_TIMED = 15  # generated frames, of whose times the median is taken
+_TIMED = 15  # frames that are timed; their median counts
 
-Results = dict[str, dict[str, dict[str, float | None]]]  # by row, seed and measure
+Results = dict[str, dict[str, dict[str, float | None]]]  # results[row][seed][measure]
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,20 @@ class Row:
     """One line of the cascade."""
 
     name: str
-    config: Config  # the run's, but for the dynamics, its objective and training, and how it is sampled
-    paper: tuple[str, str, str]  # seconds a step, frames a second, FVD; empty where the paper gives none
+    config: Config  # the run's, with the row's dynamics, dynamics objective, training and sampling
+    paper: tuple[str, str, str]  # seconds a step, frames a second, FVD; "" where the paper gives none
 
     @property
     def training(self) -> str:
-        """Equal for rows that one training serves: those that differ in how they are sampled alone."""
+        """A digest of the training settings. Rows that differ only in sampling share it, and are trained once."""
         config = self.config
         return digest([to_dict(part) for part in (config.dynamics, config.dynamics_objective, config.train_dynamics)])
 
 
 def cascade(config: Config) -> list[Row]:
-    """The rows, from diffusion forcing to all parts of `config`, and the ramp.
+    """The rows, from diffusion forcing to the full dynamics of `config` with the ramp weight.
 
-    The first ones train on long clips only, fewer of them: batches of all rows hold as many frames.
+    Rows before "+ alternating lengths" train on long clips only. Batches of all rows hold the same number of frames.
     """
     full, objective, short = config.dynamics, config.dynamics_objective, config.train_dynamics
     length = max(short.long_length, short.length)
@@ -100,24 +100,25 @@ def ablate(
     *,
     steps: int,
     seeds: int,
-    made: Mapping[str, str],
+    made_by: Mapping[str, str],
 ) -> Path:
-    """Train and measure each row for `seeds` seeds from the config's on, `steps` steps each; returns `cascade.md`.
+    """Train and measure each row for `steps` steps with each of `seeds` seeds; returns the path of `cascade.md`.
 
-    `ablation.json` keeps what is finished; called again, only the rest is done. `made` is said in the table: command,
-    machine, date. A `UserError` if the file was made with other settings, or no dataset has actions.
+    The seeds count up from `config.seed`. `ablation.json` keeps the finished rows, so an interrupted call resumes.
+    `made_by` (command, machine, date) is printed above the table. A `UserError` if `ablation.json` was made with other
+    settings, or no dataset has actions.
     """
     if steps < 1 or seeds < 1:
-        raise UserError(f"ablate: steps {steps} and seeds {seeds} must be at least 1")
+        raise UserError(f"ablate: steps ({steps}) and seeds ({seeds}) must be at least 1")
     if recorded_actions(datasets) is None:
-        raise UserError("ablate: the datasets are plain videos, and no row can dream without actions: add recordings")
+        raise UserError("ablate: all datasets are plain videos without actions: add recordings with actions")
     rows, table = cascade(config), config.run_dir / "cascade.md"
-    kept = _Kept(config.run_dir / "ablation.json", _settings(config, rows, tokenizer_hash, datasets, steps))
+    finished = _FinishedRows(config.run_dir / "ablation.json", _settings(config, rows, tokenizer_hash, datasets, steps))
     of_game, frame_measures = game(config.env.game).evaluation().frame_measures, None
     for seed in range(config.seed, config.seed + seeds):
         for training in dict.fromkeys(row.training for row in rows):
             served = [row for row in rows if row.training == training]
-            if all(kept.has(row, seed) for row in served):
+            if all(finished.has(row, seed) for row in served):
                 continue
             if of_game is not None and frame_measures is None:
                 frame_measures = of_game(datasets)
@@ -126,29 +127,29 @@ def ablate(
             for row in served:
                 dynamics = _with_weights_of(trained, row)
                 found = _measure(row.config, dynamics, tokenizer, tokenizer_hash, datasets, frame_measures)
-                kept.add(row, seed, found | {"step_seconds": seconds}, made)
+                finished.add(row, seed, found | {"step_seconds": seconds}, made_by)
                 logger.info(f"{row.name}, seed {seed}: gain over copy {_decibels([found['gain_over_copy_db']])}")
-            _write_table(table, rows, kept)
-    _write_table(table, rows, kept)
+            _write_table(table, rows, finished)
+    _write_table(table, rows, finished)
     return table
 
 
-class _Kept:
-    """What is finished, in a file."""
+class _FinishedRows:
+    """The results of the rows that are finished, in `ablation.json`."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path, self.settings = path, settings
-        self.made: Mapping[str, str] = {}
+        self.made_by: Mapping[str, str] = {}
         self.results: Results = {}
         if not path.exists():
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            self.made, self.results, before = found["made"], found["results"], found["settings"]
+            self.made_by, self.results, stored = found["made"], found["results"], found["settings"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}): delete it") from error
-        if before != settings:
-            different = next((name for name in settings if before.get(name) != settings[name]), "version")
+        if stored != settings:
+            different = next((name for name in settings if stored.get(name) != settings[name]), "version")
             raise UserError(
                 f"{path} was made with other settings ({different} differs): delete it, or use another --name"
             )
@@ -156,10 +157,10 @@ class _Kept:
     def has(self, row: Row, seed: int) -> bool:
         return str(seed) in self.results.get(row.name, {})
 
-    def add(self, row: Row, seed: int, found: Mapping[str, float | None], made: Mapping[str, str]) -> None:
+    def add(self, row: Row, seed: int, found: Mapping[str, float | None], made_by: Mapping[str, str]) -> None:
         self.results.setdefault(row.name, {})[str(seed)] = dict(found)
-        self.made = dict(made)
-        write_json(self.path, {"settings": self.settings, "made": self.made, "results": self.results})
+        self.made_by = dict(made_by)
+        write_json(self.path, {"settings": self.settings, "made": self.made_by, "results": self.results})
 
     def values(self, row: Row, name: str) -> list[float | None]:
         return [found[name] for found in self.results.get(row.name, {}).values()]
@@ -168,7 +169,7 @@ class _Kept:
 def _settings(
     config: Config, rows: Sequence[Row], tokenizer_hash: str, datasets: Sequence[Dataset], steps: int
 ) -> dict[str, Any]:
-    """What the results depend on, but for the seeds."""
+    """Everything that the results depend on, apart from the seed of each row."""
     return {
         "steps": steps,
         "rows": {row.name: row.training for row in rows},
@@ -196,11 +197,11 @@ def _train(
     logger: LoggerManager,
     device: torch.device,
 ) -> tuple[Dynamics, float]:
-    """The row's dynamics and the seconds that a step took."""
-    # The row in progress is lost when interrupted: its steps are timed as one.
+    """Train the dynamics of `row`; returns it and the mean seconds of a step."""
+    # No checkpoints in between: an interrupted row starts again, so that all its steps are timed together.
     of_row = replace(row.config.train_dynamics, steps=steps, checkpoint_every=steps)
-    whole = replace(row.config, seed=seed, train_dynamics=of_row)
-    stage = DynamicsStage(whole, datasets, tokenizer_hash, name=f"{row.name}, seed {seed}")
+    row_config = replace(row.config, seed=seed, train_dynamics=of_row)
+    stage = DynamicsStage(row_config, datasets, tokenizer_hash, name=f"{row.name}, seed {seed}")
     stage.model.to(device)
     stage.losses.to(device)
     checkpoint = config.checkpoint("ablation")
@@ -223,7 +224,7 @@ def _train(
 
 @torch.no_grad()
 def _with_weights_of(trained: Dynamics, row: Row) -> Dynamics:
-    """A dynamics of the row's config. If only d_min was trained, its embedding is read for coarser steps too."""
+    """`trained` with the config of `row`. If only d_min was trained, all step sizes get the embedding of d_min."""
     dynamics = Dynamics(row.config.dynamics, row.config.env.actions)
     dynamics.load_state_dict(trained.state_dict())
     if not row.config.dynamics_objective.bootstrap_fraction:
@@ -250,18 +251,18 @@ def _measure(
 
 @torch.no_grad()
 def frames_per_second(dynamics: Dynamics, k_sample: int) -> float:
-    """Latent frames dreamt a second by one world with a full history, given its actions: K passes each, not decoded."""
+    """Latent frames per second of one rollout with a full context and given actions: K passes a frame, no decoding."""
     config, device = dynamics.config, dynamics.register_RD.device
     noise = GeneratorNoise(torch.Generator(device).manual_seed(0))
     dream = Dream(dynamics, k_sample=k_sample, noise=noise)
     z = noise.normal(1, config.context, config.tokens, config.channels)
     actions = torch.zeros(1, config.context, len(dynamics.actions.sizes), dtype=torch.long, device=device)
     dream.reset(z, actions, torch.zeros(1, config.context, dtype=torch.bool, device=device))
-    dream.advance(actions[:, 0])  # the first has no frame to keep
+    dream.advance(actions[:, 0])  # the first call has no earlier frame to write to the cache, and so is faster
     seconds = []
     for _ in range(_TIMED):
         start = time.perf_counter()
-        float(dream.advance(actions[:, 0])[0].sum())  # a number: a GPU has done its work by then
+        float(dream.advance(actions[:, 0])[0].sum())  # float() waits for the GPU
         seconds.append(time.perf_counter() - start)
     return 1 / statistics.median(seconds)
 
@@ -269,51 +270,57 @@ def frames_per_second(dynamics: Dynamics, k_sample: int) -> float:
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def _write_table(path: Path, rows: Sequence[Row], kept: _Kept) -> None:
-    """Means over seeds, with their range."""
+def _write_table(path: Path, rows: Sequence[Row], finished: _FinishedRows) -> None:
+    """Write the table: of each measure the mean over seeds and, with several seeds, its range."""
     shown = {
         f"PSNR at h {NEAR}": ("psnr_db", _decibels),
         f"gain over copy, h 1-{NEAR}": ("gain_over_copy_db", _decibels),
         **{title: (name, _percent) for name, title in game(rows[0].config.env.game).evaluation().ablation.items()},
         "step": ("step_seconds", _seconds),
-        "frames/s": ("frames_per_second", _plain),
+        "frames/s": ("frames_per_second", _number),
     }
     header = ["row", *shown, "paper: step", "paper: frames/s", "paper: FVD"]
     lines = [header, ["---"] * len(header)]
     for row in rows:
-        ours = [show(kept.values(row, name)) for name, show in shown.values()]
+        ours = [show(finished.values(row, name)) for name, show in shown.values()]
         seconds, *others = row.paper
         lines.append([row.name, *ours, seconds and f"{seconds} s", *others])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     with atomic_write(path) as temporary:
-        temporary.write_text("\n\n".join(["# The paper's cascade", *_what_was_run(rows, kept), table]) + "\n", "utf-8")
+        temporary.write_text(
+            "\n\n".join(["# The paper's cascade", *_description(rows, finished), table]) + "\n", "utf-8"
+        )
 
 
-def _what_was_run(rows: Sequence[Row], kept: _Kept) -> list[str]:
-    model, objective, settings = rows[-1].config.dynamics, rows[-1].config.dynamics_objective, kept.settings
+def _description(rows: Sequence[Row], finished: _FinishedRows) -> list[str]:
+    model, objective, settings = rows[-1].config.dynamics, rows[-1].config.dynamics_objective, finished.settings
+    made_by = finished.made_by
     shapes = [_shapes(row.config.train_dynamics) for row in (rows[0], rows[-1])]
-    counts = sorted({len(kept.results.get(row.name, {})) for row in rows})
-    copied = next((value for value in kept.values(rows[0], "copy_psnr_db")), None)
-    clips = next((value for value in kept.values(rows[0], "rollouts")), None)
+    counts = sorted({len(finished.results.get(row.name, {})) for row in rows})
+    copied = next((value for value in finished.values(rows[0], "copy_psnr_db")), None)
+    clips = next((value for value in finished.values(rows[0], "rollouts")), None)
     return [
-        f"Made by `{kept.made.get('command')}` on {kept.made.get('date')}. Machine: {kept.made.get('machine')}."
-        f" {settings['steps']} optimiser steps a row and seed, from nothing; seeds a row:"
-        f" {' to '.join(map(str, counts))}; mean (least to most).",
+        f"Made by `{made_by.get('command')}` on {made_by.get('date')}. Machine: {made_by.get('machine')}."
+        f" Each row is trained from scratch for {settings['steps']} optimiser steps with"
+        f" {' to '.join(map(str, counts))} seeds. Cells: mean over seeds (minimum to maximum).",
         f"All rows: width {model.trunk.width}, depth {model.trunk.depth}, contexts {objective.contexts},"
-        f" tau = u^{objective.tau_power:g}, {objective.image_fraction:.0%} separate images. The bootstrap, where it is"
-        f" on: {_bootstrap(objective)}. Batches (frames x rows): {shapes[0]}, from `+ alternating lengths` on"
-        f" {shapes[1]}.",
-        f"Closed loop: {settings['evaluation']['context']} real frames, then the dream under the recorded actions."
-        f" {clips} held-out clips reach horizon {NEAR}; copying the last frame has {_decibels([copied])} there."
-        " Frames/s: one world, full history, cached, latents only, median. The paper's columns (Minecraft, 2B"
-        " parameters, one H100; FVD, lower is better; empty: not stated) are for the direction, not the size; before"
-        " registers it adds a factorised long context (0.4 s, 30.1 frames/s, FVD 91), which is not here.",
+        f" tau = u^{objective.tau_power:g}, {objective.image_fraction:.0%} separate images. Bootstrap loss, in the rows"
+        f" that have it: {_bootstrap(objective)}. Batches (frames x rows): {shapes[0]}; from"
+        f" `+ alternating lengths` on: {shapes[1]}.",
+        f"Closed loop: {settings['evaluation']['context']} real frames, then a dream under the recorded actions."
+        f" {clips} held-out clips reach horizon {NEAR}; there a copy of the last context frame has"
+        f" {_decibels([copied])}. Frames/s: median for one rollout with a full context, latents only. The paper's"
+        " columns are for Minecraft with 2B parameters on one H100 (FVD: lower is better; empty: not stated): compare"
+        " directions, not sizes. Before registers the paper adds a factorised long context (0.4 s, 30.1 frames/s,"
+        " FVD 91), which this table lacks.",
     ]
 
 
 def _bootstrap(objective: DynamicsObjective) -> str:
     where = (
-        f"{objective.bootstrap_fraction:.0%} of the rows" if objective.step_draw == "partial" else "a uniform draw of d"
+        f"on {objective.bootstrap_fraction:.0%} of the rows"
+        if objective.step_draw == "partial"
+        else "with d drawn uniformly"
     )
     return f"{where}, after {objective.bootstrap_start:.0%} of the steps"
 
@@ -342,5 +349,5 @@ def _seconds(values: Sequence[float | None]) -> str:
     return _over_seeds(values, ".2f", " s")
 
 
-def _plain(values: Sequence[float | None]) -> str:
+def _number(values: Sequence[float | None]) -> str:
     return _over_seeds(values, ".1f", "")

@@ -1,1 +1,1 @@
-"""What a run keeps beside its weights and results: what was made from what, its config, its times."""
+"""The records of a run: the recipes of its weights, its config, its times and its peak memory."""

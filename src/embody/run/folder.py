@@ -1,4 +1,4 @@
-"""The config that a run's folder keeps; where everything else of a run is, `Config` says."""
+"""The config that is stored in a run's folder. `Config` itself knows the paths of all other files of a run."""
 
 import contextlib
 import json
@@ -10,16 +10,16 @@ from embody.errors import UserError
 from embody.games import stored_config
 from embody.saving.atomic_write import atomic_write, write_json
 
-__all__ = ["config_path", "read_config", "recorded", "write_config"]
+__all__ = ["config_path", "read_config", "record_stage", "write_config"]
 
 
 def config_path(run_dir: Path) -> Path:
-    """Where the settings of a run are, if it has begun."""
+    """The file that holds the config of the run in `run_dir`; it exists once the run has begun."""
     return run_dir / "config.json"
 
 
 def read_config(run_dir: Path) -> Config | None:
-    """The settings of a run, None if there is no such run; a `UserError` if they cannot be read."""
+    """The config of the run in `run_dir`; None if the run has not begun, a `UserError` if the file cannot be read."""
     path = config_path(run_dir)
     if not path.exists():
         return None
@@ -30,28 +30,28 @@ def read_config(run_dir: Path) -> Config | None:
 
 
 def write_config(config: Config) -> None:
-    """Make `config` that of its run."""
+    """Store `config` in the folder of its run."""
     write_json(config_path(config.run_dir), to_dict(config))
 
 
 @contextlib.contextmanager
-def recorded(config: Config, stage: str, *, anew: bool = False) -> Iterator[Callable[[], None]]:
-    """Make `config` that of its run, and keep the time of the block as that of `stage`; yields as `timed` does.
+def record_stage(config: Config, stage: str, *, restart: bool = False) -> Iterator[Callable[[], None]]:
+    """Store `config` in its run and add the time of the block to that of `stage`; yields what `timed` yields.
 
-    An error puts the former config back: the next command must not start from one that cannot work.
+    If the block raises, the previous config is restored: the next command must not start from one that cannot work.
     """
     from embody.run.timing import timed  # imports torch, which reading a config does not need
 
     path = config_path(config.run_dir)
-    before = path.read_bytes() if path.exists() else None
+    previous = path.read_bytes() if path.exists() else None
     write_config(config)
     try:
-        with timed(config, stage, anew=anew) as record:
+        with timed(config, stage, restart=restart) as record:
             yield record
     except Exception:
-        if before is None:
+        if previous is None:
             path.unlink()
         else:
             with atomic_write(path) as temporary:
-                temporary.write_bytes(before)
+                temporary.write_bytes(previous)
         raise

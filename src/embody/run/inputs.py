@@ -1,4 +1,4 @@
-"""What a phase reads."""
+"""The datasets that a phase reads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +11,16 @@ from embody.games import preset, source_of
 from embody.logger_manager import LoggerManager
 from embody.recording.importing import import_recordings
 
-__all__ = ["Data", "dataset_of", "inputs"]
+__all__ = ["Data", "import_source", "inputs"]
 
-Data = Dataset | Sequence[Dataset] | object  # an object that a game knows as recordings: `Game.source_of`
+Data = Dataset | Sequence[Dataset] | object  # any other object is given to `Game.source_of` of each game
 
 
 def inputs(config: Config, data: Data | None, logger: LoggerManager) -> tuple[Config, list[Dataset]]:
-    """The datasets that `data` stands for, by default those of the config's tasks, and the config with their actions.
+    """The config with the datasets' actions, and the datasets: `data`, or by default those of the config's tasks.
 
-    What a game knows as recordings becomes a dataset in the run's folder. A `UserError` if no game knows it.
+    An object that a game recognises as recordings is imported into a dataset in the run's folder. A `UserError` if no
+    game recognises it.
     """
     if data is None:
         datasets = open_datasets(config)
@@ -28,21 +29,21 @@ def inputs(config: Config, data: Data | None, logger: LoggerManager) -> tuple[Co
         check_datasets(config, datasets)
     else:
         source = source_of(data, config.env.frame)
-        called = source.provenance.get("environment", source.provenance["kind"])
-        datasets = [dataset_of(source, config.run_dir / "data" / called, logger)]
+        name = source.provenance.get("environment", source.provenance["kind"])
+        datasets = [import_source(source, config.run_dir / "data" / name, logger)]
     for dataset in datasets:
         if dataset.meta.fps != config.env.fps:
             logger.warning(
-                f"dataset {dataset.root} has {dataset.meta.fps} frames a second, the run {config.env.fps}: what is"
-                " learned of time will be the dataset's (--env.fps says so)"
+                f"dataset {dataset.root} has {dataset.meta.fps} frames a second, the run {config.env.fps}: models learn"
+                f" the dataset's rate; set --env.fps {dataset.meta.fps}"
             )
-    return _acting_by(config, recorded_actions(datasets), logger), datasets
+    return _take_recorded_actions(config, recorded_actions(datasets), logger), datasets
 
 
-def dataset_of(source: Source, root: Path, logger: LoggerManager) -> Dataset:
-    """The recordings of `source` as the dataset `root`; made once, and gone on with if interrupted.
+def import_source(source: Source, root: Path, logger: LoggerManager) -> Dataset:
+    """Import the recordings of `source` into the dataset `root`, unless it is complete; an interrupted import resumes.
 
-    A `UserError` if `root` was made from others.
+    A `UserError` if `root` was imported from another source.
     """
     with logger.progress(f"read {root.name}", len(source.names())) as bar:
 
@@ -52,18 +53,19 @@ def dataset_of(source: Source, root: Path, logger: LoggerManager) -> Dataset:
         return import_recordings(source, root, progress=progress)
 
 
-def _acting_by(config: Config, actions: ActionSpec | None, logger: LoggerManager) -> Config:
-    """Take over the actions of recordings, where the preset's have not been changed; else they must be equal.
+def _take_recorded_actions(config: Config, actions: ActionSpec | None, logger: LoggerManager) -> Config:
+    """`config` with the recordings' actions, if its own are still the preset's; otherwise both must be equal.
 
-    Actions that differ from the preset's are those of earlier recordings, or were set: models may have been built of
-    them, so they are never replaced. A preset has those of one kind of its game's recordings; one's own data has any.
+    Actions that differ from the preset's were set by the user or taken from earlier recordings. Models may have been
+    trained with them, so they are never replaced.
     """
     own = config.env.actions
     if actions is None or actions == own:
         return config
     if own != preset(config.preset).env.actions:
         raise UserError(
-            f"the datasets have actions {actions.sizes}, the run {own.sizes}: use another --name, or other datasets"
+            f"the datasets have actions of sizes {actions.sizes}, run {config.name} has {own.sizes}: use another --name"
+            " or other datasets"
         )
-    logger.info(f"actions are those of the recordings: {len(actions.sizes)} factors {actions.sizes}")
+    logger.info(f"actions taken from the recordings: {len(actions.sizes)} factors of sizes {actions.sizes}")
     return config.acting_by(actions)

@@ -1,4 +1,4 @@
-"""The evaluation of all that a run has trained."""
+"""The evaluation of all models that a run has trained."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,15 +12,15 @@ from embody.evaluation.run import FinishedParts, evaluate_run
 from embody.logger_manager import LoggerManager
 from embody.metrics.results_file import write_results
 from embody.model import load_dynamics, load_tokenizer, load_world_and_agent
-from embody.run.folder import recorded
+from embody.run.folder import record_stage
 from embody.run.provenance import (
     check_upstream,
     evaluation_digest,
-    log_other_sampling,
+    log_sampling_differences,
     tokenizer_hash,
 )
 from embody.run.stages import CONTROLS
-from embody.run.timing import spent
+from embody.run.timing import resources
 from embody.saving.tensors import tensors_hash
 
 __all__ = ["measure_run"]
@@ -29,10 +29,10 @@ __all__ = ["measure_run"]
 def measure_run(
     config: Config, datasets: Sequence[Dataset], device: torch.device, logger: LoggerManager, command: str
 ) -> dict[str, Any]:
-    """Measure what is trained; writes `results.json`, `results.md` and the report's pictures into the run.
+    """Measure the trained models; write `results.json`, `results.md` and the report's pictures into the run's folder.
 
-    What is not trained is left out, and said so; the controls are measured where the evaluation is full. What an
-    interrupted evaluation has measured is not measured again, nor what a finished one has when a policy has come.
+    A model that is not trained is skipped with a warning. Controls are measured only with `evaluation.full`. An
+    interrupted evaluation resumes. If a policy was trained after a complete one, only that policy is measured.
     """
     tokenizer, hashed = load_tokenizer(config.weights("tokenizer"))[0], tokenizer_hash(config)
     names = {"cloning": "agent", "imagination": "imagination"}
@@ -40,7 +40,7 @@ def measure_run(
         names |= {name: name for name in CONTROLS}
     for name in ("dynamics", *names.values()):
         if not config.weights(name).exists():
-            logger.warning(f"not measured: {name} is not trained (`embody train {name}`)")
+            logger.warning(f"{name} is not measured: train it first (`embody train {name}`)")
     path = config.weights("dynamics")
     world = load_dynamics(path)[0].to(device) if path.exists() else None
     policies = {
@@ -48,23 +48,23 @@ def measure_run(
         for policy, name in names.items()
         if config.weights(name).exists()
     }
-    check_upstream(config, "tokenizer", "dynamics", *names.values(), if_there=True)
-    log_other_sampling(config, list(names.values()), logger)
+    check_upstream(config, "tokenizer", "dynamics", *names.values(), skip_missing=True)
+    log_sampling_differences(config, list(names.values()), logger)
     hashes = {name: tensors_hash(model.state_dict()) for name, model in policies.items()}
-    before = "" if world is None else tensors_hash(world.state_dict())
+    pretrained = "" if world is None else tensors_hash(world.state_dict())
     models = {
         "tokenizer": hashed,
-        "dynamics": next(iter(hashes.values()), before),
-        "dynamics before the agent": before,
+        "dynamics": next(iter(hashes.values()), pretrained),
+        "dynamics before the agent": pretrained,
         "random": "",
         **hashes,
     }
     parts = (config.run_dir / "evaluation.json", evaluation_digest(config, hashed, datasets), models)
-    with recorded(config, "evaluate", anew=not len(FinishedParts(*parts))) as record:
+    with record_stage(config, "evaluate", restart=not len(FinishedParts(*parts))) as record:
         finished = FinishedParts(*parts, record)
         tokenizer.to(device)
         results = evaluate_run(config, tokenizer, hashed, world, policies, datasets, logger, finished)
-    results |= {"game": config.env.game, "seed": config.seed, "command": command, **spent(config, device)}
+    results |= {"game": config.env.game, "seed": config.seed, "command": command, **resources(config, device)}
     write_results(config.run_dir / "results.json", results)
     write_results_page(config.run_dir / "results.md", results)
     finished.complete()

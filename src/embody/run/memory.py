@@ -1,4 +1,4 @@
-"""How much memory a run took at most."""
+"""The peak memory of a run."""
 
 import sys
 
@@ -6,14 +6,14 @@ __all__ = ["peak_memory_gib"]
 
 
 def peak_memory_gib(workers: int) -> float:
-    """Largest resident size of this process in GiB, plus `workers` times that of its largest child that has ended.
+    """Peak resident size of this process in GiB, plus `workers` times that of its largest child that has ended.
 
-    The kernel's own peaks: psutil knows one on Windows only, and asked now and then for the present size it would miss
-    what lies between. On Windows children do not count.
+    The kernel keeps these peaks; sampling the current size with psutil would miss peaks between samples. On Windows
+    only this process counts.
     """
     try:
         import resource
-    except ImportError:  # Windows; where there is `resource`, psutil imports it
+    except ImportError:  # on Windows; psutil is imported only there
         import psutil
 
         memory = psutil.Process().memory_info()

@@ -1,8 +1,9 @@
-"""What weights are made from, and what may be built on them.
+"""The recipes of weights, and which weights a stage may start from.
 
-A stage's recipe, which is all that its weights depend on, is kept in their file: weights with another recipe are never
-taken for finished, and nothing is built on weights whose settings are not the run's. The sampling that phase 3 learnt
-from is in its recipe, but finished weights may be sampled otherwise: that is only said.
+The recipe of a stage is everything that its weights depend on; it is stored in the
+file of the weights. Weights with another recipe do not count as finished, and no stage starts from upstream weights
+whose settings differ from the run's. The sampling settings of phase 3 are part of its recipe, but may change later:
+a difference is only logged.
 """
 
 import dataclasses
@@ -23,38 +24,38 @@ from embody.saving.tensors import load_metadata, load_tensors, tensors_hash
 
 __all__ = [
     "HISTORY",
-    "check_own_world",
+    "check_trained_here",
     "check_upstream",
     "evaluation_digest",
     "is_finished",
     "log_stale",
-    "log_other_sampling",
+    "log_sampling_differences",
     "recipe",
     "settings_of",
     "tokenizer_hash",
 ]
 
-HISTORY = "history"  # beside the recipe in a file of weights: how its training went, which no recipe is compared by
+HISTORY = "history"  # key beside the recipe in a weights file: how training went; recipes are compared without it
 
-_OF_ANOTHER_RUN = ("tokenizer", "dynamics")  # the stages that `Config.world` takes from there
+_WORLD_STAGES = ("tokenizer", "dynamics")  # taken from the run `Config.world`, if that is set
 
 
 def recipe(config: Config, name: str, datasets: Sequence[Dataset]) -> dict[str, Any]:
-    """What the weights of the stage `name` depend on, JSON-ready; weights that it is built on must be there."""
+    """All that the weights of the stage `name` depend on, JSON-ready. Its upstream weights must exist."""
     spec, meta = STAGES[name], labelled_meta(datasets)
     optional: dict[str, Any] = {}
     if config.data.weights:
         optional["weights"] = config.data.weights
     if "agent" in spec.models and goal_of(config.agent.goal).told_what_is_left:
         optional["labels"] = meta.labels
-    return _plain(
+    return _as_json(
         {
             **settings_of(config, name),
             "stage": name,
             "data": [dataset.fingerprint for dataset in datasets],
             "vocabulary": meta.vocabulary,
             **optional,
-            "upstream": _upstream(config, spec),
+            "upstream": _upstream_digest(config, spec),
             "seed": config.seed,
             "precision": config.precision,
         }
@@ -62,85 +63,87 @@ def recipe(config: Config, name: str, datasets: Sequence[Dataset]) -> dict[str, 
 
 
 def is_finished(path: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether the weights at `path` exist and were made by the recipe `wanted`; false too if only training goes on.
+    """Whether the weights at `path` exist and need no more training to have the recipe `wanted`.
 
-    Training goes on if nothing but settings of `MAY_CHANGE` differ, the number of steps among them. Their sampling may
-    differ. Any other difference is a `UserError` that names it.
+    Training continues if the number of steps differs, and nothing else but settings of `MAY_CHANGE`. Sampling settings
+    may differ. A `UserError` names any other difference.
     """
     if not path.exists():
         return False
-    different = differences(_but_sampling(_kept_recipe(path)), _but_sampling(wanted))
-    goes_on = different.keys() <= MAY_CHANGE and different.keys() & {"training.steps", "training.epochs"}
-    if different and not goes_on:
+    different = differences(_without_sampling(_stored_recipe(path)), _without_sampling(wanted))
+    continues = different.keys() <= MAY_CHANGE and different.keys() & {"training.steps", "training.epochs"}
+    if different and not continues:
         raise UserError(
-            f"{path} was made with other settings or data ({described(different)}): delete it, or use another --name"
+            f"{path} was trained with other settings or data ({described(different)}): delete it, or use another --name"
         )
     return not different
 
 
 def log_stale(config: Config, name: str, logger: LoggerManager) -> None:
-    """A warning for each of the run's finished weights that were built on older weights of the stage `name`."""
+    """Warn of each of the run's finished weights that were trained from older weights of the stage `name`."""
     for later, spec in STAGES.items():
         path = config.weights(later)
-        if name in spec.built_on and path.exists():
-            logger.warning(f"{path} is stale: it was built on the older weights of {name}; delete it to train it anew")
+        if name in spec.upstream and path.exists():
+            logger.warning(f"{path} is stale: it was trained from older {name} weights; delete it to train it again")
 
 
-def check_upstream(config: Config, *names: str, if_there: bool = False) -> None:
-    """A `UserError` if finished weights that are built on were made with other settings than this config's.
+def check_upstream(config: Config, *names: str, skip_missing: bool = False) -> None:
+    """A `UserError` if weights of the stages `names` are missing or were trained with other settings than `config`.
 
-    Their data may differ: a tokenizer can serve tasks that it was not trained on. So may their sampling. `if_there`:
-    weights may be missing.
+    Their data may differ, as a tokenizer can serve tasks that it was not trained on. So may their sampling settings.
+    `skip_missing`: missing weights are no error.
     """
     for name in names:
         spec, path = STAGES[name], config.weights(name)
-        if if_there and not path.exists():
+        if skip_missing and not path.exists():
             continue
-        found = _kept_recipe(path)
-        built_on_is_there = bool(spec.built_on) and config.weights(spec.built_on[-1]).exists()
-        if built_on_is_there and found.get("upstream") != _upstream(config, spec):
+        found = _stored_recipe(path)
+        has_upstream = bool(spec.upstream) and config.weights(spec.upstream[-1]).exists()
+        if has_upstream and found.get("upstream") != _upstream_digest(config, spec):
             raise UserError(
-                f"{path} was made from other weights than those that are here now (upstream differs): delete it to"
-                " train it anew"
+                f"{path} was trained from other {spec.upstream[-1]} weights than those in {path.parent} (upstream"
+                " differs): delete it to train it again"
             )
-        wanted = _but_sampling(settings_of(config, name)) | {"seed": config.seed}
-        remedy = "leave those of finished stages as they were, delete it to train it anew, or use another --name"
-        if config.world and name in _OF_ANOTHER_RUN:
+        wanted = _without_sampling(settings_of(config, name)) | {"seed": config.seed}
+        remedy = "keep the settings of finished stages, delete it to train it again, or use another --name"
+        if config.world and name in _WORLD_STAGES:
             del wanted["seed"]
-            remedy = f"give those of run {config.world}, whose world it is"
+            remedy = f"use the settings of run {config.world}, which trained it"
         if different := differences({part: found.get(part) for part in wanted}, wanted):
-            raise UserError(f"{path} was made with other settings ({described(different)}): {remedy}")
+            raise UserError(f"{path} was trained with other settings ({described(different)}): {remedy}")
 
 
-def log_other_sampling(config: Config, names: Sequence[str], logger: LoggerManager) -> None:
-    """A line for each of the finished weights that were trained with another sampling than this config's."""
-    own = _plain(to_dict(config.sampling))
+def log_sampling_differences(config: Config, names: Sequence[str], logger: LoggerManager) -> None:
+    """Log each of the finished weights whose recipe has other sampling settings than `config`."""
+    own = _as_json(to_dict(config.sampling))
     for path in filter(Path.exists, map(config.weights, names)):
-        found = _kept_recipe(path).get("sampling", own)
+        found = _stored_recipe(path).get("sampling", own)
         if different := [name for name in own if found[name] != own[name]]:
             theirs = " and ".join(f"sampling.{name} {found[name]}" for name in different)
             ours = " and ".join(str(own[name]) for name in different)
             logger.info(f"{path} was trained with {theirs}, this run samples with {ours}")
 
 
-def check_own_world(config: Config, name: str) -> None:
-    """A `UserError` if the weights of the stage `name` are another run's."""
-    if config.world and name in _OF_ANOTHER_RUN:
-        raise UserError(f"{config.name} takes tokenizer and dynamics from {config.world}: train them there")
+def check_trained_here(config: Config, name: str) -> None:
+    """A `UserError` if the stage `name` belongs to the run `config.world`, not to this one."""
+    if config.world and name in _WORLD_STAGES:
+        raise UserError(
+            f"{config.name} takes its {name} from run {config.world}: train it there (--name {config.world})"
+        )
 
 
 def tokenizer_hash(config: Config) -> str:
-    """Names the latents of the run's tokenizer."""
+    """The hash of the run's tokenizer, which names the folder of its latents."""
     return tensors_hash(load_tensors(config.weights("tokenizer"))[0])
 
 
 def settings_of(config: Config, name: str) -> dict[str, Any]:
     """The settings that the weights of the stage `name` depend on, JSON-ready."""
-    return _plain(_settings(config, STAGES[name]))
+    return _as_json(_settings(config, STAGES[name]))
 
 
 def evaluation_digest(config: Config, tokenizer_hash: str, datasets: Sequence[Dataset]) -> str:
-    """What measurements depend on beside the weights: also how models are sampled, and what an agent may choose."""
+    """A digest of all that measurements depend on apart from the weights, such as the sampling settings."""
     parts = (
         *(config.evaluation, config.env, config.collect, config.imagination, config.schedule, config.dynamics),
         *(config.agent, config.dynamics_objective, config.agent_objective, config.sampling),
@@ -150,7 +153,7 @@ def evaluation_digest(config: Config, tokenizer_hash: str, datasets: Sequence[Da
 
 
 def _settings(config: Config, spec: StageSpec) -> dict[str, Any]:
-    """As `settings_of`, still in their classes."""
+    """As `settings_of`, but as dataclasses."""
     config = spec.change(config)
     models = {
         "frame": config.env.frame,
@@ -169,51 +172,51 @@ def _settings(config: Config, spec: StageSpec) -> dict[str, Any]:
         "models": {name: models[name] for name in spec.models},
         "objective": {name: objectives[name] for name in spec.objectives},
         "training": _training(getattr(config, f"train_{spec.phase}")),
-        "imagination": {name: getattr(config.imagination, name) for name in spec.dreams},
+        "imagination": {name: getattr(config.imagination, name) for name in spec.imagination},
     }
     return parts | ({"sampling": config.sampling} if spec.sampling else {})
 
 
 def _training(stage: StageConfig) -> dict[str, Any]:
-    """What weights depend on; the steps only where they are asked for, as the epochs hold otherwise."""
+    """The training settings that weights depend on: `steps` if set, else `epochs`."""
     left_out = ("checkpoint_every", "log_every", "epochs" if stage.steps else "steps")
     return {name: value for name, value in to_dict(stage).items() if name not in left_out}
 
 
-def _upstream(config: Config, spec: StageSpec) -> str:
-    """The digest of the weights that a stage is built on."""
-    if not spec.built_on:
+def _upstream_digest(config: Config, spec: StageSpec) -> str:
+    """The digest of the upstream weights of a stage."""
+    if not spec.upstream:
         return digest(None)
-    hashed, nearest = tokenizer_hash(config), spec.built_on[-1]
+    hashed, nearest = tokenizer_hash(config), spec.upstream[-1]
     return digest(hashed if nearest == "tokenizer" else [hashed, load_metadata(config.weights(nearest))])
 
 
-def _kept_recipe(path: Path) -> dict[str, Any]:
-    """The recipe in the file of a stage's weights; settings that came after them have their defaults.
+def _stored_recipe(path: Path) -> dict[str, Any]:
+    """The recipe stored in a stage's weights file. Settings that are newer than the file have their defaults.
 
-    A `UserError` names the file if it has a setting that there is no more, or lacks a group of them.
+    A `UserError` names the file if it has a setting that no longer exists, or lacks a group of settings.
     """
-    kept, spec = load_metadata(path), STAGES[path.stem]
+    stored, spec = load_metadata(path), STAGES[path.stem]
     try:
         groups = _settings(Config(), spec)
-        settings = {part: _with_defaults(value, kept[part]) for part, value in groups.items() if part != "training"}
-        settings["training"] = _training(from_dict(StageConfig, kept["training"]))
+        settings = {part: _with_defaults(value, stored[part]) for part, value in groups.items() if part != "training"}
+        settings["training"] = _training(from_dict(StageConfig, stored["training"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} was made by another version ({error}): delete it, or use another --name") from error
-    return _plain({name: value for name, value in {**kept, **settings}.items() if name != HISTORY})
+        raise UserError(f"{path} was trained by another version ({error}): delete it, or use another --name") from error
+    return _as_json({name: value for name, value in {**stored, **settings}.items() if name != HISTORY})
 
 
 def _with_defaults(like: Any, values: Any) -> Any:
-    """Stored `values` of one or several groups of settings, of the classes that those of `like` have."""
+    """Stored `values` as the dataclasses in `like`, which is one group of settings or a dict of groups."""
     if isinstance(like, dict):
         return {name: _with_defaults(group, values[name]) for name, group in like.items()}
     return from_dict(type(like), values) if dataclasses.is_dataclass(like) else values
 
 
-def _but_sampling(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _without_sampling(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {part: value for part, value in recipe.items() if part != "sampling"}
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON gives them back."""
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` after a round trip through JSON."""
     return json.loads(json.dumps(values, default=to_dict))

@@ -1,4 +1,4 @@
-"""The stages of training, each declared once; no torch here, so that the command line names them at once."""
+"""The stages of training, each declared once. This module does not import torch, so that `--help` is quick."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,27 +15,27 @@ __all__ = ["CONTROLS", "STAGES", "StageSpec"]
 Phase = Literal["tokenizer", "dynamics", "agent", "imagination"]
 
 
-def _unchanged(config: Config) -> Config:
+def _same_config(config: Config) -> Config:
     return config
 
 
 @dataclass(frozen=True)
 class StageSpec:
-    """What the weights of a stage depend on, beside data, seed and precision."""
+    """What the weights of a stage depend on, apart from data, seed and precision."""
 
     name: str
-    phase: Phase  # whose `train_` settings it has; a control's is that of the stage which it is a control of
-    built_on: tuple[str, ...]  # stages whose weights it reads, the tokenizer first, the nearest last
-    models: tuple[str, ...]  # their architecture
-    objectives: tuple[str, ...]
-    dreams: tuple[str, ...] = ()  # settings of imagination, where that is not an objective
-    sampling: bool = False  # whether it learns from samples
-    change: Callable[[Config], Config] = _unchanged  # the settings of a control
-    episodes: Callable[["EpisodeRow"], bool] | None = None  # that a control learns from; None: all
+    phase: Phase  # its training settings are `Config.train_PHASE`; a control has the phase of its main stage
+    upstream: tuple[str, ...]  # stages whose weights it reads, in the order they are trained
+    models: tuple[str, ...]  # groups of architecture settings: see `_settings`
+    objectives: tuple[str, ...]  # groups of loss settings: see `_settings`
+    imagination: tuple[str, ...] = ()  # fields of `Config.imagination` that a phase before phase 3 depends on
+    sampling: bool = False  # whether it trains on dreams, and so depends on `Config.sampling`
+    change: Callable[[Config], Config] = _same_config  # a control changes settings
+    episodes: Callable[["EpisodeRow"], bool] | None = None  # which episodes it trains on; None: all
 
 
-def _without_world(config: Config) -> Config:
-    """The agent shares the dynamics' layers, and is all that they learn from."""
+def _no_world_model(config: Config) -> Config:
+    """The agent shares the layers of an untrained dynamics, and only the agent's losses train them."""
     agent = dataclasses.replace(config.agent, own_weights=False)
     objective = dataclasses.replace(
         config.agent_objective, dynamics_weight=0.0, heads_input="context", world_lr_scale=1.0
@@ -43,17 +43,17 @@ def _without_world(config: Config) -> Config:
     return dataclasses.replace(config, agent=agent, agent_objective=objective)
 
 
-def _with_shuffled_rewards(config: Config) -> Config:
+def _shuffle_rewards(config: Config) -> Config:
     return dataclasses.replace(config, imagination=dataclasses.replace(config.imagination, shuffle_rewards=True))
 
 
-def _by_expert_alone(row: "EpisodeRow") -> bool:
+def _is_best_demonstration(row: "EpisodeRow") -> bool:
     return row.source == "expert" and row.noise == 0.0
 
 
 _TOKENIZER = StageSpec("tokenizer", "tokenizer", (), ("frame", "tokenizer"), ("tokenizer",))
 _DYNAMICS = StageSpec(
-    "dynamics", "dynamics", ("tokenizer",), ("actions", "dynamics"), ("dynamics",), dreams=("context",)
+    "dynamics", "dynamics", ("tokenizer",), ("actions", "dynamics"), ("dynamics",), imagination=("context",)
 )
 _AGENT = StageSpec(
     "agent",
@@ -61,7 +61,7 @@ _AGENT = StageSpec(
     ("tokenizer", "dynamics"),
     ("actions", "dynamics", "agent"),
     ("dynamics", "agent"),
-    dreams=("context", "gamma"),
+    imagination=("context", "gamma"),
 )
 _IMAGINATION = StageSpec(
     "imagination",
@@ -69,16 +69,16 @@ _IMAGINATION = StageSpec(
     ("tokenizer", "dynamics", "agent"),
     ("actions", "dynamics", "agent"),
     ("agent", "imagination"),
-    dreams=("context", "gamma"),
+    imagination=("context", "gamma"),
     sampling=True,
 )
 
 CONTROLS: Mapping[str, StageSpec] = {
     spec.name: spec
     for spec in (
-        dataclasses.replace(_AGENT, name="best_demonstrations", episodes=_by_expert_alone),
-        dataclasses.replace(_AGENT, name="no_world_model", built_on=("tokenizer",), change=_without_world),
-        dataclasses.replace(_IMAGINATION, name="shuffled_rewards", change=_with_shuffled_rewards),
+        dataclasses.replace(_AGENT, name="best_demonstrations", episodes=_is_best_demonstration),
+        dataclasses.replace(_AGENT, name="no_world_model", upstream=("tokenizer",), change=_no_world_model),
+        dataclasses.replace(_IMAGINATION, name="shuffled_rewards", change=_shuffle_rewards),
     )
 }
 STAGES: Mapping[str, StageSpec] = {

@@ -1,4 +1,4 @@
-"""How long a run took, how much memory, and on which machine."""
+"""Wall time and peak memory of a run, and the machine it ran on."""
 
 import contextlib
 import json
@@ -16,22 +16,22 @@ from embody.data import write_json
 from embody.recording.workers import processes
 from embody.run.memory import peak_memory_gib
 
-__all__ = ["machine_line", "spent", "timed"]
+__all__ = ["machine_line", "resources", "timed"]
 
 
 @contextlib.contextmanager
-def timed(config: Config, stage: str, *, anew: bool = False) -> Iterator[Callable[[], None]]:
-    """Add the seconds of the block to those of `stage` in the run, or begin them `anew`; interrupted or not.
+def timed(config: Config, stage: str, *, restart: bool = False) -> Iterator[Callable[[], None]]:
+    """Add the wall seconds of the block to those of `stage` in the run (`restart`: replace them), even if it raises.
 
-    Yields a function that records the seconds and the peak memory so far: called at checkpoints, a killed stage keeps
-    them.
+    Yields a function that records the seconds and the peak memory so far. Stages call it at checkpoints, so that a
+    killed stage loses only the time since its last checkpoint.
     """
     seconds, memory = config.run_dir / "seconds.json", config.run_dir / "memory.json"
-    start, before = time.monotonic(), 0.0 if anew else _read(seconds).get(stage, 0.0)
+    start, earlier = time.monotonic(), 0.0 if restart else _read(seconds).get(stage, 0.0)
     workers = max(processes(config.collect.workers), config.workers)
 
     def record() -> None:
-        write_json(seconds, _read(seconds) | {stage: round(before + time.monotonic() - start, 1)})
+        write_json(seconds, _read(seconds) | {stage: round(earlier + time.monotonic() - start, 1)})
         write_json(memory, {"peak_gib": max(peak_memory_gib(workers), _read(memory).get("peak_gib", 0.0))})
 
     try:
@@ -40,8 +40,8 @@ def timed(config: Config, stage: str, *, anew: bool = False) -> Iterator[Callabl
         record()
 
 
-def spent(config: Config, device: torch.device) -> dict[str, Any]:
-    """What the run has taken so far, on which machine and with which versions, for its results."""
+def resources(config: Config, device: torch.device) -> dict[str, Any]:
+    """Wall seconds, peak memory, machine and versions of the run so far, as `results.json` keeps them."""
     seconds = _read(config.run_dir / "seconds.json")
     return {
         "wall_seconds": sum(seconds.values()),
@@ -59,7 +59,7 @@ def spent(config: Config, device: torch.device) -> dict[str, Any]:
 
 
 def machine_line(device: torch.device, precision: str) -> str:
-    """The machine in words."""
+    """GPU, processor, number of cores and precision, as one line of text."""
     return ", ".join([*_gpu(device).values(), _processor(), f"{torch.get_num_threads()} cores", precision])
 
 

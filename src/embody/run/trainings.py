@@ -1,4 +1,4 @@
-"""The trainings that a stage's weights come from, one after the other."""
+"""Training the weights of one stage."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,13 @@ from embody.dynamics import Dynamics
 from embody.errors import UserError
 from embody.logger_manager import LoggerManager
 from embody.model import load_dynamics, load_world_and_agent
-from embody.run.folder import recorded
+from embody.run.folder import record_stage
 from embody.run.provenance import (
     HISTORY,
-    check_own_world,
+    check_trained_here,
     check_upstream,
     is_finished,
-    log_other_sampling,
+    log_sampling_differences,
     log_stale,
     recipe,
     tokenizer_hash,
@@ -42,32 +42,32 @@ __all__ = ["make_weights"]
 def make_weights(
     config: Config, name: str, datasets: Sequence[Dataset], device: torch.device, logger: LoggerManager
 ) -> Path:
-    """The weights of the stage `name`, trained on `datasets` unless they are finished.
+    """Train the weights of the stage `name` on `datasets`, unless they are finished; returns their path.
 
-    With more steps than finished weights had, training goes on from their end.
-    A `UserError` if finished ones were made otherwise, or what they are built on is missing or was.
+    If the config has more steps than finished weights were trained for, training continues from their end. A
+    `UserError` if finished weights have another recipe, or if upstream weights are missing or have other settings.
     """
-    check_own_world(config, name)
-    check_upstream(config, *STAGES[name].built_on)
+    check_trained_here(config, name)
+    check_upstream(config, *STAGES[name].upstream)
     wanted, path = recipe(config, name, datasets), config.weights(name)
     if is_finished(path, wanted):
-        logger.info(f"{path} is finished")
-        log_other_sampling(config, [name], logger)
+        logger.info(f"{path} is finished: nothing to train")
+        log_sampling_differences(config, [name], logger)
         return path
     kept = config.finished_state(name)
-    with recorded(config, name) as record:
+    with record_stage(config, name) as record:
         trained: list[Stage] = []
         history: dict[str, Any] = {}
-        anew = False  # whether this command has trained a step: later trainings then do not go on from older ones
-        for stage in _trainings(config, STAGES[name], datasets, device):
+        has_trained = False  # whether this call has trained a step; then checkpoints of later trainings are outdated
+        for stage in _training_stages(config, STAGES[name], datasets, device):
             checkpoint = config.checkpoint(stage.name)
-            if anew:
+            if has_trained:
                 checkpoint.unlink(missing_ok=True)
             elif not trained:
-                history = _first_weights(config, name, stage.model, path, checkpoint)
+                history = _load_initial_state(config, name, stage.model, path, checkpoint)
             stage.model.to(device)
             stage.losses.to(device)
-            before = steps_done(checkpoint)
+            steps_before = steps_done(checkpoint)
             progress = train(
                 stage,
                 checkpoint=checkpoint,
@@ -79,30 +79,30 @@ def make_weights(
                 compile=config.compile,
                 on_checkpoint=record,
             )
-            anew = anew or progress.step > before
+            has_trained = has_trained or progress.step > steps_before
             history |= {stage.name: asdict(progress)} if progress.changes or progress.skipped or progress.begin else {}
             trained.append(stage)
-        goes_on = path.exists()
+        continued = path.exists()
         save_tensors(path, trained[-1].model.state_dict(), wanted | ({HISTORY: history} if history else {}))
         config.checkpoint(trained[0].name).replace(kept)
         for stage in trained[1:]:
             config.checkpoint(stage.name).unlink(missing_ok=True)
-    if goes_on:
+    if continued:
         log_stale(config, name, logger)
     return path
 
 
-def _first_weights(config: Config, name: str, model: nn.Module, path: Path, checkpoint: Path) -> dict[str, Any]:
-    """Have the stage `name` begin where it is asked to: at its own end, or at other weights. What is to be recorded.
+def _load_initial_state(config: Config, name: str, model: nn.Module, path: Path, checkpoint: Path) -> dict[str, Any]:
+    """Prepare the start of the stage `name`: its own finished state, or `init_from` weights; returns its history.
 
-    A stage that has begun goes on from `checkpoint`.
+    If `checkpoint` exists, the stage resumes from it instead.
     """
     kept, initial = config.finished_state(name), config.initial_weights(STAGES[name].phase)
     if path.exists() and not checkpoint.exists():
         if not kept.exists():
             raise UserError(
-                f"{path} cannot be trained on: the state of its optimiser ({kept}) is gone; a run of another --name can"
-                f" begin with its weights: --train-{STAGES[name].phase}.init-from {path}"
+                f"{path} cannot be trained further: its optimiser state ({kept}) is missing; start a run with another"
+                f" --name from these weights: --train-{STAGES[name].phase}.init-from {path}"
             )
         with atomic_write(checkpoint) as temporary:
             shutil.copyfile(kept, temporary)
@@ -110,17 +110,21 @@ def _first_weights(config: Config, name: str, model: nn.Module, path: Path, chec
         return {}
     tensors, _ = load_tensors(initial)
     if not checkpoint.exists():
-        frozen = {name: value for name, value in model.state_dict().items() if name not in _trained(model)}
-        load_weights(model, frozen | {name: tensors[name] for name in _trained(model) if name in tensors}, initial)
+        frozen = {name: value for name, value in model.state_dict().items() if name not in _trainable_names(model)}
+        load_weights(
+            model, frozen | {name: tensors[name] for name in _trainable_names(model) if name in tensors}, initial
+        )
     return {"initial_weights": tensors_hash(tensors)}
 
 
-def _trained(model: nn.Module) -> set[str]:
+def _trainable_names(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _trainings(config: Config, spec: StageSpec, datasets: Sequence[Dataset], device: torch.device) -> Iterator[Stage]:
-    """All of one model; each is asked for when the one before is done."""
+def _training_stages(
+    config: Config, spec: StageSpec, datasets: Sequence[Dataset], device: torch.device
+) -> Iterator[Stage]:
+    """The trainings of one model. The next one is built from the previous one's result, so each must end first."""
     config = spec.change(config)
     match spec.phase:
         case "tokenizer":
@@ -135,7 +139,7 @@ def _trainings(config: Config, spec: StageSpec, datasets: Sequence[Dataset], dev
             world = _world(config, spec)
             agent = AgentStage(config, datasets, tokenizer_hash(config), world, spec.episodes, name=spec.name)
             yield agent
-            if agent.model.judges and spec.name not in CONTROLS:  # the controls do not dream
+            if agent.model.judges and spec.name not in CONTROLS:  # controls are not trained in imagination
                 yield EventsStage(agent)
                 yield RiskStage(agent)
         case "imagination":
@@ -144,8 +148,8 @@ def _trainings(config: Config, spec: StageSpec, datasets: Sequence[Dataset], dev
 
 
 def _world(config: Config, spec: StageSpec) -> Dynamics:
-    """The trained dynamics, or for an agent that is not built on it one that was never trained."""
-    if "dynamics" in spec.built_on:
+    """The trained dynamics; an untrained one if the agent has no dynamics upstream (`no_world_model`)."""
+    if "dynamics" in spec.upstream:
         return load_dynamics(config.weights("dynamics"))[0]
     torch.manual_seed(config.seed + 1)
     return Dynamics(config.dynamics, config.env.actions)

@@ -71,11 +71,11 @@ def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Map
     different = differences(saved["config"], recipe)
     if fixed := {name: values for name, values in different.items() if not _may_change(name, values)}:
         raise UserError(
-            f"{path} was made with other settings or data ({described(fixed)}): delete it to train anew, go back to"
+            f"{path} was trained with other settings or data ({described(fixed)}): delete it to start again, restore"
             " those settings, or use another --name"
         )
     if progress.step > steps:
-        raise UserError(f"{path} is at step {progress.step}, beyond the {steps} steps asked for: ask for more")
+        raise UserError(f"{path} is at step {progress.step}, beyond the {steps} steps asked for: increase steps")
 
     def part(name: str) -> dict[str, Tensor]:
         return {key[len(name) + 1 :]: t for key, t in tensors.items() if key.startswith(f"{name}.")}
