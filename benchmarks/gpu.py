@@ -176,7 +176,9 @@ class Bench:
             is_first=no,
             is_terminal=no,
             mask=~no,
-            task=goal.over_time(goal.told([""] * rows, ("", "?"), [""] * agent.tasks, agent.words), frames),
+            task=goal.repeat_over_time(
+                goal.task_of_labels([""] * rows, ("", "?"), [""] * agent.tasks, agent.words), frames
+            ),
             labelled=torch.ones(rows, dtype=torch.bool),
             is_null=no,
             cloned=torch.ones(rows, dtype=torch.bool),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from embody.data import EVERY_TASK, Dataset
-from embody.data.goal import AllAchievements, ClipPlaces, GameReward, Goal, Judged, OneTask, goal_of
+from embody.data.goal import AllAchievements, ClipPlaces, GameReward, Goal, OneTask, StepOutcome, goal_of
 from embody.data.recorded_events import RecordedEvents
 from embody.model import WorldAndAgent
 from embody.training.rewards import reward_statistics
@@ -40,11 +40,11 @@ def test_paying_steps(recorded: Dataset) -> None:
     """Of one task each of its events; of all the first of each task in its episode; of the game its own rewards."""
     events = RecordedEvents(recorded, 3)
     one, every, game = GOALS
-    found = [one.paying(events, task) for task in range(3)]
+    found = [one.paying_steps(events, task) for task in range(3)]
     assert [steps.tolist() for steps in found if steps is not None] == [[2, 5, 10, 13], [], [4, 12]]
     for task in range(3):
-        steps = every.paying(events, task)
-        assert steps is not None and steps.tolist() == [2, 4, 10, 12] and game.paying(events, task) is None
+        steps = every.paying_steps(events, task)
+        assert steps is not None and steps.tolist() == [2, 4, 10, 12] and game.paying_steps(events, task) is None
     assert events.in_episode(1, events.firsts).tolist() == [2, 4]
     assert [goal.keeps_rewards(EVERY_TASK) for goal in GOALS] == [False, False, True]
     assert all(goal.keeps_rewards("go to the red door") for goal in GOALS)
@@ -91,9 +91,9 @@ def test_recordings_that_a_goal_cannot_use_are_refused(recorded: Dataset, tmp_pa
     OneTask().check([recorded, own], 1)
     for goal, name in zip(MANY, ("all", "recorded"), strict=True):
         goal.check([recorded], 3)
-        with pytest.raises(ValueError, match="agent.tasks 2: dataset .* has 3 tasks, set it to that"):
+        with pytest.raises(ValueError, match="agent.tasks is 2, but dataset .* has 3 tasks: set"):
             goal.check([recorded], 2)
-        with pytest.raises(ValueError, match=f'agent.goal {name}: recordings in .* one task each.*set it to "one"'):
+        with pytest.raises(ValueError, match=f'agent.goal {name} needs recordings with events.* one task each.*set it to "one"'):
             goal.check([own], 3)
 
 
@@ -102,33 +102,35 @@ def test_recordings_that_a_goal_cannot_use_are_refused(recorded: Dataset, tmp_pa
 
 def test_the_past_is_read_anew_only_under_another_label() -> None:
     before, now = torch.tensor([[3, 4], [3, 0], [1, 2]]), torch.tensor([[3, 4], [3, 1], [2, 2]])
-    assert OneTask().to_reread(before, now).tolist() == [1, 2] and OneTask().to_reread(now, now).tolist() == []
+    assert (
+        OneTask().rows_to_reread(before, now).tolist() == [1, 2] and OneTask().rows_to_reread(now, now).tolist() == []
+    )
     for goal in MANY:
-        assert goal.to_reread(before > 2, now > 2).tolist() == []
+        assert goal.rows_to_reread(before > 2, now > 2).tolist() == []
 
 
 def test_what_labels_tell() -> None:
     tasks = "go", "red", "door"
-    words = OneTask().told(["red door", "go"], VOCABULARY, tasks, 3)
+    words = OneTask().task_of_labels(["red door", "go"], VOCABULARY, tasks, 3)
     assert words.tolist() == [[VOCABULARY.index("red"), VOCABULARY.index("door"), 0], [VOCABULARY.index("go"), 0, 0]]
     for goal in MANY:
-        left = goal.told(["go, door", ""], VOCABULARY, tasks, 3)
+        left = goal.task_of_labels(["go, door", ""], VOCABULARY, tasks, 3)
         assert left.dtype == torch.bool and left.tolist() == [[True, False, True], [False] * 3]
-        with pytest.raises(ValueError, match="unknown task 'blue': name those that are left, of go, red, door"):
-            goal.told(["go, blue"], VOCABULARY, tasks, 3)
+        with pytest.raises(ValueError, match="unknown task 'blue': choose from go, red, door"):
+            goal.task_of_labels(["go, blue"], VOCABULARY, tasks, 3)
 
 
 def test_a_label_is_one_a_row_and_what_is_left_one_a_timestep() -> None:
     words, left = torch.tensor([[3, 4, 0]]), torch.tensor([[True, False]])
     one = OneTask()
-    assert one.over_time(words, 5) is words and one.during(words, slice(1, 2)) is words
-    assert one.in_time([words, words]) is words
+    assert one.repeat_over_time(words, 5) is words and one.select_timesteps(words, slice(1, 2)) is words
+    assert one.concatenate_timesteps([words, words]) is words
     for goal in MANY:
-        task = goal.over_time(left, 3)
+        task = goal.repeat_over_time(left, 3)
         assert task.tolist() == [[[True, False]] * 3]
         later = torch.zeros(1, 2, 2, dtype=torch.bool)
-        joined = goal.in_time([task, later])
-        assert joined.shape == (1, 5, 2) and goal.during(joined, slice(2, 4)).tolist() == [[[1, 0], [0, 0]]]
+        joined = goal.concatenate_timesteps([task, later])
+        assert joined.shape == (1, 5, 2) and goal.select_timesteps(joined, slice(2, 4)).tolist() == [[[1, 0], [0, 0]]]
 
 
 @pytest.mark.parametrize("name", ["one", "all", "recorded"])
@@ -165,10 +167,10 @@ class Judge:
         return actions[:, 0] / 10, torch.full((len(actions),), 0.9)
 
 
-def dreamt(goal: Goal, task: Tensor) -> tuple[Tensor, Judged, tuple[Tensor, Tensor]]:
+def dreamt(goal: Goal, task: Tensor) -> tuple[Tensor, StepOutcome, tuple[Tensor, Tensor]]:
     """Two rows after a step that shows tasks 0 and 1 of three in both, and 3, which no batch has; heads say 5 and 6."""
     after = torch.tensor([[[1.0, 2.0], [-1.0, 1.0]]]).expand(2, -1, -1)
-    left, judged = goal.judge(Judge(), task, torch.zeros(2, 2, 2), torch.tensor([[1], [0]]), after)
+    left, judged = goal.step_outcome(Judge(), task, torch.zeros(2, 2, 2), torch.tensor([[1], [0]]), after)
     features = torch.tensor([[5.0, 6.0], [5.0, 6.0]])
     return left, judged, goal.outcome(Judge(), features, judged.reward, judged.continues)
 
@@ -198,8 +200,8 @@ def test_models_have_what_their_goal_asks(name: str) -> None:
     model = WorldAndAgent(make_dynamics(), make_agent(dataclasses.replace(AGENT, goal=name, tasks=4)))  # type: ignore[arg-type]
     assert type(model.goal) is type(goal_of(model.agent.config.goal))
     parts = {part.split(".")[0] for part in model.state_dict()}
-    assert parts == {"dynamics", "agent"} | ({"events", "risk"} if model.goal.judges_steps else set())
-    assert len(model.judges) == (2 if model.goal.judges_steps else 0)
+    assert parts == {"dynamics", "agent"} | ({"events", "risk"} if model.goal.predicts_outcomes else set())
+    assert len(model.outcome_models) == (2 if model.goal.predicts_outcomes else 0)
 
 
 # --- evaluation
@@ -208,7 +210,7 @@ def test_models_have_what_their_goal_asks(name: str) -> None:
 def test_what_dreams_are_compared_with(tmp_path: Path) -> None:
     recorded = make_dataset(tmp_path, [8], "validation", events=EVENTS)
     rewards, one = torch.arange(5.0)[None], OneTask()
-    words = one.told(["go", "red"], VOCABULARY, (), 2)
+    words = one.task_of_labels(["go", "red"], VOCABULARY, (), 2)
     assert one.rewards_to_predict(rewards, words, 2).tolist() == [[2, 3, 4]]
     assert one.task_names([recorded], words, 2) == ("go", "red")
     left = torch.tensor([[[1, 1], [0, 1], [0, 1], [0, 0], [0, 0]]], dtype=torch.bool)

@@ -328,7 +328,7 @@ def test_a_player_asked_for_everything_is_told_what_is_left(encoded: Dataset) ->
     assert player.features is not None and z.shape[1] == CONTEXT + 3 <= WINDOW
     told = model.agent(left, memory, z.shape[1], blocks=world.trunk.blocks)[:, -1]
     torch.testing.assert_close(player.features, told, atol=2e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="unknown task 'blue': name those that are left, of go, red, door"):
+    with pytest.raises(ValueError, match="unknown task 'blue': choose from go, red, door"):
         player.relabel(["go, blue"])
 
 

@@ -200,7 +200,7 @@ def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> Non
     found = reward_statistics([own], GameReward(), 0.5)
     assert found is not None and found.rewards == pytest.approx((0.0, 0.9)) and found.mean == pytest.approx(0.45)
     few = dataclasses.replace(CONFIG, agent=dataclasses.replace(AGENT, goal="all", tasks=2, value_range=(0.0, 9.0)))
-    with pytest.raises(ValueError, match="agent.tasks 2: dataset .*set has 3 tasks, set it to that"):
+    with pytest.raises(ValueError, match="agent.tasks is 2, but dataset .*set has 3 tasks: set"):
         AgentStage(few, [dataset], "", make_dynamics())
     # Around which events clips are drawn does not change: those of later ones, which pay nothing, are cloned too.
     settings = {"stage": StageConfig(batch=8, length=2), "uniform_share": 0.0, "left_pad": 0}

@@ -44,7 +44,7 @@ class WorldAndAgent(nn.Module):
         self.goal = agent.goal
         self.events: Events | None = None
         self.risk: Risk | None = None
-        if self.goal.judges_steps:
+        if self.goal.predicts_outcomes:
             self.events = Events(dynamics.config.tokens, dynamics.config.channels, agent.config)
             self.risk = Risk(dynamics.config.tokens, dynamics.config.channels, agent.config, dynamics.actions)
 
@@ -62,7 +62,7 @@ class WorldAndAgent(nn.Module):
         return self.agent(batch.task, memory, batch.length, blocks=self.dynamics.trunk.blocks)
 
     @property
-    def judges(self) -> list[nn.Module]:
+    def outcome_models(self) -> list[nn.Module]:
         """What says what a dreamt step brings, beside the heads: `Events` and `Risk`, or nothing."""
         return [part for part in (self.events, self.risk) if part is not None]
 

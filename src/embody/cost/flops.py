@@ -117,7 +117,7 @@ def agent_flops(
 def _task_flops(config: AgentConfig, trunk: TransformerConfig, frames: int) -> int:
     goal = goal_of(config.goal)
     once_a_clip = 2 * goal.task_inputs(config) * config.tokens * trunk.width
-    return once_a_clip * (frames if goal.told_what_is_left else 1)
+    return once_a_clip * (frames if goal.lists_remaining_tasks else 1)
 
 
 def head_flops(config: AgentConfig, trunk: TransformerConfig, actions: ActionSpec, *names: str) -> int:
@@ -215,7 +215,7 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
     context, horizon, S = dream.context, dream.horizon, _tokens(config.dynamics)
     total = remember_flops(config.dynamics, context, context) + agent_flops(agent, trunk, S, context)
     ring = min(context + horizon, config.dynamics.context)
-    judged = goal_of(agent.goal).judges_steps  # by frames and actions: the other heads are not asked
+    judged = goal_of(agent.goal).predicts_outcomes  # by frames and actions: the other heads are not asked
     layers_of = event_layers(config.dynamics, agent), risk_layers(config.dynamics, agent, actions)
     judging = sum(_judge_flops(config.dynamics.tokens, *part) for part in layers_of)
     total += horizon * (
@@ -248,7 +248,7 @@ def _features_row_flops(config: Config, frames: int) -> int:
     if not agent.own_weights:
         read = replace(dynamics.trunk, depth=dynamics.trunk.layers.rindex("S"))
         world += 2 * trunk_flops(read, frames, _tokens(dynamics)) + _latents(dynamics, frames)
-    no_gradient = _task_flops(agent, dynamics.trunk, frames) if goal_of(agent.goal).told_what_is_left else 0
+    no_gradient = _task_flops(agent, dynamics.trunk, frames) if goal_of(agent.goal).lists_remaining_tasks else 0
     return world + 3 * agent_flops(agent, dynamics.trunk, _tokens(dynamics), frames) - no_gradient
 
 

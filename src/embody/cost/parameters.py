@@ -86,7 +86,7 @@ def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[Layers, 
     hidden, kept = agent.event_hidden, agent.event_channels
     of_token = [(2 * dynamics.channels, hidden), (hidden, kept)]
     of_all = [(dynamics.tokens * kept, hidden), (hidden, hidden), (hidden, agent.tasks)]
-    return (of_token, of_all) if goal_of(agent.goal).judges_steps else ([], [])
+    return (of_token, of_all) if goal_of(agent.goal).predicts_outcomes else ([], [])
 
 
 def risk_layers(dynamics: DynamicsConfig, agent: AgentConfig, actions: ActionSpec) -> tuple[Layers, Layers]:
@@ -94,7 +94,7 @@ def risk_layers(dynamics: DynamicsConfig, agent: AgentConfig, actions: ActionSpe
     hidden, kept = agent.event_hidden, agent.event_channels
     of_token = [(dynamics.channels, hidden), (hidden, kept)]
     of_all = [(dynamics.tokens * kept + sum(actions.sizes), hidden), (hidden, hidden), (hidden, 2)]
-    return (of_token, of_all) if goal_of(agent.goal).judges_steps else ([], [])
+    return (of_token, of_all) if goal_of(agent.goal).predicts_outcomes else ([], [])
 
 
 def patches(config: TokenizerConfig, frame: tuple[int, int]) -> int:

@@ -1,9 +1,9 @@
-"""What the agent is asked for: one task by its label, all achievements, or the game's own reward.
+"""The goal of the agent: one task named by a label, all achievements, or the game's own reward.
 
-All that depends on it is a method of one object: how recordings are relabelled, what the `task` of a batch holds and
-how the agent reads it, what a dreamt step pays and whether the episode goes on, which rewards a dream is compared by.
-The loader, the agent, the model, the dream, the player and the evaluation ask the same object, so it stands in
-`data`, the lowest room of theirs: its methods take arrays and tensors, and know a model as a `StepJudge`.
+A `Goal` decides how recordings are relabelled, what the `task` field of a batch holds and how the agent embeds it, the
+reward and the continue probability of a dreamt step, and which rewards a dream is evaluated on. The loader, the agent,
+the dream, the player and the evaluation all use it. It is part of `data`, the lowest package among these; so its
+methods take arrays and tensors, and a model only as an `OutcomeModel`.
 
 Shapes: B rows, T timesteps, W words, P tasks, I inputs of the task's embedding, A action factors, L Z latents,
 H features.
@@ -26,11 +26,11 @@ from embody.data.episode import EVERY_TASK, label_indices
 from embody.data.recorded_events import RecordedEvents
 from embody.errors import UserError
 
-__all__ = ["AllAchievements", "ClipPlaces", "GameReward", "Goal", "Judged", "OneTask", "StepJudge", "goal_of"]
+__all__ = ["AllAchievements", "ClipPlaces", "GameReward", "Goal", "OneTask", "OutcomeModel", "StepOutcome", "goal_of"]
 
 
 class ClipPlaces(NamedTuple):
-    """Where in a dataset the timesteps of clips are; padding repeats an episode's first or last timestep."""
+    """The dataset steps that clips consist of. Padding repeats the first or last timestep of the episode."""
 
     episodes: NDArray[np.int64]  # [B]
     steps: NDArray[np.int64]  # [B, T], indices into the dataset's flat arrays
@@ -38,150 +38,156 @@ class ClipPlaces(NamedTuple):
     real: NDArray[np.bool_]  # [B, T]: false for padding
 
 
-class Judged(NamedTuple):
-    """What a dreamt step brought, as its frames and action show it; empty, `[B, 0]`, if the agent's heads say it."""
+class StepOutcome(NamedTuple):
+    """The outcome of a dreamt step, predicted from its latents and action; empty (`[B, 0]`) if the heads predict it."""
 
-    achieved: Tensor  # bool [B, P], or [B, T, P] of T steps: of the tasks that were left to do
+    achieved: Tensor  # bool [B, P], or [B, T, P] for T steps: which remaining tasks the step achieved
     reward: Tensor  # float32 [B] or [B, T]
-    continues: Tensor  # float32 [B] or [B, T]: probability that the episode goes on
+    continues: Tensor  # float32 [B] or [B, T]: probability that the episode continues
 
     @classmethod
-    def nothing(cls, rows: int, device: torch.device) -> "Judged":
-        """The empty one."""
+    def nothing(cls, rows: int, device: torch.device) -> "StepOutcome":
+        """An empty outcome for `rows` rows."""
         none = torch.zeros(rows, 0, device=device)
         return cls(none.bool(), none, none)
 
 
-class StepJudge(Protocol):
-    """A model, as far as it says what a dreamt step brought."""
+class OutcomeModel(Protocol):
+    """The methods of a model that predict the outcome of a dreamt step."""
 
     def head_outcome(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Reward and probability to go on, `[...]`, that the heads predict at features `[..., H]`."""
+        """The heads' reward and continue probability, `[...]`, at features `[..., H]`."""
 
     def event_logits(self, before: Tensor, after: Tensor) -> Tensor:
-        """Logits `[..., at least P]` of the tasks achieved between latents `[..., L, Z]` and the next ones."""
+        """Logits, `[..., at least P]`, of the tasks achieved between latents `before` and `after`, `[..., L, Z]`."""
 
     def expected_risk(self, before: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Expected cost and probability to go on, `[...]`, of `actions` `[..., A]` taken at latents `[..., L, Z]`."""
+        """Expected cost and continue probability, `[...]`, of `actions` `[..., A]` at latents `[..., L, Z]`."""
 
 
 class Goal(ABC):
-    """What the agent is asked for. It has no state: `goal_of` makes it from its name."""
+    """The goal of the agent. It has no state; `goal_of` returns it by its name."""
 
-    told_what_is_left: ClassVar[bool]  # the `task` of a batch changes over time; else it is a label, one a row
-    judges_steps: ClassVar[bool]  # a model has `Events` and `Risk`, which say what a dreamt step brings; else its heads
+    # True: the `task` field is bool [B, T, P], the remaining tasks; false: the words of one label a row.
+    lists_remaining_tasks: ClassVar[bool]
+    # True: the models `Events` and `Risk` predict the outcomes of dreamt steps; false: the heads do.
+    predicts_outcomes: ClassVar[bool]
 
-    # --- recordings
+    # --- relabelling of recordings
 
     @abstractmethod
     def keeps_rewards(self, task: str) -> bool:
-        """Whether an episode recorded for `task` is learnt from with the rewards that it has."""
+        """Whether an episode recorded for `task` is used with its recorded rewards."""
 
     @abstractmethod
-    def paying(self, events: RecordedEvents, task: int) -> NDArray[np.int64] | None:
-        """The steps that pay 1, all others 0, in a clip drawn for `task`; None: it keeps its rewards."""
+    def paying_steps(self, events: RecordedEvents, task: int) -> NDArray[np.int64] | None:
+        """The steps with reward 1 in a clip drawn for `task`; others have 0. None: the recorded rewards stay."""
 
     @abstractmethod
     def relabellings(self, events: RecordedEvents) -> list[NDArray[np.int64]]:
-        """The paying steps of every way in which recordings of all tasks are relabelled, for statistics."""
+        """The paying steps of each relabelling of recordings with events, for statistics of rewards."""
 
     @abstractmethod
     def clip_fields(
         self, events: RecordedEvents, places: ClipPlaces, labels: NDArray[np.int64], labelled: NDArray[np.bool_]
     ) -> dict[str, NDArray]:
-        """The fields of a `Batch` that say what is asked: `task`, and `events` if tasks are left to do.
+        """The goal's fields of a `Batch`: `task`, and in multi-achievement mode also `events`.
 
-        `labels` int64 `[B, W]` of the tasks that clips were drawn for; `labelled` bool `[B]`.
+        `labels` int64 `[B, W]`: the label of the task that each clip was drawn for; `labelled` bool `[B]`.
         """
 
     @abstractmethod
     def check(self, datasets: Sequence[Dataset], tasks: int) -> None:
-        """A `UserError` if an agent of so many `tasks` cannot be asked for this with these recordings."""
+        """A `UserError` if an agent with `tasks` tasks cannot be trained for this goal on `datasets`."""
 
-    # --- telling the agent
+    # --- the task as an input of the agent
 
     @abstractmethod
-    def told(self, labels: Sequence[str], vocabulary: Sequence[str], tasks: Sequence[str], words: int) -> Tensor:
-        """What labels ask for: `[N, W]` or `[N, P]`. `tasks`: the label of each task; `words`: W.
+    def task_of_labels(
+        self, labels: Sequence[str], vocabulary: Sequence[str], tasks: Sequence[str], words: int
+    ) -> Tensor:
+        """The task of each of N labels: word indices `[N, W]`, or remaining tasks, bool `[N, P]`.
 
-        A `UserError` if a label names a task that there is not.
+        `tasks` are the labels of the P tasks, `words` is W. A `UserError` if a label names an unknown task.
         """
 
     @abstractmethod
-    def to_reread(self, before: Tensor, told: Tensor) -> Tensor:
-        """The rows, int64 `[n]`, whose past must be read anew when they are `told` something else than `before`."""
+    def rows_to_reread(self, old: Tensor, new: Tensor) -> Tensor:
+        """The rows, int64 `[n]`, whose context the agent must read again when the task changes from `old` to `new`."""
 
     @abstractmethod
-    def over_time(self, told: Tensor, timesteps: int) -> Tensor:
-        """The `task` of a batch whose rows are asked for what they are `told`, the same at all timesteps."""
+    def repeat_over_time(self, task: Tensor, timesteps: int) -> Tensor:
+        """The `task` field of a batch: `task` of each row (as `task_of_labels` returns it) at all timesteps."""
 
     @abstractmethod
-    def during(self, task: Tensor, timesteps: slice) -> Tensor:
-        """The part of a batch's `task` that belongs to some of its timesteps."""
+    def select_timesteps(self, task: Tensor, timesteps: slice) -> Tensor:
+        """The part of a batch's `task` field that belongs to `timesteps`."""
 
     @abstractmethod
-    def in_time(self, parts: Sequence[Tensor]) -> Tensor:
-        """The `task` of timesteps that follow each other, of which each part is one `task`."""
+    def concatenate_timesteps(self, parts: Sequence[Tensor]) -> Tensor:
+        """The `task` field of consecutive timesteps, joined from the `task` fields `parts`."""
 
     @abstractmethod
     def task_inputs(self, config: AgentConfig) -> int:
-        """I, the numbers that the agent tokens are made from."""
+        """I, the size of the task's embedding."""
 
     @abstractmethod
     def vocabulary(self, config: AgentConfig) -> int:
-        """The words that have an embedding."""
+        """How many words have an embedding; 0 if the goal uses no words."""
 
     @abstractmethod
     def word_embedding(self, config: AgentConfig) -> nn.Embedding | None:
-        """Their table; None without words."""
+        """The table of word embeddings; None if the goal uses no words."""
 
     @abstractmethod
     def inputs(self, task: Tensor, words: nn.Embedding | None, config: AgentConfig) -> Tensor:
-        """What the agent tokens are made from, `[B, T, I]`, or `[B, 1, I]` for all timesteps alike."""
+        """The task's embedding, `[B, T, I]`, or `[B, 1, I]` if it is the same at all timesteps."""
 
     # --- dreams
 
     @abstractmethod
-    def judge(
-        self, model: StepJudge, task: Tensor, before: Tensor, actions: Tensor, after: Tensor
-    ) -> tuple[Tensor, Judged]:
-        """The `task` after a step (of one timestep, if it is told over time), and what the step brought.
+    def step_outcome(
+        self, model: OutcomeModel, task: Tensor, before: Tensor, actions: Tensor, after: Tensor
+    ) -> tuple[Tensor, StepOutcome]:
+        """The `task` field after a dreamt step, and the outcome of the step.
 
-        `actions` `[B, A]` led from latents `before` `[B, L, Z]` to `after`.
+        `actions` `[B, A]` led from latents `before` `[B, L, Z]` to latents `after` `[B, L, Z]`.
         """
 
     @abstractmethod
-    def outcome(self, model: StepJudge, features: Tensor, reward: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
-        """Reward and probability to go on, `[...]`, at features `[..., H]`, the judged ones being those given."""
+    def outcome(
+        self, model: OutcomeModel, features: Tensor, reward: Tensor, continues: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Reward and continue probability, `[...]`: those given, or those the heads predict at features `[..., H]`."""
 
     # --- evaluation
 
     @abstractmethod
     def rewards_to_predict(self, rewards: Tensor, task: Tensor, context: int) -> Tensor:
-        """What dreams behind the first `context` timesteps are compared with: `[B, T - context]`, or by task `[.., P]`.
+        """The recorded rewards after the first `context` timesteps, `[B, T - context]`, or by task `[.., P]`.
 
-        `rewards` `[B, T]` and the `task` of a batch.
+        `rewards` `[B, T]` and `task` are fields of a batch.
         """
 
     @abstractmethod
     def predicted_rewards(self, reward: Tensor, achieved: Tensor) -> Tensor:
-        """What is compared with these, of dreamt `reward` `[B, T]` and `Judged.achieved`."""
+        """The dreamt counterpart of `rewards_to_predict`, from `reward` `[B, T]` and `StepOutcome.achieved`."""
 
     @abstractmethod
     def task_names(self, datasets: Sequence[Dataset], task: Tensor, words: int) -> tuple[str, ...]:
-        """The tasks by which they are told apart: of each row or, where rewards are by task, of each of those."""
+        """The name of the task of each row, or of each of the P tasks if rewards are by task."""
 
 
 class OneTask(Goal):
-    """One task, named by a label. Each of its events in a recording of all tasks pays 1; the heads predict dreams."""
+    """One task, named by a label. Each of its events in a recording pays 1; the heads predict rewards in dreams."""
 
-    told_what_is_left = False
-    judges_steps = False
+    lists_remaining_tasks = False
+    predicts_outcomes = False
 
     def keeps_rewards(self, task: str) -> bool:
         return task != EVERY_TASK
 
-    def paying(self, events: RecordedEvents, task: int) -> NDArray[np.int64] | None:
+    def paying_steps(self, events: RecordedEvents, task: int) -> NDArray[np.int64] | None:
         return events.of_task[task]
 
     def relabellings(self, events: RecordedEvents) -> list[NDArray[np.int64]]:
@@ -195,19 +201,21 @@ class OneTask(Goal):
     def check(self, datasets: Sequence[Dataset], tasks: int) -> None:
         pass
 
-    def told(self, labels: Sequence[str], vocabulary: Sequence[str], tasks: Sequence[str], words: int) -> Tensor:
+    def task_of_labels(
+        self, labels: Sequence[str], vocabulary: Sequence[str], tasks: Sequence[str], words: int
+    ) -> Tensor:
         return torch.from_numpy(np.stack([label_indices(label, vocabulary, words) for label in labels]))
 
-    def to_reread(self, before: Tensor, told: Tensor) -> Tensor:
-        return (told != before).any(dim=1).nonzero()[:, 0]  # as in training, where a clip has one label
+    def rows_to_reread(self, old: Tensor, new: Tensor) -> Tensor:
+        return (new != old).any(dim=1).nonzero()[:, 0]  # as in training, where all of a clip has one label
 
-    def over_time(self, told: Tensor, timesteps: int) -> Tensor:
-        return told
-
-    def during(self, task: Tensor, timesteps: slice) -> Tensor:
+    def repeat_over_time(self, task: Tensor, timesteps: int) -> Tensor:
         return task
 
-    def in_time(self, parts: Sequence[Tensor]) -> Tensor:
+    def select_timesteps(self, task: Tensor, timesteps: slice) -> Tensor:
+        return task
+
+    def concatenate_timesteps(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[-1]  # a row has one label
 
     def task_inputs(self, config: AgentConfig) -> int:
@@ -220,17 +228,19 @@ class OneTask(Goal):
         return nn.Embedding(config.vocabulary, config.word_width, padding_idx=0)
 
     def inputs(self, task: Tensor, words: nn.Embedding | None, config: AgentConfig) -> Tensor:
-        # Words are concatenated in order: "the red key next to the blue ball" is not its reverse. Their end is aligned:
-        # what is named stands there, in the same places whether one must "fetch", "go fetch" or "go to" it.
+        # Embeddings are concatenated in order, as the order of words matters. They are aligned at the end of the label:
+        # the object is named there, whether the mission begins with "fetch", "go fetch" or "go to".
         assert words is not None
         return words(_aligned_at_end(task)).flatten(1)[:, None]
 
-    def judge(
-        self, model: StepJudge, task: Tensor, before: Tensor, actions: Tensor, after: Tensor
-    ) -> tuple[Tensor, Judged]:
-        return task, Judged.nothing(len(actions), after.device)
+    def step_outcome(
+        self, model: OutcomeModel, task: Tensor, before: Tensor, actions: Tensor, after: Tensor
+    ) -> tuple[Tensor, StepOutcome]:
+        return task, StepOutcome.nothing(len(actions), after.device)
 
-    def outcome(self, model: StepJudge, features: Tensor, reward: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
+    def outcome(
+        self, model: OutcomeModel, features: Tensor, reward: Tensor, continues: Tensor
+    ) -> tuple[Tensor, Tensor]:
         return model.head_outcome(features)
 
     def rewards_to_predict(self, rewards: Tensor, task: Tensor, context: int) -> Tensor:
@@ -240,7 +250,7 @@ class OneTask(Goal):
         return reward
 
     def task_names(self, datasets: Sequence[Dataset], task: Tensor, words: int) -> tuple[str, ...]:
-        """Of each row, by the words of its label; several tasks, if they share a label."""
+        """Looks each row's label up in the datasets; tasks that share a label are joined with "or"."""
         tasks: dict[tuple[int, ...], dict[str, None]] = {(0,) * words: {"every task": None}}
         for dataset in datasets:
             meta = dataset.meta
@@ -251,10 +261,10 @@ class OneTask(Goal):
 
 
 class _ManyTasks(Goal):
-    """All tasks at once: the agent is told which are left to do; events and risk are read off the frames of a dream."""
+    """Multi-achievement mode: the agent's input lists the remaining tasks; `Events` and `Risk` predict outcomes."""
 
-    told_what_is_left = True
-    judges_steps = True
+    lists_remaining_tasks = True
+    predicts_outcomes = True
     name: ClassVar[str]
 
     def clip_fields(
@@ -268,35 +278,38 @@ class _ManyTasks(Goal):
         for dataset in datasets:
             if len(dataset.meta.tasks) > tasks:
                 raise UserError(
-                    f"agent.tasks {tasks}: dataset {dataset.root} has {len(dataset.meta.tasks)} tasks, set it to that"
+                    f"agent.tasks is {tasks}, but dataset {dataset.root} has {len(dataset.meta.tasks)} tasks: set"
+                    f" agent.tasks to {len(dataset.meta.tasks)}"
                 )
             if any(row.labelled and row.task != EVERY_TASK for row in dataset.episodes()):
                 raise UserError(
-                    f"agent.goal {self.name}: recordings in {dataset.root} have one task each, and nothing says which"
-                    ' events they hold: set it to "one"'
+                    f"agent.goal {self.name} needs recordings with events, those in {dataset.root} have one task each:"
+                    ' set agent.goal to "one"'
                 )
 
-    def told(self, labels: Sequence[str], vocabulary: Sequence[str], tasks: Sequence[str], words: int) -> Tensor:
-        """A label names the tasks that are left: "collect wood, wake up"."""
+    def task_of_labels(
+        self, labels: Sequence[str], vocabulary: Sequence[str], tasks: Sequence[str], words: int
+    ) -> Tensor:
+        """A label lists the remaining tasks: "collect wood, wake up"."""
         place = {task: number for number, task in enumerate(tasks)}
         left_NP = torch.zeros(len(labels), len(tasks), dtype=torch.bool)
         for left_P, label in zip(left_NP, labels, strict=True):
             for task in filter(None, label.split(", ")):
                 if task not in place:
-                    raise UserError(f"unknown task {task!r}: name those that are left, of {', '.join(tasks)}")
+                    raise UserError(f"unknown task {task!r}: choose from {', '.join(tasks)}")
                 left_P[place[task]] = True
         return left_NP
 
-    def to_reread(self, before: Tensor, told: Tensor) -> Tensor:
-        return told.new_zeros(0, dtype=torch.long)  # what is left changes within the clips of training, too
+    def rows_to_reread(self, old: Tensor, new: Tensor) -> Tensor:
+        return new.new_zeros(0, dtype=torch.long)  # none: in training, too, the remaining tasks change within a clip
 
-    def over_time(self, told: Tensor, timesteps: int) -> Tensor:
-        return told[:, None].expand(-1, timesteps, -1)
+    def repeat_over_time(self, task: Tensor, timesteps: int) -> Tensor:
+        return task[:, None].expand(-1, timesteps, -1)
 
-    def during(self, task: Tensor, timesteps: slice) -> Tensor:
+    def select_timesteps(self, task: Tensor, timesteps: slice) -> Tensor:
         return task[:, timesteps]
 
-    def in_time(self, parts: Sequence[Tensor]) -> Tensor:
+    def concatenate_timesteps(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts), dim=1)
 
     def task_inputs(self, config: AgentConfig) -> int:
@@ -311,17 +324,19 @@ class _ManyTasks(Goal):
     def inputs(self, task: Tensor, words: nn.Embedding | None, config: AgentConfig) -> Tensor:
         return F.pad(task.float(), (0, config.tasks - task.shape[-1]))
 
-    def judge(
-        self, model: StepJudge, task: Tensor, before: Tensor, actions: Tensor, after: Tensor
-    ) -> tuple[Tensor, Judged]:
-        """`r_t = sum_k achieved_k - E[cost | z_{t-1}, a_t]`, `c_t = 1 - P[end | z_{t-1}, a_t]`; each task pays once."""
+    def step_outcome(
+        self, model: OutcomeModel, task: Tensor, before: Tensor, actions: Tensor, after: Tensor
+    ) -> tuple[Tensor, StepOutcome]:
+        """`r_t = sum_k achieved_k - E[cost | z_{t-1}, a_t]`, `c_t = 1 - P[end | z_{t-1}, a_t]`; tasks pay once."""
         left_BP = task[:, 0]
         achieved_BP = left_BP & (model.event_logits(before, after)[:, : left_BP.shape[1]] > 0)
         cost_B, continues_B = model.expected_risk(before, actions)
         left_BP = left_BP & ~achieved_BP
-        return left_BP[:, None], Judged(achieved_BP, achieved_BP.sum(dim=-1) - cost_B, continues_B)
+        return left_BP[:, None], StepOutcome(achieved_BP, achieved_BP.sum(dim=-1) - cost_B, continues_B)
 
-    def outcome(self, model: StepJudge, features: Tensor, reward: Tensor, continues: Tensor) -> tuple[Tensor, Tensor]:
+    def outcome(
+        self, model: OutcomeModel, features: Tensor, reward: Tensor, continues: Tensor
+    ) -> tuple[Tensor, Tensor]:
         return reward, continues
 
     def rewards_to_predict(self, rewards: Tensor, task: Tensor, context: int) -> Tensor:
@@ -342,7 +357,7 @@ class AllAchievements(_ManyTasks):
     def keeps_rewards(self, task: str) -> bool:
         return task != EVERY_TASK
 
-    def paying(self, events: RecordedEvents, task: int) -> NDArray[np.int64] | None:
+    def paying_steps(self, events: RecordedEvents, task: int) -> NDArray[np.int64] | None:
         return events.firsts
 
     def relabellings(self, events: RecordedEvents) -> list[NDArray[np.int64]]:
@@ -350,14 +365,14 @@ class AllAchievements(_ManyTasks):
 
 
 class GameReward(_ManyTasks):
-    """Multi-achievement mode with the rewards that the game gave (in Crafter also a tenth of a point of health)."""
+    """Multi-achievement mode with the recorded rewards of the game (in Crafter also 0.1 for a point of health)."""
 
     name = "recorded"
 
     def keeps_rewards(self, task: str) -> bool:
         return True
 
-    def paying(self, events: RecordedEvents, task: int) -> NDArray[np.int64] | None:
+    def paying_steps(self, events: RecordedEvents, task: int) -> NDArray[np.int64] | None:
         return None
 
     def relabellings(self, events: RecordedEvents) -> list[NDArray[np.int64]]:
@@ -368,12 +383,12 @@ _GOALS: dict[GoalName, Goal] = {"one": OneTask(), "all": AllAchievements(), "rec
 
 
 def goal_of(name: GoalName) -> Goal:
-    """The goal that `AgentConfig.goal` names."""
+    """The goal named by `AgentConfig.goal`."""
     return _GOALS[name]
 
 
 def _aligned_at_end(task_BW: Tensor) -> Tensor:
-    """Word indices with their padding, zeros, moved from behind to before them."""
+    """Word indices `[B, W]` with the padding (zeros) moved from the end to the start."""
     W = task_BW.shape[1]
     words_B1 = (task_BW > 0).sum(dim=1, keepdim=True)
     from_W = torch.arange(W, device=task_BW.device) - W + words_B1

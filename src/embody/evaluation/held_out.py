@@ -113,7 +113,10 @@ def dream_held_out(
     first, task = slice(0, context), latents.task
     goal = goal_of(config.agent.goal)
     seen = dream.reset(
-        latents.latents[:, first], latents.actions[:, first], latents.is_first[:, first], goal.during(task, first)
+        latents.latents[:, first],
+        latents.actions[:, first],
+        latents.is_first[:, first],
+        goal.select_timesteps(task, first),
     )
     imagined = dream.imagine(latents.actions[:, context:])
     shape = latents.latents.shape

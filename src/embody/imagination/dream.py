@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from embody.data.goal import Judged
+from embody.data.goal import StepOutcome
 from embody.dynamics import Dynamics, Prediction
 from embody.dynamics.shortcut import noise_to
 from embody.errors import UserError
@@ -75,7 +75,7 @@ class Dream:
         self.agent_cache: RingCache | None = None
         self.task: Tensor | None = None  # what is asked for now: a label [B, W], or the tasks that are left [B, 1, P]
         self.last: Tensor | None = None  # latents [B, L, Z] of the last frame
-        self.judged: Judged | None = None  # what the last step brought
+        self.judged: StepOutcome | None = None  # what the last step brought
 
     @torch.no_grad()
     def reset(
@@ -98,7 +98,7 @@ class Dream:
         self.task, self.unkept = task, None
         features = self._see(self.dynamics.pack(latents), actions, is_first)
         if task is not None and self.with_agent is not None:
-            self.task = self.with_agent.goal.during(task, slice(-1, None))
+            self.task = self.with_agent.goal.select_timesteps(task, slice(-1, None))
         return features
 
     @torch.no_grad()
@@ -173,23 +173,23 @@ class Dream:
             assert self.judged is not None
             judged.append(self.judged)
         features_BTH = torch.stack((*features[1:], self.settle()), dim=1)
-        steps = Judged(*(torch.stack(parts, dim=1) for parts in zip(*judged, strict=True)))
+        steps = StepOutcome(*(torch.stack(parts, dim=1) for parts in zip(*judged, strict=True)))
         outcome = self._outcome(features_BTH, steps)
         return Imagined(torch.stack(latents, dim=1), features_BTH, *outcome, steps.achieved)
 
-    def _judge(self, actions: Tensor, z: Tensor) -> Judged:
+    def _judge(self, actions: Tensor, z: Tensor) -> StepOutcome:
         """What the step brought whose `actions` `[B, A]` led from the last frame to `z` `[B, L, Z]`.
 
         `task` becomes what is then left to do.
         """
         before, self.last = self.last, z
         if self.with_agent is None:
-            return Judged.nothing(len(actions), z.device)
+            return StepOutcome.nothing(len(actions), z.device)
         assert self.task is not None and before is not None, "reset comes first, and says what is asked"
-        self.task, judged = self.with_agent.goal.judge(self.with_agent, self.task, before, actions, z)
+        self.task, judged = self.with_agent.goal.step_outcome(self.with_agent, self.task, before, actions, z)
         return judged
 
-    def _outcome(self, features: Tensor, judged: Judged) -> tuple[Tensor, Tensor]:
+    def _outcome(self, features: Tensor, judged: StepOutcome) -> tuple[Tensor, Tensor]:
         """Reward and continue probability `[...]` at features `[..., H]`; empty without an agent."""
         if self.with_agent is None:
             return judged.reward, judged.continues

@@ -85,7 +85,7 @@ class Player:
         self.history.clear()
         self.history.extend([(self._encode(frames), actions, first)] * self.context)
         self.asked = self._tasks(labels)
-        task = self.goal.over_time(self.asked, self.context)
+        task = self.goal.repeat_over_time(self.asked, self.context)
         self.features = self.dream.reset(*self._past(slice(None)), task)[:, -1]
 
     @torch.no_grad()
@@ -98,7 +98,7 @@ class Player:
         """
         assert self.features is not None and self.asked is not None, "begin comes first"
         before, self.asked = self.asked, self._tasks(labels)
-        rows = self.goal.to_reread(before, self.asked)
+        rows = self.goal.rows_to_reread(before, self.asked)
         if len(rows):
             features = self.dream.reread(rows, *self._past(rows), self.asked[rows])[:, -1]
             self.features = self.features.index_copy(0, rows, features)
@@ -127,7 +127,7 @@ class Player:
         taken, latents = torch.from_numpy(actions).to(self.device), self._encode(frames)
         self.history.append((latents, taken, torch.zeros(len(frames), dtype=torch.bool, device=self.device)))
         assert self.asked is not None, "begin comes first"
-        self.features = self.dream.observe(latents, taken, self.goal.over_time(self.asked, 1))
+        self.features = self.dream.observe(latents, taken, self.goal.repeat_over_time(self.asked, 1))
 
     def _encode(self, frames: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)
@@ -142,4 +142,4 @@ class Player:
 
     def _tasks(self, labels: Sequence[str]) -> Tensor:
         words = self.agent.config.words
-        return self.goal.told(labels, self.vocabulary, self.labels, words).to(self.device)
+        return self.goal.task_of_labels(labels, self.vocabulary, self.labels, words).to(self.device)

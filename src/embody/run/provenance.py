@@ -46,7 +46,7 @@ def recipe(config: Config, name: str, datasets: Sequence[Dataset]) -> dict[str, 
     optional: dict[str, Any] = {}
     if config.data.weights:
         optional["weights"] = config.data.weights
-    if "agent" in spec.models and goal_of(config.agent.goal).told_what_is_left:
+    if "agent" in spec.models and goal_of(config.agent.goal).lists_remaining_tasks:
         optional["labels"] = meta.labels
     return _as_json(
         {

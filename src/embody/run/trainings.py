@@ -139,7 +139,7 @@ def _training_stages(
             world = _world(config, spec)
             agent = AgentStage(config, datasets, tokenizer_hash(config), world, spec.episodes, name=spec.name)
             yield agent
-            if agent.model.judges and spec.name not in CONTROLS:  # controls are not trained in imagination
+            if agent.model.outcome_models and spec.name not in CONTROLS:  # controls are not trained in imagination
                 yield EventsStage(agent)
                 yield RiskStage(agent)
         case "imagination":

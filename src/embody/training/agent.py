@@ -81,7 +81,7 @@ class AgentStage:
             {"agent": AgentLoss(config.agent_objective), "dynamics": ShortcutLoss(config.dynamics_objective)}
         )
         agent.goal.check(datasets, config.agent.tasks)
-        for later in self.model.judges:
+        for later in self.model.outcome_models:
             later.requires_grad_(False)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -92,7 +92,7 @@ def dream_trajectories(
         torch.stack(rewards, dim=1),
         torch.stack(continues, dim=1),
         _alive(torch.stack(continues, dim=1)),
-        model.goal.in_time(asked),
+        model.goal.concatenate_timesteps(asked),
     )
 
 
@@ -233,7 +233,7 @@ class ImaginationStage:
             is_first=torch.cat((contexts.is_first, later), dim=1),
             mask=torch.cat((contexts.mask, ~later), dim=1),
             is_null=torch.cat((contexts.is_null, later), dim=1),
-            task=model.goal.in_time((contexts.task, dreamt.task)),
+            task=model.goal.concatenate_timesteps((contexts.task, dreamt.task)),
         )
         return model.features(sequence, model.context_levels(sequence), noise)[:, -frames - 1 :]
 

@@ -102,7 +102,7 @@ class ClipReader:
         )
         rewards_BT, returns_BT = dataset.rewards[rows_BT], self.returns[rows_BT]
         for place, clip in enumerate(drawn):
-            paying = None if clip.task is None else self.goal.paying(self.events, clip.task)
+            paying = None if clip.task is None else self.goal.paying_steps(self.events, clip.task)
             if paying is not None:
                 events = self.events.in_episode(clip.episode, paying)
                 rewards_BT[place], returns_BT[place] = self._relabelled(events, inside_BT[place])

@@ -138,7 +138,7 @@ def play_achievements(
         rows = (first_step == NEVER).tolist()
         return [", ".join(label for label, asked in zip(LABELS, row, strict=True) if asked) for row in rows]
 
-    labels = left() if goal.told_what_is_left else ask(0, [""] * n)
+    labels = left() if goal.lists_remaining_tasks else ask(0, [""] * n)
     policy.begin(frames, labels)
     at = np.arange(n)  # the episodes that the policy plays
     seen, played = [frames[:record]], []
@@ -155,7 +155,7 @@ def play_achievements(
         played.append(actions[:record])
         if not active.any():
             break
-        if goal.told_what_is_left:
+        if goal.lists_remaining_tasks:
             before, labels = labels, left()
             if labels != before:
                 policy.relabel([labels[i] for i in at])
@@ -164,7 +164,7 @@ def play_achievements(
             if not active[at].all():
                 policy.keep(np.flatnonzero(active[at]).tolist())
                 at = np.flatnonzero(active)
-            if not goal.told_what_is_left:
+            if not goal.lists_remaining_tasks:
                 before, labels = labels, ask(schedule.every, labels)
                 if labels != before:
                     policy.relabel([labels[i] for i in at])
