@@ -181,7 +181,7 @@ class Bench:
             ),
             labelled=torch.ones(rows, dtype=torch.bool),
             is_null=no,
-            cloned=torch.ones(rows, dtype=torch.bool),
+            bc=torch.ones(rows, dtype=torch.bool),
             flow=torch.ones(rows, dtype=torch.bool),
             latents=torch.randn(*shape, d.tokens, d.channels),
         )

@@ -127,7 +127,7 @@ def _batch(workload: Workload, config: Config, rows: int) -> Batch:
         task=torch.zeros(rows, config.agent.words, dtype=torch.long),
         labelled=torch.ones(rows, dtype=torch.bool),
         is_null=no,
-        cloned=torch.ones(rows, dtype=torch.bool),
+        bc=torch.ones(rows, dtype=torch.bool),
         flow=torch.ones(rows, dtype=torch.bool),
         latents=torch.rand(*shape, d.tokens, d.channels) * 2 - 1,
     )

@@ -260,8 +260,8 @@ def test_the_world_learns_from_uniform_rows_and_the_policy_from_relevant_ones(
     loss_of_world = stage.losses["dynamics"]
     loss_of_world.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
     mix = stage.clips().mix
-    flags = torch.tensor(mix.cloned_rows(5)), torch.tensor(mix.flow_rows(5))
-    batch = dataclasses.replace(make_batch(5, 6), cloned=flags[0], flow=flags[1])
+    flags = torch.tensor(mix.bc_rows(5)), torch.tensor(mix.flow_rows(5))
+    batch = dataclasses.replace(make_batch(5, 6), bc=flags[0], flow=flags[1])
 
     def metrics_of(**changes: Tensor) -> Mapping[str, Tensor]:
         return stage.loss(dataclasses.replace(batch, **changes), StepContext(0, 1, GeneratorNoise(seeded(0))))[1]
@@ -288,7 +288,7 @@ def test_the_worlds_own_loss_goes_on_with_its_bootstrap(tmp_path: Path) -> None:
     stage = AgentStage(config, [make_dataset(tmp_path, [9, 9])], "", make_dynamics())
     open_heads(stage.model.agent)
     own_rows = torch.arange(8) % 2 == 0  # wherever they stand
-    batch = dataclasses.replace(make_batch(8, 6), cloned=~own_rows, flow=own_rows)
+    batch = dataclasses.replace(make_batch(8, 6), bc=~own_rows, flow=own_rows)
     loss, metrics = stage.loss(batch, StepContext(0, 1, GeneratorNoise(seeded(0))))
     noise = GeneratorNoise(seeded(0))
     features = stage.model.features(batch, stage.model.context_levels(batch), noise)

@@ -93,7 +93,7 @@ def test_recordings_that_a_goal_cannot_use_are_refused(recorded: Dataset, tmp_pa
         goal.check([recorded], 3)
         with pytest.raises(ValueError, match="agent.tasks is 2, but dataset .* has 3 tasks: set"):
             goal.check([recorded], 2)
-        with pytest.raises(ValueError, match=f'agent.goal {name} needs recordings with events.* one task each.*set it to "one"'):
+        with pytest.raises(ValueError, match=f'agent.goal {name} needs .* one task each: set agent.goal to "one"'):
             goal.check([own], 3)
 
 

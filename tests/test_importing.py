@@ -406,7 +406,7 @@ def test_an_import_of_nothing_goes_on_when_the_files_are_repaired(tmp_path: Path
 
 
 def small(source: Any, shard: int) -> Any:  # noqa: ANN401
-    return dataclasses.replace(source, shard=shard)
+    return dataclasses.replace(source, shard_size=shard)
 
 
 def write_many(raw: Path, count: int) -> None:
@@ -473,7 +473,7 @@ def progress(done, total, skipped):
     print(done, flush=True)
 
 if __name__ == "__main__":
-    source = dataclasses.replace(VptSource(Path(sys.argv[1])), shard=2)
+    source = dataclasses.replace(VptSource(Path(sys.argv[1])), shard_size=2)
     import_recordings(source, Path(sys.argv[2]), workers=2, encode=True, progress=progress)
 """
 

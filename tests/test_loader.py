@@ -210,10 +210,10 @@ def test_the_rows_behind_the_uniform_ones_come_from_episodes_that_achieve_their_
     )
     for step, (batch, same) in enumerate(zip(mixed, plain, strict=True)):
         uniform = torch.arange(batch.rows) < (1 if step % 4 == 3 else 3)  # of two rows and of eight, rounded up
-        assert torch.equal(batch.cloned, ~uniform) and same.cloned.all()
+        assert torch.equal(batch.bc, ~uniform) and same.bc.all()
         assert torch.equal(batch.flow, uniform) and same.flow.all()
         assert (numbers(batch)[~uniform] % 2 == 1).all()
-        same = dataclasses.replace(same, cloned=batch.cloned, flow=batch.flow)
+        same = dataclasses.replace(same, bc=batch.bc, flow=batch.flow)
         assert_equal([batch.select(uniform)], [same.select(uniform)])  # the uniform rows are as ever
     first = torch.cat([numbers(batch)[:1] for batch in mixed])
     assert (first % 2 == 0).any() and (first % 2 == 1).any()
@@ -222,18 +222,18 @@ def test_the_rows_behind_the_uniform_ones_come_from_episodes_that_achieve_their_
 
 
 @pytest.mark.parametrize(
-    ("mix", "kinds", "cloned"),
+    ("mix", "kinds", "bc"),
     [
         (Mix(), "uuuuu", [True] * 5),
         (Mix(0.5), "uuurr", [False] * 3 + [True] * 2),
         (Mix(0.2, 0.4), "ummrr", [False] * 3 + [True] * 2),
-        (Mix(0.6, 0.4), "uuumm", [True] * 5),  # no share is relevant: all rows are cloned
+        (Mix(0.6, 0.4), "uuumm", [True] * 5),  # no share is relevant: all rows have behaviour cloning
         (Mix(0.9), "uuuuu", [False] * 5),  # one is, but rounding leaves it no row
     ],
 )
-def test_what_the_rows_of_a_mix_are(mix: Mix, kinds: str, cloned: list[bool]) -> None:
+def test_what_the_rows_of_a_mix_are(mix: Mix, kinds: str, bc: list[bool]) -> None:
     assert "".join(kind[0] for kind in mix.kinds(5)) == kinds
-    assert mix.cloned_rows(5) == cloned
+    assert mix.bc_rows(5) == bc
     assert mix.flow_rows(5) == [True] * 5
     assert dataclasses.replace(mix, flow="uniform").flow_rows(5) == [kind == "u" for kind in kinds]
 
@@ -253,7 +253,7 @@ def test_selected_rows_keep_their_order(datasets: list[Dataset]) -> None:
         assert whole is None or torch.equal(part, torch.stack([whole[1], whole[2], whole[5]])), field.name
     assert batch.select(torch.ones(6, dtype=torch.bool)) is batch
     moved = batch.to(torch.device("meta"))
-    assert moved.flow is batch.flow and moved.mask.device.type == moved.cloned.device.type == "meta"
+    assert moved.flow is batch.flow and moved.mask.device.type == moved.bc.device.type == "meta"
     assert moved.select(rows).mask.shape == (3, 4)  # without a look at what is on the device
 
 

@@ -380,6 +380,6 @@ def _batch(latents: torch.Tensor) -> Batch:
         task=torch.zeros(rows, 1, dtype=torch.int64),
         labelled=torch.ones(rows, dtype=torch.bool),
         is_null=no,
-        cloned=torch.ones(rows, dtype=torch.bool),
+        bc=torch.ones(rows, dtype=torch.bool),
         flow=torch.ones(rows, dtype=torch.bool),
     )

@@ -132,7 +132,7 @@ class OneNumber:
                 nothing.long(),
                 labelled=~nothing[0],
                 is_null=nothing,
-                cloned=~nothing[0],
+                bc=~nothing[0],
                 flow=~nothing[0],
             )
 

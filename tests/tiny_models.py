@@ -159,7 +159,7 @@ def make_batch(rows: int, length: int, seed: int = 0) -> Batch:
         task=torch.randint(2, len(VOCABULARY), (rows, AGENT.words), generator=generator),
         labelled=torch.ones(rows, dtype=torch.bool),
         is_null=no.clone(),
-        cloned=torch.ones(rows, dtype=torch.bool),
+        bc=torch.ones(rows, dtype=torch.bool),
         flow=torch.ones(rows, dtype=torch.bool),
         latents=torch.randn(rows, length, TOKENIZER.latents, TOKENIZER.channels, generator=generator),
     )

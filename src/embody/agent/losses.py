@@ -61,7 +61,7 @@ class AgentLoss(nn.Module):
         out, L = heads(features), heads.config.distances
         mask = batch.mask & batch.labelled[:, None]
         action_BTLA, action_mask = ahead(batch.actions, mask, 1, L)
-        action_mask &= batch.cloned[:, None, None]
+        action_mask &= batch.bc[:, None, None]
         if not self.objective.clone_null:
             action_mask &= ~ahead(batch.is_null, mask, 1, L)[0]
         policy = FactoredCategorical(out.policy, heads.actions)

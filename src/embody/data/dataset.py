@@ -27,7 +27,7 @@ from embody.errors import UserError
 __all__ = [
     "EPISODE_SCHEMA",
     "EXTENDED",
-    "OWN",
+    "ROW_FIELDS",
     "PLAIN",
     "SCHEMAS",
     "Dataset",
@@ -104,7 +104,7 @@ class Shard:
 
 
 _MADE_BY = "what made it (`embody collect` or `embody import`)"
-OWN = ("task", "label", "source", "noise", "seed", "success")  # of an episode, in its row of the table
+ROW_FIELDS = ("task", "label", "source", "noise", "seed", "success")  # of an episode, in its row of the table
 
 
 def read_meta(root: Path) -> tuple[Meta, dict[str, int] | None, int]:
@@ -164,7 +164,7 @@ class Dataset:
         self._files: dict[Path, h5py.Dataset] = {}
         self._videos = OpenVideos()
         self._pid = os.getpid()
-        self._look_for_videos()
+        self._check_videos()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_dataset, (self.root, self.size)
@@ -278,7 +278,7 @@ class Dataset:
         cursor = self.steps.cursor[rows] if self.steps.cursor is not None and has_cursor else None
         return Video(self.root / path, start, length, cursor)
 
-    def _look_for_videos(self) -> None:
+    def _check_videos(self) -> None:
         """A `UserError` names a video file that is gone or of another size; its content is looked at on reading."""
         if not self.is_video:
             return
@@ -314,7 +314,7 @@ class Dataset:
             actions=self.actions[rows],
             rewards=self.rewards[rows],
             is_terminal=self.is_terminal[rows],
-            **{name: getattr(row, name) for name in (*OWN, "labelled")},
+            **{name: getattr(row, name) for name in (*ROW_FIELDS, "labelled")},
             events=self.events(episode_id),
             camera=steps.camera[rows] if steps.camera is not None and "camera" in found else None,
             is_null=steps.is_null[rows] if steps.is_null is not None and "is_null" in found else None,

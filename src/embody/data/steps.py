@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from embody.data.episode import Episode
 from embody.data.video import Video
 
-__all__ = ["OPTIONAL", "Steps", "recorded", "steps_table"]
+__all__ = ["OPTIONAL", "Steps", "optional_columns", "steps_table"]
 
 OPTIONAL = ("events", "camera", "is_null", "cursor")  # columns that only shards have in which an episode has them
 
 
-def recorded(episode: Episode) -> list[str]:
+def optional_columns(episode: Episode) -> list[str]:
     """Which of the optional columns an episode has."""
     found = [name for name in OPTIONAL[:3] if getattr(episode, name) is not None]
     return found + ["cursor"] * (isinstance(episode.frames, Video) and episode.frames.cursor is not None)
@@ -32,7 +32,7 @@ def steps_table(episodes: Sequence[Episode], frames: NDArray[np.uint8] | None) -
         "reward": pa.array(np.concatenate([episode.rewards for episode in episodes])),
         "is_terminal": pa.array(np.concatenate([episode.is_terminal for episode in episodes])),
     }
-    optional = {name for episode in episodes for name in recorded(episode)}
+    optional = {name for episode in episodes for name in optional_columns(episode)}
     if "events" in optional:
         parts = [np.zeros((e.length, 0), bool) if e.events is None else e.events for e in episodes]
         offsets = np.cumsum(np.concatenate([[0], *(part.sum(axis=1) for part in parts)]), dtype=np.int32)

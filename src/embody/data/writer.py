@@ -11,9 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from embody.data.dataset import EPISODE_SCHEMA, EXTENDED, OWN, PLAIN, SCHEMAS, Meta, Shard, is_complete, read_meta
+from embody.data.dataset import (
+    EPISODE_SCHEMA,
+    EXTENDED,
+    PLAIN,
+    ROW_FIELDS,
+    SCHEMAS,
+    Meta,
+    Shard,
+    is_complete,
+    read_meta,
+)
 from embody.data.episode import EVERY_TASK, Episode
-from embody.data.steps import recorded, steps_table
+from embody.data.steps import optional_columns, steps_table
 from embody.data.video import Video, VideoIndex, identity, index_video
 from embody.errors import UserError
 from embody.saving.atomic_write import atomic_write, write_json
@@ -164,7 +174,7 @@ class DatasetWriter:
 
 
 def _is_extended(episode: Episode) -> bool:
-    return isinstance(episode.frames, Video) or not episode.labelled or bool(recorded(episode))
+    return isinstance(episode.frames, Video) or not episode.labelled or bool(optional_columns(episode))
 
 
 def _write_pixels(path: Path, frames: NDArray[np.uint8]) -> None:
@@ -174,5 +184,5 @@ def _write_pixels(path: Path, frames: NDArray[np.uint8]) -> None:
 
 
 def _row(episode: Episode, split: str, shard: int) -> dict[str, Any]:
-    own = {name: getattr(episode, name) for name in (*OWN, "labelled")}
-    return {"split": split, "shard": shard, "length": episode.length, "recorded": recorded(episode), **own}
+    own = {name: getattr(episode, name) for name in (*ROW_FIELDS, "labelled")}
+    return {"split": split, "shard": shard, "length": episode.length, "recorded": optional_columns(episode), **own}

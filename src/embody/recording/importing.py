@@ -128,9 +128,9 @@ def _shards(source: Source, names: Sequence[str], validation_share: float) -> li
     for name in names:
         splits["validation" if source.group(name) in validation else "train"].append(name)
     return [
-        _Shard(split, tuple(members[first : first + source.shard]))
+        _Shard(split, tuple(members[first : first + source.shard_size]))
         for split, members in splits.items()
-        for first in range(0, len(members), source.shard)
+        for first in range(0, len(members), source.shard_size)
     ]
 
 

@@ -58,7 +58,7 @@ class AgentStage:
         clips = self.clips()
         self.steps = stage_steps(datasets, self.config, clips)
         for rows, length in clips.shapes.distinct():
-            if not any(clips.mix.cloned_rows(rows)):
+            if not any(clips.mix.bc_rows(rows)):
                 raise UserError(
                     f"train_agent.batch {self.config.batch}: in batches of {rows} x {length} frames no row would be"
                     f" cloned (agent_objective.uniform_share {config.agent_objective.uniform_share:g}): raise it, or"

@@ -32,7 +32,7 @@ class Batch:
     task: Tensor
     labelled: Tensor  # bool [B]: false for plain videos, whose actions and rewards are zeros that say nothing
     is_null: Tensor  # bool [B, T]: timesteps that were reached by doing nothing at all
-    cloned: Tensor  # bool [B]: behaviour cloning applies to this row
+    bc: Tensor  # bool [B]: behaviour cloning applies to this row
     # bool [B]: the world model's loss counts on this row. It stays on the CPU, so that rows can be selected by it
     # without waiting for a GPU
     flow: Tensor

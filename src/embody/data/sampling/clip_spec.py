@@ -106,7 +106,7 @@ class Mix:
         counts: dict[RowKind, int] = {"uniform": uniform, "miss": others - uniform, "relevant": rows - others}
         return [kind for kind, count in counts.items() for _ in range(count)]
 
-    def cloned_rows(self, rows: int) -> list[bool]:
+    def bc_rows(self, rows: int) -> list[bool]:
         """To which rows of a batch behaviour cloning applies: the relevant ones, or all where the mix has none."""
         return [kind == "relevant" or not self.has_relevant for kind in self.kinds(rows)]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from embody.data.episode import EVERY_TASK, EpisodeRow
 from embody.data.sampling.clip_spec import Placement
-from embody.data.sampling.reader import ClipReader, Drawn
+from embody.data.sampling.reader import Clip, ClipReader
 from embody.data.sampling.sampler import Anchors, ClipSampler
 from embody.errors import UserError
 
@@ -55,9 +55,9 @@ class Clips:
             anchors=anchors,
         )
 
-    def draw(self, position: int, length: int) -> Drawn:
+    def draw(self, position: int, length: int) -> Clip:
         place, start = self.sampler.clip(position, length)
-        return Drawn(*self.entries[place], start)
+        return Clip(*self.entries[place], start)
 
 
 def entries_of(readers: Sequence[ClipReader], rows: Sequence[tuple[int, EpisodeRow]]) -> list[Entry]:

@@ -117,11 +117,11 @@ class _Batches(TorchDataset[Batch]):
         parts = [readers[source].clips([drawn[row] for row in at], length) for source, at in there.items()]
         order = np.argsort(np.concatenate(list(there.values())))
         arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
-        arrays["cloned"], arrays["flow"] = np.array(self.mix.cloned_rows(rows)), np.array(self.mix.flow_rows(rows))
-        name, shape, kind = readers[0].shown
+        arrays["bc"], arrays["flow"] = np.array(self.mix.bc_rows(rows)), np.array(self.mix.flow_rows(rows))
+        name, shape, kind = readers[0].frame_field
         arrays[name] = np.empty((rows, length, *shape), kind)  # written once: large batches are as fast as memory is
         for shown, clip in zip(arrays[name], drawn, strict=True):
-            readers[clip.source].show(clip.episode, clip.start, shown)
+            readers[clip.source].read_frames(clip.episode, clip.start, shown)
         return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 

@@ -19,12 +19,12 @@ from embody.data.latents import Latents
 from embody.data.recorded_events import RecordedEvents
 from embody.data.sampling.clip_spec import Relabelling
 
-__all__ = ["ClipReader", "Drawn", "Fields", "discounted_returns"]
+__all__ = ["ClipReader", "Clip", "Fields", "discounted_returns"]
 
 Fields = dict[str, NDArray]  # the small fields of a Batch
 
 
-class Drawn(NamedTuple):
+class Clip(NamedTuple):
     """A clip: which dataset's, which episode's, for which task, and its first timestep."""
 
     source: int
@@ -77,13 +77,13 @@ class ClipReader:
         return found
 
     @property
-    def shown(self) -> tuple[str, tuple[int, ...], type[np.generic]]:
+    def frame_field(self) -> tuple[str, tuple[int, ...], type[np.generic]]:
         """Which field of a batch holds what a timestep shows, of what shape and type."""
         if self.latents is not None:
             return "latents", (self.latents.tokens, self.latents.channels), np.float16
         return "frames", (3, *self.dataset.size), np.uint8
 
-    def clips(self, drawn: Sequence[Drawn], length: int) -> Fields:
+    def clips(self, drawn: Sequence[Clip], length: int) -> Fields:
         """Timesteps `start` to `start + length` of each; those outside of the episode repeat its first or last one.
 
         With a `task`, which the episode has events of, they are relabelled for the goal.
@@ -125,7 +125,7 @@ class ClipReader:
         fields["actions"][~labelled_B] = 0
         return fields
 
-    def show(self, episode: int, start: int, shown: NDArray) -> None:
+    def read_frames(self, episode: int, start: int, shown: NDArray) -> None:
         """Write what the timesteps from `start` on show into `shown` `[T, ...]`, which says how many they are."""
         begin, end = self.places[episode]
         first, last = min(max(start, 0), end - begin - 1), min(max(start + len(shown), 1), end - begin)

@@ -18,7 +18,7 @@ from embody.data.episode import Episode
 from embody.data.video import index_video
 from embody.errors import UserError
 
-__all__ = ["Lean", "Source", "frames_in", "number_of", "video_shape"]
+__all__ = ["PickledByFields", "Source", "count_frames", "seed_from_name", "video_shape"]
 
 
 class Source(Protocol):
@@ -27,7 +27,7 @@ class Source(Protocol):
     def __hash__(self) -> int: ...
 
     @property
-    def shard(self) -> int:
+    def shard_size(self) -> int:
         """How many recordings are written at a time."""
 
     @property
@@ -47,7 +47,7 @@ class Source(Protocol):
         """One recording; a `UserError` if it is broken."""
 
 
-class Lean:
+class PickledByFields:
     """Goes to other processes without what it has found out."""
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -55,7 +55,7 @@ class Lean:
         return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
 
-def number_of(name: str) -> int:
+def seed_from_name(name: str) -> int:
     """Stands for a seed where a recording has none."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6])
 
@@ -69,7 +69,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {str(error).removeprefix(f'video {path} ')}") from error
 
 
-def frames_in(path: Path) -> int:
+def count_frames(path: Path) -> int:
     with _reading(path):
         return index_video(path).frames
 

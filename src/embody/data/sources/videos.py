@@ -12,7 +12,7 @@ import numpy as np
 from embody.config import ActionSpec
 from embody.data.dataset import PADDING, UNKNOWN, Meta
 from embody.data.episode import Episode
-from embody.data.sources.source import Lean, frames_in, number_of, video_shape
+from embody.data.sources.source import PickledByFields, count_frames, seed_from_name, video_shape
 from embody.data.video import Video
 from embody.errors import UserError
 
@@ -22,11 +22,11 @@ _VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 
 
 @dataclass(frozen=True)
-class VideoSource(Lean):
+class VideoSource(PickledByFields):
     """Videos at any depth of a folder, without actions, all of one rate. The first that can be opened says the size."""
 
     folder: Path
-    shard: int = 32
+    shard_size: int = 32
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class VideoSource(Lean):
 
     def read(self, name: str) -> Episode:
         path = self.folder / name
-        length = frames_in(path)
+        length = count_frames(path)
         return Episode(
             frames=Video(path, 0, length),
             actions=np.zeros((length, 1), np.int64),
@@ -81,7 +81,7 @@ class VideoSource(Lean):
             label="",
             source=name,
             noise=0.0,
-            seed=number_of(name),
+            seed=seed_from_name(name),
             success=False,
             labelled=False,
         )

@@ -46,7 +46,7 @@ class PipelineSource:
     pipeline: Pipeline
     height: int
     width: int
-    shard: int = 8  # their frames are in memory
+    shard_size: int = 8  # their frames are in memory
 
     @property
     def provenance(self) -> dict[str, Any]:

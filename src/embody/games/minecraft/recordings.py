@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from embody.data import EVERY_TASK, Episode, Meta, Video
-from embody.data.sources.source import Lean, frames_in, number_of, video_shape
+from embody.data.sources.source import PickledByFields, count_frames, seed_from_name, video_shape
 from embody.errors import UserError
 from embody.games.minecraft.actions import VPT, minerl_space
 from embody.games.minecraft.minerl import find_trajectories, read_trajectory
@@ -33,7 +33,7 @@ class MinerlSource:
 
     root: Path
     environment: str
-    shard: int = 32
+    shard_size: int = 32
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class MinerlSource:
         trajectory = read_trajectory(self._folder / name, self.environment)
         timesteps = trajectory.timesteps()
         length = len(trajectory.rewards) + 1
-        missing = trajectory.first_frame + length - frames_in(trajectory.video)
+        missing = trajectory.first_frame + length - count_frames(trajectory.video)
         if missing > 1:
             frames = trajectory.first_frame + length
             raise UserError(f"{trajectory.video}: {frames - missing} frames, its metadata says {frames}")
@@ -88,17 +88,17 @@ def minerl_episode(environment: str, frames: Any, timesteps: dict[str, Any], nam
         label="" if timesteps["events"] is not None else task_label(task) if task in TASKS else "navigate",
         source=name,
         noise=0.0,
-        seed=number_of(name),
+        seed=seed_from_name(name),
         success=success,
     )
 
 
 @dataclass(frozen=True)
-class VptSource(Lean):
+class VptSource(PickledByFields):
     """Segments of VPT's contractors, of an index or a folder."""
 
     source: Path
-    shard: int = 32
+    shard_size: int = 32
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class VptSource(Lean):
         for path in (video, lines):
             if not path.is_file():
                 raise UserError(f"{path}: is not there")
-        frames = frames_in(video)
+        frames = count_frames(video)
         segment = read_segment(lines, name)
         length = len(segment.actions)
         if frames != length:
@@ -140,7 +140,7 @@ class VptSource(Lean):
             label="",
             source=name,
             noise=0.0,
-            seed=number_of(name),
+            seed=seed_from_name(name),
             success=bool(segment.events.any()),
             events=segment.events,
             camera=segment.camera,
