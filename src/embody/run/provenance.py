@@ -1,9 +1,8 @@
 """The recipes of weights, and which weights a stage may start from.
 
-The recipe of a stage is everything that its weights depend on; it is stored in the
-file of the weights. Weights with another recipe do not count as finished, and no stage starts from upstream weights
-whose settings differ from the run's. The sampling settings of phase 3 are part of its recipe, but may change later:
-a difference is only logged.
+The recipe of a stage is everything that its weights depend on; it is stored in the file of the weights. Weights with
+another recipe do not count as finished, and no stage starts from upstream weights whose settings differ from the run's.
+The sampling settings of phase 3 are part of its recipe, but may change later: a difference is only logged.
 """
 
 import dataclasses
