@@ -340,7 +340,7 @@ def test_finished_weights_of_another_config_are_refused(
 ) -> None:
     config = changed(finished_config, stage, **fields)
     before = states(Path(config.models_dir)) | states(Path(config.data_dir)) | states(config.run_dir)
-    with pytest.raises(ValueError, match=rf"models/tiny/tokenizer\.safetensors was made .*\({differs}\)") as stop:
+    with pytest.raises(ValueError, match=rf"models/tiny/tokenizer\.safetensors was trained .*\({differs}\)") as stop:
         Trainer(config=config).run()
     assert "\n" not in str(stop.value)
     after = states(Path(config.models_dir)) | states(Path(config.data_dir)) | states(config.run_dir)
@@ -365,7 +365,7 @@ def test_a_refusal_leaves_the_config_of_the_run(config: Config) -> None:
         Trainer(config=changed(config, "env", tasks=("Chess",))).collect()
     config.weights("tokenizer").unlink()
     shutil.move(config.finished_state("tokenizer"), config.checkpoint("tokenizer"))  # a checkpoint made otherwise
-    with pytest.raises(ValueError, match=r"checkpoints/tokenizer\.safetensors was made with other settings"):
+    with pytest.raises(ValueError, match=r"checkpoints/tokenizer\.safetensors was trained with other settings"):
         Trainer(config=changed(config, "train_tokenizer", length=3)).train_tokenizer()
     assert path.read_bytes() == before
 
@@ -406,7 +406,7 @@ def test_weights_from_before_a_setting_are_as_with_its_default(finished_config: 
     check_upstream(finished_config, "imagination")
     assert states(path.parent) == before
     other = changed(finished_config, "imagination", margin=0.1)
-    with pytest.raises(ValueError, match=r"imagination\.safetensors was made .* \(objective\.imagination\.margin "):
+    with pytest.raises(ValueError, match=r"imagination\.safetensors was trained .* \(objective\.imagination\.margin "):
         Trainer(config=other).train_imagination()
     objective["imagination"]["optimism"] = 0.5
     save_tensors(path, tensors, recipe)
@@ -473,7 +473,7 @@ def test_half_done_imagination_is_not_gone_on_with_by_another_sampling(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("embody.run.trainings.save_tensors", killed)
         Trainer(config=config).train_imagination()
-    with pytest.raises(UserError, match=r"checkpoints/imagination\.safetensors was made with other settings"):
+    with pytest.raises(UserError, match=r"checkpoints/imagination\.safetensors was trained with other settings"):
         Trainer(config=changed(config, "sampling", k_sample=4)).train_imagination()
     Trainer(config=config).train_imagination()
     assert config.weights("imagination").exists()
@@ -493,7 +493,7 @@ def test_a_run_on_another_runs_world(finished_config: Config) -> None:
         with pytest.raises(ValueError, match="other takes its (tokenizer|dynamics) from run tiny: train it there"):
             train()
     with pytest.raises(
-        ValueError, match=r"dynamics\.safetensors was made .*\(training\.lr was .*\): give those of run tiny"
+        ValueError, match=r"dynamics\.safetensors was trained .*\(training\.lr was .*\): use the settings of run tiny"
     ):
         Trainer(config=changed(config, "train_dynamics", lr=0.1)).train_agent()
 
@@ -504,7 +504,7 @@ def test_a_new_tokenizer_makes_what_follows_stale(finished_config: Config) -> No
     config = changed(config, "train_tokenizer", lr=1e-3)
     trainer = Trainer(config=config)
     trainer.train_tokenizer()
-    with pytest.raises(ValueError, match=r"dynamics\.safetensors was made .*\(upstream was .*, is now "):
+    with pytest.raises(ValueError, match=r"dynamics\.safetensors was trained .*\(upstream was .*, is now "):
         trainer.train_dynamics()
     config.weights("dynamics").unlink()
     with pytest.raises(ValueError, match="no latents of tokenizer .*: run `embody encode` first"):
@@ -512,7 +512,7 @@ def test_a_new_tokenizer_makes_what_follows_stale(finished_config: Config) -> No
     trainer.encode()
     trainer.train_dynamics()
     for later in (trainer.train_agent, trainer.train_imagination, trainer.evaluate):
-        with pytest.raises(ValueError, match=r"agent\.safetensors was made .*\(upstream was .*, is now "):
+        with pytest.raises(ValueError, match=r"agent\.safetensors was trained .*\(upstream was .*, is now "):
             later()
 
 
@@ -524,9 +524,7 @@ def test_a_world_of_another_tokenizer_is_refused(finished_config: Config) -> Non
     trainer.train_tokenizer()
     trainer.encode()
     for later in (trainer.train_agent, trainer.evaluate):
-        with pytest.raises(
-            ValueError, match=r"dynamics\.safetensors was made from other weights .*\(upstream differs\)"
-        ):
+        with pytest.raises(ValueError, match=r"dynamics\.safetensors was trained from other .*\(upstream differs\)"):
             later()
 
 
@@ -607,9 +605,9 @@ def test_a_finished_stage_trains_on_from_its_end(finished_config: Config) -> Non
     assert any(not torch.equal(value, older[name]) for name, value in tensors.items())
     assert about["training"]["steps"] == steps + 4 and about["history"]["tokenizer"]["begin"] == steps
     log = "".join(path.read_text() for path in sorted(Path(config.logs_dir).glob("*.log")))
-    stale = {name for name in STAGES if f"{config.weights(name)} is stale: it was built on the older" in log}
+    stale = {name for name in STAGES if f"{config.weights(name)} is stale: it was trained from older" in log}
     assert stale == {name for name in STAGES if name != "tokenizer" and config.weights(name).exists()} != set()
-    with pytest.raises(UserError, match=r"dynamics\.safetensors was made .*upstream"):
+    with pytest.raises(UserError, match=r"dynamics\.safetensors was trained .*upstream"):
         Trainer(config=longer).train_agent()
     before = path.read_bytes()
     Trainer(config=longer).train_tokenizer()  # is finished
@@ -647,7 +645,9 @@ def test_training_on_that_is_interrupted_goes_on(finished_config: Config, monkey
 def test_without_its_optimisers_state_a_stage_is_not_trained_on(finished_config: Config) -> None:
     finished_config.finished_state("tokenizer").unlink()
     longer = changed(finished_config, "train_tokenizer", steps=1000)
-    with pytest.raises(UserError, match=r"gone; .* begin with its weights: --train-tokenizer.init-from .*safetensors"):
+    with pytest.raises(
+        UserError, match=r"is missing; .* from these weights: --train-tokenizer.init-from .*safetensors"
+    ):
         Trainer(config=longer).train_tokenizer()
 
 
