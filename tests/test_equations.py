@@ -25,11 +25,11 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "equations.md").read_text()
 EQUATIONS = dict(re.findall(r"(?ms)^### (.+?)\n(.+?)(?=^##|\Z)", PAGE))
 
-# Settings that no equation has: parts, sizes of words and heads, how long and how often.
+# Settings that no equation has: parts, sizes of words and heads, how long, how often, from which weights.
 SHAPES_AND_RECORDS = {
     *("trunk", "encoder", "decoder"),
     *("width", "vocabulary", "words", "word_width", "hidden"),
-    *("epochs", "checkpoint_every", "log_every"),
+    *("epochs", "checkpoint_every", "log_every", "init_from"),
 }
 
 
