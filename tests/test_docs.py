@@ -1,9 +1,11 @@
-"""Every page of docs/ is listed in its index, and every link leads somewhere."""
+"""Every page of docs/ is listed in its index, every link leads somewhere, and deviations.md names options that exist."""
 
 import re
 from pathlib import Path
 
 import pytest
+
+from embody.cli.parse import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("weights/**/*.md")))
@@ -44,3 +46,14 @@ def test_the_index_lists_every_page() -> None:
 def test_pages_are_found() -> None:
     assert {ROOT / "README.md", ROOT / "docs/LOG.md", ROOT / "docs/results/crafter.md"} <= set(PAGES)
     assert links(ROOT / "docs/README.md") and anchors(ROOT / "docs/README.md")
+
+
+OPTIONS_OF_THE_PAPER = sorted(set(re.findall(r"`(--[a-z-]+\.[^`]+)`", (ROOT / "docs/deviations.md").read_text())))
+
+
+@pytest.mark.parametrize("option", OPTIONS_OF_THE_PAPER)
+def test_options_that_give_the_papers_choice_are_accepted(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert callable(parse(["train", "imagination", "minecraft_small", *option.split()]))
