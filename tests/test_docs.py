@@ -1,4 +1,4 @@
-"""Every page of docs/ is listed in its index, every link leads somewhere, and deviations.md names options that exist."""
+"""The index lists every page of docs/, every link leads somewhere, and deviations.md names options that exist."""
 
 import re
 from pathlib import Path
