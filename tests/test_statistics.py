@@ -1,6 +1,8 @@
 """Intervals and tests over seeds and episodes: by hand, by counting every case, and by how often they are right."""
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +96,21 @@ def test_bootstrap_covers(spread: float, hardness: float) -> None:
         found = bootstrap(outcomes, mean_rate, resamples=150)
         hits += bool(found.low <= 0.4 <= found.high)
     assert 0.89 <= hits / 150 <= (1.0 if spread == 0 else 0.98)  # two draws are wide where seeds do not differ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("spread", [0.15, 0.05])
+def test_few_seeds_cover_as_often_as_the_page_says(spread: float, seeds: int) -> None:
+    page = (Path(__file__).parents[1] / "docs/statistics.md").read_text()
+    (row,) = re.findall(rf"(?m)^\| {spread} \|(.*)\|$", page)
+    (said,) = [int(share.strip(" %")) / 100 for n, share in zip((2, 3, 5), row.split("|"), strict=True) if n == seeds]
+    rng, hits = np.random.default_rng(seeds), 0
+    for _ in range(250):
+        outcomes = draw(0.4 + spread * rng.choice((-1, 1), size=(seeds, 1)), 200, seed=int(rng.integers(2**31)))
+        found = bootstrap(outcomes, mean_rate, resamples=150)
+        hits += bool(found.low <= 0.4 <= found.high)
+    assert hits / 250 == pytest.approx(said, abs=0.08)
 
 
 # --- tests ----------------------------------------------------------------------------------------------------------
