@@ -23,8 +23,9 @@ $(STAMP): requirements.txt pyproject.toml
 demo: $(STAMP)  ## from nothing to a report: collect, train, imagine, evaluate on MiniGrid
 	$(BIN)/embody run minigrid
 
-test: $(STAMP)  ## the tests
-	$(BIN)/python -m pytest
+# Each file's tests stay in one process: they share what their fixtures make.
+test: $(STAMP)  ## the tests, in two processes of one thread each
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 wheel: $(STAMP)  ## build the wheel and run it in a new environment outside of the checkout
 	TORCH_INDEX=$(TORCH_INDEX) $(BIN)/python .ci/wheel.py

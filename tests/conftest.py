@@ -1,6 +1,7 @@
 """A run small enough for tests, whole, on real episodes; made once a session."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ def killed_at(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tiny tensors only lose by being split over threads."""
+    """Tiny tensors only lose by being split over threads; processes that tests start read the variable."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def tiny_config(root: Path) -> Config:
