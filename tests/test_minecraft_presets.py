@@ -166,7 +166,7 @@ def test_minecraft_is_evaluated_without_cells_and_without_a_game(tmp_path: Path)
     assert results["tokenizer"]["frames"] == 100 and "cell_accuracy" not in results["tokenizer"]  # five clips of 20
     assert len(results["dynamics"]["horizon"]["psnr_db"]) == 2 and "changed_cell_accuracy" not in results["dynamics"]
     page, report = (config.run_dir / "results.md").read_text(), trainer.report().read_text()
-    assert "Originals and reconstructions" in report and "no target" in report and "of the default preset" not in report
+    assert "Originals and reconstructions" in report and "Target " not in report and "targets are set" not in report
     assert "| Tokenizer: PSNR |" in page and "at least" not in page and "**no**" not in page  # MiniGrid's are no target
     table = trainer.ablate(1, 1).read_text()
     kept = json.loads((config.run_dir / "ablation.json").read_text())["results"]

@@ -17,7 +17,8 @@ from PIL import Image
 
 from embody.config import to_dict
 from embody.evaluation.report import write_report
-from embody.evaluation.results import evaluation_of, results_table
+from embody.evaluation.results import evaluation_of, results_markdown
+from embody.evaluation.verdict import verdict
 from embody.games import game, games
 from embody.games.minigrid.evaluation import TARGETS
 from embody.games.minigrid.presets import minigrid
@@ -33,6 +34,7 @@ from embody.metrics.pictures import (
     write_films,
     write_pairs,
 )
+from embody.metrics.policies import POLICIES
 from embody.metrics.results_file import lookup, read_results, write_results
 from embody.metrics.tables import duration
 
@@ -93,7 +95,7 @@ def some_results() -> dict[str, Any]:
         "seed": 7,
         "command": "embody run minigrid --a '<b>'",
         "versions": {"torch": "2.13.0"},
-        "machine": "2 cores",
+        "machine": {"cpu": "a 6502", "cores": 2},
     }
 
 
@@ -188,7 +190,7 @@ def test_targets_are_minigrids(name: str) -> None:
     shown = evaluation_of(others).targets
     assert {target.reached(others) for target in shown} == {None} and not any(t.text(others) for t in shown)
     assert evaluation_of(some_results()).targets == TARGETS
-    table = results_table(others)
+    table = results_markdown(others)
     assert "| Imagination: success | 62.0% |  |  |" in table and "ells" not in table and "DoorKey |" not in table
 
 
@@ -199,28 +201,30 @@ def test_every_target_key_can_be_found() -> None:
     results["dynamics"]["action_shuffle_ratio_noised"] = 1.0
     results["dynamics_before_agent"] |= {"gain_over_copy_db": 3.0, "changed_cell_accuracy_h10": 0.7}
     assert [t.key for t in TARGETS if lookup(results, t.key) is None] == []
-    assert all(t.show(lookup(results, t.key)) in results_table(results) for t in TARGETS)
+    assert all(t.show(lookup(results, t.key)) in results_markdown(results) for t in TARGETS)
 
 
 def test_table_holds_the_numbers() -> None:
-    table = results_table(some_results())
+    table = results_markdown(some_results())
     assert "| Tokenizer: PSNR | 30.5 dB | at least 30.0 dB | yes |" in table
     assert "| Tokenizer: cells right | 96.9% | at least 97.0% | **no** |" in table
+    assert "- **imagination**: The same policy after" in table
     assert "| random | 14.5% (10-20) | 0.0% (0-4) | 29.0% (21-39) | 200 |" in table
-    assert "| 50.0% | 50.0% (24-76) | 10 |" in table
+    assert "| 50% random | 50.0% (24-76) | 10 |" in table
     assert "| PSNR, copy | - | 27.0 dB |" in table
     assert "| imagination | +2.0 (-5.5 to +10.0) | <0.001 |" in table
     assert "| SSIM (higher is better) | 0.9 | 0.8 | 0.91 |" in table
-    assert "| LPIPS (lower is better) | not measured: needs `embody weights lpips`" in table
-    assert "| LPIPS, imagined |" not in table and "| Frechet distance, imagined | 0.001 | - |" in table
+    assert "| LPIPS (lower is better) | not measured | - | - |" in table and "needs `embody weights lpips`" in table
+    assert "| LPIPS, dream |" not in table and "| Frechet distance, dream | 0.001 | - |" in table
     assert "| DoorKey-6x6 | 0.0% (0-43) | 5 | - | 0 |" in table
     assert "| all | 25.0% (11-47) | 20 | 50.0% (24-76) | 10 |" in table
-    assert "| returns of 64 contexts, recorded mean 0.500 | correlation |" in table
-    assert "| imagined under the recorded actions | 0.75 | -0.125 | 0.250 |" in table
+    assert "| 64 contexts, mean recorded return 0.500 | correlation |" in table
+    assert "| dream under the recorded actions | 0.75 | -0.125 | 0.250 |" in table
     assert "| value head | - | +0.062 | 0.500 |" in table
+    assert "## Rewards in dreams" in table and "late by 2 timesteps" in table
     for block in table.strip().split("\n\n"):
-        assert len({line.count("|") for line in block.split("\n")}) == 1, block
-    assert results_table({}) == "\n"
+        assert not block.startswith("|") or len({line.count("|") for line in block.split("\n")}) == 1, block
+    assert results_markdown({}).startswith("**Nothing has been measured yet.**")
 
 
 def test_duration() -> None:
@@ -231,6 +235,94 @@ def test_duration() -> None:
         "3 min 05 s",
         "1 h 02 min",
     ]
+
+
+# --- the verdict ----------------------------------------------------------------------------------------------------
+
+
+def compared(
+    value: float, low: float, high: float, cloning: float = 0.842, imagination: float = 0.895
+) -> dict[str, Any]:
+    """Results whose difference between the two policies is that."""
+    rates = {"cloning": cloning, "imagination": imagination}
+    rows = {policy: {"mean": mean, "low": 0.0, "high": 1.0, "episodes": 400} for policy, mean in rates.items()}
+    return {"success": rows, "against_cloning": {"imagination": {"value": value, "low": low, "high": high}}}
+
+
+def measured(low: float, high: float, policy: str = "cloning") -> dict[str, Any]:
+    """Results with one trained policy of that interval, beside a random one of 10% to 20%."""
+    rates = {"random": (0.1, 0.2), policy: (low, high)}
+    return {"success": {p: {"mean": (a + b) / 2, "low": a, "high": b} for p, (a, b) in rates.items()}}
+
+
+def world(gain: float | None) -> dict[str, Any]:
+    return {
+        "tokenizer": {"psnr_db": 31.0},
+        "dynamics": {"gain_over_copy_db": gain, "psnr_db": 30.0, "copy_psnr_db": 20.0},
+    }
+
+
+@pytest.mark.parametrize(
+    ("results", "outcome", "words"),
+    [
+        (
+            compared(0.053, 0.022, 0.083),
+            "better",
+            "Imagination raised success from 84.2% to 89.5% (+5.3 points, 95% interval 2.2 to 8.3)",
+        ),
+        (
+            compared(-0.05, -0.08, -0.02, imagination=0.792),
+            "worse",
+            "Imagination lowered success from 84.2% to 79.2% (-5.0 points, 95% interval -8.0 to -2.0)",
+        ),
+        (
+            compared(0.008, -0.011, 0.03),
+            "unclear",
+            "No difference can be told: success is 84.2% after behaviour cloning",
+        ),
+        (compared(0.008, -0.011, 0.03), "unclear", "(+0.8 points, 95% interval -1.1 to 3.0, which contains 0)"),
+        (compared(0.02, 0.0, 0.03), "unclear", "95% interval 0.0 to 3.0, which contains 0"),
+        (compared(-0.02, -0.03, 0.0), "unclear", "which contains 0"),
+        (compared(0, 0, 0, 1, 1), "unclear", "No difference can be told: success is 100% after behaviour cloning and"),
+        (compared(0, 0, 0, 0, 0), "unclear", "Neither policy has learned the task: success is 0%"),
+        (
+            measured(0.5, 0.7),
+            "better",
+            "After behaviour cloning, success is 60.0% (95% interval 50.0 to 70.0), above the",
+        ),
+        (measured(0.15, 0.3), "unclear", "no different from the random policy's 15.0%"),
+        (measured(0.0, 0.05), "worse", "below the random policy's 15.0%"),
+        (measured(0.5, 0.7, "imagination"), "better", "After imagination, success is 60.0%"),
+        (world(10.0), "better", "Dreams are 10.0 dB above copying the last frame"),
+        (world(-1.5), "worse", "Dreams are 1.5 dB below copying the last frame: they predict no better than a still"),
+        (world(0.0), "worse", "no better than a still picture"),
+        (world(None), "unclear", "The tokenizer reconstructs held-out frames at 31.0 dB PSNR"),
+        ({"tokenizer": {"psnr_db": None}}, "unclear", "reconstructs held-out frames without an error"),
+        (world(10.0) | {"success": {"random": {"mean": 0.1, "low": 0.0, "high": 0.2}}}, "better", "Dreams are 10.0 dB"),
+        ({}, "unclear", "Nothing has been measured yet"),
+    ],
+)
+def test_the_verdict_says_in_words_whether_it_worked(results: dict[str, Any], outcome: str, words: str) -> None:
+    found = verdict(results)
+    assert words in found.headline and found.outcome == outcome
+    assert found.details and all(sentence.endswith(".") for sentence in found.details)
+
+
+def test_the_verdict_says_what_the_numbers_are_to_be_seen_against() -> None:
+    results = some_results()
+    results["success"]["shuffled_rewards"] = {"mean": 0.59}
+    results["against_cloning"]["shuffled_rewards"] = {"value": -0.01, "low": -0.0475, "high": 0.03}
+    details = " ".join(verdict(results, "the rate").details)
+    assert "the same 200 held-out episodes" in details and "`embody compare`" in details
+    assert "the random policy 14.5%, the held-out demonstrations 70.0%" in details
+    assert "shuffled rewards: 59.0% (-1.0 points against behaviour cloning, 95% interval -4.8 to 3.0)" in details
+    assert "Dreams are 2.0 dB above copying the last frame. PSNR over horizons 1-10" in details
+    assert "is unknown: the results hold no training in imagination" in " ".join(verdict(measured(0.1, 0.2)).details)
+
+
+def test_crafter_calls_its_rate_otherwise() -> None:
+    table = results_markdown(some_results() | {"game": "crafter"})
+    assert table.startswith("**No difference can be told: the achievement rate is 60.0% after")
 
 
 # --- charts ---------------------------------------------------------------------------------------------------------
@@ -420,7 +512,17 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    run = tmp_path / "demo"
+    return make_run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a whole run."""
+    return write_report(make_run(tmp_path_factory.mktemp("runs"))).read_text(encoding="utf-8")
+
+
+def make_run(folder: Path) -> Path:
+    run = folder / "demo"
     (run / "pictures").mkdir(parents=True)
     write_results(run / "results.json", some_results())
     (run / "config.json").write_text(json.dumps(to_dict(minigrid())))
@@ -445,10 +547,10 @@ def test_report_is_whole_and_needs_no_network(run_dir: Path) -> None:
     assert "http:" not in text and "https:" not in text and "@import" not in text
     for tag, key, value in page.attributes:
         if key in ("src", "href"):
-            assert value.startswith("data:image/"), (tag, key, value[:50])
+            assert value.startswith(("data:image/", "#")), (tag, key, value[:50])
     for url in re.findall(r"url\(([^)]{0,30})", text):
         assert url.startswith("data:image/"), url
-    for words in ("30.5 dB", "96.9%", "25 min 00 s", "DoorKey-6x6", "embody run minigrid --a '<b>'"):
+    for words in ("30.5 dB", "96.9%", "25 min 00 s", "DoorKey-6x6", "embody run minigrid --a '<b>'", "cpu a 6502"):
         assert words in page.text, words
     assert "missing" not in page.text
     assert sum(tag == "img" and key == "src" for tag, key, _ in page.attributes) == 3 * 2 + 1
@@ -458,27 +560,30 @@ def test_report_is_whole_and_needs_no_network(run_dir: Path) -> None:
     assert "dynamics.trunk" not in page.text and "trunk.width" in page.text  # sections, nested fields flattened
 
 
-def test_report_draws_the_logged_curve_and_skips_what_is_not_finite(run_dir: Path) -> None:
-    text = write_report(run_dir).read_text(encoding="utf-8")
-    training = text[text.index("<h2>Training</h2>") : text.index("<h2>Wall time</h2>")]
+def test_report_draws_the_logged_curve_and_skips_what_is_not_finite(report: str) -> None:
+    training = report[report.index("<h3>Training curves</h3>") : report.index('<h2 id="tables">')]
     raw, smoothed, *others = polylines(training)
     assert len(raw) == len(smoothed) == 100 and len(others) == 2  # loss, then lr; "bad" is never finite
     assert "log scale" in training and "<figcaption>bad" not in training
     assert raw[0][1] < raw[-1][1]  # falling: larger y is lower on the page
 
 
-def test_report_shows_the_worlds_quality(run_dir: Path) -> None:
-    text = write_report(run_dir).read_text(encoding="utf-8")
-    world = text[text.index("<h2>The world model against") : text.index("<h2>Success in")]
+def test_report_shows_the_worlds_quality(report: str) -> None:
+    world = report[report.index("<h3>Dreams against the horizon") : report.index("<h3>Originals and")]
     captions = re.findall(r"<figcaption>([^<]*)</figcaption>", world)
-    assert captions == ["PSNR, dB", "SSIM (1 is equal)", FRECHET, "Changed cells right (a copy scores 0)"]
+    assert captions == [
+        "PSNR, dB (higher is better)",
+        "SSIM (1 is equal)",
+        FRECHET,
+        "Changed cells right (a copy has 0%)",
+    ]
     ssim, frechet = (
         world[world.index(f"<figcaption>{caption}") :].partition("</figure>")[0] for caption in captions[1:3]
     )
     ours, copied = polylines(ssim)
     assert len(ours) == len(copied) == 3 and ours[0][1] < copied[0][1]  # higher on the page
     assert [len(piece) for piece in polylines(frechet)] == [2]  # no gap where a horizon was not measured
-    words = Page(text).text
+    words = Page(report).text
     for row in (
         "Frechet distance of random features (lower is better) 0.0123 1.5 -",
         "all 25.0% (11-47) 20",
@@ -488,12 +593,58 @@ def test_report_shows_the_worlds_quality(run_dir: Path) -> None:
     assert "imagination +2.0 (-5.5 to +10.0) <0.001" in " ".join(words.split())
 
 
-FRECHET = "Frechet distance of random features (0 is alike)"
+FRECHET = "Frechet distance of random features (0 is equal)"
+
+
+def test_report_begins_with_the_verdict_then_pictures_then_tables(report: str) -> None:
+    headline = verdict(some_results()).headline
+    places = [report.index(part) for part in (f"<h1>{headline}.", "<code>embody run", 'id="pictures"', 'id="tables"')]
+    assert places == sorted(places)
+    pictures, tables = report[places[2] : places[3]], report[places[3] : report.index('id="settings"')]
+    assert "<svg" in pictures and 'class="player"' in pictures and "<table" not in pictures
+    assert "<table" in tables and "<svg" not in tables and "<img" not in tables
+    for target in TARGETS:
+        if lookup(some_results(), target.key) is not None:
+            assert html.escape(target.meaning, quote=False).replace("'", "&#39;") in tables, target.title
+
+
+def test_report_explains_every_policy_that_it_shows(run_dir: Path) -> None:
+    results = some_results()
+    for control in ("no_world_model", "best_demonstrations", "shuffled_rewards"):
+        results["success"][control] = results["success"]["cloning"]
+    write_results(run_dir / "results.json", results)
+    words = " ".join(Page(write_report(run_dir).read_text(encoding="utf-8")).text.split())
+    for policy in POLICIES.values():
+        assert f"{policy.title} {policy.meaning}" in words, policy.title
+
+
+def test_report_can_be_used_with_a_keyboard_and_a_screen_reader(report: str) -> None:
+    page = Page(report)
+    assert ("html", "lang", "en") in page.attributes
+
+    def of(tag: str, key: str) -> list[str]:
+        return [value for found, name, value in page.attributes if (found, name) == (tag, key)]
+
+    scrolled = sum(value == "wide" for value in of("div", "class"))
+    assert scrolled and of("div", "tabindex") == ["0"] * scrolled  # a table that scrolls can be reached with Tab
+    labels = of("div", "aria-label")
+    assert len(labels) == scrolled + 3 and all(labels)  # and each strip of a film has its name
+    assert {"col", "row"} == set(of("th", "scope"))
+    assert all(of("svg", "aria-label")) and len(of("svg", "aria-label")) == len(of("svg", "role"))
+    assert all(of("img", "alt")) and of("input", "aria-label") == ["timestep"] * 2
+    ids = [value for _, key, value in page.attributes if key == "id"]
+    assert of("a", "href") == [f"#{name}" for name in ids]
 
 
 def test_report_of_an_empty_run_says_what_is_missing(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
-    for sentence in ("results.json is missing", "metrics.jsonl is missing", "config.json is missing", "No policy"):
+    for sentence in (
+        "Nothing has been measured yet",
+        "results.json is missing",
+        "metrics.jsonl is missing",
+        "config.json is missing",
+        "No policy",
+    ):
         assert sentence in page.text
     with pytest.raises(ValueError, match="no run in"):
         write_report(tmp_path / "nowhere")
@@ -508,7 +659,7 @@ def test_report_names_a_damaged_file_and_keeps_the_old_report(run_dir: Path) -> 
 
 
 def test_report_escapes_what_it_is_given(run_dir: Path) -> None:
-    results = some_results() | {"machine": "<script>alert(1)</script>"}
+    results = some_results() | {"machine": {"cpu": "<script>alert(1)</script>"}}
     write_results(run_dir / "results.json", results)
     text = write_report(run_dir).read_text(encoding="utf-8")
     assert "<script>alert" not in text and html.escape("<script>alert(1)</script>") in text

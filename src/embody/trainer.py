@@ -21,7 +21,7 @@ from embody.dynamics import Dynamics
 from embody.errors import UserError
 from embody.evaluation.cascade import ablate
 from embody.evaluation.report import write_report
-from embody.evaluation.results import results_table
+from embody.evaluation.results import results_markdown
 from embody.games import Simulated, preset, simulator
 from embody.logger_manager import LoggerManager, ProgressBar
 from embody.model import WorldAndAgent, load_dynamics, load_lpips, load_tokenizer, load_world_and_agent
@@ -146,7 +146,7 @@ class Trainer:
         check_upstream(self.config, "tokenizer")
         datasets = self._datasets(data)
         results = measure_run(self.config, datasets, self.device, self.logger, command)
-        self.logger.info(results_table(results))
+        self.logger.info(results_markdown(results))
         return results
 
     def evaluate_in_simulator(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from embody.errors import UserError
-from embody.evaluation.results import POLICIES
 from embody.metrics.outcomes import BASELINE, against, outcomes_of
+from embody.metrics.policies import POLICIES, title_of
 from embody.metrics.rates import rate
 from embody.metrics.results_file import read_results
 from embody.metrics.statistics import (
@@ -77,7 +77,7 @@ def seeds_markdown(table: Mapping[str, Any], baseline: str = BASELINE) -> str:
     if not policies:
         return ""
     names = list(table[policies[0]]["achievements"])
-    titles = [POLICIES.get(policy, policy) for policy in policies]
+    titles = [title_of(policy) for policy in policies]
     reached = [
         *([short_task(name), *(interval(table[p]["achievements"][name]) for p in policies)] for name in names),
         *([f"**{name}**", *(_interval(table[p][name], name) for p in policies)] for name in _STATISTICS),
@@ -95,10 +95,10 @@ def seeds_markdown(table: Mapping[str, Any], baseline: str = BASELINE) -> str:
     ]
     if compared:
         parts += [
-            f"Paired with {POLICIES.get(baseline, baseline)}, episode by episode: difference and its 95% bootstrap"
+            f"Paired with {title_of(baseline)}, episode by episode: difference and its 95% bootstrap"
             " interval. First p: the two policies exchanged at random in each episode; second: in each training seed."
             " Not corrected for the number of tests.",
-            markdown(["", *(POLICIES.get(policy, policy) for policy in compared)], differences),
+            markdown(["", *(title_of(policy) for policy in compared)], differences),
         ]
     return "\n\n".join(parts) + "\n"
 

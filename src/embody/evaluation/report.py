@@ -1,6 +1,6 @@
 """The report of a run: one HTML file that opens without a network.
 
-What is shown is prepared here, as plain values; how it looks is `report.html.j2`, which inlines `report.css` and
+This module prepares what is shown as plain values. `report.html.j2` lays it out, and inlines `report.css` and
 `report.js`.
 """
 
@@ -8,7 +8,6 @@ import base64
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +17,47 @@ from numpy.typing import NDArray
 
 from embody.errors import UserError
 from embody.evaluation.results import (
-    POLICIES,
-    against_cloning,
-    dream_quality,
-    dreamt_returns,
-    dreamt_rewards,
     evaluation_of,
-    success_table,
+    noise_name,
+    policy_terms,
+    quality_terms,
+    table_sections,
     tasks_of,
 )
+from embody.evaluation.verdict import verdict
 from embody.logger_manager import read_metrics
 from embody.metrics.charts import Bar, Line, bar_chart, line_chart, smooth
+from embody.metrics.horizons import horizon_chart
 from embody.metrics.pictures import Film, png, read_films, read_pairs
+from embody.metrics.policies import POLICIES
 from embody.metrics.results_file import lookup, read_results
 from embody.metrics.rollouts import NEAR
-from embody.metrics.sections import Chart, Section, Table
-from embody.metrics.tables import decibels, duration, short_task
+from embody.metrics.sections import Chart, Section
+from embody.metrics.tables import decibels, duration, listed, short_task
 from embody.saving.atomic_write import atomic_write
 
 __all__ = ["write_report"]
 
 Values = Mapping[str, Any]
 
-STYLES = {"random": "e", "demonstrations": "d", "cloning": "a", "best_demonstrations": "c", "imagination": "b"}
-PICTURES = ("dream.gif",)  # have their own places
-NAMES = {name: name.replace("_", " ") for name in ("best_demonstrations", "no_world_model", "shuffled_rewards")}
-LOG_FROM = 30  # a curve whose largest value is so many times its smallest is drawn on a log scale
+SHOWN_ELSEWHERE = ("dream.gif",)  # the page's own player shows the same dreams
+LOG_FROM = 30  # a curve is drawn on a log scale if its largest value is more than this many times its smallest
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write `run_dir/report.html` from what the run has left there, and return its path.
+    """Write `run_dir/report.html` from the files of the run, and return its path.
 
     Reads `results.json`, `metrics.jsonl`, `config.json` and, in `pictures/`, `reconstructions.npz`, `dreams.npz`,
-    `episodes-*.npz` (see `pictures.py`) and any other PNG or GIF. What is missing is said in a sentence. A `UserError`
-    names a missing folder or a damaged file. Written atomically.
+    `episodes-*.npz` (see `pictures.py`) and any other PNG or GIF. The page says which of them are missing. A
+    `UserError` names a missing folder or a damaged file. Written atomically.
     """
     if not run_dir.is_dir():
         raise UserError(f"no run in {run_dir}: run `embody run` first, or name another run")
     results, config = (
         read_results(path) if path.exists() else {} for path in (run_dir / "results.json", run_dir / "config.json")
     )
-    pictures = run_dir / "pictures"
+    pictures, own = run_dir / "pictures", evaluation_of(results)
+    of_game = own.sections(results)
     pages = Environment(
         loader=PackageLoader("embody.evaluation", "."),
         autoescape=True,
@@ -68,18 +67,20 @@ def write_report(run_dir: Path) -> Path:
     )
     page = pages.get_template("report.html.j2").render(
         name=run_dir.resolve().name,
+        verdict=verdict(results, own.success),
+        command=results.get("command"),
         facts=_facts(results, config),
-        headlines=_headlines(results),
         dreams=_films([pictures / "dreams.npz"]),
-        pairs=_pairs(pictures / "reconstructions.npz"),
-        world=_world(results),
-        of_game=evaluation_of(results).sections(results),
         success=_success(results),
         episodes=_films(pictures.glob("episodes-*.npz")),
+        charts_of_dreams=[_dreams(results), *(section for section in of_game if section.charts)],
+        pairs=_pairs(pictures / "reconstructions.npz"),
+        pictures=_other_pictures(pictures),
         stages=_stages(run_dir / "metrics.jsonl"),
+        headlines=_headlines(results),
+        tables=[*table_sections(results), *(section for section in of_game if section.tables)],
         wall_time=duration(results["wall_seconds"]) if "wall_seconds" in results else "",
         times=_times(results),
-        pictures=_other_pictures(pictures),
         config=_config(config),
     )
     with atomic_write(run_dir / "report.html") as temporary:
@@ -87,19 +88,19 @@ def write_report(run_dir: Path) -> Path:
     return run_dir / "report.html"
 
 
-def _facts(results: Values, config: Values) -> list[tuple[str, Any]]:
-    facts = {
-        "preset": config.get("preset"),
-        "seed": results.get("seed", config.get("seed")),
-        "command": results.get("command"),
-        "machine": _listed(results.get("machine")),
-        "versions": _listed(results.get("versions")),
-    }
-    return [(name, value) for name, value in facts.items() if value not in (None, "")]
-
-
-def _listed(value: Any) -> str:
-    return ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, Mapping) else value or ""
+def _facts(results: Values, config: Values) -> list[str]:
+    """What was run, in a few words each: preset, seed, date, time, machine, versions."""
+    seed = results.get("seed", config.get("seed"))
+    wall_seconds = results.get("wall_seconds")
+    facts = (
+        f"preset {config['preset']}" if config.get("preset") else "",
+        "" if seed is None else f"seed {seed}",
+        results.get("date", ""),
+        "" if wall_seconds is None else duration(wall_seconds),
+        listed(results.get("machine", {})),
+        listed(results.get("versions", {})),
+    )
+    return [fact for fact in facts if fact]
 
 
 def _headlines(results: Values) -> list[dict[str, Any]]:
@@ -109,6 +110,7 @@ def _headlines(results: Values) -> list[dict[str, Any]]:
             "value": target.show(value),
             "target": target.text(results),
             "reached": target.reached(results),
+            "meaning": target.meaning,
         }
         for target in evaluation_of(results).targets
         if (value := lookup(results, target.key)) is not None
@@ -131,7 +133,8 @@ def _film(film: Film) -> dict[str, Any]:
         "last": timesteps - 1,
         "strips": list(film.strips),
         "aspect": f"{width}/{height}",
-        "sheet": _data_url("png", png(np.stack(list(film.strips.values())))),  # a row a strip, a column a timestep
+        # One row for each strip, one column for each timestep.
+        "sheet": _data_url("png", png(np.stack(list(film.strips.values())))),
     }
 
 
@@ -146,7 +149,7 @@ def _image(frame: NDArray[np.uint8]) -> str:
 
 
 def _other_pictures(pictures: Path) -> list[tuple[str, str]]:
-    found = sorted(p for p in pictures.glob("*") if p.suffix in (".png", ".gif") and p.name not in PICTURES)
+    found = sorted(p for p in pictures.glob("*") if p.suffix in (".png", ".gif") and p.name not in SHOWN_ELSEWHERE)
     return [(path.stem.replace("_", " "), _data_url(path.suffix[1:], path.read_bytes())) for path in found]
 
 
@@ -154,47 +157,7 @@ def _data_url(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-# --- charts and tables ----------------------------------------------------------------------------------------------
-
-
-def _section(title: str, text: str, charts: Iterable[Chart | None], tables: Iterable[Table]) -> Section:
-    """Of what there is; without any, a section of a title only."""
-    drawn, filled = tuple(chart for chart in charts if chart), tuple(table for table in tables if table[1])
-    return Section(title, text if drawn or filled else "", drawn, filled)
-
-
-def _world(results: Values) -> Section:
-    values: Values = lookup(results, "dynamics.horizon") or {}
-
-    def lines(*chosen: tuple[str, str, str]) -> list[Line]:
-        found = [(name, values[key], style) for key, name, style in chosen if values.get(key)]
-        return [Line(name, range(1, len(y) + 1), y, style) for name, y, style in found]
-
-    def both(title: str, key: str, gaps: bool = False) -> Chart | None:
-        pair = lines((key, "imagined", "b"), (f"copy_{key}", "copy of the last frame", "e"))
-        if not gaps:  # measured at some horizons only
-            known = [[(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None] for line in pair]
-            pair = [
-                replace(line, x=[x for x, _ in points], y=[y for _, y in points])
-                for line, points in zip(pair, known, strict=True)
-            ]
-        return line_chart(title, pair, axis)
-
-    axis = "horizon, frames"
-    charts = [
-        both("PSNR, dB", "psnr_db", gaps=True),
-        both("SSIM (1 is equal)", "ssim"),
-        both("LPIPS (0 is equal)", "lpips"),
-        both("Frechet distance of random features (0 is alike)", "frechet"),
-    ]
-    beyond = lookup(results, "dynamics.gain_over_copy_db_beyond")
-    more = "" if beyond is None else f" Gain over the copy beyond horizon {NEAR}: {decibels(beyond)}."
-    return _section(
-        "The world model against the horizon",
-        f"Closed loop on held-out episodes, from squared errors pooled over frames.{more}",
-        charts,
-        [table(results) for table in (dream_quality, dreamt_rewards, dreamt_returns)],
-    )
+# --- charts ---------------------------------------------------------------------------------------------------------
 
 
 def _success(results: Values) -> Section:
@@ -205,29 +168,37 @@ def _success(results: Values) -> Section:
         charts.append(_bars(short_task(task), played))
     levels = lookup(results, "success.demonstrations.by_noise") or {}
     if levels:
-        names = {noise: "off-task" if noise == "off_task" else f"{float(noise):.0%} random" for noise in levels}
-        bars = [Bar(names[noise], v["mean"], v["low"], v["high"], "d") for noise, v in levels.items()]
+        bars = [Bar(noise_name(noise), v["mean"], v["low"], v["high"], "d") for noise, v in levels.items()]
         charts.append(bar_chart("Demonstrations, by share of random actions", bars))
-    return _section(
-        "Success in the real environment",
-        "Bars: share of episodes that succeed. Whiskers and brackets: 95% Wilson intervals over episodes.",
-        charts,
-        [success_table(results), against_cloning(results)],
-    )
+    text = "Bars: share of held-out episodes in which a policy succeeds. Whiskers: 95% intervals over these episodes."
+    return Section("Success in the real environment", text, tuple(charts), terms=policy_terms(results))
 
 
 def _bars(title: str, rates: Mapping[str, Values]) -> Chart:
-    return bar_chart(
-        title,
-        [
-            Bar(NAMES.get(policy, policy), v["mean"], v["low"], v["high"], STYLES.get(policy, "e"))
-            for policy, v in rates.items()
-        ],
+    bars = [Bar(POLICIES[p].name, v["mean"], v["low"], v["high"], POLICIES[p].colour) for p, v in rates.items()]
+    return bar_chart(title, bars)
+
+
+def _dreams(results: Values) -> Section:
+    charts = (
+        horizon_chart(results, "PSNR, dB (higher is better)", "psnr_db"),
+        horizon_chart(results, "SSIM (1 is equal)", "ssim", join=True),
+        horizon_chart(results, "LPIPS (0 is equal)", "lpips", join=True),
+        horizon_chart(results, "Frechet distance of random features (0 is equal)", "frechet", join=True),
     )
+    text = (
+        "The model gets the context, then continues on its own frames under the recorded actions of held-out episodes."
+        " Horizon 1 is the first dreamt frame. The dashed line repeats the last context frame."
+    )
+    beyond = lookup(results, "dynamics.gain_over_copy_db_beyond")
+    if beyond is not None:
+        text += f" Beyond horizon {NEAR}, dreams gain {decibels(beyond)} over that copy."
+    drawn = tuple(chart for chart in charts if chart)
+    return Section("Dreams against the horizon", text, drawn, terms=quality_terms(results))
 
 
 def _stages(path: Path) -> list[tuple[str, list[Chart], list[Chart]]]:
-    """Of each stage its name, its losses and its other metrics."""
+    """The name of each stage, the charts of its losses, and those of its other metrics."""
     stages: dict[str, dict[str, dict[float, float]]] = {}
     for line in read_metrics(path):
         for key, value in line.items():
@@ -257,7 +228,7 @@ def _curve(title: str, points: Mapping[float, float]) -> Chart:
 
 
 def _times(results: Values) -> list[tuple[str, float, str]]:
-    """Of each stage its name, its time as a share of the longest, and in words."""
+    """The name of each stage, its time as a share of the longest stage's, and its time in words."""
     stages: Values = results.get("stage_seconds") or {}
     longest = max(stages.values(), default=0) or 1
     return [(stage, seconds / longest, duration(seconds)) for stage, seconds in stages.items()]

@@ -1,22 +1,27 @@
-"""The results of a run as tables, in Markdown and for the report."""
+"""What a run achieved, as sections of tables: for `results.md`, the terminal and the report."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from embody.evaluation.verdict import verdict
 from embody.games import game
 from embody.games.trials import GameEvaluation
 from embody.metrics.horizons import by_horizon
+from embody.metrics.policies import POLICIES, title_of
 from embody.metrics.rates import rate
 from embody.metrics.results_file import Results, lookup
-from embody.metrics.sections import Table
+from embody.metrics.rollouts import NEAR
+from embody.metrics.sections import Section, Table
 from embody.metrics.tables import (
     decibels,
     duration,
     interval,
+    listed,
     markdown,
-    percent,
+    points,
     probability,
     short_task,
     three_figures,
@@ -25,68 +30,50 @@ from embody.metrics.tables import (
 from embody.saving.atomic_write import atomic_write
 
 __all__ = [
-    "POLICIES",
-    "against_cloning",
-    "dream_quality",
-    "dreamt_returns",
-    "dreamt_rewards",
     "evaluation_of",
-    "results_table",
-    "success_table",
+    "noise_name",
+    "policy_terms",
+    "quality_terms",
+    "results_markdown",
+    "table_sections",
     "tasks_of",
     "write_results_page",
 ]
 
-_MANY = 6  # tasks that fit side by side
+_MANY = 6  # at most this many tasks stand side by side
 
-POLICIES = {  # in the order in which they are shown
-    "random": "random",
-    "demonstrations": "demonstrations",
-    "cloning": "cloning",
-    "no_world_model": "cloning, no world model",
-    "best_demonstrations": "cloning, best demonstrations",
-    "imagination": "imagination",
-    "shuffled_rewards": "imagination, shuffled rewards",
-}
+
+def evaluation_of(results: Results) -> GameEvaluation:
+    """The evaluation of the game that the results belong to."""
+    return game(lookup(results, "game") or "none").evaluation()
 
 
 # --- Markdown -------------------------------------------------------------------------------------------------------
 
 
-def results_table(results: Results) -> str:
-    """Markdown: headline numbers against their targets, success by task with 95% intervals, and the demonstrations."""
-    parts = [
-        *(
-            _headlines(results),
-            _markdown(success_table(results)),
-            _markdown(against_cloning(results)),
-            _by_noise(results),
-        ),
-        *(_markdown(dream_quality(results)), _markdown(by_horizon(results, _HORIZON))),
-        *(_markdown(dreamt_rewards(results)), _markdown(dreamt_returns(results))),
-        *(_markdown(table) for section in evaluation_of(results).sections(results) for table in section.tables),
-    ]
+def results_markdown(results: Results) -> str:
+    """The verdict in words, the headline numbers beside their targets, and every section of tables."""
+    found = verdict(results, evaluation_of(results).success)
+    parts = [f"**{found.headline}.**", " ".join(found.details), _headlines(results)]
+    for section in (*table_sections(results), *evaluation_of(results).sections(results)):
+        if section.tables:
+            terms = "\n".join(f"- **{term}**: {meaning}" for term, meaning in section.terms)
+            parts += [f"## {section.title}", section.text, terms, *(markdown(*table) for table in section.tables)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def write_results_page(path: Path, results: Results) -> None:
-    """The table as a Markdown page, with what it takes to make it again: command, seed, machine, date, times."""
-    seconds = results.get("stage_seconds", {})
-    machine = ", ".join(f"{key} {value}" for key, value in results.get("machine", {}).items())
-    versions = ", ".join(f"{key} {value}" for key, value in results.get("versions", {}).items())
-    stages = ", ".join(f"{stage} {duration(value)}" for stage, value in seconds.items())
+    """`results_markdown` as a page, headed by what repeats the run: command, seed, machine, date and times."""
+    stages = {stage: duration(seconds) for stage, seconds in results.get("stage_seconds", {}).items()}
     page = [
         f"# Results of `{results.get('command')}`",
-        f"Made by that command on {results.get('date')}, seed {results.get('seed')}. Machine: {machine}. {versions}.",
-        f"Peak memory {results.get('peak_memory_gib', 0.0):.2f} GiB. Wall time by stage: {stages}.",
-        results_table(results),
+        f"Seed {results.get('seed')}, {results.get('date')}. Machine: {listed(results.get('machine', {}))}."
+        f" Versions: {listed(results.get('versions', {}))}. Peak memory: {results.get('peak_memory_gib', 0.0):.2f} GiB."
+        f" Wall time by stage: {listed(stages)}.",
+        results_markdown(results),
     ]
     with atomic_write(path) as temporary:
         temporary.write_text("\n\n".join(page), encoding="utf-8")
-
-
-def _markdown(table: Table) -> str:
-    return markdown(*table) if table[1] else ""
 
 
 def _headlines(results: Results) -> str:
@@ -94,31 +81,63 @@ def _headlines(results: Results) -> str:
     for target in evaluation_of(results).targets:
         value = lookup(results, target.key)
         if value is not None:
-            verdict = {True: "yes", False: "**no**", None: ""}[target.reached(results)]
-            rows.append([target.title, target.show(value), target.text(results), verdict])
+            reached = {True: "yes", False: "**no**", None: ""}[target.reached(results)]
+            rows.append([target.title, target.show(value), target.text(results), reached])
     return markdown(["measure", "value", "target", "reached"], rows) if rows else ""
 
 
-def evaluation_of(results: Results) -> GameEvaluation:
-    """That of the game that the results are of."""
-    return game(lookup(results, "game") or "none").evaluation()
+# --- sections -------------------------------------------------------------------------------------------------------
+
+
+def table_sections(results: Results) -> list[Section]:
+    """The tables that every game has; sections and tables without a row are left out."""
+    tolerance = lookup(results, "dynamics.rewards_within.tolerance")
+    sections = (
+        Section(
+            "Success in the real environment",
+            "Share of held-out episodes in which a policy succeeds, with its 95% interval. The mean weighs all tasks,"
+            " or achievements, alike. Differences to behaviour cloning are paired: both policies played the same"
+            " episodes. p is the probability that chance alone gives a difference at least as large.",
+            tables=(_success(results), _against_cloning(results), _by_noise(results)),
+            terms=policy_terms(results),
+        ),
+        Section(
+            "Quality of dreams",
+            "Dreams take the actions of held-out recordings and are compared with their frames. The first dreamt frame"
+            " is horizon 1. The copy repeats the last context frame.",
+            tables=(_dream_quality(results), by_horizon(results, _HORIZON)),
+            terms=quality_terms(results),
+        ),
+        Section(
+            "Rewards in dreams",
+            "Recall is the share of real rewards that the dream gives, too; precision is the share of dreamt rewards"
+            f" that are real. A dreamt reward may be early or late by {tolerance} timesteps.",
+            tables=(_dreamt_rewards(results),),
+        ),
+        Section(
+            "Returns in dreams",
+            "The discounted return of what follows a context: as recorded, as dreamt under the recorded actions, and as"
+            " predicted by the value head. Errors are predictions minus recorded returns.",
+            tables=(_dreamt_returns(results),),
+        ),
+    )
+    filled = [replace(section, tables=tuple(table for table in section.tables if table[1])) for section in sections]
+    return [section for section in filled if section.tables]
 
 
 def tasks_of(results: Results) -> list[str]:
-    """All tasks that any policy played, in the order of the first mention."""
+    """All tasks that any policy played, in the order in which they first appear."""
     policies = (lookup(results, "success") or {}).values()
     return list(dict.fromkeys(task for policy in policies for task in policy.get("tasks", {})))
 
 
-def success_table(results: Results) -> Table:
-    """A row a policy; where tasks are many, a row a task, below those of what an episode comes to in all."""
+def _success(results: Results) -> Table:
+    """A row for each policy; with many tasks, a row for each task instead, and a column for each policy."""
     tasks = tasks_of(results)
     found = {policy: value for policy in POLICIES if (value := lookup(results, f"success.{policy}"))}
-    if not found:
-        return [], []
     rows = [
         [
-            POLICIES[policy],
+            title_of(policy),
             interval(value),
             *(interval(value.get("tasks", {}).get(task)) for task in tasks),
             str(value.get("episodes", "")),
@@ -126,93 +145,120 @@ def success_table(results: Results) -> Table:
         for policy, value in found.items()
     ]
     table = [["success (95% interval)", "mean", *map(short_task, tasks), "episodes"], *rows]
-    if len(tasks) > _MANY:
+    if rows and len(tasks) > _MANY:
         header, mean, *others = (list(line) for line in zip(*table, strict=True))
         table = [header, mean, *others]
     return table[0], table[1:]
 
 
-def _by_noise(results: Results) -> str:
-    levels = lookup(results, "success.demonstrations.by_noise") or {}
-    rows = [[_quality(noise), interval(value), str(value["episodes"])] for noise, value in levels.items()]
-    return markdown(["random actions in the demonstrations", "success", "episodes"], rows) if rows else ""
-
-
-def _quality(noise: str) -> str:
-    return "off-task, at any noise level" if noise == "off_task" else percent(float(noise))
-
-
-def against_cloning(results: Results) -> Table:
-    """Success of other policies minus cloning's on the same episodes, with its interval, and p of its sign."""
+def _against_cloning(results: Results) -> Table:
     rows = []
-    for policy, title in POLICIES.items():
+    for policy in POLICIES:
         found = lookup(results, f"against_cloning.{policy}")
         if found:
-            value, low, high = (f"{100 * found[key]:+.1f}" for key in ("value", "low", "high"))
-            rows.append([title, f"{value} ({low} to {high})", probability(found["p"])])
-    return ["success minus cloning's, points (95% interval over episodes)", "mean", "p"], rows
+            value, low, high = (points(found[key]) for key in ("value", "low", "high"))
+            rows.append([title_of(policy), f"{value} ({low} to {high})", probability(found["p"])])
+    return ["success minus behaviour cloning's", "points (95% interval)", "p"], rows
 
 
-# --- the world model, in tables -------------------------------------------------------------------------------------
+def _by_noise(results: Results) -> Table:
+    levels = lookup(results, "success.demonstrations.by_noise") or {}
+    rows = [[noise_name(noise), interval(value), str(value["episodes"])] for noise, value in levels.items()]
+    return ["demonstrations, by share of random actions", "success (95% interval)", "episodes"], rows
 
-_QUALITY: Mapping[str, tuple[str, Callable[[Any], str]]] = {
-    "psnr_db": ("PSNR (higher is better)", decibels),
-    "ssim": ("SSIM (higher is better)", three_figures),
-    "lpips": ("LPIPS (lower is better)", three_figures),
-    "frechet": ("Frechet distance of random features (lower is better)", three_figures),
+
+def noise_name(noise: str) -> str:
+    """How the demonstrator played, from a key of `by_noise`: a share of random actions, or off-task."""
+    return "off-task (another goal)" if noise == "off_task" else f"{float(noise):.0%} random"
+
+
+# --- dreams ---------------------------------------------------------------------------------------------------------
+
+_QUALITY: Mapping[str, tuple[str, Callable[[Any], str], str]] = {
+    "psnr_db": (
+        "PSNR (higher is better)",
+        decibels,
+        "error of the pixels, pooled over frames: 6 dB more is half the root-mean-square error.",
+    ),
+    "ssim": (
+        "SSIM (higher is better)",
+        three_figures,
+        "likeness of local brightness and structure; 1 for equal frames.",
+    ),
+    "lpips": (
+        "LPIPS (lower is better)",
+        three_figures,
+        "distance in the features of an image classifier, close to what people see; 0 for equal frames. It needs"
+        " `embody weights lpips` and frames of 32x32 pixels or more.",
+    ),
+    "frechet": (
+        "Frechet distance of random features (lower is better)",
+        three_figures,
+        "distance between the whole set of frames and the real set; 0 for equal sets. The features come from a fixed"
+        " random network, so the numbers compare runs of embody, not papers.",
+    ),
 }
 
 
-def dream_quality(results: Results) -> Table:
-    """Imagined frames against real ones over horizons 1-10, beside copies of the last frame, and before phase 2."""
+def policy_terms(results: Results) -> tuple[tuple[str, str], ...]:
+    """The measured policies, each with how it was made."""
+    return tuple((p.title, p.meaning) for key, p in POLICIES.items() if lookup(results, f"success.{key}"))
+
+
+def quality_terms(results: Results) -> tuple[tuple[str, str], ...]:
+    """The measures of dreams, each in words."""
+    world = lookup(results, "dynamics") or {}
+    return tuple((title, meaning) for key, (title, _, meaning) in _QUALITY.items() if key in world)
+
+
+def _dream_quality(results: Results) -> Table:
+    """Over horizons 1-10: dreams, copies of the last frame, and dreams before phase 2."""
     world, before = lookup(results, "dynamics") or {}, lookup(results, "dynamics_before_agent") or {}
     rows = []
-    for key, (title, show) in _QUALITY.items():
+    for key, (title, show, _) in _QUALITY.items():
         if key in world:
             values = world[key], world.get(f"copy_{key}"), before.get(key)
             cells = ["-" if value is None else show(value) for value in values]
             if key == "lpips" and values[0] is None:
-                cells[0] = "not measured: needs `embody weights lpips`, frames of 32x32"
+                cells[0] = "not measured"
             rows.append([title, *cells])
-    return ["horizons 1-10", "imagined", "copy of the last frame", "imagined, before the agent's training"], rows
+    return [f"horizons 1-{NEAR}", "dream", "copy of the last frame", "dream before the agent's training"], rows
 
 
-def dreamt_rewards(results: Results) -> Table:
-    """Whether what is dreamt to be achieved is achieved, task by task, with Wilson intervals."""
+def _dreamt_rewards(results: Results) -> Table:
+    """A row for each task, with Wilson intervals."""
     found = lookup(results, "dynamics.rewards_within") or {}
     every = {**(found.get("tasks") or {}), "all": found} if found else {}
     rows = []
     for task, value in every.items():
         cells = [_share(value[key], value[of]) for key, of in (("recall", "rewards"), ("precision", "predicted"))]
         rows.append([short_task(task), cells[0], str(value["rewards"]), cells[1], str(value["predicted"])])
-    title = f"rewards in dreams, within {found.get('tolerance')} frames"
-    return [title, "recall (95% interval)", "real", "precision (95% interval)", "dreamt"], rows
+    return ["task", "recall (95% interval)", "real rewards", "precision (95% interval)", "dreamt rewards"], rows
 
 
 def _share(value: float | None, n: int) -> str:
     return "-" if value is None else interval(dataclasses.asdict(rate(round(value * n), n)))
 
 
-def dreamt_returns(results: Results) -> Table:
-    """Imagined returns and values of held-out contexts against what was recorded."""
+def _dreamt_returns(results: Results) -> Table:
     found = lookup(results, "dynamics.returns") or {}
     rows = []
-    for key, title in (("imagined", "imagined under the recorded actions"), ("value", "value head")) if found else ():
+    for key, title in (("imagined", "dream under the recorded actions"), ("value", "value head")) if found else ():
         value = found[key]
         correlation = "-" if value["correlation"] is None else two_decimals(value["correlation"])
         rows.append([title, correlation, f"{value['mean_error']:+.3f}", f"{value['mean_absolute_error']:.3f}"])
-    title = f"returns of {found.get('contexts')} contexts, recorded mean {found.get('recorded_mean', 0):.3f}"
-    return [title, "correlation", "mean error", "mean absolute error"], rows
+    about = f"{found.get('contexts')} contexts, mean recorded return {found.get('recorded_mean', 0):.3f}"
+    return [about, "correlation", "mean error", "mean absolute error"], rows
 
 
 _HORIZON: Mapping[str, tuple[str, Callable[[Any], str]]] = {
-    "psnr_db": ("PSNR, imagined", decibels),
+    "psnr_db": ("PSNR, dream", decibels),
     "copy_psnr_db": ("PSNR, copy", decibels),
-    "ssim": ("SSIM, imagined", three_figures),
+    "ssim": ("SSIM, dream", three_figures),
     "copy_ssim": ("SSIM, copy", three_figures),
-    "lpips": ("LPIPS, imagined", three_figures),
+    "lpips": ("LPIPS, dream", three_figures),
     "copy_lpips": ("LPIPS, copy", three_figures),
-    "frechet": ("Frechet distance, imagined", three_figures),
+    "frechet": ("Frechet distance, dream", three_figures),
     "copy_frechet": ("Frechet distance, copy", three_figures),
-    "rollouts": ("rollouts", str),
+    "rollouts": ("dreams measured", str),
 }

@@ -189,7 +189,7 @@ def _keep_dreams(config: Config, dreams: Dreams) -> None:
     films, names = [], game(config.env.game).action_names
     for row, real_row, imagined_row in zip(longest, real, imagined, strict=True):
         stop = given + int(rollouts.valid[row].sum())
-        strips = {"real": real_row[:stop], "imagined": imagined_row[:stop]}
+        strips = {"real": real_row[:stop], "dream": imagined_row[:stop]}
         actions = dreams.actions[row, :stop]
         captions = action_captions(actions, names) if len(names) == actions.shape[1] else ("",) * stop
         films.append(Film("held-out episode", strips, captions, given))

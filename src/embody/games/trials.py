@@ -44,5 +44,6 @@ class GameEvaluation:
         str, ...
     ] = ()  # keys of `FrameMeasures.of_rollouts` that are also measured before the agent's training
     ablation: Mapping[str, str] = field(default_factory=dict)  # such keys -> the title of a column of percents
+    success: str = "success"  # what the rate of a policy is called in a sentence
     targets: tuple[Target, ...] = HEADLINES
     sections: Callable[[Results], Sequence[Section]] = lambda results: ()  # of the report

@@ -166,7 +166,7 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> Chart:
     from matplotlib.ticker import PercentFormatter
 
     with matplotlib.rc_context(_SETTINGS):
-        figure, axes = _axes(len(bars) * 26 + 26, left=122, right=50, bottom=22)
+        figure, axes = _axes(len(bars) * 26 + 26, left=146, right=50, bottom=22)
         for row, bar in enumerate(bars):
             axes.barh(row, bar.value, 0.7, color=_COLOURS[bar.style], clip_on=False)
             ends = [bar.low] * 3 + [bar.high] * 3

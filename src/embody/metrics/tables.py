@@ -1,4 +1,4 @@
-"""Tables, and numbers as they stand in them."""
+"""Tables in Markdown, and numbers as text."""
 
 import re
 from collections.abc import Mapping
@@ -8,8 +8,10 @@ __all__ = [
     "decibels",
     "duration",
     "interval",
+    "listed",
     "markdown",
     "percent",
+    "points",
     "probability",
     "short_task",
     "three_figures",
@@ -33,13 +35,18 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
+def points(value: float) -> str:
+    """`+4.8`, a difference of two shares in percentage points."""
+    return f"{round(100 * value, 6):+.1f}"  # 0.0475 is a little less in binary: rounded first, it is 4.8 as in decimal
+
+
 def three_figures(value: float) -> str:
-    """`0.914`, `0.00213`."""
+    """Three significant figures: `0.914`, `0.00213`."""
     return f"{value:.3g}"
 
 
 def probability(p: float) -> str:
-    """A p of a test: `0.034`, `<0.001`."""
+    """The p value of a test: `0.034`, `<0.001`."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -59,8 +66,13 @@ def duration(seconds: float) -> str:
 
 
 def interval(value: Mapping[str, Any] | None) -> str:
-    """`62.0% (52-71)`, a dash if there is none."""
+    """`62.0% (52-71)`, a rate with its interval; a dash if there is no rate."""
     return f"{percent(value['mean'])} ({100 * value['low']:.0f}-{100 * value['high']:.0f})" if value else "-"
+
+
+def listed(values: Mapping[str, Any]) -> str:
+    """`python 3.11.7, torch 2.13.0`."""
+    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def short_task(task: str) -> str:

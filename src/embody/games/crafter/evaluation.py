@@ -17,6 +17,7 @@ from embody.games.crafter.tasks import ACHIEVEMENTS
 from embody.games.evaluation import FILMS, as_bits, compared, episode_film, trial_seeds
 from embody.games.trials import Found, GameEvaluation, MakePolicy
 from embody.metrics.pictures import write_films
+from embody.metrics.policies import title_of
 from embody.metrics.results_file import Results, lookup
 from embody.metrics.sections import Section
 from embody.metrics.statistics import Outcomes, Statistic, achievement_score, bootstrap, mean_rate, mean_return
@@ -100,11 +101,16 @@ def sections(results: Results) -> Sequence[Section]:
         for key, (title, show) in shown.items()
         if any(key in value for value in found.values())
     ]
-    return [Section("Averages over episodes", tables=((["", *found], rows),))] if rows else []
+    text = (
+        "In held-out worlds. The Crafter score is exp(mean of ln(1 + s)) - 1, where s is the success rate of each"
+        " achievement in percent: rare achievements weigh more. Crafter's reward also counts lost and regained health."
+    )
+    header = ["mean over episodes", *map(title_of, found)]
+    return [Section("Averages over episodes", text, tables=((header, rows),))] if rows else []
 
 
 def _between(value: Mapping[str, float], form: str) -> str:
     return f"{value['mean']:{form}} ({value['low']:{form}}-{value['high']:{form}})"
 
 
-EVALUATION = GameEvaluation(trials=CrafterTrials, sections=sections)
+EVALUATION = GameEvaluation(trials=CrafterTrials, success="the achievement rate", sections=sections)

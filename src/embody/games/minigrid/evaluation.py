@@ -1,4 +1,4 @@
-"""MiniGrid's evaluation: success task by task, cells that are right, and the targets of the default preset."""
+"""MiniGrid's evaluation: success in each task, cells that frames show right, and the targets of the default preset."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 from embody.games.evaluation import TaskTrials
 from embody.games.minigrid.cells import CellReader
 from embody.games.trials import GameEvaluation
-from embody.metrics.charts import Line, line_chart
-from embody.metrics.horizons import by_horizon
+from embody.metrics.horizons import by_horizon, horizon_chart
 from embody.metrics.results_file import Results, lookup
 from embody.metrics.rollouts import NEAR
 from embody.metrics.sections import Section
@@ -82,32 +81,34 @@ TARGETS: tuple[Target, ...] = (
 )
 
 _CELLS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
-    "cell_accuracy": ("cells right, imagined", percent),
+    "cell_accuracy": ("cells right, dream", percent),
     "copy_cell_accuracy": ("cells right, copy", percent),
-    "changed_cell_accuracy": ("changed cells right, imagined", percent),
+    "changed_cell_accuracy": ("changed cells right, dream", percent),
 }
 
 
 def sections(results: Results) -> Sequence[Section]:
-    """Cells right against the horizon."""
-    values: Mapping[str, Any] = lookup(results, "dynamics.horizon") or {}
-
-    def lines(*chosen: tuple[str, str, str]) -> list[Line]:
-        found = [(name, values[key], style) for key, name, style in chosen if values.get(key)]
-        return [Line(name, range(1, len(y) + 1), y, style) for name, y, style in found]
-
-    axis = "horizon, frames"
-    every = lines(("cell_accuracy", "imagined", "b"), ("copy_cell_accuracy", "copy of the last frame", "e"))
-    changed = lines(("changed_cell_accuracy", "imagined", "b"))
-    charts = (
-        line_chart("Cells right", every, axis, show=lambda y: f"{y:.0%}"),
-        line_chart("Changed cells right (a copy scores 0)", changed, axis, show=lambda y: f"{y:.0%}", low=0),
-    )
+    """The share of cells that dreams show right, at each horizon."""
     table = by_horizon(results, _CELLS)
-    drawn = tuple(chart for chart in charts if chart is not None)
     if not table[1]:
         return []
-    return [Section("Cells against the horizon", "Cells of imagined frames, read off them.", drawn, (table,))]
+    charts = (
+        horizon_chart(results, "Cells right", "cell_accuracy", show=_whole_percent),
+        horizon_chart(results, "Changed cells right (a copy has 0%)", "changed_cell_accuracy", _whole_percent, low=0),
+    )
+    return [
+        Section(
+            "Cells of dreams",
+            "Share of the grid's cells whose content is right in dreamt frames. Changed cells are those that differ"
+            " from the last context frame.",
+            tuple(chart for chart in charts if chart is not None),
+            (table,),
+        )
+    ]
+
+
+def _whole_percent(share: float) -> str:
+    return f"{share:.0%}"
 
 
 EVALUATION = GameEvaluation(
