@@ -42,7 +42,7 @@ def session(dynamics: Dynamics, frames: int, passes: int) -> Dream:
 def move_to(dream: Dream, frames: int) -> None:
     """To frame `frames`, onward or back."""
     assert dream.world_cache is not None
-    dream.unkept = None
+    dream.pending = None
     dream.world_cache.commit(frames - dream.world_cache.frames)
 
 

@@ -136,7 +136,7 @@ def test_the_whole_cascade_is_interrupted_and_goes_on(
     assert list(first) == names[:4]
 
     def counted(stage: Any, **arguments: Any) -> None:
-        assert stage.name.endswith(f", seed {arguments['seed']}") and stage.whole.seed == arguments["seed"]
+        assert stage.name.endswith(f", seed {arguments['seed']}") and stage.run_config.seed == arguments["seed"]
         trained.append(stage.name)
         train(stage, **arguments)
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, Risk, event_loss, lambda_returns, risk_loss
-from embody.agent.losses import ahead
+from embody.agent import Agent, AgentLoss, HeadOutputs, PmpoLoss, RiskModel, event_loss, lambda_returns, risk_loss
+from embody.agent.losses import targets_ahead
 from embody.config import ActionSpec, AgentConfig, Config, ImaginationConfig
 from embody.data.goal import _aligned_at_end
 from embody.data.sampling.batch import Batch
@@ -167,7 +167,7 @@ def stage_gradients(config: Config, root: Path, monkeypatch: pytest.MonkeyPatch)
     stage = AgentStage(config, [make_dataset(root, [9, 9])], "", dynamics)
     open_heads(stage.model.agent)
     objective = dataclasses.replace(config.agent_objective, dynamics_weight=0.0)
-    stage.whole = dataclasses.replace(config, agent_objective=objective)
+    stage.run_config = dataclasses.replace(config, agent_objective=objective)
     read: list[Tensor] = []
     forward = dynamics.forward
 
@@ -313,14 +313,14 @@ def test_without_its_own_loss_the_world_is_frozen(tmp_path: Path) -> None:
 def test_targets_ahead_by_hand() -> None:
     x = torch.tensor([[0, 1, 2, 3, 4]])
     mask = torch.tensor([[False, True, True, True, False]])  # left-padded, and ended after timestep 3
-    target, real = ahead(x, mask, 1, 3)
+    target, real = targets_ahead(x, mask, 1, 3)
     assert target[0].tolist() == [[1, 2, 3], [2, 3, 4], [3, 4, 4], [4, 4, 4], [4, 4, 4]]
     no = [False] * 3
     assert real[0].tolist() == [no, [True, True, False], [True, False, False], no, no]
-    target, real = ahead(x, mask, 0, 2)
+    target, real = targets_ahead(x, mask, 0, 2)
     assert target[0].tolist() == [[0, 1], [1, 2], [2, 3], [3, 4], [4, 4]]
     assert real[0].tolist() == [[False, False], [True, True], [True, True], [True, False], [False, False]]
-    vectors, _ = ahead(torch.stack((x, 10 * x), dim=-1), mask, 2, 1)
+    vectors, _ = targets_ahead(torch.stack((x, 10 * x), dim=-1), mask, 2, 1)
     assert vectors[0, :, 0].tolist() == [[2, 20], [3, 30], [4, 40], [4, 40], [4, 40]]
 
 
@@ -475,7 +475,7 @@ def test_padding_does_not_count() -> None:
 def test_rewards_can_be_learned_by_squared_error_and_standardised() -> None:
     batch, heads = padded_batch(), FixedHeads(make_outputs())
     squared = FixedHeads(heads.out, dataclasses.replace(AGENT, reward_loss="mse"))
-    targets, real = ahead(batch.rewards, batch.mask, 0, AGENT.distances)
+    targets, real = targets_ahead(batch.rewards, batch.mask, 0, AGENT.distances)
     decoded = heads.reward_bins.decode(heads.out.reward)
     expected = float((decoded - targets)[real].square().mean())
     assert evaluate(heads=squared)["reward"] == pytest.approx(expected, rel=1e-5)
@@ -570,12 +570,12 @@ def test_heads_act_by_the_first_distance() -> None:
 def test_support_by_hand() -> None:
     """Of `q = (.5, .3, .15, .05)` a support of .2 leaves what has at least .1; the rest is never taken."""
     q, p = (FactoredCategorical(torch.tensor([x]).log(), ActionSpec((4,))) for x in ([0.5, 0.3, 0.15, 0.05], [0.1] * 4))
-    within = p.within(q, 0.2)
+    within = p.within_support_of(q, 0.2)
     torch.testing.assert_close(within.log_probs[0].exp(), torch.tensor([[1 / 3, 1 / 3, 1 / 3, 0.0]]))
     assert within.entropy().item() == pytest.approx(math.log(3))
     assert within.allows(torch.tensor([[2]])).all() and not within.allows(torch.tensor([[3]])).any()
     assert p.allows(torch.tensor([[3]])).all()
-    own = q.within(q, 0.2)
+    own = q.within_support_of(q, 0.2)
     kl = sum(1 / 3 * math.log(1 / 3 / (share / 0.95)) for share in (0.5, 0.3, 0.15))
     assert within.kl(own).item() == pytest.approx(kl, rel=1e-5)
     drawn = torch.cat([own.sample(GeneratorNoise(seeded(n))) for n in range(200)])
@@ -583,10 +583,10 @@ def test_support_by_hand() -> None:
     # At 1 only the likeliest is left; factors are limited each by itself.
     two = ActionSpec((2, 3))
     spread = FactoredCategorical(torch.tensor([0.6, 0.4, 0.2, 0.5, 0.3]).log(), two)
-    assert spread.within(spread, 1.0).sample(GeneratorNoise(seeded(0))).tolist() == [0, 1]
+    assert spread.within_support_of(spread, 1.0).sample(GeneratorNoise(seeded(0))).tolist() == [0, 1]
     # What is never taken has no gradient, and does no harm to that of the others.
     logits = torch.zeros(1, 4, requires_grad=True)
-    limited = FactoredCategorical(logits, ActionSpec((4,))).within(q, 0.2)
+    limited = FactoredCategorical(logits, ActionSpec((4,))).within_support_of(q, 0.2)
     (gradient,) = torch.autograd.grad((limited.kl(own) + limited.entropy()).sum(), logits)
     assert gradient.isfinite().all() and gradient[0, 3].abs() < 1e-6 and gradient[0, 0].abs() > 0.1
 
@@ -650,7 +650,7 @@ def test_phase_2_learns_what_frames_show(tmp_path: Path) -> None:
 def test_risk_by_hand() -> None:
     """Costs are shares of the greatest; the loss is least where the mean is said, over real steps alone."""
     config = dataclasses.replace(AGENT, reward_range=(-2.0, 1.0))
-    risk = Risk(DYNAMICS.tokens, DYNAMICS.channels, config, ACTIONS)
+    risk = RiskModel(DYNAMICS.tokens, DYNAMICS.channels, config, ACTIONS)
     with torch.no_grad():
         risk.mlp[-1].weight.zero_()
         risk.mlp[-1].bias.copy_(torch.tensor([math.log(1 / 3), math.log(1 / 9)]))  # a quarter, a tenth
@@ -665,7 +665,7 @@ def test_risk_by_hand() -> None:
     assert risk_loss(said, costs, ends, mask).item() == pytest.approx(expected, rel=1e-5)
     assert risk_loss(said, costs, ends, torch.zeros_like(mask)) == 0
     gains = dataclasses.replace(AGENT, reward_range=(0.0, 1.0))
-    no_losses = Risk(DYNAMICS.tokens, DYNAMICS.channels, gains, ACTIONS)
+    no_losses = RiskModel(DYNAMICS.tokens, DYNAMICS.channels, gains, ACTIONS)
     assert (no_losses.expected(before, actions)[0] == 0).all()
 
 

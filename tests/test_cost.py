@@ -256,7 +256,7 @@ def test_flops_of_a_row_of_agent_training(own_weights: bool, goal: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [EventsStage, RiskStage])
-def test_flops_of_a_row_of_what_judges_steps(kind: type[EventsStage | RiskStage], tmp_path: Path) -> None:
+def test_flops_of_a_row_of_the_outcome_models(kind: type[EventsStage | RiskStage], tmp_path: Path) -> None:
     config = with_agent(goal="all")
     before = AgentStage(config, [make_dataset(tmp_path, [9, 9], events=[(2, 0)])], "", make_dynamics())
     stage, left = kind(before), torch.ones(8, T, 3, dtype=torch.bool)

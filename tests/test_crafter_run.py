@@ -68,7 +68,7 @@ def test_every_policy_is_counted_over_the_held_out_worlds(run: Config) -> None:
     assert set(rewards) == set(ACHIEVEMENTS) if run.agent.goal == "recorded" else set(rewards) <= set(ACHIEVEMENTS)
 
 
-def test_what_judges_steps_is_taught_when_the_agent_is(run: Config) -> None:
+def test_the_outcome_models_are_trained_with_the_agent(run: Config) -> None:
     model, _ = load_world_and_agent(run.weights("agent"))
     if run.agent.goal == "one":
         assert model.events is None and model.risk is None

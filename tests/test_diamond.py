@@ -643,7 +643,7 @@ def test_chance_plays_in_any_space_of_actions(named: str, tmp_path: Path, monkey
 
 def test_a_policy_plays_in_its_own_space_of_actions(trained: Config, tmp_path: Path) -> None:
     record_episode(tmp_path / "episode.npz", (64, 64))
-    other = trained.acting_by(minecraft().env.actions)
+    other = trained.with_actions(minecraft().env.actions)
     save_weights(other)
     with (
         serving(tmp_path, tmp_path / "episode.npz") as server,

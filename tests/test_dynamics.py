@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from embody.config import DynamicsObjective
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, Prediction, ShortcutLoss
-from embody.dynamics.shortcut import Levels, bootstrap_velocity, draw_levels, hold_contexts, noise_to, ramp_weight
+from embody.dynamics.shortcut import Levels, alternate_contexts, bootstrap_velocity, draw_levels, noise_to, ramp_weight
 from embody.nn.noise import GeneratorNoise
 from tests.tiny_models import ACTIONS, DYNAMICS, FLOW, make_actions, make_batch, make_dynamics, seeded
 
@@ -312,7 +312,7 @@ def test_bootstrap_averages_velocities_not_predictions() -> None:
 
 def test_contexts_held_for_a_rollout() -> None:
     drawn = draw_levels(40, 5, 8, True, GeneratorNoise(seeded(0)))
-    held = hold_contexts(drawn, 0.875, 1 / 8)
+    held = alternate_contexts(drawn, 0.875, 1 / 8)
     assert (held.tau[:, ::2] == 0.875).all() and (held.d[:, ::2] == 1 / 8).all()
     assert torch.equal(held.tau[:, 1::2], drawn.tau[:, 1::2]) and torch.equal(held.d[:, 1::2], drawn.d[:, 1::2])
 

@@ -538,7 +538,7 @@ def make_stage(root: Path, **changes: Any) -> ImaginationStage:
 
 def test_imagination_loss_by_hand(tmp_path: Path) -> None:
     stage, batch = make_stage(tmp_path, gamma=1.0, lambda_=0.7, beta=0.5), make_batch(64, CONTEXT)
-    heads, config = stage.model.agent.heads, stage.whole.imagination
+    heads, config = stage.model.agent.heads, stage.run_config.imagination
     with torch.no_grad():
         heads.policy[-1].bias[:5] += torch.tensor([0.5, 0.0, -0.5, 1.0, 0.0])  # no longer the prior
         heads.reward_std.fill_(0.05)  # rewards as small as the differences between values
@@ -647,11 +647,11 @@ def test_asked_for_everything_dreams_pay_for_what_their_frames_show(finetune: An
             assert set(dreamt.task[row, t].nonzero()[:, 0].tolist()) == still
     assert 0 < (dreamt.rewards >= 0.5).float().mean() < 0.5 and (dreamt.rewards < 0).any()
     whole = torch.cat((left, dreamt.task), dim=1)
-    anew = stage._relive(model, dreamt, GeneratorNoise(seeded(0)))
+    anew = stage._recompute_features(model, dreamt, GeneratorNoise(seeded(0)))
     torch.testing.assert_close(anew, dreamt.features, atol=2e-5, rtol=1e-4)
     other = dataclasses.replace(dreamt, task=whole[:, CONTEXT - 1 : -1])  # told a timestep too late
     changed = (whole[:, CONTEXT:] != whole[:, CONTEXT - 1 : -1]).any(dim=2)
-    late = (stage._relive(model, other, GeneratorNoise(seeded(0))) - anew)[:, 1:].abs().amax(dim=2)
+    late = (stage._recompute_features(model, other, GeneratorNoise(seeded(0))) - anew)[:, 1:].abs().amax(dim=2)
     assert changed.any() and (late[changed] > 1e-4).all()
 
 
@@ -768,9 +768,9 @@ def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Pat
     stage, batch = ImaginationStage(config, [make_dataset(tmp_path, [9, 9])], "", model), make_batch(16, CONTEXT)
     dreamt = trajectories(model, batch)
     torch.testing.assert_close(
-        stage._relive(model, dreamt, GeneratorNoise(seeded(0))), dreamt.features, atol=2e-5, rtol=1e-4
+        stage._recompute_features(model, dreamt, GeneratorNoise(seeded(0))), dreamt.features, atol=2e-5, rtol=1e-4
     )
-    seen = stage._as_the_prior_sees_it(dreamt, GeneratorNoise(seeded(0)))
+    seen = stage._seen_by_prior(dreamt, GeneratorNoise(seeded(0)))
     for name in ("features", "rewards", "continues"):
         torch.testing.assert_close(getattr(seen, name), getattr(dreamt, name), atol=2e-5, rtol=1e-4)
     assert torch.equal(seen.alive, dreamt.alive) and seen.alive.any() and not seen.alive.all()
@@ -791,11 +791,11 @@ def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Pat
     assert not any(name.startswith(("agent.heads.reward", "agent.heads.continues")) for name in learn)
     # The stream has moved. Rewards and ends are still the frozen copy's; the policy reads the live features, the prior
     # those of the copy.
-    still = stage._as_the_prior_sees_it(dreamt, GeneratorNoise(seeded(0)))
+    still = stage._seen_by_prior(dreamt, GeneratorNoise(seeded(0)))
     assert torch.equal(still.features, seen.features) and torch.equal(still.rewards, seen.rewards)
     again = stage.dream(batch, GeneratorNoise(seeded(0)))
     _, metrics = stage.loss(again, StepContext(0, 1, GeneratorNoise(seeded(0))))
-    live = stage._relive(model, again, GeneratorNoise(seeded(0)))[:, :-1]
+    live = stage._recompute_features(model, again, GeneratorNoise(seeded(0)))[:, :-1]
     kl = model.agent.heads.act(live).kl(stage.prior.agent.heads.act(again.features[:, :-1]))[again.alive]
     assert metrics["kl"] > 0
     torch.testing.assert_close(metrics["kl"], kl.mean(), atol=1e-7, rtol=1e-4)

@@ -256,10 +256,10 @@ def test_minerl_recordings_train_the_presets_over_the_command_line(
 def test_actions_that_were_set_are_not_replaced(tmp_path: Path) -> None:
     write_minerl(tmp_path / "raw", TREECHOP)
     dataset = import_recordings(MinerlSource(tmp_path / "raw", TREECHOP), tmp_path / "data" / TREECHOP)
-    config = in_folder(minecraft_small(), tmp_path).acting_by(ActionSpec((2, 121)))
+    config = in_folder(minecraft_small(), tmp_path).with_actions(ActionSpec((2, 121)))
     with pytest.raises(ValueError, match=r"datasets have actions \(2.*, the run \(2, 121\)"):
         Trainer(config=config).train_tokenizer(dataset)
-    assert minecraft_small().acting_by(VPT.spec) == minecraft_small()
+    assert minecraft_small().with_actions(VPT.spec) == minecraft_small()
 
 
 def test_a_pipeline_brings_its_actions_along(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch.nn.attention import flex_attention as flex
 from embody.config import ActionSpec, TransformerConfig
 from embody.games.minecraft.presets import minecraft
 from embody.games.minigrid.presets import minigrid
-from embody.nn import attention, by_hand
+from embody.nn import attention, custom_backward
 from embody.nn.attention import Attention, attend, attend_capped
 from embody.nn.cache import RingCache
 from embody.nn.distributions import FactoredCategorical, TwoHot, symexp, symlog
@@ -72,8 +72,8 @@ def test_rope_products_depend_on_distance_only() -> None:
     q, k = normal(8), normal(8, seed=1)
 
     def product(at_q: int, at_k: int) -> float:
-        places = torch.tensor([at_q, at_k])
-        turned = rotate(torch.stack((q, k)), rotary_angles(places, 8, base=100.0))
+        positions = torch.tensor([at_q, at_k])
+        turned = rotate(torch.stack((q, k)), rotary_angles(positions, 8, base=100.0))
         return float(turned[0] @ turned[1])
 
     assert product(5, 2) == pytest.approx(product(40, 37), abs=1e-4)
@@ -137,9 +137,9 @@ def test_a_cached_step_over_the_batch_limit_goes_in_parts(monkeypatch: pytest.Mo
     heads = (TRUNK.heads, TRUNK.kv_heads, TRUNK.kv_heads)
     q, k, v = (normal(7, n, 1 if n == TRUNK.heads else 5, step.head_dim, seed=n) for n in heads)
     bias = torch.tensor([0.0, 0, 0, 0, float("-inf")])
-    whole = step.recall(q, k, v, bias)
+    whole = step.attend_cached(q, k, v, bias)
     monkeypatch.setattr(attention, "_MAX_BATCH", 3)
-    torch.testing.assert_close(step.recall(q, k, v, bias), whole)
+    torch.testing.assert_close(step.attend_cached(q, k, v, bias), whole)
 
 
 def test_attention_in_a_bf16_step_on_the_cpu_is_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -574,34 +574,34 @@ def doubles(*shape: int, seed: int = 0) -> Tensor:
 def test_gradients_by_hand_are_those_of_the_functions() -> None:
     cos, sin = (part.double() for part in rotary_angles(torch.arange(5), 4, base=100.0))
     x, weight = doubles(3, 5, 2, 4), doubles(4, seed=1)
-    assert torch.autograd.gradcheck(lambda x, w: by_hand.rms_norm(x, w, 0.1), (x, weight))
-    assert torch.autograd.gradcheck(lambda x, w: by_hand.rms_norm_and_rotate(x, w, 0.1, cos, sin), (x, weight))
+    assert torch.autograd.gradcheck(lambda x, w: custom_backward.rms_norm(x, w, 0.1), (x, weight))
+    assert torch.autograd.gradcheck(lambda x, w: custom_backward.rms_norm_and_rotate(x, w, 0.1, cos, sin), (x, weight))
     qkv = doubles(3, 5, 5, 4)  # some heads of a fused projection: not contiguous
     assert torch.autograd.gradcheck(
-        lambda x, w: by_hand.rms_norm_and_rotate(x.split((2, 3), dim=2)[1], w, 0.1, cos, sin), (qkv, weight)
+        lambda x, w: custom_backward.rms_norm_and_rotate(x.split((2, 3), dim=2)[1], w, 0.1, cos, sin), (qkv, weight)
     )
-    assert torch.autograd.gradcheck(by_hand.swiglu, (doubles(3, 5, 8),))
+    assert torch.autograd.gradcheck(custom_backward.swiglu, (doubles(3, 5, 8),))
 
 
 def test_functions_by_hand_are_the_plain_ones() -> None:
     cos, sin = (part.double() for part in rotary_angles(torch.arange(5), 4, base=100.0))
     x, weight = doubles(3, 5, 2, 4), doubles(4, seed=1)
     plain = F.rms_norm(x, (4,), weight, 0.1)
-    torch.testing.assert_close(by_hand.rms_norm(x, weight, 0.1), plain)
+    torch.testing.assert_close(custom_backward.rms_norm(x, weight, 0.1), plain)
     turned = rotate(plain.transpose(1, 2), (cos, sin)).transpose(1, 2)
-    torch.testing.assert_close(by_hand.rms_norm_and_rotate(x, weight, 0.1, cos, sin), turned)
+    torch.testing.assert_close(custom_backward.rms_norm_and_rotate(x, weight, 0.1, cos, sin), turned)
     gate, up = x.chunk(2, dim=-1)
-    torch.testing.assert_close(by_hand.swiglu(x), F.silu(gate) * up)
+    torch.testing.assert_close(custom_backward.swiglu(x), F.silu(gate) * up)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_trained_transformer_computes_what_a_used_one_does(precision: torch.dtype) -> None:
     model, x = make_transformer(), normal(2, 3, 5, 16)
-    places = torch.arange(5.0)
+    positions = torch.arange(5.0)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-        trained, _ = model(x, first=2, places=places)
+        trained, _ = model(x, first=2, positions=positions)
         with torch.no_grad():
-            used, _ = model(x, first=2, places=places)
+            used, _ = model(x, first=2, positions=positions)
     assert trained.requires_grad and not used.requires_grad
     tolerance = 1e-5 if precision == torch.float32 else 0.05
     torch.testing.assert_close(trained.detach(), used, atol=tolerance, rtol=tolerance)

@@ -140,8 +140,8 @@ def test_a_frame_left_for_later_is_kept_by_whatever_comes_next(with_agent: bool)
     begin(lazy, batch)
     steps = [plain.step(action) for action in actions[:4]]
     latents, before = zip(*(lazy.advance(action) for action in actions[:4]), strict=True)
-    features = [*before[1:], lazy.settle()]
-    assert before[0].numel() == 0 and lazy.settle().numel() == 0
+    features = [*before[1:], lazy.flush()]
+    assert before[0].numel() == 0 and lazy.flush().numel() == 0
     for step, mine, seen in zip(steps, latents, features, strict=True):
         torch.testing.assert_close(mine, step.latents, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(seen, step.features, atol=1e-5, rtol=1e-5)

@@ -156,8 +156,8 @@ def test_latents_stand_where_their_patches_stand(monkeypatch: pytest.MonkeyPatch
     assert asked == [patches + latents, times, latents + patches, times]
     paper = TokenizerConfig(patch=8, latents=12)  # 36 patches, three a latent
     with torch.device("meta"):
-        assert Tokenizer(paper, (48, 48)).encoder_places.shape == (48,)
-    assert Tokenizer(paper, (48, 48)).encoder_places[36:].tolist() == [1 + 3 * n for n in range(12)]
+        assert Tokenizer(paper, (48, 48)).encoder_positions.shape == (48,)
+    assert Tokenizer(paper, (48, 48)).encoder_positions[36:].tolist() == [1 + 3 * n for n in range(12)]
 
 
 @torch.no_grad()
@@ -484,9 +484,9 @@ def test_the_decoder_alone_is_finetuned(config: Config, tmp_path: Path, monkeypa
     whole = TokenizerStage(with_decoder_share(config, 0.0), datasets)
     assert before.steps + before.decoder_steps == whole.steps and abs(before.steps - before.decoder_steps) <= 1
     open_layers(before.model)
-    before.model.set_latent_statistics(before.some_frames())
+    before.model.set_latent_statistics(before.sample_frames())
     state = {name: tensor.clone() for name, tensor in before.model.state_dict().items()}
-    frames = before.some_frames()[:4]
+    frames = before.sample_frames()[:4]
     with torch.no_grad():  # as latents are made
         latents = before.model.encode_video(frames)
     most, drop_patches = [], before.model.drop_patches

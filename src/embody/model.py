@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from embody.agent import Agent, Events, Risk
+from embody.agent import Agent, EventClassifier, RiskModel
 from embody.config import ActionSpec, AgentConfig, Config, DynamicsConfig, TokenizerConfig, from_dict
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
@@ -42,11 +42,11 @@ class WorldAndAgent(nn.Module):
         super().__init__()
         self.dynamics, self.agent = dynamics, agent
         self.goal = agent.goal
-        self.events: Events | None = None
-        self.risk: Risk | None = None
+        self.events: EventClassifier | None = None
+        self.risk: RiskModel | None = None
         if self.goal.predicts_outcomes:
-            self.events = Events(dynamics.config.tokens, dynamics.config.channels, agent.config)
-            self.risk = Risk(dynamics.config.tokens, dynamics.config.channels, agent.config, dynamics.actions)
+            self.events = EventClassifier(dynamics.config.tokens, dynamics.config.channels, agent.config)
+            self.risk = RiskModel(dynamics.config.tokens, dynamics.config.channels, agent.config, dynamics.actions)
 
     def features(self, batch: Batch, levels: Levels, noise: Noise) -> Tensor:
         """What the heads read, `[B, T, H]`, of the `batch`'s frames noised to `levels`.
@@ -63,7 +63,7 @@ class WorldAndAgent(nn.Module):
 
     @property
     def outcome_models(self) -> list[nn.Module]:
-        """What says what a dreamt step brings, beside the heads: `Events` and `Risk`, or nothing."""
+        """What says what a dreamt step brings, beside the heads: `EventClassifier` and `RiskModel`, or nothing."""
         return [part for part in (self.events, self.risk) if part is not None]
 
     def head_outcome(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,7 +177,7 @@ def load_world_and_agent(path: Path) -> tuple[WorldAndAgent, dict[str, Any]]:
         dynamics, Agent(_config(AgentConfig, recipe, "agent", path), dynamics.config.trunk, dynamics.actions)
     )
     if any(name.startswith("agent.heads.cloned.") for name in tensors):
-        model.agent.heads.keep_cloned()
+        model.agent.heads.keep_cloned_policy()
     load_weights(model, tensors, path)
     return model.eval(), recipe
 

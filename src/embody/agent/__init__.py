@@ -1,19 +1,19 @@
 """Agent: tokens that read the world's features, policy, reward, value and continue heads, events, risk; losses."""
 
-from embody.agent.events import Events, event_loss
-from embody.agent.losses import AgentLoss, PmpoLoss, lambda_returns, until_rewarded
+from embody.agent.events import EventClassifier, event_loss
+from embody.agent.losses import AgentLoss, PmpoLoss, end_at_reward, lambda_returns
 from embody.agent.model import Agent, HeadOutputs
-from embody.agent.risk import Risk, risk_loss
+from embody.agent.risk import RiskModel, risk_loss
 
 __all__ = [
     "Agent",
     "AgentLoss",
-    "Events",
+    "EventClassifier",
     "HeadOutputs",
     "PmpoLoss",
-    "Risk",
+    "RiskModel",
     "event_loss",
     "lambda_returns",
     "risk_loss",
-    "until_rewarded",
+    "end_at_reward",
 ]

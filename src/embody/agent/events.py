@@ -13,10 +13,10 @@ from embody.agent.model import mlp
 from embody.config import AgentConfig
 from embody.nn.masked_mean import Reduce, masked_mean, one_process
 
-__all__ = ["Events", "event_loss"]
+__all__ = ["EventClassifier", "event_loss"]
 
 
-class Events(nn.Module):
+class EventClassifier(nn.Module):
     """A shared MLP on (token, change of token), then an MLP on the concatenated outputs.
 
     Sharing makes a hundred positive examples of a task enough, wherever in the picture they happened.

@@ -11,10 +11,10 @@ from embody.nn.distributions import FactoredCategorical
 from embody.nn.masked_mean import Reduce, masked_mean, one_process
 from embody.nn.running_rms import RunningRms
 
-__all__ = ["AgentLoss", "PmpoLoss", "ahead", "lambda_returns", "until_rewarded"]
+__all__ = ["AgentLoss", "PmpoLoss", "targets_ahead", "lambda_returns", "end_at_reward"]
 
 
-def ahead(x: Tensor, mask: Tensor, first: int, distances: int) -> tuple[Tensor, Tensor]:
+def targets_ahead(x: Tensor, mask: Tensor, first: int, distances: int) -> tuple[Tensor, Tensor]:
     """For each t, `x` `[B, T, ...]` of timesteps t + first .. t + first + distances - 1: `[B, T, L, ...]`, and a mask.
 
     A target is real if its timestep and timestep t are inside the clip and the episode (`mask` `[B, T]`).
@@ -38,7 +38,7 @@ def lambda_returns(rewards: Tensor, continues: Tensor, values: Tensor, gamma: fl
     return torch.stack(result[:0:-1], dim=1)
 
 
-def until_rewarded(rewards: Tensor, continues: Tensor) -> Tensor:
+def end_at_reward(rewards: Tensor, continues: Tensor) -> Tensor:
     """`c_t <- c_t (1 - r_t)`, where a task is over with its reward: probabilities to go on, of the shape given."""
     return continues * (1 - rewards.clamp(0, 1))
 
@@ -60,12 +60,12 @@ class AgentLoss(nn.Module):
         """
         out, L = heads(features), heads.config.distances
         mask = batch.mask & batch.labelled[:, None]
-        action_BTLA, action_mask = ahead(batch.actions, mask, 1, L)
+        action_BTLA, action_mask = targets_ahead(batch.actions, mask, 1, L)
         action_mask &= batch.bc[:, None, None]
         if not self.objective.clone_null:
-            action_mask &= ~ahead(batch.is_null, mask, 1, L)[0]
+            action_mask &= ~targets_ahead(batch.is_null, mask, 1, L)[0]
         policy = FactoredCategorical(out.policy, heads.actions)
-        reward_BTL, reward_mask = ahead(batch.rewards, mask, 0, L)
+        reward_BTL, reward_mask = targets_ahead(batch.rewards, mask, 0, L)
         terms = {
             "policy": masked_mean(-policy.log_prob(action_BTLA), action_mask, reduce),
             "reward": masked_mean(self._reward_loss(heads, out.reward, reward_BTL), reward_mask, reduce),

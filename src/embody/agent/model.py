@@ -78,9 +78,9 @@ class Heads(nn.Module):
         if not support:
             return policy
         cloned = policy if self.cloned is None else self._next_action(self.cloned, features)
-        return policy.within(cloned, support)
+        return policy.within_support_of(cloned, support)
 
-    def keep_cloned(self) -> None:
+    def keep_cloned_policy(self) -> None:
         """From now on the policy learns in imagination: what it is now stays, frozen, as that which limits it."""
         self.cloned = copy.deepcopy(self.policy).requires_grad_(False)
 

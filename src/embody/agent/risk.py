@@ -14,18 +14,18 @@ from embody.agent.model import mlp
 from embody.config import ActionSpec, AgentConfig
 from embody.nn.masked_mean import Reduce, masked_mean, one_process
 
-__all__ = ["Risk", "StepRisk", "risk_loss"]
+__all__ = ["RiskModel", "RiskLogits", "risk_loss"]
 
 
 @dataclass(frozen=True)
-class StepRisk:
+class RiskLogits:
     """Logits `[...]` of what a step costs, as a share of the greatest cost, and of its being the episode's last."""
 
     cost: Tensor
     end: Tensor
 
 
-class Risk(nn.Module):
+class RiskModel(nn.Module):
     """A shared MLP on each token, then an MLP on the concatenated outputs and the one-hot action.
 
     Costs are the negative parts of recorded rewards: with a reward range from 0 up there are none.
@@ -40,12 +40,12 @@ class Risk(nn.Module):
         self.sizes = actions.sizes
         self.mlp = mlp(tokens * kept + sum(self.sizes), hidden, 2)
 
-    def forward(self, before: Tensor, actions: Tensor) -> StepRisk:
+    def forward(self, before: Tensor, actions: Tensor) -> RiskLogits:
         """Of `actions` int64 `[..., A]` taken when latents `[..., S, C]` are seen."""
         seen = self.token(before).flatten(-2)
         taken = [F.one_hot(a, size) for a, size in zip(actions.unbind(-1), self.sizes, strict=True)]
         # In bfloat16 a chance to go on would be 1 wherever that to end is below 0.2%: most ends come by such chances.
-        return StepRisk(*self.mlp(torch.cat((seen, *taken), dim=-1)).float().unbind(-1))
+        return RiskLogits(*self.mlp(torch.cat((seen, *taken), dim=-1)).float().unbind(-1))
 
     def shares(self, costs: Tensor) -> Tensor:
         """`costs` as shares of the greatest, 0 to 1."""
@@ -57,7 +57,7 @@ class Risk(nn.Module):
         return self.greatest * risk.cost.sigmoid(), 1 - risk.end.sigmoid()
 
 
-def risk_loss(risk: StepRisk, costs: Tensor, ends: Tensor, mask: Tensor, reduce: Reduce = one_process) -> Tensor:
+def risk_loss(risk: RiskLogits, costs: Tensor, ends: Tensor, mask: Tensor, reduce: Reduce = one_process) -> Tensor:
     """Cross-entropy of both, whose least is at the mean; a mean over steps that are real (`mask` `[B, T]`).
 
     `costs` `[B, T]`, shares of the greatest; `ends` bool `[B, T]`.

@@ -123,9 +123,9 @@ class AgentConfig:
     # timestep pays 1 if it achieves any for the first time in its episode, and the agent is told which are left.
     # "recorded": as that, with the game's own rewards (in Crafter also a tenth of a point of health).
     goal: Goal = "one"
-    tasks: Count = 32  # that recordings may have in multi-achievement mode: outputs of `Events`
-    event_hidden: Count = 128  # width of `Events`, and of `Risk`
-    event_channels: Count = 16  # numbers that `Events` and `Risk` keep of each token
+    tasks: Count = 32  # that recordings may have in multi-achievement mode: outputs of `EventClassifier`
+    event_hidden: Count = 128  # width of `EventClassifier`, and of `RiskModel`
+    event_channels: Count = 16  # numbers that `EventClassifier` and `RiskModel` keep of each token
 
     def __post_init__(self) -> None:
         for name in ("reward_range", "value_range"):

@@ -60,9 +60,9 @@ class AgentObjective:
     miss_share: Share = 0.0
     # A relevant clip of a recording with events holds one, or begins up to so many timesteps earlier.
     event_lead: Natural = 0
-    event_steps: Count = 1000  # of the training of `Events`, when the agent is done
-    event_rows: Count = 512  # pairs of frames in each of these steps, and of those of `Risk`
-    risk_steps: Count = 2000  # of the training of `Risk`, after that
+    event_steps: Count = 1000  # of the training of `EventClassifier`, when the agent is done
+    event_rows: Count = 512  # pairs of frames in each of these steps, and of those of `RiskModel`
+    risk_steps: Count = 2000  # of the training of `RiskModel`, after that
     # A task is over with its first event, in returns and in dreams: an achievement counts once, and what pays again and
     # again in a dream is not worth finding.
     once: bool = False

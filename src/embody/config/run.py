@@ -218,7 +218,7 @@ class Config:
                 f" dynamics.context is {d.context}"
             )
 
-    def acting_by(self, actions: ActionSpec) -> "Config":
+    def with_actions(self, actions: ActionSpec) -> "Config":
         """The same with other actions."""
         return dataclasses.replace(self, env=dataclasses.replace(self.env, actions=actions))
 

@@ -39,7 +39,7 @@ __all__ = [
     "generated_frame_flops",
     "head_flops",
     "imagination_row_flops",
-    "remember_flops",
+    "memory_flops",
     "risk_row_flops",
     "tokenizer_row_flops",
     "trunk_flops",
@@ -91,7 +91,7 @@ def dynamics_flops(config: DynamicsConfig, frames: int, keys: int | None = None)
     return 2 * _latents(config, frames) + trunk_flops(config.trunk, frames, _tokens(config), keys=keys)
 
 
-def remember_flops(config: DynamicsConfig, frames: int, keys: int | None = None) -> int:
+def memory_flops(config: DynamicsConfig, frames: int, keys: int | None = None) -> int:
     """Latents in and the layers that lead to the memory: with `keys`, those of a cache, also the last time layer."""
     layers = config.trunk.layers
     needed = max(layers.rfind("S"), layers.rfind("T") + 1 if keys else 0)
@@ -183,23 +183,23 @@ def agent_row_flops(config: Config, frames: int) -> float:
 
 def event_row_flops(config: Config, frames: int) -> float:
     """What reads events off each two of so many frames, forward and backward."""
-    return (frames - 1) * _judge_row_flops(config.dynamics.tokens, *event_layers(config.dynamics, config.agent))
+    return (frames - 1) * _outcome_model_row_flops(config.dynamics.tokens, *event_layers(config.dynamics, config.agent))
 
 
 def risk_row_flops(config: Config, frames: int) -> float:
     """What expects costs of all of so many frames but the last, forward and backward."""
-    return (frames - 1) * _judge_row_flops(
+    return (frames - 1) * _outcome_model_row_flops(
         config.dynamics.tokens, *risk_layers(config.dynamics, config.agent, config.env.actions)
     )
 
 
-def _judge_flops(tokens: int, of_token: Layers, of_all: Layers) -> int:
+def _outcome_model_flops(tokens: int, of_token: Layers, of_all: Layers) -> int:
     return tokens * _flops(of_token) + _flops(of_all)
 
 
-def _judge_row_flops(tokens: int, of_token: Layers, of_all: Layers) -> int:
+def _outcome_model_row_flops(tokens: int, of_token: Layers, of_all: Layers) -> int:
     """Of one step, forward and backward; latents have no gradient."""
-    return 3 * _judge_flops(tokens, of_token, of_all) - tokens * _flops(of_token[:1])
+    return 3 * _outcome_model_flops(tokens, of_token, of_all) - tokens * _flops(of_token[:1])
 
 
 def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
@@ -213,11 +213,11 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
     agent, dream = config.agent, config.imagination
     trunk, actions = config.dynamics.trunk, config.env.actions
     context, horizon, S = dream.context, dream.horizon, _tokens(config.dynamics)
-    total = remember_flops(config.dynamics, context, context) + agent_flops(agent, trunk, S, context)
+    total = memory_flops(config.dynamics, context, context) + agent_flops(agent, trunk, S, context)
     ring = min(context + horizon, config.dynamics.context)
     judged = goal_of(agent.goal).predicts_outcomes  # by frames and actions: the other heads are not asked
     layers_of = event_layers(config.dynamics, agent), risk_layers(config.dynamics, agent, actions)
-    judging = sum(_judge_flops(config.dynamics.tokens, *part) for part in layers_of)
+    judging = sum(_outcome_model_flops(config.dynamics.tokens, *part) for part in layers_of)
     total += horizon * (
         generated_frame_flops(config, ring) + (judging if judged else head_flops(agent, trunk, actions))
     )
@@ -231,7 +231,7 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
         learning += frames * (3 * head_flops(agent, trunk, actions, name) - first)
     if dream.finetune == "agent":
         whole = context + horizon
-        total += remember_flops(config.dynamics, whole) + agent_flops(agent, trunk, S, whole)
+        total += memory_flops(config.dynamics, whole) + agent_flops(agent, trunk, S, whole)
         total += (horizon + 1) * head_flops(agent, trunk, actions) * (not judged)
         learning += _features_row_flops(config, whole)
     return total * (1 / dream.updates if dreams is None else dreams) + learning
@@ -244,7 +244,7 @@ def _features_row_flops(config: Config, frames: int) -> int:
     the space layers.
     """
     agent, dynamics = config.agent, config.dynamics
-    world = remember_flops(dynamics, frames)
+    world = memory_flops(dynamics, frames)
     if not agent.own_weights:
         read = replace(dynamics.trunk, depth=dynamics.trunk.layers.rindex("S"))
         world += 2 * trunk_flops(read, frames, _tokens(dynamics)) + _latents(dynamics, frames)
@@ -262,7 +262,7 @@ def generated_frame_flops(config: Config, keys: int | None = None, *, agent: boo
     """
     keys = config.dynamics.context if keys is None else keys
     world = config.sampling.k_sample * dynamics_flops(config.dynamics, 1, keys)
-    world += remember_flops(config.dynamics, 1, keys)
+    world += memory_flops(config.dynamics, 1, keys)
     if not agent:
         return world
     policy = head_flops(config.agent, config.dynamics.trunk, config.env.actions, "policy")

@@ -69,7 +69,7 @@ def phases(config: Config) -> list[Phase]:
     agent = agent_parameters(a, d.trunk, actions)
     heads = {name: sum(i * o + o for i, o in layers) for name, layers in head_layers(a, d.trunk, actions).items()}
     layers = (*event_layers(d, a), *risk_layers(d, a, actions))
-    judges = sum(i * o + o for part in layers for i, o in part)
+    outcome_models = sum(i * o + o for part in layers for i, o in part)
     cloned = heads["policy"] if config.sampling.support else 0  # in imagination
     world_learns = objective.dynamics_weight > 0 or not a.own_weights
     # The dynamics loss's rows, and all rows once more where the heads' pass through the world has a gradient.
@@ -130,7 +130,7 @@ def phases(config: Config) -> list[Phase]:
             config.train_agent,
             resident(
                 config.train_agent,
-                held=world + agent + judges,
+                held=world + agent + outcome_models,
                 trained=agent + world * world_learns,
                 matrices=blocks * (a.own_weights + world_learns),
             ),
@@ -143,7 +143,7 @@ def phases(config: Config) -> list[Phase]:
             replace(config.train_imagination, length=config.imagination.horizon, long_length=0),
             resident(
                 config.train_imagination,
-                held=world + agent + judges + cloned,
+                held=world + agent + outcome_models + cloned,
                 trained=dream_learns,
                 matrices=dream_matrices,
                 prior=dream_learns,

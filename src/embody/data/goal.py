@@ -70,7 +70,7 @@ class Goal(ABC):
 
     # True: the `task` field is bool [B, T, P], the remaining tasks; false: the words of one label a row.
     lists_remaining_tasks: ClassVar[bool]
-    # True: the models `Events` and `Risk` predict the outcomes of dreamt steps; false: the heads do.
+    # True: the models `EventClassifier` and `RiskModel` predict the outcomes of dreamt steps; false: the heads do.
     predicts_outcomes: ClassVar[bool]
 
     # --- relabelling of recordings
@@ -261,7 +261,8 @@ class OneTask(Goal):
 
 
 class _ManyTasks(Goal):
-    """Multi-achievement mode: the agent's input lists the remaining tasks; `Events` and `Risk` predict outcomes."""
+    """Multi-achievement mode: the agent's input lists the remaining tasks; `EventClassifier` and `RiskModel` predict
+    outcomes."""
 
     lists_remaining_tasks = True
     predicts_outcomes = True

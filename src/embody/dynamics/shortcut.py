@@ -29,7 +29,15 @@ from embody.nn.masked_mean import Reduce, one_process
 from embody.nn.noise import Group, Noise
 from embody.nn.running_rms import RunningRms
 
-__all__ = ["Levels", "ShortcutLoss", "bootstrap_velocity", "draw_levels", "hold_contexts", "noise_to", "ramp_weight"]
+__all__ = [
+    "Levels",
+    "ShortcutLoss",
+    "bootstrap_velocity",
+    "draw_levels",
+    "alternate_contexts",
+    "noise_to",
+    "ramp_weight",
+]
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ def draw_levels(
     return Levels(tau, 1 / steps)
 
 
-def hold_contexts(levels: Levels, context_level: float, d_min: float) -> Levels:
+def alternate_contexts(levels: Levels, context_level: float, d_min: float) -> Levels:
     """Frames 0, 2, 4, ... at `context_level` and `d_min`, as the history of a rollout; the others are to be predicted.
 
     So every predicted frame follows a nearly clean one, and a clip's first frame, which nothing foretells, is given:
@@ -100,10 +108,10 @@ def bootstrap_velocity(
     tau, d_min = levels.tau, 1 / dynamics.config.k_max
     d = (levels.d / 2).clamp(min=d_min)
     half = torch.where(levels.d > d_min, d, 0.0)
-    b1 = (dynamics(noised, tau, d, actions, is_first, labelled).clean - noised) / _over_frame(1 - tau)
-    between = noised + b1 * _over_frame(half)
+    b1 = (dynamics(noised, tau, d, actions, is_first, labelled).clean - noised) / _per_frame(1 - tau)
+    between = noised + b1 * _per_frame(half)
     b2_clean = dynamics(between, tau + half, d, actions, is_first, labelled).clean
-    b2 = (b2_clean - between) / _over_frame(1 - (tau + half))
+    b2 = (b2_clean - between) / _per_frame(1 - (tau + half))
     return (b1 + b2) / 2
 
 
@@ -134,15 +142,15 @@ class ShortcutLoss(nn.Module):
         config, objective = dynamics.config, self.objective
         z, B = dynamics.pack(batch.latents), batch.rows
         labelled = batch.labelled & (noise.uniform(B) >= objective.unlabelled_fraction)
-        levels, images, boot = _draw_all(objective, config.k_max, B, batch.length, bootstrap, noise)
+        levels, images, boot = _draw_batch(objective, config.k_max, B, batch.length, bootstrap, noise)
         n_image, rows = images.rows.stop, boot.rows
         if objective.contexts == "alternate":
             video = slice(n_image, None)
-            held = hold_contexts(levels.of(video), dynamics.context_level, 1 / config.k_max)
+            held = alternate_contexts(levels.of(video), dynamics.context_level, 1 / config.k_max)
             levels.tau[video], levels.d[video] = held.tau, held.d
         noised = noise_to(levels.tau, z, noise.normal(*z.shape))
         inputs = (batch.actions, batch.is_first, labelled)
-        clean = _images_apart(_passes(dynamics), n_image, noised, levels, *inputs)
+        clean = _run_images_separately(_passes(dynamics), n_image, noised, levels, *inputs)
 
         weight_BT = (ramp_weight(levels.tau) if objective.ramp else torch.ones_like(levels.tau)) * batch.mask
         if objective.loss_space == "v":  # (z^ - z~) / (1 - tau) - (z - noise) = (z^ - z) / (1 - tau)
@@ -159,14 +167,14 @@ class ShortcutLoss(nn.Module):
             term = flow.new_zeros(())
             if rows.stop > rows.start:  # of many processes this one may have none of them
                 tau = levels.tau[rows]
-                target = _images_apart(
+                target = _run_images_separately(
                     functools.partial(bootstrap_velocity, dynamics),
                     max(0, n_image - rows.start),
                     noised[rows],
                     levels.of(rows),
                     *(x[rows] for x in inputs),
                 )
-                velocity = (clean[rows] - noised[rows]) / _over_frame(1 - tau)
+                velocity = (clean[rows] - noised[rows]) / _per_frame(1 - tau)
                 boot_BT = (1 - tau).square() * (velocity - target).square().mean(dim=(2, 3))
                 term = (weight_BT[rows] * boot_BT * stepped).sum() / stepped_frames.clamp(min=1)
             # Each term weighs as much as it has rows, or frames.
@@ -176,7 +184,7 @@ class ShortcutLoss(nn.Module):
         return loss, metrics
 
 
-def _draw_all(
+def _draw_batch(
     objective: DynamicsObjective, k_max: int, rows: int, frames: int, bootstrap: bool, noise: Noise
 ) -> tuple[Levels, Group, Group]:
     """Levels of a batch, and which rows are separate images and which have the bootstrap term."""
@@ -200,7 +208,7 @@ def _passes(dynamics: Dynamics) -> Pass:
     return lambda noised, levels, *inputs: dynamics(noised, levels.tau, levels.d, *inputs).clean
 
 
-def _images_apart(
+def _run_images_separately(
     run: Pass, n_image: int, noised: Tensor, levels: Levels, actions: Tensor, is_first: Tensor, labelled: Tensor
 ) -> Tensor:
     """`run` on all rows; the first `n_image` have their frames folded into the batch, so that none sees another."""
@@ -222,5 +230,5 @@ def _images_apart(
     return torch.cat(parts)
 
 
-def _over_frame(x: Tensor) -> Tensor:
+def _per_frame(x: Tensor) -> Tensor:
     return x[..., None, None]

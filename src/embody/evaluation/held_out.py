@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embody.agent import Agent, until_rewarded
+from embody.agent import Agent, end_at_reward
 from embody.config import Config
 from embody.data import (
     BatchShapes,
@@ -22,7 +22,7 @@ from embody.data import (
 )
 from embody.data.goal import goal_of
 from embody.dynamics import Dynamics
-from embody.dynamics.shortcut import draw_levels, hold_contexts, noise_to
+from embody.dynamics.shortcut import alternate_contexts, draw_levels, noise_to
 from embody.imagination import Dream
 from embody.metrics.rates import psnr
 from embody.metrics.rewards import Returns, imagined_returns
@@ -144,7 +144,7 @@ def dream_held_out(
         value, last = (_values(agent, features[:, -1]) for features in (seen, imagined.features))
         continues = imagined.continues
         if config.agent_objective.once:
-            continues = until_rewarded(imagined.reward, continues)
+            continues = end_at_reward(imagined.reward, continues)
         outcome = imagined.reward.cpu().numpy(), continues.cpu().numpy()
         gamma = config.imagination.gamma
         returns = Returns(recorded, imagined_returns(*outcome, last, rollouts.valid, gamma), value)
@@ -185,7 +185,7 @@ def _action_shuffle_ratio(
     levels = draw_levels(batch.rows, batch.length, dynamics.config.k_max, False, noise)
     counted = batch.mask & ~batch.is_first
     if held:
-        levels = hold_contexts(levels, dynamics.context_level, 1 / dynamics.config.k_max)
+        levels = alternate_contexts(levels, dynamics.context_level, 1 / dynamics.config.k_max)
         counted[:, ::2] = False
     noised = noise_to(levels.tau, z, noise.normal(*z.shape))
     timesteps = counted.flatten().nonzero()[:, 0]

@@ -70,12 +70,12 @@ class Dream:
         self.ring = min(longest or dynamics.config.context, dynamics.config.context)
         self.d_min = 1 / dynamics.config.k_max
         self.levels: dict[tuple[float, ...], Tensor] = {}  # made once
-        self.unkept: tuple[Tensor, Tensor] | None = None  # latents and actions of a finished frame not kept yet
+        self.pending: tuple[Tensor, Tensor] | None = None  # latents and actions of a finished frame not kept yet
         self.world_cache: RingCache | None = None
         self.agent_cache: RingCache | None = None
         self.task: Tensor | None = None  # what is asked for now: a label [B, W], or the tasks that are left [B, 1, P]
         self.last: Tensor | None = None  # latents [B, L, Z] of the last frame
-        self.judged: StepOutcome | None = None  # what the last step brought
+        self.last_outcome: StepOutcome | None = None  # what the last step brought
 
     @torch.no_grad()
     def reset(
@@ -95,7 +95,7 @@ class Dream:
         for cache in (self.world_cache, self.agent_cache):
             if cache is not None:
                 cache.start_at(frames_before)
-        self.task, self.unkept = task, None
+        self.task, self.pending = task, None
         features = self._see(self.dynamics.pack(latents), actions, is_first)
         if task is not None and self.with_agent is not None:
             self.task = self.with_agent.goal.select_timesteps(task, slice(-1, None))
@@ -107,7 +107,7 @@ class Dream:
 
         Returns their features `[n, T, H]`. The others stay as they are.
         """
-        self.settle()
+        self.flush()
         assert self.world_cache is not None and self.agent_cache is not None and self.task is not None
         anew = Dream(self.model, k_sample=self.k_sample, noise=self.noise, longest=self.ring)
         before = self.world_cache.frames - latents.shape[1]
@@ -124,7 +124,7 @@ class Dream:
 
         `task`, as that of a batch of one timestep: what is asked for from now on.
         """
-        self.settle()
+        self.flush()
         if task is not None:
             self.task = task
         return self._see(self.dynamics.pack(latents[:, None]), actions[:, None])[:, 0]
@@ -132,31 +132,31 @@ class Dream:
     @torch.no_grad()
     def step(self, actions: Tensor) -> DreamStep:
         """Imagine the timestep that `actions` int64 `[B, A]` lead to, and what the agent sees in it: K + 1 passes."""
-        self.settle()
+        self.flush()
         latents, _ = self.advance(actions)
-        features = self.settle()
-        assert self.judged is not None
-        return DreamStep(latents, features, *self._outcome(features, self.judged))
+        features = self.flush()
+        assert self.last_outcome is not None
+        return DreamStep(latents, features, *self._outcome(features, self.last_outcome))
 
     @torch.no_grad()
     def advance(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Latents `[B, L, Z]` of the timestep that `actions` int64 `[B, A]` lead to, in K passes: it is not kept yet.
 
         The first pass keeps the frame before, if that is still to be done; its features `[B, H]` are returned too
-        (empty otherwise, and without an agent). `settle` keeps the last one.
+        (empty otherwise, and without an agent). `flush` keeps the last one.
         """
         z_B1LZ, features = self._sample(actions[:, None])
-        self.unkept = z_B1LZ, actions[:, None]
-        self.judged = self._judge(actions, z_B1LZ[:, 0])
+        self.pending = z_B1LZ, actions[:, None]
+        self.last_outcome = self._step_outcome(actions, z_B1LZ[:, 0])
         return z_B1LZ[:, 0], features[:, 0]
 
     @torch.no_grad()
-    def settle(self) -> Tensor:
+    def flush(self) -> Tensor:
         """Keep the frame that `advance` left, if any; returns its features `[B, H]`, as `advance` does."""
-        if self.unkept is None:
+        if self.pending is None:
             return torch.zeros(0, 0, device=self.noise.device)
-        unkept, self.unkept = self.unkept, None
-        return self._keep(*unkept)[:, 0]
+        pending, self.pending = self.pending, None
+        return self._keep(*pending)[:, 0]
 
     @torch.no_grad()
     def imagine(self, actions: Tensor) -> Imagined:
@@ -164,20 +164,20 @@ class Dream:
 
         K passes a frame, not K + 1: a finished frame is kept in the pass that begins to denoise the next one.
         """
-        self.settle()
+        self.flush()
         latents, features, judged = [], [], []
         for action in actions.unbind(dim=1):
             z_BLZ, features_BH = self.advance(action)
             latents.append(z_BLZ)
             features.append(features_BH)  # of the frame before
-            assert self.judged is not None
-            judged.append(self.judged)
-        features_BTH = torch.stack((*features[1:], self.settle()), dim=1)
+            assert self.last_outcome is not None
+            judged.append(self.last_outcome)
+        features_BTH = torch.stack((*features[1:], self.flush()), dim=1)
         steps = StepOutcome(*(torch.stack(parts, dim=1) for parts in zip(*judged, strict=True)))
         outcome = self._outcome(features_BTH, steps)
         return Imagined(torch.stack(latents, dim=1), features_BTH, *outcome, steps.achieved)
 
-    def _judge(self, actions: Tensor, z: Tensor) -> StepOutcome:
+    def _step_outcome(self, actions: Tensor, z: Tensor) -> StepOutcome:
         """What the step brought whose `actions` `[B, A]` led from the last frame to `z` `[B, L, Z]`.
 
         `task` becomes what is then left to do.
@@ -199,7 +199,7 @@ class Dream:
     def select(self, rows: Tensor) -> None:
         """Go on with the chosen `rows` only (int64 `[n]`)."""
         assert self.world_cache is not None
-        self.settle()
+        self.flush()
         self.world_cache = self.world_cache.select(rows)
         self.agent_cache = self.agent_cache.select(rows) if self.agent_cache else None
         self.task = self.task[rows] if self.task is not None else None
@@ -211,18 +211,18 @@ class Dream:
         The first step's pass keeps the frame before if that is still to be done: its features `[B, 1, H]` are returned
         too (empty otherwise).
         """
-        unkept, self.unkept = self.unkept, None
-        history = None if unkept is None else self._to_context_level(unkept[0])
+        pending, self.pending = self.pending, None
+        history = None if pending is None else self._to_context_level(pending[0])
         shape = (len(actions), 1, self.dynamics.config.tokens, self.dynamics.config.channels)
         z = self.noise.normal(*shape)
         d, features = 1 / self.k_sample, z.new_zeros(len(actions), 1, 0)
         for k in range(self.k_sample):
             tau = k * d
-            if unkept is None or history is None or k:
+            if pending is None or history is None or k:
                 clean = self._pass(z, [tau], [d], actions).clean
             else:
                 levels = [self.dynamics.context_level, tau], [self.d_min, d]
-                both = self._pass(torch.cat((history, z), dim=1), *levels, torch.cat((unkept[1], actions), dim=1))
+                both = self._pass(torch.cat((history, z), dim=1), *levels, torch.cat((pending[1], actions), dim=1))
                 clean = both.clean[:, 1:]
                 features = self._commit(history, Memory(tuple(x_BTSD[:, :1] for x_BTSD in both.memory.inputs)))
             z = z + (clean - z) / (1 - tau) * d

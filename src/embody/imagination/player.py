@@ -40,7 +40,7 @@ class Player:
     ) -> None:
         self.tokenizer, self.agent, self.goal, self.context = tokenizer, model.agent, model.goal, context
         self.vocabulary, self.labels = tuple(vocabulary), tuple(labels)
-        self.asked: Tensor | None = None  # words of labels [N, W], or the tasks that are left, bool [N, P]
+        self.task: Tensor | None = None  # words of labels [N, W], or the tasks that are left, bool [N, P]
         self.device = model.agent.token_MD.device
         self.noise = GeneratorNoise(torch.Generator(self.device).manual_seed(seed))
         self.sampling = sampling
@@ -84,8 +84,8 @@ class Player:
         first = torch.ones(rows, dtype=torch.bool, device=self.device)
         self.history.clear()
         self.history.extend([(self._encode(frames), actions, first)] * self.context)
-        self.asked = self._tasks(labels)
-        task = self.goal.repeat_over_time(self.asked, self.context)
+        self.task = self._tasks(labels)
+        task = self.goal.repeat_over_time(self.task, self.context)
         self.features = self.dream.reset(*self._past(slice(None)), task)[:, -1]
 
     @torch.no_grad()
@@ -96,21 +96,21 @@ class Player:
         what `act` does next is what it would do had the agent been asked so from the start. The tasks that are left
         change within the clips of training: other ones hold from the next frame on.
         """
-        assert self.features is not None and self.asked is not None, "begin comes first"
-        before, self.asked = self.asked, self._tasks(labels)
-        rows = self.goal.rows_to_reread(before, self.asked)
+        assert self.features is not None and self.task is not None, "begin comes first"
+        before, self.task = self.task, self._tasks(labels)
+        rows = self.goal.rows_to_reread(before, self.task)
         if len(rows):
-            features = self.dream.reread(rows, *self._past(rows), self.asked[rows])[:, -1]
+            features = self.dream.reread(rows, *self._past(rows), self.task[rows])[:, -1]
             self.features = self.features.index_copy(0, rows, features)
 
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these of the `N` episodes only."""
-        assert self.features is not None and self.tokenizer_cache is not None and self.asked is not None, "begin first"
+        assert self.features is not None and self.tokenizer_cache is not None and self.task is not None, "begin first"
         chosen = torch.tensor(rows, dtype=torch.long, device=self.device)
         self.dream.select(chosen)
         self.tokenizer_cache = self.tokenizer_cache.select(chosen)
-        self.features, self.asked = self.features[chosen], self.asked[chosen]
+        self.features, self.task = self.features[chosen], self.task[chosen]
         kept = [(latents[chosen], actions[chosen], first[chosen]) for latents, actions, first in self.history]
         self.history.clear()
         self.history.extend(kept)
@@ -126,8 +126,8 @@ class Player:
         """The frames uint8 `[N, H, W, 3]` that came after `actions` int64 `[N, A]`."""
         taken, latents = torch.from_numpy(actions).to(self.device), self._encode(frames)
         self.history.append((latents, taken, torch.zeros(len(frames), dtype=torch.bool, device=self.device)))
-        assert self.asked is not None, "begin comes first"
-        self.features = self.dream.observe(latents, taken, self.goal.repeat_over_time(self.asked, 1))
+        assert self.task is not None, "begin comes first"
+        self.features = self.dream.observe(latents, taken, self.goal.repeat_over_time(self.task, 1))
 
     def _encode(self, frames: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)

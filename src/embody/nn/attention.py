@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from embody.config import TransformerConfig
-from embody.nn import by_hand
+from embody.nn import custom_backward
 from embody.nn.norm import RMSNorm
 from embody.nn.rope import rotate
 
@@ -71,11 +71,11 @@ class Attention(nn.Module):
         o_BNXK = attend(q_BNXK, k_BGYK, v_BGYK, causal=causal, soft_cap=self.soft_cap)
         return self.out(o_BNXK.transpose(1, 2).flatten(2))
 
-    def recall(self, q_BN1K: Tensor, k_BGCK: Tensor, v_BGCK: Tensor, bias_C: Tensor | None) -> Tensor:
+    def attend_cached(self, q_BN1K: Tensor, k_BGCK: Tensor, v_BGCK: Tensor, bias_C: Tensor | None) -> Tensor:
         """Attend with one query a head to a ring, `bias_C` added to the logits, and project back to `[B, 1, D]`."""
         if q_BN1K.shape[0] > _MAX_BATCH:
             parts = zip(*(x.split(_MAX_BATCH) for x in (q_BN1K, k_BGCK, v_BGCK)), strict=True)
-            return torch.cat([self.recall(q, k, v, bias_C) for q, k, v in parts])
+            return torch.cat([self.attend_cached(q, k, v, bias_C) for q, k, v in parts])
         # The heads of a group stand side by side as queries: plain calls, whatever the kernel thinks of groups.
         q_BGnK = q_BN1K.unflatten(1, (self.kv_heads, -1)).squeeze(3).to(k_BGCK.dtype)
         bias = None if bias_C is None else bias_C.expand(1, 1, 1, -1)
@@ -88,9 +88,9 @@ class Attention(nn.Module):
 
 
 def _norm_and_rotate(norm: RMSNorm, x_BNYK: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    if by_hand.pays(x_BNYK, norm.weight):
+    if custom_backward.use_custom_backward(x_BNYK, norm.weight):
         x_BYNK = x_BNYK.transpose(1, 2).float()
-        return by_hand.rms_norm_and_rotate(x_BYNK, norm.weight, norm.eps, *angles).transpose(1, 2)
+        return custom_backward.rms_norm_and_rotate(x_BYNK, norm.weight, norm.eps, *angles).transpose(1, 2)
     return rotate(norm(x_BNYK), angles)
 
 

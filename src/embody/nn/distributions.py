@@ -74,7 +74,7 @@ class FactoredCategorical:
         parts = [log_p.gather(-1, actions[..., a, None]).squeeze(-1) for a, log_p in enumerate(self.log_probs)]
         return torch.stack(parts).sum(dim=0)
 
-    def within(self, other: "FactoredCategorical", support: float) -> "FactoredCategorical":
+    def within_support_of(self, other: "FactoredCategorical", support: float) -> "FactoredCategorical":
         """This distribution over those actions alone, factor by factor, with `q(a) >= support max_b q(b)` in `other`.
 
         Discrete BCQ's limit (Fujimoto et al. 2019, arXiv:1910.01708, section 4). Other actions have probability 0.
@@ -87,7 +87,7 @@ class FactoredCategorical:
         return limited
 
     def allows(self, actions: Tensor) -> Tensor:
-        """bool `[...]`: which of int64 actions `[..., A]` are not among those that `within` left out."""
+        """bool `[...]`: which of int64 actions `[..., A]` are not among those that `within_support_of` left out."""
         return self.log_prob(actions) > _NEVER / 2
 
     def sample(self, noise: Noise) -> Tensor:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embody.nn import by_hand
+from embody.nn import custom_backward
 
 __all__ = ["RMSNorm"]
 
@@ -19,6 +19,6 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         # Mixed with its float32 weight a bfloat16 input would also miss the fused kernel, with a warning.
         x = x.float()
-        if by_hand.pays(x, self.weight):
-            return by_hand.rms_norm(x, self.weight, self.eps)
+        if custom_backward.use_custom_backward(x, self.weight):
+            return custom_backward.rms_norm(x, self.weight, self.eps)
         return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)

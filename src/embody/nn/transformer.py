@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from embody.config import TransformerConfig
-from embody.nn import by_hand
+from embody.nn import custom_backward
 from embody.nn.attention import Attention
 from embody.nn.cache import RingCache
 from embody.nn.norm import RMSNorm
@@ -48,8 +48,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate_up = self.gate_up(x)
-        if by_hand.pays(gate_up, self.gate_up.weight):
-            return self.out(by_hand.swiglu(gate_up))
+        if custom_backward.use_custom_backward(gate_up, self.gate_up.weight):
+            return self.out(custom_backward.swiglu(gate_up))
         gate, up = gate_up.chunk(2, dim=-1)
         return self.out(F.silu(gate) * up)
 
@@ -124,7 +124,7 @@ class Block(nn.Module):
             parts = []
             frames = zip(*(part.split(1, dim=2) for part in (q, k, v)), strict=True)
             for ahead, (q_1, k_1, v_1) in enumerate(frames):
-                parts.append(self.attention.recall(q_1, *cache.extend(layer, k_1, v_1, ahead)))
+                parts.append(self.attention.attend_cached(q_1, *cache.extend(layer, k_1, v_1, ahead)))
             o_ETD = torch.cat(parts, dim=1)
         x_BTSD = x_BTSD + o_ETD.view(B, S, T, -1).transpose(1, 2)
         return x_BTSD + self.mlp(self.mlp_norm(x_BTSD))
@@ -162,19 +162,19 @@ class Transformer(nn.Module):
         x_BTSD: Tensor,
         *,
         first: int | None = None,
-        places: Tensor | None = None,
+        positions: Tensor | None = None,
         cache: RingCache | None = None,
         memory_only: bool = False,
     ) -> tuple[Tensor, Memory]:
         """New tokens `[B, T, S, D]` (normalised) and the memory for a second stream.
 
-        `places` `[S]` are the tokens' positions inside a frame, their order by default. With a cache the frames are
+        `positions` `[S]` are the tokens' positions inside a frame, their order by default. With a cache the frames are
         those in progress: the caller commits them. With `memory_only` layers that neither the memory nor the cache
         needs are left out, and the tokens are not those of the last one.
         """
         T, S = x_BTSD.shape[1:3]
-        places = torch.arange(S, device=x_BTSD.device) if places is None else places
-        in_space, in_time = _angles(self.config, T, places, cache)
+        positions = torch.arange(S, device=x_BTSD.device) if positions is None else positions
+        in_space, in_time = _angles(self.config, T, positions, cache)
         inputs, layer = [], 0
         layers = self.config.layers
         last = max(layers.rfind("S"), layers.rfind("T") if cache is not None else -1) if memory_only else len(layers)
@@ -242,12 +242,14 @@ def initialise(module: nn.Module, depth: int) -> None:
         nn.init.normal_(module.out.weight, std=(module.out.in_features * 2 * depth) ** -0.5)
 
 
-def _angles(config: TransformerConfig, frames: int, places: Tensor, cache: RingCache | None) -> tuple[Angles, Angles]:
+def _angles(
+    config: TransformerConfig, frames: int, positions: Tensor, cache: RingCache | None
+) -> tuple[Angles, Angles]:
     dim = config.width // config.heads
     # A context into an empty cache may be longer than what a pass adds to a filled one.
-    time = torch.arange(frames, device=places.device)
+    time = torch.arange(frames, device=positions.device)
     if cache is not None:
         # Read from the tensor: a compiled step would be compiled anew for every number of frames.
         time = time + cache.position[0] if cache.empty else cache.position[:frames]
     fastest, base = config.time_rope
-    return rotary_angles(places, dim, config.rope_base), rotary_angles(time, dim, base, fastest)
+    return rotary_angles(positions, dim, config.rope_base), rotary_angles(time, dim, base, fastest)

@@ -68,4 +68,4 @@ def _take_recorded_actions(config: Config, actions: ActionSpec | None, logger: L
             " or other datasets"
         )
     logger.info(f"actions taken from the recordings: {len(actions.sizes)} factors of sizes {actions.sizes}")
-    return config.acting_by(actions)
+    return config.with_actions(actions)

@@ -130,7 +130,7 @@ def _training_stages(
         case "tokenizer":
             tokenizer = TokenizerStage(config, datasets)
             yield tokenizer
-            tokenizer.model.set_latent_statistics(tokenizer.some_frames().to(device))
+            tokenizer.model.set_latent_statistics(tokenizer.sample_frames().to(device))
             if tokenizer.decoder_steps:
                 yield DecoderStage(tokenizer)
         case "dynamics":

@@ -28,8 +28,8 @@ class Tokenizer(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
-    encoder_places: Tensor
-    decoder_places: Tensor
+    encoder_positions: Tensor
+    decoder_positions: Tensor
     latent_mean: Tensor
     latent_std: Tensor
 
@@ -56,8 +56,8 @@ class Tokenizer(nn.Module):
         # A latent stands, for RoPE too, where its patches stand.
         patch_P = torch.arange(patches, dtype=torch.float32)
         latent_L = (torch.arange(config.latents) + 0.5) * patches / config.latents - 0.5
-        self.register_buffer("encoder_places", torch.cat((patch_P, latent_L)), persistent=False)
-        self.register_buffer("decoder_places", torch.cat((latent_L, patch_P)), persistent=False)
+        self.register_buffer("encoder_positions", torch.cat((patch_P, latent_L)), persistent=False)
+        self.register_buffer("decoder_positions", torch.cat((latent_L, patch_P)), persistent=False)
         self.register_buffer("pixel_mean", torch.full((3, 1, 1), 0.5))
         self.register_buffer("pixel_std", torch.full((3, 1, 1), 0.25))
         self.register_buffer("latent_mean", torch.zeros(config.channels))
@@ -117,7 +117,7 @@ class Tokenizer(nn.Module):
         latent_BTLD = self.latent_LD.expand(B, T, -1, -1)
         P = patch_BTPD.shape[2]
         x_BTSD, _ = self.encoder(
-            torch.cat((patch_BTPD, latent_BTLD), dim=2), first=P, places=self.encoder_places, cache=cache
+            torch.cat((patch_BTPD, latent_BTLD), dim=2), first=P, positions=self.encoder_positions, cache=cache
         )
         if cache is not None:
             cache.commit(T)
@@ -131,7 +131,7 @@ class Tokenizer(nn.Module):
         latent_BTLD = self.from_latent(z_BTLZ) + self.latent_position_LD
         readout_BTPD = self.readout_PD.expand(B, T, -1, -1)
         x_BTSD, _ = self.decoder(
-            torch.cat((latent_BTLD, readout_BTPD), dim=2), first=L, places=self.decoder_places, cache=cache
+            torch.cat((latent_BTLD, readout_BTPD), dim=2), first=L, positions=self.decoder_positions, cache=cache
         )
         if cache is not None:
             cache.commit(T)

@@ -28,7 +28,7 @@ from embody.data import (
 )
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics, ShortcutLoss
-from embody.dynamics.shortcut import Levels, draw_levels, hold_contexts, noise_to
+from embody.dynamics.shortcut import Levels, alternate_contexts, draw_levels, noise_to
 from embody.errors import UserError
 from embody.model import WorldAndAgent
 from embody.nn.noise import Noise
@@ -52,7 +52,7 @@ class AgentStage:
         name: str = "agent",
     ) -> None:
         self.name = name
-        self.config, self.whole = config.train_agent, config
+        self.config, self.run_config = config.train_agent, config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.episode_filter = episode_filter
         clips = self.clips()
@@ -88,13 +88,14 @@ class AgentStage:
         world = [p for p in self.model.dynamics.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [{"params": list(self.model.agent.parameters())}]
         if world:
-            groups.append({"params": world, "lr_scale": self.whole.agent_objective.world_lr_scale})
+            groups.append({"params": world, "lr_scale": self.run_config.agent_objective.world_lr_scale})
         return groups
 
     def clips(self) -> ClipSpec:
-        agent, objective, imagination = self.whole.agent, self.whole.agent_objective, self.whole.imagination
+        config = self.run_config
+        agent, objective, imagination = config.agent, config.agent_objective, config.imagination
         return ClipSpec(
-            EpisodeSelection("train", True, self.episode_filter, self.whole.data.weights),
+            EpisodeSelection("train", True, self.episode_filter, self.run_config.data.weights),
             BatchShapes.of(self.config),
             self.tokenizer_hash,
             Placement(left_pad=imagination.context - 1),
@@ -107,10 +108,12 @@ class AgentStage:
 
     def batches_of(self, clips: ClipSpec, start: int) -> Iterable[Batch]:
         """Batches `start`, `start + 1`, ... of these clips, by the datasets and the seed of the stage."""
-        return batches(self.datasets, clips, seed=self.whole.seed + 2, start=start, workers=self.whole.workers)
+        return batches(
+            self.datasets, clips, seed=self.run_config.seed + 2, start=start, workers=self.run_config.workers
+        )
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
-        config, dynamics, agent = self.whole.agent_objective, self.model.dynamics, self.model.agent
+        config, dynamics, agent = self.run_config.agent_objective, self.model.dynamics, self.model.agent
         noise, reduce = context.noise, context.reduce
         features = self.model.features(batch, self._levels(batch, noise), noise)
         loss, metrics = self.losses["agent"](agent.heads, features, batch, reduce=reduce)
@@ -123,23 +126,23 @@ class AgentStage:
         return loss, metrics
 
     def row_flops(self, frames: int, context: StepContext) -> float:
-        return agent_row_flops(self.whole, frames)
+        return agent_row_flops(self.run_config, frames)
 
     def _levels(self, batch: Batch, noise: Noise) -> Levels:
         """Levels that the heads read: drawn as the flow loss draws them [P], or that of a history (the seed's)."""
-        k_max, objective = self.model.dynamics.config.k_max, self.whole.dynamics_objective
+        k_max, objective = self.model.dynamics.config.k_max, self.run_config.dynamics_objective
         context_levels = self.model.context_levels(batch)
-        if self.whole.agent_objective.heads_input == "context":
+        if self.run_config.agent_objective.heads_input == "context":
             return context_levels
         uniform = objective.step_draw == "uniform"
         shape = (batch.rows, batch.length)
         levels = draw_levels(*shape, k_max, uniform, noise, objective.tau_power, finest=uniform)
         if objective.contexts == "alternate":
-            levels = hold_contexts(levels, self.model.dynamics.context_level, 1 / k_max)
+            levels = alternate_contexts(levels, self.model.dynamics.context_level, 1 / k_max)
         return levels
 
 
-class _PairsStage:
+class _StepModelStage:
     """A stage after the agent's: one part of its model alone learns in place, on neighbouring frames."""
 
     name: str
@@ -147,8 +150,8 @@ class _PairsStage:
     def __init__(self, before: AgentStage, part: nn.Module | None, steps: int, length: int) -> None:
         """`before` is finished; `part` of its model learns, for so many steps, on clips of `length` frames."""
         assert part is not None
-        self.before, self.steps = before, steps
-        rows = max(1, before.whole.agent_objective.event_rows // (length - 1))
+        self.agent_stage, self.steps = before, steps
+        rows = max(1, before.run_config.agent_objective.event_rows // (length - 1))
         self.config = replace(before.config, batch=rows, length=length, long_length=0, muon_lr=0.0)
         self.model: WorldAndAgent = before.model.requires_grad_(False)
         self.part = part.requires_grad_(True)
@@ -164,8 +167,9 @@ class _PairsStage:
         return noise_to(self.model.context_levels(batch).tau, z, noise.normal(*z.shape))
 
 
-class EventsStage(_PairsStage):
-    """The last steps of phase 2 but `RiskStage`'s: `Events` alone, on pairs many of which have events or misses.
+class EventsStage(_StepModelStage):
+    """The last steps of phase 2 but `RiskStage`'s: `EventClassifier` alone, on pairs many of which have events or
+    misses.
 
     They are rare, and beside the agent's losses too few come by: in 2,000 batches of the agent's it learns half of
     Crafter's (docs/LOG.md).
@@ -174,12 +178,12 @@ class EventsStage(_PairsStage):
     name = "events"
 
     def __init__(self, before: AgentStage) -> None:
-        super().__init__(before, before.model.events, before.whole.agent_objective.event_steps, length=2)
+        super().__init__(before, before.model.events, before.run_config.agent_objective.event_steps, length=2)
 
     def batches(self, start: int) -> Iterable[Batch]:
-        clips = self.before.clips()
+        clips = self.agent_stage.clips()
         clips = replace(clips, shapes=BatchShapes.of(self.config), mix=replace(clips.mix, event_lead=0))
-        return self.before.batches_of(clips, start)
+        return self.agent_stage.batches_of(clips, start)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         assert batch.events is not None
@@ -188,11 +192,11 @@ class EventsStage(_PairsStage):
         return event_loss(logits, batch.events[:, 1:], _steps(batch), context.reduce), {}
 
     def row_flops(self, frames: int, context: StepContext) -> float:
-        return event_row_flops(self.before.whole, frames)
+        return event_row_flops(self.agent_stage.run_config, frames)
 
 
-class RiskStage(_PairsStage):
-    """The last steps of phase 2: `Risk` alone, on steps from anywhere, since it is to be right on average.
+class RiskStage(_StepModelStage):
+    """The last steps of phase 2: `RiskModel` alone, on steps from anywhere, since it is to be right on average.
 
     A clip begins anywhere but at the end, and may outlast its episode: so an episode's last steps, which are those that
     cost, come as often as others. Only its first seven come less.
@@ -202,13 +206,13 @@ class RiskStage(_PairsStage):
 
     def __init__(self, before: AgentStage) -> None:
         length = 9  # eight steps a clip: clips of two frames take longer to read than to learn from
-        super().__init__(before, before.model.risk, before.whole.agent_objective.risk_steps, length)
+        super().__init__(before, before.model.risk, before.run_config.agent_objective.risk_steps, length)
 
     def batches(self, start: int) -> Iterable[Batch]:
-        clips = self.before.clips()
+        clips = self.agent_stage.clips()
         placement = replace(clips.placement, contexts=True, after=self.config.length - 1)
         clips = replace(clips, shapes=BatchShapes.of(self.config), placement=placement, mix=Mix())
-        return self.before.batches_of(clips, start)
+        return self.agent_stage.batches_of(clips, start)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         """A cost is what a recorded reward is below what was achieved for the first time."""
@@ -220,7 +224,7 @@ class RiskStage(_PairsStage):
         return risk_loss(said, costs, batch.is_terminal[:, 1:], _steps(batch), context.reduce), {}
 
     def row_flops(self, frames: int, context: StepContext) -> float:
-        return risk_row_flops(self.before.whole, frames)
+        return risk_row_flops(self.agent_stage.run_config, frames)
 
 
 def _steps(batch: Batch) -> Tensor:

@@ -33,7 +33,7 @@ class DynamicsStage:
         self, config: Config, datasets: Sequence[Dataset], tokenizer_hash: str, *, name: str = "dynamics"
     ) -> None:
         self.name = name
-        self.config, self.whole = config.train_dynamics, config
+        self.config, self.run_config = config.train_dynamics, config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.steps = stage_steps(datasets, self.config, self.clips())
         torch.manual_seed(config.seed + 1)
@@ -45,16 +45,16 @@ class DynamicsStage:
 
     def clips(self) -> ClipSpec:
         return ClipSpec(
-            EpisodeSelection("train", weights=self.whole.data.weights),
+            EpisodeSelection("train", weights=self.run_config.data.weights),
             BatchShapes.of(self.config),
             self.tokenizer_hash,
-            Placement(left_pad=self.whole.imagination.context - 1),
-            Mix(self.whole.dynamics_objective.uniform_share),
-            Relabelling(words=self.whole.agent.words),
+            Placement(left_pad=self.run_config.imagination.context - 1),
+            Mix(self.run_config.dynamics_objective.uniform_share),
+            Relabelling(words=self.run_config.agent.words),
         )
 
     def batches(self, start: int) -> Iterable[Batch]:
-        seed, workers = self.whole.seed + 1, self.whole.workers
+        seed, workers = self.run_config.seed + 1, self.run_config.workers
         return batches(self.datasets, self.clips(), seed=seed, start=start, workers=workers)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -62,8 +62,8 @@ class DynamicsStage:
         return self.losses(self.model, batch, context.noise, bootstrap=bootstrap, reduce=context.reduce)
 
     def row_flops(self, frames: int, context: StepContext) -> float:
-        dynamics, objective = self.whole.dynamics, self.whole.dynamics_objective
+        dynamics, objective = self.run_config.dynamics, self.run_config.dynamics_objective
         return dynamics_row_flops(dynamics, objective, frames, bootstrap=self._bootstraps(context))
 
     def _bootstraps(self, context: StepContext) -> bool:
-        return context.progress >= self.whole.dynamics_objective.bootstrap_start
+        return context.progress >= self.run_config.dynamics_objective.bootstrap_start

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from embody.agent import PmpoLoss, lambda_returns, until_rewarded
+from embody.agent import PmpoLoss, end_at_reward, lambda_returns
 from embody.config import Config, SamplingConfig
 from embody.cost.flops import imagination_row_flops
 from embody.data import (
@@ -115,13 +115,13 @@ class ImaginationStage:
         self.name = name
         # Contexts have one length: a dream starts from exactly so many frames.
         self.config = replace(config.train_imagination, length=config.imagination.context, long_length=0)
-        self.whole = config
+        self.run_config = config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
         self.steps = stage_steps(datasets, self.config, self.clips())
         self.model: WorldAndAgent = model.requires_grad_(False)
         heads = model.agent.heads
         if config.sampling.support:
-            heads.keep_cloned()
+            heads.keep_cloned_policy()
         self.trained = [*heads.policy.parameters(), *heads.value.parameters()]
         if config.imagination.finetune == "agent":
             others = [p for name, p in model.agent.named_parameters() if not name.startswith("heads.")]
@@ -139,9 +139,9 @@ class ImaginationStage:
         return [{"params": self.trained}]
 
     def clips(self) -> ClipSpec:
-        dreams, agent = self.whole.imagination, self.whole.agent
+        dreams, agent = self.run_config.imagination, self.run_config.agent
         return ClipSpec(
-            EpisodeSelection("train", labelled_only=True, weights=self.whole.data.weights),
+            EpisodeSelection("train", labelled_only=True, weights=self.run_config.data.weights),
             BatchShapes.of(self.config),
             self.tokenizer_hash,
             Placement(dreams.context - 1, contexts=True, first_timesteps=dreams.first_timesteps),
@@ -151,41 +151,43 @@ class ImaginationStage:
 
     def batches(self, start: int) -> Iterable[Trajectories]:
         """Dreams from loaded contexts by the policy as it is when they are asked for; each serves `updates` steps."""
-        updates, device = self.whole.imagination.updates, self.model.agent.token_MD.device
+        updates, device = self.run_config.imagination.updates, self.model.agent.token_MD.device
         assert start % updates == 0, "a checkpoint cut a dream: it serves so many steps"
         for number, contexts in enumerate(self.contexts(start // updates), start // updates):
-            noise = RowNoise(self.whole.seed + 3, number, device=device)  # the losses' is of the run's own seed
+            noise = RowNoise(self.run_config.seed + 3, number, device=device)  # the losses' is of the run's own seed
             dreamt = self.dream(contexts.to(device), noise)
             for _ in range(updates):
                 yield dreamt
 
     def contexts(self, start: int) -> Iterable[Batch]:
         """Loaded batches `start`, `start + 1`, ... of what dreams begin from."""
-        seed, workers = self.whole.seed + 3, self.whole.workers
+        seed, workers = self.run_config.seed + 3, self.run_config.workers
         return batches(self.datasets, self.clips(), seed=seed, start=start, workers=workers)
 
     def dream(self, contexts: Batch, noise: Noise) -> Trajectories:
         """One rollout from each of the `contexts`, with rewards and ends as the losses are to count them."""
-        config = self.whole.imagination
-        dreamt = dream_trajectories(self._dreamer(), contexts, self.whole.sampling, horizon=config.horizon, noise=noise)
+        config = self.run_config.imagination
+        dreamt = dream_trajectories(
+            self._dreamer(), contexts, self.run_config.sampling, horizon=config.horizon, noise=noise
+        )
         if config.finetune == "agent":
-            dreamt = self._as_the_prior_sees_it(dreamt, noise)
+            dreamt = self._seen_by_prior(dreamt, noise)
         if config.shuffle_rewards:
             dreamt = replace(dreamt, rewards=_shuffled(dreamt, noise))
-        if self.whole.agent_objective.once:
-            continues = until_rewarded(dreamt.rewards, dreamt.continues)
+        if self.run_config.agent_objective.once:
+            continues = end_at_reward(dreamt.rewards, dreamt.continues)
             dreamt = replace(dreamt, continues=continues, alive=_alive(continues))
         return dreamt
 
     def loss(self, dreamt: Trajectories, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
-        config, heads = self.whole.imagination, self.model.agent.heads
+        config, heads = self.run_config.imagination, self.model.agent.heads
         rewards, features = dreamt.rewards, dreamt.features
         if config.finetune == "agent":
-            features = self._relive(self.model, dreamt, context.noise)
+            features = self._recompute_features(self.model, dreamt, context.noise)
         value_logits = heads.value(features)
         values = heads.value_bins.decode(value_logits).detach()
         returns = lambda_returns(rewards, dreamt.continues, values, config.gamma, config.lambda_)
-        support = self.whole.sampling.support
+        support = self.run_config.sampling.support
         policy = heads.act(features[:, :-1], support)
         prior = self.prior.agent.heads.act(dreamt.features[:, :-1], support)
         # At the support's edge, in bfloat16, an action may have been taken that now is just outside: it says nothing.
@@ -206,21 +208,25 @@ class ImaginationStage:
         return loss + value, metrics
 
     def row_flops(self, frames: int, context: StepContext) -> float:
-        return imagination_row_flops(self.whole, dreams=float(context.step % self.whole.imagination.updates == 0))
+        return imagination_row_flops(
+            self.run_config, dreams=float(context.step % self.run_config.imagination.updates == 0)
+        )
 
     def _dreamer(self) -> WorldAndAgent:
         """The model with its heads as they are now, to dream with: autocast would cast frozen matrices every time."""
         autocast = torch.is_autocast_enabled(self.model.agent.token_MD.device.type)
-        heads_only = self.whole.imagination.finetune == "heads"
-        if not autocast and not self.whole.compile:
+        heads_only = self.run_config.imagination.finetune == "heads"
+        if not autocast and not self.run_config.compile:
             return self.model
         if self.dreamer is None or not heads_only:
             precision: Precision = "bfloat16" if autocast else "float32"
-            self.dreamer = for_inference(self.model, precision=precision, compiled=self.whole.compile and heads_only)
+            self.dreamer = for_inference(
+                self.model, precision=precision, compiled=self.run_config.compile and heads_only
+            )
             self.dreamer.agent.heads = self.model.agent.heads
         return self.dreamer
 
-    def _relive(self, model: WorldAndAgent, dreamt: Trajectories, noise: Noise) -> Tensor:
+    def _recompute_features(self, model: WorldAndAgent, dreamt: Trajectories, noise: Noise) -> Tensor:
         """Features `[B, T + 1, H]` of the dreamt timesteps by `model`, anew from their latents."""
         contexts = dreamt.contexts
         assert contexts.latents is not None
@@ -238,9 +244,9 @@ class ImaginationStage:
         return model.features(sequence, model.context_levels(sequence), noise)[:, -frames - 1 :]
 
     @torch.no_grad()
-    def _as_the_prior_sees_it(self, dreamt: Trajectories, noise: Noise) -> Trajectories:
+    def _seen_by_prior(self, dreamt: Trajectories, noise: Noise) -> Trajectories:
         """The same latents with the prior's features, and what its heads read there: a learner's would drift."""
-        features = self._relive(self.prior, dreamt, noise)
+        features = self._recompute_features(self.prior, dreamt, noise)
         rewards, continues = self.prior.goal.outcome(self.prior, features, dreamt.rewards, dreamt.continues)
         rewards[:, 0], continues[:, 0] = 0.0, 1.0
         return replace(dreamt, features=features, rewards=rewards, continues=continues, alive=_alive(continues))

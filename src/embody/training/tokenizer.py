@@ -35,9 +35,9 @@ class TokenizerStage:
         self.model: Tokenizer = Tokenizer(config.tokenizer, config.env.frame)
         self.objective, self.lpips = config.tokenizer_objective, load_lpips(config)
         self.losses: nn.Module = TokenizerLoss(self.objective, self.lpips)
-        self.model.set_pixel_statistics(self.some_frames())
+        self.model.set_pixel_statistics(self.sample_frames())
 
-    def some_frames(self) -> Tensor:
+    def sample_frames(self) -> Tensor:
         """uint8 `[B, T, 3, H, W]` of the training split, for statistics."""
         source = iter(self.batches(0))
         frames = [next(source).frames for _ in range(_STATISTICS_BATCHES)]
@@ -74,7 +74,7 @@ class DecoderStage:
 
     def __init__(self, before: TokenizerStage) -> None:
         """`before` is finished, with the latents' statistics set; its model is finetuned in place."""
-        self.before, self.config, self.steps = before, before.config, before.decoder_steps
+        self.tokenizer_stage, self.config, self.steps = before, before.config, before.decoder_steps
         self.model: Tokenizer = before.model
         self.model.freeze_encoder()
         self.losses: nn.Module = TokenizerLoss(before.objective, before.lpips)
@@ -83,11 +83,11 @@ class DecoderStage:
         return [{"params": [p for p in self.model.parameters() if p.requires_grad]}]
 
     def batches(self, start: int) -> Iterable[Batch]:
-        return self.before.batches(self.before.steps + start)
+        return self.tokenizer_stage.batches(self.tokenizer_stage.steps + start)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
         masking = max(0.0, 1 - 2 * context.progress)  # the second half sees whole images
         return self.losses(self.model, batch.frames, batch.mask, context.noise, masking, reduce=context.reduce)
 
     def row_flops(self, frames: int, context: StepContext) -> float:
-        return decoder_row_flops(self.model.config, self.before.objective, self.model.frame, frames)
+        return decoder_row_flops(self.model.config, self.tokenizer_stage.objective, self.model.frame, frames)

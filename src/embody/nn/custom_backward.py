@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["pays", "rms_norm", "rms_norm_and_rotate", "swiglu"]
+__all__ = ["use_custom_backward", "rms_norm", "rms_norm_and_rotate", "swiglu"]
 
 
-def pays(x: Tensor, weight: Tensor) -> bool:
+def use_custom_backward(x: Tensor, weight: Tensor) -> bool:
     """Whether a function of `x` and `weight` is to be taken from here."""
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     return learns and x.device.type == "cpu" and not torch.compiler.is_compiling()
