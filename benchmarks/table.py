@@ -40,10 +40,10 @@ def markdown(results: Mapping[str, Any]) -> str:
         " (triad)."
     )
     what = (
-        "A step, or frames a second; op calls and GFLOP a step or a frame. `compiled` is embody too. MFU: FLOPs"
-        " (embody's by formula, the peer's counted) over median time and the matrix rate of the precision. Ratios are"
-        " of speeds; the peer runs as it is, not compiled. Lists are in the order of the columns; what is compiled has"
-        " no op calls to count."
+        "Speeds are seconds a step, or frames a second; op calls and GFLOP are those of a step or a frame. `compiled`"
+        " is embody with `compiled=True`; the peer is not compiled. MFU is FLOPs (embody's by formula, the peer's"
+        " counted) over the median time and the matrix rate of the precision. Ratios compare speeds. Several values in"
+        " a cell are in the order of the columns; a compiled step has no op calls to count."
     )
     rows = [_HEAD, ("---",) * len(_HEAD)] + [_row(entry, roof) for entry in results["workloads"]]
     return "\n\n".join((about, how, rates, what, "\n".join(f"| {' | '.join(row)} |" for row in rows)))
