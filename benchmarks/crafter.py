@@ -75,8 +75,9 @@ def table(noise: list[float], columns: list[list[float]], rates: list[float], ep
         f"# Crafter's expert, {episodes} episodes of at most {limit} steps at each level of noise",
         "",
         f"`python -m benchmarks.crafter {shlex.join(sys.argv[1:])}`, {time.strftime('%Y-%m-%d')}, `collect.seed` 0,"
-        f" training episodes {FIRST} and on. Noise is the share of actions that are random; shares of episodes below.",
-        f"Steps a second of CPU time, making the worlds included: {', '.join(f'{rate:.0f}' for rate in rates)}.",
+        f" training episodes from {FIRST} on. Noise is the share of random actions. The rows of achievements give the"
+        " share of episodes that have them.",
+        f"Steps a second of CPU time, with the making of worlds: {', '.join(f'{rate:.0f}' for rate in rates)}.",
         "",
         "| noise | " + " | ".join(f"{level:g}" for level in noise) + " |",
         "|---|" + "---|" * len(noise),
