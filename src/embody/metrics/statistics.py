@@ -84,10 +84,10 @@ def achievement_score(outcomes: Outcomes) -> float:
 def bootstrap(outcomes: Outcomes, statistic: Statistic, resamples: int = _RESAMPLES, seed: int = 0) -> Estimate:
     """Percentile interval (2.5 to 97.5) of any statistic, over seeds and over episodes.
 
-    A resample draws S seeds and N episodes with replacement, the same episodes of each seed: episode n is one world,
-    which all of them play. Of one seed the interval is over episodes alone: it says nothing of other seeds. Of few it
-    is too narrow where seeds differ: at 0.4 +- 0.15 it covers 50% with 2 of them, 74% with 3, 91% with 5; at +- 0.05
-    88%, 92% and 95%. `seed` fixes the draws. (`scipy.stats.bootstrap` resamples along one axis, not two crossed ones.)
+    A resample draws S seeds and N episodes with replacement. All drawn seeds have the same episodes: episode n is one
+    world, which every seed plays. With one seed the interval is over episodes alone and says nothing about other
+    seeds. With few seeds it is too narrow if they differ; docs/statistics.md tells how often it contains the true
+    value. `seed` fixes the draws. (`scipy.stats.bootstrap` resamples along one axis, not two crossed ones.)
     """
     _check(outcomes)
     drawn = [statistic(outcomes[places]) for places in _resampled(outcomes.shape, resamples, seed)]
