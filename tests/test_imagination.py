@@ -803,7 +803,7 @@ def test_the_whole_agent_may_learn_in_the_dream(own_weights: bool, tmp_path: Pat
 
 def test_finetuning_reads_no_more_than_the_window() -> None:
     imagination = dataclasses.replace(CONFIG.imagination, finetune="agent", horizon=WINDOW)
-    with pytest.raises(ValueError, match="reads 11 frames at once .*dynamics.context is 8"):
+    with pytest.raises(ValueError, match="reads 11 frames at once .*more than dynamics.context 8"):
         dataclasses.replace(CONFIG, imagination=imagination)
 
 

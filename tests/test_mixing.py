@@ -498,7 +498,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     dataset = make(tmp_path, "a", [9])
     with pytest.raises(AssertionError, match="one for each of 1 datasets"):
         take(1, [dataset], weights=(1.0, 2.0))
-    with pytest.raises(UserError, match="one for each of 2 sources, got 1"):
+    with pytest.raises(UserError, match="one number for each of 2 sources, got 1"):
         dataclasses.replace(minigrid(), data=DataConfig(("a", "b"), (1.0,)))
     with pytest.raises(ValueError, match="weights must be above 0"):
         dataclasses.replace(minigrid(), data=DataConfig(("a", "b"), (1.0, 0.0)))

@@ -421,9 +421,9 @@ def test_the_grid_of_patches() -> None:
     assert tokenizer.grid == (3, 3) and tokenizer.pad(make_frames(1, 1)).shape == (1, 1, 3, 12, 12)
     assert tokenizer.decode(tokenizer.encode(make_frames(1, 1))).shape == (1, 1, 3, 8, 12)
     for padded in ((4, 0), (10, 0), (0, 8)):
-        with pytest.raises(ValueError, match="a multiple of patch 4 that holds"):
+        with pytest.raises(ValueError, match="a multiple of tokenizer.patch 4 that is at least"):
             dataclasses.replace(CONFIG, tokenizer=dataclasses.replace(TOKENIZER, padded=padded))
-    with pytest.raises(ValueError, match="lpips vgg needs frames of 32x32 or more, not 8x12: set it to none"):
+    with pytest.raises(ValueError, match="lpips vgg needs frames of 32x32 or more, not 8x12: set lpips to none"):
         dataclasses.replace(CONFIG, tokenizer_objective=TokenizerObjective(lpips="vgg"))
 
 

@@ -1,10 +1,10 @@
-"""Mistakes of users, a kind of their own: the command line says them in one line; every other exception is ours."""
+"""The exception for a user's mistake, which the command line prints as one line. Any other exception is a bug."""
 
 __all__ = ["UserError", "install_extra"]
 
 
 class UserError(ValueError):
-    """What was wrong, where, and what to do about it, in one line."""
+    """A user's mistake. The message says in one line what is wrong, where, and what to do."""
 
 
 def install_extra(extra: str) -> str:

@@ -1,5 +1,7 @@
-"""Every setting of embody, as frozen dataclasses; each game's presets fill them. Nothing here reads arguments, files or
-the environment (only the command line does)."""
+"""Every setting of embody, as frozen dataclasses, which the presets of each game fill.
+
+Nothing here reads arguments, files or environment variables; only the command line does.
+"""
 
 from embody.config.architecture import (
     ActionSpec,

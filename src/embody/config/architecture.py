@@ -1,7 +1,7 @@
-"""What the models are built of. Weights fit one architecture; nothing here changes how they are trained or sampled.
+"""The architecture of the models. Weights fit one architecture; training and sampling are configured elsewhere.
 
-Numbers marked [P] are stated in the paper. What the models have from elsewhere is not set here a second time: the size
-of a frame and the actions are the environment's (`EnvConfig`), and the agent's trunk has the shape of the dynamics'.
+Values marked [P] are the paper's. Frame size and actions are settings of the environment (`EnvConfig`), and the agent's
+layers have the shape of the dynamics' layers, so neither is set here.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,10 @@ Goal = Literal["one", "all", "recorded"]
 
 @dataclass(frozen=True)
 class ActionSpec:
-    """Factored categorical actions: `sizes[a]` choices of factor `a`; an action is int64 `[A]`."""
+    """Factored categorical actions: an action is int64 `[A]`, one choice for each factor."""
 
     sizes: tuple[int, ...]
+    """Each action factor has this many choices, at least 2."""
 
     def __post_init__(self) -> None:
         if not self.sizes or any(size < 2 for size in self.sizes):
@@ -35,21 +36,33 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """A block-causal transformer: `S` layers attend inside a frame, `T` layers causally along time."""
+    """A block-causal transformer: `S` layers attend inside a frame, `T` layers attend causally along time."""
 
     width: Count = 128
+    """A token is a vector of this many numbers, at least 1; heads must split it into even parts."""
     depth: Count = 4
+    """The transformer has this many layers, at least 1."""
     heads: Count = 4
+    """Attention has this many query heads, at least 1."""
     kv_heads: Count = 2
-    pattern: str = "SSST"  # repeated over the depth [P: space, space, space, time]
+    """Attention has this many key and value heads, at least 1; heads must be a multiple of it (grouped queries) [P]."""
+    pattern: str = "SSST"
+    """The kinds of layers, repeated over the depth: S attends inside a frame, T along time [P: SSST]."""
     mlp_width: Count = 320
-    soft_cap: NotNegative = 0.0  # attention logits bounded by cap * tanh(x / cap); 0 is off
+    """The hidden layer of each SwiGLU MLP has this many units, at least 1."""
+    soft_cap: NotNegative = 0.0
+    """Attention logits x become soft_cap * tanh(x / soft_cap), at least 0; 0 turns the cap off [P: capped]."""
     rope_base: Positive = 10_000.0
-    time_rope: tuple[Positive, Positive] = (1.0, 10_000.0)  # of time layers: fastest turn (radians a frame) and base
-    time_query_gain: float = 1.0  # of time layers at the start: small heads with QK-norm attend too evenly at 1
+    """Inside a frame, rotary embedding turns number pair i of a head by base^(-2i / head width) radians a position; the
+    base is above 0."""
+    time_rope: tuple[Positive, Positive] = (1.0, 10_000.0)
+    """Along time, rotary embedding has this fastest rotation in radians a frame and this base, both above 0."""
+    time_query_gain: float = 1.0
+    """Normalised queries of time layers are multiplied by a learned gain that starts at this number; small heads with
+    QK-norm attend too evenly at 1."""
 
     def check(self, name: str) -> None:
-        """A `UserError` if numbers that are each in their range do not go together; `name` is the setting's."""
+        """Raises a `UserError` if numbers do not fit together, although each is in its range; `name` is the setting."""
         if self.width % self.heads or (self.width // self.heads) % 2:
             raise UserError(f"{name}: width {self.width} must split into {self.heads} heads of an even size")
         if self.heads % self.kv_heads:
@@ -65,18 +78,26 @@ class TransformerConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Masked-autoencoder video tokenizer, causal in time."""
+    """The video tokenizer: a masked autoencoder that is causal in time."""
 
-    patch: Count = 8  # pixels a side
-    latents: Count = 8  # latent tokens a frame
-    channels: Count = 16  # numbers a latent token
-    context: Count = 8  # frames that a time layer sees, this one included
+    patch: Count = 8
+    """Frames are cut into square patches of this many pixels a side, at least 1 [P: 16]."""
+    latents: Count = 8
+    """A frame is encoded as this many latent tokens, at least 1 [P: 512]."""
+    channels: Count = 16
+    """A latent token holds this many numbers, at least 1 [P: 16]."""
+    context: Count = 8
+    """Time layers see this many frames, the current one included, at least 1."""
     encoder: TransformerConfig = TransformerConfig()
+    """The transformer that turns patches into latents."""
     decoder: TransformerConfig = TransformerConfig()
-    padded: tuple[Natural, Natural] = (0, 0)  # size that frames are zero-padded to; 0: the next multiple of patch
+    """The transformer that turns latents into patches."""
+    padded: tuple[Natural, Natural] = (0, 0)
+    """Frames are padded with black to this height and width in pixels, each a multiple of patch, at least 0; 0 means
+    the next multiple [P: 384 640]."""
 
     def grid(self, frame: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches of a `frame` of (height, width) pixels, with the padding."""
+        """Rows and columns of patches in a padded `frame` of (height, width) pixels."""
         rows, columns = (
             padded // self.patch if padded else -(-side // self.patch)
             for side, padded in zip(frame, self.padded, strict=True)
@@ -86,49 +107,79 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class DynamicsConfig:
-    """Dynamics transformer over latents, by shortcut forcing."""
+    """The dynamics: a transformer over latents that is trained by shortcut forcing."""
 
-    tokens: Count = 8  # spatial tokens a frame; the tokenizer's latents x channels are repacked to these
-    channels: Count = 16  # numbers a spatial token
+    tokens: Count = 8
+    """The latents of a frame are repacked to this many spatial tokens, at least 1 [P: 256]."""
+    channels: Count = 16
+    """A spatial token holds this many numbers, at least 1; tokens x channels is the tokenizer's latents x channels [P:
+    32]."""
     registers: Natural = 8
-    context: Count = 32  # frames that a time layer sees, this one included
+    """A frame has this many register tokens, learned and without input, at least 0."""
+    context: Count = 32
+    """Time layers see this many frames, the current one included, at least 1 [P: 192]."""
     trunk: TransformerConfig = TransformerConfig()
-    k_max: Count = 64  # finest grid of signal levels, d_min = 1 / k_max
-    context_tau: Share = 0.9  # signal level of context frames, put on the grid
-    predict: Literal["x", "v"] = "x"  # what the network puts out: the clean latent z^ [P], or the velocity z - noise
+    """The dynamics' transformer."""
+    k_max: Count = 64
+    """The finest grid has this many signal levels, a power of two, at least 1; the least step size is d_min = 1 / k_max
+    [P: 64]."""
+    context_tau: Share = 0.9
+    """Context frames are noised to this signal level, rounded to the grid, from 0 to 1 (clean) [P: 0.9]."""
+    predict: Literal["x", "v"] = "x"
+    """The network predicts the clean latent (x) [P], or the velocity from noise to the clean latent (v)."""
 
     def __post_init__(self) -> None:
         if self.k_max & (self.k_max - 1):
             raise UserError(f"dynamics.k_max must be a power of two, got {self.k_max}")
         if "S" not in self.trunk.layers:
-            raise UserError("dynamics.trunk.pattern needs a space layer: tokens of a frame meet only there")
+            raise UserError("dynamics.trunk.pattern needs a space layer (S): only there do tokens of a frame interact")
 
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """Agent tokens and their heads."""
+    """The agent: its tokens, and the heads that read them."""
 
     tokens: Count = 4
-    own_weights: bool = True  # own layers over the world's tokens; False: the world's layers, as in the paper
-    vocabulary: Choices = 64  # words a task label may hold, padding and unknown included
-    words: Count = 14  # longest task label
+    """A frame has this many agent tokens, at least 1."""
+    own_weights: bool = True
+    """If true, the agent has its own layers, which read the dynamics' tokens; if false, it shares the dynamics' layers
+    [P]."""
+    vocabulary: Choices = 64
+    """Task labels use at most this many words, padding and unknown words included, at least 2."""
+    words: Count = 14
+    """Task labels are cut or padded to this many words, at least 1."""
     word_width: Count = 16
+    """A word is embedded as this many numbers, at least 1."""
     hidden: Count = 128
-    distances: Count = 8  # L of multi-token prediction: distances 1..L for the policy, 0..L-1 for the reward
+    """The hidden layers of the heads have this many units, at least 1."""
+    distances: Count = 8
+    """Multi-token prediction covers L timesteps, at least 1: the next L actions, and the rewards of this timestep and
+    the L - 1 after it [P: 8]."""
     bins: Choices = 41
-    reward_range: tuple[float, float] = (0.0, 1.0)  # in units of reward, before symlog
+    """The reward and value heads predict a distribution over this many bins, at least 2."""
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    """The bins of the reward head span rewards from the first number to the second, which must be higher; in the
+    environment's units."""
     value_range: tuple[float, float] = (0.0, 1.0)
-    reward_loss: Literal["two_hot", "mse"] = "two_hot"  # [P], or the first request's; it says how the head is read
-    # What recordings with events are relabelled for: one task a clip, whose every event pays 1; or all of them, where a
-    # timestep pays 1 if it achieves any for the first time in its episode, and the agent is told which are left.
-    # "recorded": as that, with the game's own rewards (in Crafter also a tenth of a point of health).
+    """The bins of the value head span returns from the first number to the second, which must be higher; in the
+    environment's units of reward."""
+    reward_loss: Literal["two_hot", "mse"] = "two_hot"
+    """The reward head is trained by cross-entropy on two-hot targets (two_hot) [P], or by the squared error of its mean
+    (mse); it is decoded around its most likely bin, or by its mean."""
     goal: Goal = "one"
-    tasks: Count = 32  # that recordings may have in multi-achievement mode: outputs of `EventClassifier`
-    event_hidden: Count = 128  # width of `EventClassifier`, and of `RiskModel`
-    event_channels: Count = 16  # numbers that `EventClassifier` and `RiskModel` keep of each token
+    """The agent is asked for one task, whose every event pays 1 (one), or for all tasks at once while it is told which
+    are left: the first event of each pays 1 (all), or the game's own rewards pay (recorded)."""
+    tasks: Count = 32
+    """In multi-achievement mode (goal all or recorded), recordings may have this many tasks, at least 1."""
+    event_hidden: Count = 128
+    """Hidden layers of `EventClassifier` and `RiskModel` have this many units, at least 1; multi-achievement mode
+    only."""
+    event_channels: Count = 16
+    """`EventClassifier` and `RiskModel` reduce each token to this many numbers, at least 1; multi-achievement mode
+    only."""
 
     def __post_init__(self) -> None:
         for name in ("reward_range", "value_range"):
             low, high = getattr(self, name)
             if not low < high:
-                raise UserError(f"agent.{name} must go from low to high, got {low} to {high}")
+                raise UserError(f"agent.{name} must go from a lower to a higher number, got {low} to {high}")

@@ -1,4 +1,4 @@
-"""Settings as plain values, ready for JSON, and back."""
+"""Converts settings to plain values for JSON, and back."""
 
 import dataclasses
 import hashlib
@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The dataclass as JSON-ready values."""
+    """The fields of a dataclass as nested dictionaries of JSON-ready values."""
     return dataclasses.asdict(config)
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], kinds: Mapping[type, type] | None = None) -> T:
-    """The dataclass `cls` from `to_dict`'s values; a `UserError` names any unknown field.
+    """The dataclass `cls` from the values of `to_dict`. Raises a `UserError` for an unknown field or a wrong type.
 
-    `kinds`: for a class that fields are annotated with, the subclass that they hold.
+    `kinds` maps a class in annotations to the subclass that such fields hold.
     """
     return _build(cls, values, cls.__name__, kinds or {})
 
@@ -53,5 +53,5 @@ def _build(kind: Any, value: Any, where: str, kinds: Mapping[type, type]) -> Any
 
 
 def digest(values: Any) -> str:
-    """Twelve hex digits of JSON-ready values."""
+    """Twelve hex digits that identify JSON-ready values (SHA-256)."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

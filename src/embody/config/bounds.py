@@ -1,6 +1,6 @@
-"""Which numbers a setting may hold, as types that stand beside the field: `width: Count = 128`.
+"""The numbers that a setting may hold, as types that annotate its field: `width: Count = 128`.
 
-`check_bounds` reads them off before anything runs: a mistake must not show after hours of training.
+`check_bounds` checks them before anything runs, so that a mistake does not show after hours of training.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `low` to `high`, without `low` itself if `above`, without `high` itself if `below`.
+    """The finite numbers from `low` to `high`; `above` excludes `low` itself, `below` excludes `high` itself.
 
     NaN is in no range.
     """
@@ -45,7 +45,7 @@ class Range:
         if self.high == math.inf:
             return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
         if not self.above and not self.below:
-            return f"in {self.low:g} to {self.high:g}"
+            return f"from {self.low:g} to {self.high:g}"
         low, high = "above" if self.above else "at least", "below" if self.below else "at most"
         return f"{low} {self.low:g}, {high} {self.high:g}"
 
@@ -60,7 +60,7 @@ PositiveShare = Annotated[float, Range(0, 1, above=True)]
 
 
 def check_bounds(config: Any) -> None:
-    """A `UserError` names the first number of `config`, a dataclass, or of one inside it, that cannot work."""
+    """Raises a `UserError` for the first number out of its range in `config`, a dataclass, or in one of its parts."""
     for path, part in _parts(config, ""):
         hints = typing.get_type_hints(type(part), include_extras=True)
         for field in dataclasses.fields(part):
@@ -70,7 +70,7 @@ def check_bounds(config: Any) -> None:
 
 
 def _numbers(value: Any, hint: Any) -> Iterator[tuple[float, Range]]:
-    """The numbers in a field's value, each with its range: those of a tuple one by one."""
+    """Each number in a field's value with its range; a tuple gives its numbers one by one."""
     if isinstance(value, tuple):
         kinds = [kind for kind in typing.get_args(hint) if kind is not ...]
         for place, item in enumerate(value):

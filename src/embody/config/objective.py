@@ -1,6 +1,6 @@
-"""What the models are trained for: the terms of the losses, and which rows of a batch they see.
+"""What the models are trained for: the terms of the losses, and the rows of a batch that each term uses.
 
-Numbers marked [P] are stated in the paper.
+Values marked [P] are the paper's.
 """
 
 from dataclasses import dataclass
@@ -14,60 +14,96 @@ __all__ = ["AgentObjective", "DynamicsObjective", "ImaginationConfig", "Tokenize
 
 @dataclass(frozen=True)
 class TokenizerObjective:
-    """Phase 1a: reconstruction of frames with dropped patches."""
+    """Phase 1a: the tokenizer reconstructs frames with dropped patches."""
 
-    mask_max: Share = 0.9  # p ~ U(0, mask_max) of an image's patches are dropped [P]
-    random_crop: Natural = 0  # training videos are padded by so many zero pixels a side and cropped at random; 0 is off
-    lpips: Literal["none", "alex", "vgg"] = "vgg"  # the network of the perceptual loss; vgg is the one made to train on
-    lpips_weight: NotNegative = 0.2  # [P]
-    decoder_share: ShareBelowOne = 0.0  # of the steps, the last: they train the decoder alone, masking goes to 0
-    uniform_share: PositiveShare = 1.0  # of the rows; the others are clips of successes or events [P: 1]
+    mask_max: Share = 0.9
+    """Each image drops a share p of its patches, p ~ U(0, mask_max); mask_max is from 0 to 1 [P: 0.9]."""
+    random_crop: Natural = 0
+    """Training videos are padded by this many black pixels on each side, at least 0, and cropped at a random place; 0
+    turns it off."""
+    lpips: Literal["none", "alex", "vgg"] = "vgg"
+    """The perceptual loss (LPIPS) uses this classification network, or is left out (none); vgg is meant for
+    training."""
+    lpips_weight: NotNegative = 0.2
+    """The perceptual loss has this weight, at least 0; the squared error has weight 1 [P: 0.2]."""
+    decoder_share: ShareBelowOne = 0.0
+    """The last steps train the decoder alone, while masking falls to 0; they are this share of all steps, at least 0,
+    below 1 [P: 0]."""
+    uniform_share: PositiveShare = 1.0
+    """This share of the rows is drawn uniformly, above 0, at most 1; the others are clips of successful episodes or
+    around events [P: 1]."""
 
 
 @dataclass(frozen=True)
 class DynamicsObjective:
-    """Phase 1b: shortcut forcing."""
+    """Phase 1b: the dynamics learns by shortcut forcing (tau is the signal level, d the step size)."""
 
-    # Where errors are squared: of z^ [P], or of the velocity, 1 / (1 - tau)^2 as much.
     loss_space: Literal["x", "v"] = "x"
-    # d > d_min, and the bootstrap, on a part of the rows; or d ~ {1, 1/2, ..., d_min} in every frame [P].
+    """Errors are squared in the clean latent (x) [P], or in the velocity (v), where they weigh 1 / (1 - tau)^2 as
+    much."""
     step_draw: Literal["partial", "uniform"] = "partial"
-    bootstrap_fraction: Share = 0.25  # that part of the rows; 0 turns the term off
-    bootstrap_start: Share = 0.3  # share of the training before the bootstrap term begins [P: 0]; d = d_min until then
-    image_fraction: Share = 0.3  # share of rows trained as separate images [P]
-    unlabelled_fraction: Share = 0.05  # share of rows whose actions are hidden
-    # Every frame has a level of its own [P], or frames 0, 2, 4, ... that of a rollout's history.
+    """Either only the bootstrap rows have d > d_min (partial), or every frame draws d from {1, 1/2, 1/4, ..., d_min}
+    (uniform) [P]."""
+    bootstrap_fraction: Share = 0.25
+    """With step_draw partial, this share of the rows has the bootstrap term, from 0 to 1; 0 turns the term off."""
+    bootstrap_start: Share = 0.3
+    """The bootstrap term begins after this share of the training, from 0 to 1; until then all frames have d = d_min
+    [P: 0]."""
+    image_fraction: Share = 0.3
+    """This share of the rows is trained as separate images, from 0 to 1 [P: 0.3]."""
+    unlabelled_fraction: Share = 0.05
+    """The actions of this share of the rows are hidden from the model, from 0 to 1."""
     contexts: Literal["noised", "alternate"] = "noised"
-    tau_power: Positive = 1.0  # tau ~ u^power, u uniform [P: 1]; above 1, low levels come more often
-    ramp: bool = True  # weigh the loss by w(tau) = 0.9 tau + 0.1 [P]
-    uniform_share: PositiveShare = 1.0  # of the rows; the others are clips of successes or events [P: 1]
+    """Either every frame draws its own signal level (noised) [P], or frames 0, 2, 4, ... have the context level, as the
+    history of a rollout has (alternate)."""
+    tau_power: Positive = 1.0
+    """The signal level is u to this power (above 0) for u ~ U(0, 1), rounded down to the grid of d; a power over 1
+    makes low levels more frequent [P: 1]."""
+    ramp: bool = True
+    """If true, the loss is weighted by w(tau) = 0.9 tau + 0.1 [P]."""
+    uniform_share: PositiveShare = 1.0
+    """This share of the rows is drawn uniformly, above 0, at most 1; the others are clips of successful episodes or
+    around events [P: 1]."""
 
 
 @dataclass(frozen=True)
 class AgentObjective:
-    """Phase 2: behaviour cloning, rewards, values and ends, with the dynamics' loss beside them."""
+    """Phase 2: behaviour cloning, and the reward, value and continue heads; the dynamics loss goes on beside them."""
 
-    # Levels that the heads read: drawn as in the flow loss [P], or always the context level (the first request).
     heads_input: Literal["noised", "context"] = "noised"
-    standardise_rewards: bool = False  # the first request's; agent.reward_range is then in standard deviations
+    """The heads read frames that are noised as the dynamics loss noises them (noised) [P], or always at the context
+    level (context)."""
+    standardise_rewards: bool = False
+    """If true, rewards are standardised by their mean and standard deviation in the data, and agent.reward_range is in
+    standard deviations."""
     dynamics_weight: NotNegative = 1.0
-    policy_weight: NotNegative = 1.0  # of behaviour cloning among the agent's losses, each over its RMS [P: 1]
-    # The share of a batch's rows drawn from all episodes, on which the dynamics loss goes on; the others come from
-    # episodes that achieve their task, and the policy is cloned on those alone [P: half]. At 1 it is on all rows.
+    """The dynamics loss has this weight in phase 2, at least 0; 0 turns it off."""
+    policy_weight: NotNegative = 1.0
+    """The behaviour cloning loss has this weight, at least 0; each loss of the agent is divided by its running RMS
+    first [P: 1]."""
     uniform_share: PositiveShare = 0.5
-    # Of the rows, on top of those: clips with a miss, the action that mostly brings the task's event and no event, or
-    # the reward head learns to read the action alone. Not cloned.
+    """This share of the rows is drawn from all episodes and trains the dynamics, above 0, at most 1; the others come
+    from episodes that achieve their task and train the policy [P: 0.5]. At 1 all rows train the policy."""
     miss_share: Share = 0.0
-    # A relevant clip of a recording with events holds one, or begins up to so many timesteps earlier.
+    """This further share of the rows, from 0 to 1, shows a miss: the action that usually brings the task's event, but
+    no event. They teach the reward head that the action alone is not rewarded; the policy is not trained on them [P:
+    0]."""
     event_lead: Natural = 0
-    event_steps: Count = 1000  # of the training of `EventClassifier`, when the agent is done
-    event_rows: Count = 512  # pairs of frames in each of these steps, and of those of `RiskModel`
-    risk_steps: Count = 2000  # of the training of `RiskModel`, after that
-    # A task is over with its first event, in returns and in dreams: an achievement counts once, and what pays again and
-    # again in a dream is not worth finding.
+    """A clip drawn for an event contains it, or ends at most this many timesteps before it, at least 0."""
+    event_steps: Count = 1000
+    """`EventClassifier` is trained for this many optimiser steps after the agent, at least 1; multi-achievement mode
+    only."""
+    event_rows: Count = 512
+    """`EventClassifier` and `RiskModel` learn from this many pairs of successive frames a step, at least 1."""
+    risk_steps: Count = 2000
+    """`RiskModel` is trained for this many optimiser steps after `EventClassifier`, at least 1; multi-achievement mode
+    only."""
     once: bool = False
-    clone_null: bool = True  # clone timesteps that were reached by doing nothing; VPT leaves them out
-    world_lr_scale: NotNegative = 0.1  # learning rate of the world in phase 2 over the agent's, where it still learns
+    """If true, a task is over with its first event, in returns and in dreams, so that it pays only once."""
+    clone_null: bool = True
+    """If true, behaviour cloning includes the timesteps that were reached by doing nothing; VPT leaves them out."""
+    world_lr_scale: NotNegative = 0.1
+    """The dynamics' learning rate in phase 2 is this multiple of the agent's, at least 0, wherever it still learns."""
 
     def __post_init__(self) -> None:
         if self.uniform_share + self.miss_share > 1:
@@ -79,23 +115,34 @@ class AgentObjective:
 
 @dataclass(frozen=True)
 class ImaginationConfig:
-    """Phase 3: reinforcement learning inside the dream (PMPO)."""
+    """Phase 3: reinforcement learning in dreams by PMPO."""
 
-    context: Count = 10  # frames that a dream starts from
-    horizon: Count = 16  # imagined frames
+    context: Count = 10
+    """A dream starts from this many recorded frames, at least 1."""
+    horizon: Count = 16
+    """A dream has this many imagined frames, at least 1."""
     gamma: Share = 0.997
+    """Returns discount rewards by this factor a timestep, from 0 to 1 [P: 0.997]."""
     lambda_: Share = 0.95
+    """Lambda-returns weigh the next return by lambda and the next value by 1 - lambda; lambda is from 0 to 1."""
     alpha: Share = 0.5
+    """The policy loss weighs actions of positive advantage by alpha and those of negative advantage by 1 - alpha; alpha
+    is from 0 to 1 [P: 0.5]."""
     beta: NotNegative = 0.3
-    margin: NotNegative = 0.0  # advantages this close to 0 make an action neither good nor bad: their sign is chance
-    # What learns: the policy and value heads [P], or the agent's layers too (and the world's where it lends them). The
-    # prior, and rewards and ends of a single task, are then those of a frozen copy.
+    """The divergence KL[policy || prior] has this weight in the policy loss, at least 0 [P: 0.3]."""
+    margin: NotNegative = 0.0
+    """Advantages closer to 0 than this are ignored, since their sign is chance; in units of the return, at least 0
+    [P: 0]."""
     finetune: Literal["heads", "agent"] = "heads"
-    updates: Count = 1  # gradient steps on each batch of dreams; they cost little beside the dreaming
-    # Of the contexts; the others are of successful episodes or, where there are events, end so close to one that the
-    # dream may hold it.
+    """Either only the policy and value heads learn (heads) [P], or the agent's layers too, and the dynamics' where they
+    are shared (agent). A frozen copy then gives the prior, and a single task's rewards and ends."""
+    updates: Count = 1
+    """Each batch of dreams serves this many gradient steps, at least 1."""
     uniform_share: PositiveShare = 1.0
-    # Contexts are of the first so many timesteps of a recording: an agent that does not live as long as those who
-    # recorded is never where they are later. 0: of all.
+    """This share of the contexts is drawn uniformly, above 0, at most 1; the others are of successful episodes or end
+    at most `horizon` timesteps before an event [P: 0.5]."""
     first_timesteps: Natural = 0
-    shuffle_rewards: bool = False  # the control: imagined rewards shuffled over the batch
+    """Contexts are drawn from this many first timesteps of each recording, at least 0; 0 means all. An agent that dies
+    earlier than the demonstrator never sees the later ones."""
+    shuffle_rewards: bool = False
+    """The control shuffled_rewards: the rewards of a batch of dreams are shuffled."""

@@ -1,4 +1,4 @@
-"""How models are sampled: phase 3 learns from samples, but finished weights may be sampled in any way."""
+"""How finished weights are sampled. Phase 3 learns from such samples; any other sampling may be chosen afterwards."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,13 @@ __all__ = ["SamplingConfig"]
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Of frames, and of actions."""
+    """How frames and actions are sampled."""
 
-    k_sample: Count = 4  # denoising passes a frame [P]
-    # Actions whose probability under the cloned policy is below `support` times its maximum are masked, in dreams and
-    # while acting (as in BCQ); 0 disables it [P].
+    k_sample: Count = 4
+    """Each frame is generated in this many denoising steps K, a power of two, at least 1 [P: 4]."""
     support: Share = 0.0
+    """Actions whose probability under the cloned policy is below this share of its maximum are masked, in dreams and
+    while acting (as in BCQ); from 0 to 1, and 0 masks none [P: 0]."""
 
     def __post_init__(self) -> None:
         if self.k_sample & (self.k_sample - 1):
