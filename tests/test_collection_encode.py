@@ -89,7 +89,7 @@ def test_encoding_goes_on_after_a_kill_and_then_does_nothing(config: Config, mon
         patch.setattr(LatentWriter, "filling", die_at_second)
         with pytest.raises(KeyboardInterrupt):
             encode_dataset(tokenizer, "killed", dataset)
-    with pytest.raises(ValueError, match="half-written: run `embody encode` again"):
+    with pytest.raises(ValueError, match="incomplete: run `embody encode` again"):
         open_latents(dataset, "killed")
     seen: list[tuple[int, int]] = []
     encode_dataset(tokenizer, "killed", dataset, lambda *state: seen.append(state))

@@ -250,10 +250,10 @@ def break_minerl(folder: Path, case: str) -> None:
 
 
 MINERL_CASES = {
-    "truncated": ("recording.mp4", "cut off|cannot be read"),
+    "truncated": ("recording.mp4", "truncated|cannot be read"),
     "shorter video": ("recording.mp4", "60 frames, its metadata says 70"),
     "no frame": ("recording.mp4", "cannot be read"),
-    "no video": ("recording.mp4", "is not there"),
+    "no video": ("recording.mp4", "is missing"),
     "lacks a key": ("rendered.npz", r"lacks action\$jump"),
     "unknown key": ("rendered.npz", r"unknown key action\$fly"),
     "nan": ("rendered.npz", r"action\$camera is not finite at step 3"),
@@ -288,7 +288,7 @@ def break_vpt(folder: Path, case: str) -> None:
 
 
 VPT_CASES = {
-    "truncated": ("b.mp4", "cut off|cannot be read"),
+    "truncated": ("b.mp4", "truncated|cannot be read"),
     "no frame": ("b.mp4", "cannot be read"),
     "fewer lines": ("b.mp4", "30 frames, but b.jsonl has 29 lines"),
     "bad json": ("b.jsonl, line 1", "bad JSON"),
@@ -439,7 +439,7 @@ def test_an_interrupted_import_goes_on(tmp_path: Path, stop_at: int) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         import_recordings(source, tmp_path / "cut", progress=stop, validation_share=0)
-    with pytest.raises(ValueError, match="half-written"):
+    with pytest.raises(ValueError, match="incomplete"):
         open_dataset(tmp_path / "cut")
     seen: list[int] = []
     cut = import_recordings(source, tmp_path / "cut", progress=lambda done, *_: seen.append(done), validation_share=0)

@@ -1,4 +1,4 @@
-"""Episodes on disk, and batches of them in an order that can be resumed."""
+"""Datasets of episodes on disk, and batches of clips in an order that can be resumed."""
 
 from embody.data.dataset import Dataset, Meta, Shard, is_complete, open_dataset
 from embody.data.episode import EVERY_TASK, Episode, EpisodeRow, label_indices, label_words

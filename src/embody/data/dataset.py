@@ -1,6 +1,6 @@
-"""The on-disk dataset: one folder, readable once it is whole (see docs/data.md).
+"""A dataset on disk: one folder, which can be opened once it is complete (see docs/data.md).
 
-Shapes: N steps of all episodes one after the other, A action factors, H W pixels.
+Shapes: N steps (all episodes, concatenated), A action factors, H W pixels.
 """
 
 import dataclasses
@@ -38,7 +38,10 @@ __all__ = [
     "read_meta",
 ]
 
-PLAIN, EXTENDED = 1, 2  # versions; 2 is what a dataset becomes with its first video, event or other optional content
+PLAIN, EXTENDED = (
+    1,
+    2,
+)  # format versions; a dataset has version 2 once it holds a video, events or another optional column
 PADDING, UNKNOWN = "<pad>", "<unknown>"
 
 EPISODE_SCHEMA = pa.schema(
@@ -56,12 +59,12 @@ EPISODE_SCHEMA = pa.schema(
 )
 EXTENDED_FIELDS = (
     ("labelled", pa.bool_()),
-    ("recorded", pa.list_(pa.string())),  # which optional columns of the steps are this episode's
-    ("video", pa.string()),  # file of the frames: relative if it is in the dataset's folder
-    ("video_start", pa.int64()),  # the episode's first frame in it
+    ("recorded", pa.list_(pa.string())),  # the optional columns of the steps that this episode has
+    ("video", pa.string()),  # file of the frames; a relative path if it is in the dataset's folder
+    ("video_start", pa.int64()),  # the index of the episode's first frame in the file
     ("video_identity", pa.string()),
-    ("video_frames", pa.int64()),  # of the file
-    ("video_keys", pa.list_(pa.int64())),  # where decoding may begin, see VideoIndex
+    ("video_frames", pa.int64()),  # number of frames in the file
+    ("video_keys", pa.list_(pa.int64())),  # see VideoIndex
     ("video_pts", pa.list_(pa.int64())),
 )
 SCHEMAS = {PLAIN: EPISODE_SCHEMA, EXTENDED: pa.schema([*EPISODE_SCHEMA, *EXTENDED_FIELDS])}
@@ -69,29 +72,33 @@ SCHEMAS = {PLAIN: EPISODE_SCHEMA, EXTENDED: pa.schema([*EPISODE_SCHEMA, *EXTENDE
 
 @dataclass(frozen=True)
 class Meta:
-    """What holds for every episode of a dataset."""
+    """The properties that all episodes of a dataset share."""
 
     tasks: tuple[str, ...]
     actions: ActionSpec
     height: int  # pixels
     width: int
-    fps: int  # of the recording, in frames a second
+    fps: int  # frames a second of the recording
     vocabulary: tuple[str, ...]  # words of the labels; index 0 "<pad>", 1 "<unknown>"
-    # What each task asks for, in words, where episodes have events. Not in `repr`: see Dataset.fingerprint.
+    # The label of each task, if episodes have events; else empty. Not in `repr`: see Dataset.fingerprint.
     labels: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.vocabulary[:2] != (PADDING, UNKNOWN) or len(set(self.vocabulary)) != len(self.vocabulary):
-            raise UserError(f"dataset vocabulary must begin with {PADDING!r}, {UNKNOWN!r} and hold each word once")
+            raise UserError(
+                f"dataset meta: vocabulary must begin with {PADDING!r}, {UNKNOWN!r}, and hold each word once"
+            )
         if not self.tasks or min(self.height, self.width, self.fps) < 1:
-            raise UserError("dataset meta: at least one task, and height, width and fps of 1 or more")
+            raise UserError("dataset meta: tasks must not be empty, and height, width and fps must be at least 1")
         if self.labels and len(self.labels) != len(self.tasks):
-            raise UserError(f"dataset meta: {len(self.tasks)} tasks and {len(self.labels)} labels, give one each")
+            raise UserError(
+                f"dataset meta: {len(self.tasks)} tasks but {len(self.labels)} labels: give one label for each task"
+            )
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Consecutive episodes of one split; its steps are rows `start` to `stop` of the dataset's flat arrays."""
+    """Consecutive episodes of one split. Their steps are rows `start` to `stop` of the dataset's flat arrays."""
 
     split: str
     index: int
@@ -103,12 +110,12 @@ class Shard:
         return f"{self.split}-{self.index:05d}"
 
 
-_MADE_BY = "what made it (`embody collect` or `embody import`)"
-ROW_FIELDS = ("task", "label", "source", "noise", "seed", "success")  # of an episode, in its row of the table
+_MADE_BY = "`embody collect` or `embody import`"
+ROW_FIELDS = ("task", "label", "source", "noise", "seed", "success")  # fields of `Episode` that the table holds
 
 
 def read_meta(root: Path) -> tuple[Meta, dict[str, int] | None, int]:
-    """The meta, shards of each split (None: not finished) and format version; a `UserError` if it is damaged."""
+    """Meta, number of shards by split (None: incomplete) and format version; a `UserError` if meta.json is damaged."""
     try:
         values = json.loads((root / "meta.json").read_text(encoding="utf-8"))
         version = values.pop("format_version")
@@ -116,37 +123,39 @@ def read_meta(root: Path) -> tuple[Meta, dict[str, int] | None, int]:
         if version in SCHEMAS:
             return from_dict(Meta, values), splits, version
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"dataset {root}: meta.json is damaged ({error}): delete it, run {_MADE_BY} again") from error
+        raise UserError(
+            f"dataset {root}: meta.json is damaged ({error}): delete the folder and run {_MADE_BY} again"
+        ) from error
     raise UserError(
-        f"dataset {root}: format version {version}, this embody reads {PLAIN} and {EXTENDED};"
-        f" run {_MADE_BY} into another folder"
+        f"dataset {root} has format version {version}, this version of embody reads {PLAIN} and {EXTENDED}: run"
+        f" {_MADE_BY} into another folder"
     )
 
 
 def is_complete(root: Path | str) -> bool:
-    """Whether `root` holds a finished dataset."""
+    """Whether `root` holds a complete dataset."""
     root = Path(root)
     return (root / "meta.json").exists() and read_meta(root)[1] is not None
 
 
 def open_dataset(root: Path | str, size: tuple[int, int] | None = None) -> "Dataset":
-    """The dataset in folder `root`; a `UserError` of one line if it is missing, half-written or of another version.
+    """Open the dataset in folder `root`; a `UserError` if it is missing, incomplete, damaged or of another version.
 
-    `size`: height and width that frames in video files are resized to as they are read; the dataset's own by default.
+    `size`: (height, width) in pixels to which frames of video files are resized; by default the dataset's own.
     """
     root = Path(root)
     if not (root / "meta.json").exists():
         raise UserError(f"no dataset in {root}: run `embody collect` or `embody import` first")
     if not is_complete(root):
-        raise UserError(f"dataset {root} is half-written: run {_MADE_BY} again, it goes on where it stopped")
+        raise UserError(f"dataset {root} is incomplete: run {_MADE_BY} again, which resumes")
     return Dataset(root, size)
 
 
 class Dataset:
-    """A finished dataset: its table and steps in memory, its frames read on demand. Made by `open_dataset`.
+    """A complete dataset: its table and steps are in memory, frames are read on demand. Made by `open_dataset`.
 
     Episodes have ids 0, 1, ... in the order they were written; the steps of episode i are rows `offsets[i]` to
-    `offsets[i + 1]` of the flat arrays. Can be sent to forked and spawned processes: each opens its own files.
+    `offsets[i + 1]` of the flat arrays. It can be sent to forked and spawned processes: each opens its own files.
     """
 
     steps: Steps
@@ -159,8 +168,12 @@ class Dataset:
             self._read()
         except (OSError, KeyError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"dataset {root} is damaged ({reason}): delete it, run {_MADE_BY} again") from error
-        self.size = size if size and self.is_video else (self.meta.height, self.meta.width)  # of the frames it gives
+            raise UserError(
+                f"dataset {root} is damaged ({reason}): delete the folder and run {_MADE_BY} again"
+            ) from error
+        self.size = (
+            size if size and self.is_video else (self.meta.height, self.meta.width)
+        )  # of the frames that `frames` returns
         self._files: dict[Path, h5py.Dataset] = {}
         self._videos = OpenVideos()
         self._pid = os.getpid()
@@ -171,28 +184,28 @@ class Dataset:
 
     @property
     def actions(self) -> NDArray[np.int64]:
-        """`[N, A]`."""
+        """int64 `[N, A]`."""
         return self.steps.actions
 
     @property
     def rewards(self) -> NDArray[np.float32]:
-        """`[N]`; of no meaning where an episode has events."""
+        """float32 `[N]`: the recorded rewards, before any relabelling by events."""
         return self.steps.rewards
 
     @property
     def is_terminal(self) -> NDArray[np.bool_]:
-        """`[N]`."""
+        """bool `[N]`."""
         return self.steps.is_terminal
 
     @property
     def is_video(self) -> bool:
-        """Whether frames are in video files."""
+        """Whether the frames are in video files (of all episodes, or of none)."""
         return self.version == EXTENDED and bool(self._table["video"][0].is_valid)
 
     def _read(self) -> None:
         self._table = pq.read_table(self.root / "episodes.parquet").cast(SCHEMAS[self.version])
         columns = {name: self._table[name].to_pylist() for name in EPISODE_SCHEMA.names}
-        if self.version == EXTENDED:  # null: written before the dataset had anything of the kind
+        if self.version == EXTENDED:  # null in rows that were written as version 1
             columns["labelled"] = self._table["labelled"].fill_null(True).to_pylist()
         self.offsets = np.concatenate([[0], np.cumsum(columns["length"], dtype=np.int64)])
         keys = list(zip(columns["split"], columns["shard"], strict=True))
@@ -222,7 +235,9 @@ class Dataset:
             with h5py.File(self._frames_path(shard), "r") as file:
                 shape = file["frames"].shape
         if table.num_rows != steps or shape != (steps, self.meta.height, self.meta.width, 3):
-            raise KeyError(f"shard {shard.name} has {table.num_rows} steps and frames {shape}, {steps} are listed")
+            raise KeyError(
+                f"shard {shard.name} has {table.num_rows} steps and frames {shape}; the table lists {steps} steps"
+            )
         return table
 
     def _frames_path(self, shard: Shard) -> Path:
@@ -233,7 +248,7 @@ class Dataset:
         return tuple(dict.fromkeys(shard.split for shard in self.shards))
 
     def episodes(self, split: str | None = None) -> tuple[EpisodeRow, ...]:
-        """The table's rows, of one split or of all; a `UserError` if there is no such split."""
+        """The episodes of one split, or of all (None); a `UserError` if there is no such split."""
         if split is None:
             return self._rows
         if split not in self.splits:
@@ -241,24 +256,24 @@ class Dataset:
         return tuple(row for row in self._rows if row.split == split)
 
     def shard_of(self, episode_id: int) -> Shard:
-        """The shard that holds an episode."""
+        """The shard that contains the episode."""
         return self.shards[self._shard_of[episode_id]]
 
     def rows(self, episode_id: int, start: int, stop: int) -> slice:
-        """Where timesteps `start` to `stop` of an episode stand in the flat arrays; they must lie in the episode."""
+        """The rows of the flat arrays for timesteps `start` to `stop` of an episode, which must lie within it."""
         begin, end = self.offsets[episode_id : episode_id + 2]
         assert 0 <= start < stop <= end - begin, f"timesteps {start}:{stop} of episode {episode_id} of {end - begin}"
         return slice(int(begin) + start, int(begin) + stop)
 
     def frames(self, episode_id: int, start: int, stop: int) -> NDArray[np.uint8]:
-        """Frames `start` to `stop` of an episode, uint8 `[n, H, W, 3]`, H and W being the dataset's `size`.
+        """Frames `start` to `stop` of an episode, uint8 `[n, H, W, 3]`; H and W are the dataset's `size`.
 
-        A `UserError` of one line names a video file that is gone, has changed or cannot be decoded.
+        A `UserError` names a video file that is missing, has changed or cannot be decoded.
         """
         if self.is_video:
-            whole = self._video(episode_id)
-            cursor = None if whole.cursor is None else whole.cursor[start:stop]
-            part = Video(whole.path, whole.start + start, stop - start, cursor)
+            video = self._video(episode_id)
+            cursor = None if video.cursor is None else video.cursor[start:stop]
+            part = Video(video.path, video.start + start, stop - start, cursor)
             row = self._table.slice(episode_id, 1)
             keys, pts = (row[name].combine_chunks().flatten().to_numpy() for name in ("video_keys", "video_pts"))
             index = VideoIndex(row["video_frames"][0].as_py(), keys, pts)
@@ -279,7 +294,7 @@ class Dataset:
         return Video(self.root / path, start, length, cursor)
 
     def _check_videos(self) -> None:
-        """A `UserError` names a video file that is gone or of another size; its content is looked at on reading."""
+        """A `UserError` names a video file that is missing or has another size. Its content is checked on reading."""
         if not self.is_video:
             return
         columns = (self._table[name].to_pylist() for name in ("video", "video_identity"))
@@ -287,15 +302,19 @@ class Dataset:
             try:
                 size = (self.root / path).stat().st_size
             except OSError as error:
-                raise UserError(f"video {self.root / path} is not there: put it back, or import it anew") from error
+                raise UserError(
+                    f"video {self.root / path} is missing: restore it, or import the recordings again"
+                ) from error
             if size != int(known.split("-")[0]):
-                raise UserError(f"video {self.root / path} has changed since it was imported: import it anew")
+                raise UserError(
+                    f"video {self.root / path} has changed since the import: restore it, or import the recordings again"
+                )
 
     def _recorded(self, episode_id: int) -> list[str]:
         return (self._table["recorded"][episode_id].as_py() or []) if self.version == EXTENDED else []
 
     def events(self, episode_id: int) -> NDArray[np.bool_] | None:
-        """bool `[T, K]`: which tasks are achieved at each timestep; None if nobody has looked for them."""
+        """bool `[T, K]`: the tasks achieved at each timestep; None if the episode was recorded without events."""
         if "events" not in self._recorded(episode_id):
             return None
         begin, end = self.offsets[episode_id : episode_id + 2]
@@ -305,7 +324,7 @@ class Dataset:
         return events
 
     def episode(self, episode_id: int) -> Episode:
-        """One episode as it was written: pixels, or the video file that holds them."""
+        """The episode as it was written. Its frames are pixels, or a `Video` if they are in a file."""
         row, steps = self._rows[episode_id], self.steps
         rows = self.rows(episode_id, 0, row.length)
         found = self._recorded(episode_id)
@@ -322,9 +341,9 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change with the meta, any step, any frame or any row of the table.
+        """Sixteen hex digits, a hash of the meta, all steps, all frames and all rows of the table.
 
-        Of a video file's frames: if its size changes, or either end.
+        Of a video file, only its size and both ends are hashed.
         """
         content = hashlib.sha256(repr((self.meta, self._rows, self._digests)).encode())
         if self.version == EXTENDED:

@@ -1,4 +1,7 @@
-"""One episode in memory, in the one time convention: timestep t holds what arrived together."""
+"""One episode in memory.
+
+Timestep t holds the action that led to it, its frame, its reward and its flags: see `Episode`.
+"""
 
 import re
 from collections.abc import Sequence
@@ -12,33 +15,33 @@ from embody.errors import UserError
 
 __all__ = ["EVERY_TASK", "Episode", "EpisodeRow", "label_indices", "label_words"]
 
-EVERY_TASK = "*"  # the task of a recording that belongs to all of its dataset's tasks
+EVERY_TASK = "*"  # the task of a recording with events, which serves all tasks of its dataset
 
 
 @dataclass(frozen=True)
 class Episode:
-    """`T` timesteps. Timestep 0 is what the reset showed; each later one is an action, the frame it led to, its reward.
+    """An episode of T timesteps. Timestep 0 is the reset; each later one is an action, the frame and reward it led to.
 
-    A time limit is no terminal: such an episode just ends. A recording of many tasks has `events`, and `EVERY_TASK` as
-    its task: for each of the dataset's K tasks it is an episode whose rewards are that task's events, 0 or 1, and its
-    own `rewards` are not read. A plain video of that task is drawn as often as such a recording, and has no events.
-    Wrong shapes, dtypes or flags are a `UserError`.
+    An episode that is cut off by a time limit has no terminal. A recording of many tasks has the task `EVERY_TASK` and
+    `events`: for each of the dataset's K tasks it counts as an episode whose rewards are that task's events (0 or 1);
+    its own `rewards` are then used by the goal "recorded" only. A plain video with the task `EVERY_TASK` has no events;
+    clips are drawn from it as often as from such a recording. Wrong shapes, dtypes or flags raise a `UserError`.
     """
 
-    frames: NDArray[np.uint8] | Video  # [T, H, W, 3], or where they are
-    actions: NDArray[np.int64]  # [T, A]; row t led to frame t, row 0 is zeros and not read
-    rewards: NDArray[np.float32]  # [T]; came with frame t, rewards[0] = 0
-    is_terminal: NDArray[np.bool_]  # [T]; true termination, at the last timestep only
+    frames: NDArray[np.uint8] | Video  # [T, H, W, 3], or the video file that holds them
+    actions: NDArray[np.int64]  # [T, A]; row t led to frame t; row 0 is all zeros and unused
+    rewards: NDArray[np.float32]  # [T]; reward t came with frame t; rewards[0] = 0
+    is_terminal: NDArray[np.bool_]  # [T]; true only at the last timestep, if the environment terminated there
     task: str
-    label: str  # what is asked for, in words
+    label: str  # the mission text
     source: str  # who played: "expert", "random", ...
-    noise: float  # how often a random action replaced the player's, 0..1
+    noise: float  # probability, 0 to 1, that a random action replaced the player's
     seed: int
     success: bool
-    labelled: bool = True  # False: a plain video; its actions are zeros, and not read
+    labelled: bool = True  # False: a plain video, whose actions are unknown; they are zeros and unused
     events: NDArray[np.bool_] | None = None  # [T, K]: which tasks are achieved at timestep t
-    camera: NDArray[np.float32] | None = None  # [T, 2]: degrees as recorded, beside the binned factor of `actions`
-    is_null: NDArray[np.bool_] | None = None  # [T]: the timestep was reached by doing nothing at all
+    camera: NDArray[np.float32] | None = None  # [T, 2]: the camera's recorded motion in degrees, before binning
+    is_null: NDArray[np.bool_] | None = None  # [T]: the action that led here was "do nothing"
 
     def __post_init__(self) -> None:
         where = f"episode of {self.task} with seed {self.seed}"
@@ -69,31 +72,33 @@ class Episode:
             if array.shape != shape:
                 raise UserError(f"{where}: {name} must be {list(shape)}, got {list(array.shape)}")
         if self.labelled and (self.events is not None) != (self.task == EVERY_TASK):
-            raise UserError(f"{where}: task {EVERY_TASK!r} and events go together, the one needs the other")
+            raise UserError(
+                f"{where}: an episode has events if, and only if, its task is {EVERY_TASK!r}: set both or neither"
+            )
         if self.events is not None and self.events[0].any():
-            raise UserError(f"{where}: nothing is achieved at timestep 0, events must be false there")
+            raise UserError(f"{where}: events must be false at timestep 0")
         if not self.labelled and (self.actions.any() or self.events is not None):
-            raise UserError(f"{where}: a plain video has neither actions nor events: leave them 0, or set labelled")
+            raise UserError(f"{where}: a plain video (labelled=False) must have all-zero actions and no events")
         if self.camera is not None and not np.isfinite(self.camera).all():
             raise UserError(f"{where}: camera must be finite")
         if self.rewards[0] != 0 or self.actions[0].any():
-            raise UserError(f"{where}: timestep 0 has no action and no reward, both must be 0 there")
+            raise UserError(f"{where}: action and reward must be 0 at timestep 0")
         if not np.isfinite(self.rewards).all():
             raise UserError(f"{where}: rewards must be finite")
         if self.is_terminal[:-1].any():
-            raise UserError(f"{where}: is_terminal may be true at the last timestep only")
+            raise UserError(f"{where}: is_terminal must be false before the last timestep")
         if not 0 <= self.noise <= 1:
             raise UserError(f"{where}: noise must lie in 0..1, got {self.noise}")
 
     @property
     def length(self) -> int:
-        """T."""
+        """T, the number of timesteps."""
         return self.frames.length if isinstance(self.frames, Video) else len(self.frames)
 
 
 @dataclass(frozen=True)
 class EpisodeRow:
-    """What a dataset's table says of one episode."""
+    """The row of an episode in a dataset's table. Fields as in `Episode`."""
 
     id: int
     split: str
@@ -104,17 +109,17 @@ class EpisodeRow:
     seed: int
     success: bool
     length: int  # timesteps
-    return_: float  # undiscounted sum of its rewards
-    labelled: bool = field(default=True, repr=False)  # not in `repr`, of which the fingerprints of version 1 are made
+    return_: float  # undiscounted sum of the recorded rewards
+    labelled: bool = field(default=True, repr=False)  # not in `repr`: fingerprints of format 1 hash it
 
 
 def label_words(label: str) -> list[str]:
-    """The words of a task label: lower case, without punctuation."""
+    """The words of a task label, in lower case and without punctuation."""
     return re.findall(r"\w+", label.lower())
 
 
 def label_indices(label: str, vocabulary: Sequence[str], words: int) -> NDArray[np.int64]:
-    """`[words]`: the label's words in order as places in `vocabulary`, cut or padded with 0; 1 is an unknown word."""
+    """The label's words as indices into `vocabulary`, int64 `[words]`: truncated or padded with 0; 1 is unknown."""
     places = {word: place for place, word in enumerate(vocabulary)}
     indices = np.zeros(words, np.int64)
     for i, word in enumerate(label_words(label)[:words]):

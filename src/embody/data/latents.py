@@ -1,4 +1,4 @@
-"""Latents of a dataset on disk: flat fp16 shards in the dataset's step order, read by memory map."""
+"""The latents of a dataset on disk: flat float16 shards in the order of the dataset's steps, memory-mapped."""
 
 import itertools
 import json
@@ -21,21 +21,21 @@ def _folder(dataset: Dataset, tokenizer_hash: str) -> Path:
 
 
 def _read_shape(dataset: Dataset, folder: Path) -> tuple[int, int]:
-    """Tokens and channels a frame; a `UserError` if the latents belong to another content of the dataset."""
+    """Tokens and channels of a frame; a `UserError` if the latents were encoded from other episodes."""
     try:
         values = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         fingerprint, shape = values["fingerprint"], (int(values["tokens"]), int(values["channels"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"latents {folder}: meta.json is damaged; delete the folder and run `embody encode`") from error
+        raise UserError(f"latents {folder}: meta.json is damaged: delete the folder and run `embody encode`") from error
     if fingerprint != dataset.fingerprint:
-        raise UserError(f"latents {folder} were made from other episodes: delete the folder and run `embody encode`")
+        raise UserError(f"latents {folder} were encoded from other episodes: delete the folder and run `embody encode`")
     return shape
 
 
 class LatentWriter:
-    """Writes the latents of one tokenizer, shard by shard; killed at any time, a new one writes what is `pending`.
+    """Writes the latents of one tokenizer shard by shard. After a kill, a new writer continues with `pending`.
 
-    A `UserError` if the folder holds latents of another shape, or of other episodes.
+    A `UserError` if the folder holds latents of another shape, or encoded from other episodes.
     """
 
     def __init__(self, dataset: Dataset, tokenizer_hash: str, tokens: int, channels: int) -> None:
@@ -51,14 +51,14 @@ class LatentWriter:
             )
 
     def pending(self) -> list[Shard]:
-        """The shards still to write, in order."""
+        """The shards that are not written yet, in order."""
         return [shard for shard in self.dataset.shards if not (self.folder / f"{shard.name}.npy").exists()]
 
     @contextmanager
     def filling(self, shard: Shard) -> Iterator[NDArray[np.float16]]:
-        """The file of a shard to fill, `[shard.stop - shard.start, L, Z]`, its episodes one after the other.
+        """Yield the array of a shard to fill, float16 `[shard.stop - shard.start, L, Z]`, in the order of its steps.
 
-        It need not fit into memory. It counts once the block ends well.
+        The array is memory-mapped, so it may be larger than memory. If the block raises, nothing is written.
         """
         shape = (shard.stop - shard.start, *self.shape)
         with atomic_write(self.folder / f"{shard.name}.npy") as path:
@@ -68,7 +68,7 @@ class LatentWriter:
 
 
 class Latents:
-    """Complete latents of a dataset; made by `open_latents`. Can be sent to other processes."""
+    """The complete latents of a dataset; made by `open_latents`. They can be sent to other processes."""
 
     def __init__(self, dataset: Dataset, tokenizer_hash: str) -> None:
         self.dataset, self.tokenizer_hash = dataset, tokenizer_hash
@@ -77,11 +77,11 @@ class Latents:
             raise UserError(f"no latents of tokenizer {tokenizer_hash} in {dataset.root}: run `embody encode` first")
         self.tokens, self.channels = _read_shape(dataset, folder)
         maps = [self._open(folder, shard) for shard in dataset.shards]
-        # Of each episode: all latents of its shard, and where its own stand among them.
-        self._places: list[tuple[NDArray[np.float16], int, int]] = []
+        # For each episode: the latents of its shard, and its first and last (exclusive) row in them.
+        self._bounds: list[tuple[NDArray[np.float16], int, int]] = []
         for latents, shard in zip(maps, dataset.shards, strict=True):
             stops = dataset.offsets[(dataset.offsets >= shard.start) & (dataset.offsets <= shard.stop)] - shard.start
-            self._places += [(latents, begin, end) for begin, end in itertools.pairwise(stops.tolist())]
+            self._bounds += [(latents, begin, end) for begin, end in itertools.pairwise(stops.tolist())]
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_latents, (self.dataset, self.tokenizer_hash)
@@ -89,22 +89,22 @@ class Latents:
     def _open(self, folder: Path, shard: Shard) -> NDArray[np.float16]:
         path = folder / f"{shard.name}.npy"
         if not path.exists():
-            raise UserError(f"latents {folder} are half-written: run `embody encode` again, it goes on")
+            raise UserError(f"latents {folder} are incomplete: run `embody encode` again, which resumes")
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise UserError(f"latents {path} are damaged: delete the file and run `embody encode`") from error
         if array.shape != (shard.stop - shard.start, self.tokens, self.channels) or array.dtype != np.float16:
-            raise UserError(f"latents {path} have another shape: delete the file and run `embody encode`")
-        return array.view(np.ndarray)  # a memmap's own slices take longer than a clip's other fields together
+            raise UserError(f"latents {path} have a wrong shape or dtype: delete the file and run `embody encode`")
+        return array.view(np.ndarray)  # slices of a memmap object are slow; those of a plain array are not
 
     def slice(self, episode_id: int, start: int, stop: int) -> NDArray[np.float16]:
-        """Latents of timesteps `start` to `stop` of an episode, float16 `[n, L, Z]`; a view of the file."""
-        latents, begin, end = self._places[episode_id]
+        """Latents of timesteps `start` to `stop` of an episode, float16 `[n, L, Z]`, a view of the file."""
+        latents, begin, end = self._bounds[episode_id]
         assert 0 <= start < stop <= end - begin, f"timesteps {start}:{stop} of episode {episode_id} of {end - begin}"
         return latents[begin + start : begin + stop]
 
 
 def open_latents(dataset: Dataset, tokenizer_hash: str) -> Latents:
-    """The latents that `tokenizer_hash` gave; a `UserError` of one line if they are missing, half-written or stale."""
+    """The latents of the tokenizer with this hash; a `UserError` if they are missing, incomplete or outdated."""
     return Latents(dataset, tokenizer_hash)

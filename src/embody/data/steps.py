@@ -1,6 +1,6 @@
 """The steps of a dataset's episodes: tables on disk, flat arrays in memory.
 
-Shapes: N steps of all episodes one after the other, A action factors, M events.
+Shapes: N steps (all episodes, concatenated), A action factors, M events.
 """
 
 import hashlib
@@ -16,17 +16,17 @@ from embody.data.video import Video
 
 __all__ = ["OPTIONAL", "Steps", "optional_columns", "steps_table"]
 
-OPTIONAL = ("events", "camera", "is_null", "cursor")  # columns that only shards have in which an episode has them
+OPTIONAL = ("events", "camera", "is_null", "cursor")  # a shard has such a column only if one of its episodes has it
 
 
 def optional_columns(episode: Episode) -> list[str]:
-    """Which of the optional columns an episode has."""
+    """The names of the optional columns that `episode` has."""
     found = [name for name in OPTIONAL[:3] if getattr(episode, name) is not None]
     return found + ["cursor"] * (isinstance(episode.frames, Video) and episode.frames.cursor is not None)
 
 
 def steps_table(episodes: Sequence[Episode], frames: NDArray[np.uint8] | None) -> pa.Table:
-    """The steps of a shard. The pixels' hash goes with them: a dataset's fingerprint needs no reading of its frames."""
+    """The steps of a shard as a table. Its metadata hold the hash of the pixels for the dataset's fingerprint."""
     columns = {
         "action": _fixed(np.concatenate([episode.actions for episode in episodes])),
         "reward": pa.array(np.concatenate([episode.rewards for episode in episodes])),
@@ -62,20 +62,20 @@ def _cursor(episode: Episode) -> NDArray[np.int16]:
 
 @dataclass(frozen=True)
 class Steps:
-    """All steps of a dataset; what no episode has is None."""
+    """All steps of a dataset. An optional field is None if no episode has it."""
 
     actions: NDArray[np.int64]  # [N, A]
     rewards: NDArray[np.float32]  # [N]
     is_terminal: NDArray[np.bool_]  # [N]
-    event_rows: NDArray[np.int64]  # [M], ascending: the step of each event
-    event_tasks: NDArray[np.int64]  # [M]: its task
+    event_rows: NDArray[np.int64]  # [M]: the step (row) of each event, ascending
+    event_tasks: NDArray[np.int64]  # [M]: the index of the task that each event achieves
     camera: NDArray[np.float32] | None  # [N, 2]
     is_null: NDArray[np.bool_] | None  # [N]
     cursor: NDArray[np.int16] | None  # [N, 2]
 
     @classmethod
     def read(cls, tables: Sequence[pa.Table], factors: int) -> "Steps":
-        """From the tables of all shards, in order."""
+        """Concatenate the `tables` of all shards, in order; `factors` is A."""
         table = pa.concat_tables((t.replace_schema_metadata() for t in tables), promote_options="default")
         table = table.combine_chunks()
         events: tuple[NDArray, NDArray] = (np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -95,14 +95,14 @@ class Steps:
         )
 
     def content(self) -> list[NDArray]:
-        """What tells one content from another, in order."""
+        """The arrays that enter the dataset's fingerprint, in order."""
         optional = (self.camera, self.is_null, self.cursor)
         events = [self.event_rows, self.event_tasks] if len(self.event_rows) else []
         return [self.actions, self.rewards, self.is_terminal, *events, *(x for x in optional if x is not None)]
 
 
 def _pairs(tables: Sequence[pa.Table], name: str, missing: NDArray) -> NDArray | None:
-    """`[N, 2]`; `missing` in the shards that do not have the column."""
+    """Column `name` as `[N, 2]`, filled with `missing` in shards without it; None if no shard has it."""
     if not any(name in table.column_names for table in tables):
         return None
     parts = [

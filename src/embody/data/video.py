@@ -1,8 +1,10 @@
-"""Frames that stay in video files: any frame by its number, exactly, through PyAV.
+"""Exact random access to the frames of video files, by frame number, with PyAV.
 
-A file is demuxed once, when a dataset is written, to learn where decoding may begin (`VideoIndex`). A clip is then read
-by seeking to the last such place before it and decoding on. Timestamps say where a seek has landed, never which frame
-is which: frames are counted, so that their rate may be irregular. H W pixels, T timesteps of an episode.
+A file is demuxed once, when its dataset is written, to find the key frames from which decoding can start
+(`VideoIndex`). To read a clip, the decoder seeks to the last key frame before it and decodes from there. Timestamps
+only tell where a seek has landed. Frames are identified by counting, so the frame rate may be irregular.
+
+Shapes: H W pixels, T timesteps of an episode.
 """
 
 import functools
@@ -27,11 +29,11 @@ from embody.saving.atomic_write import atomic_write
 
 __all__ = ["OpenVideos", "Video", "VideoIndex", "identity", "index_video", "reencode"]
 
-_OPEN_FILES = 32  # a process; a decoder of 360x640 holds a few MiB
-_HEAD = 2**16  # bytes at each end that tell whether a file has changed
-_SHORT = 0.5  # seconds by which the parts of a whole file may end before its declared duration
+_OPEN_FILES = 32  # in each process; a decoder of 360x640 video holds a few MiB
+_HEAD = 2**16  # bytes at each end of a file that are hashed to notice changes
+_SHORT = 0.5  # seconds by which a complete file may end before its declared duration
 _GOP = 8  # frames between key frames of re-encoded files
-_CRF = 18  # quality of re-encoded files: hardly to be told from the source
+_CRF = 18  # quality of re-encoded files: hardly distinguishable from the source
 
 _ARROW = """
 #...............
@@ -55,42 +57,48 @@ _ARROW = """
 
 @dataclass(frozen=True)
 class Video:
-    """An episode's frames in a file: its T = `length` timesteps show frames `start` to `start + length` of the file."""
+    """The frames of an episode of T = `length` timesteps: frames `start` to `start + length` of a video file."""
 
     path: Path
     start: int
     length: int
-    cursor: NDArray[np.int16] | None = None  # [T, 2]: x, y of the pointer to draw, pixels of the file; -1, -1 is none
+    cursor: NDArray[np.int16] | None = (
+        None  # [T, 2]: x, y of the mouse pointer, in pixels of the file; -1, -1: no pointer
+    )
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.length < 1:
-            raise UserError(f"video {self.path}: frames {self.start} and {self.length} more are none to read")
+            raise UserError(
+                f"video {self.path}: start {self.start} must be at least 0, and length {self.length} at least 1"
+            )
         if self.cursor is not None and (self.cursor.dtype != np.int16 or self.cursor.shape != (self.length, 2)):
             raise UserError(f"video {self.path}: cursor must be int16 [{self.length}, 2], got {self.cursor.shape}")
 
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """How many frames a file has, and where decoding may begin: frame `keys[i]` at timestamp `pts[i]`; frame 0 always.
+    """The number of frames of a file, and those from which decoding can start: frame `keys[i]` has timestamp `pts[i]`.
 
-    Files whose timestamps are missing or not unique, which no seek can trust, begin at frame 0 alone.
+    Frame 0 is always one of them. It is the only one if timestamps are missing or not unique, as seeking needs them.
     """
 
     frames: int
     keys: NDArray[np.int64]  # [K], ascending, keys[0] = 0
-    pts: NDArray[np.int64]  # [K], in the stream's own units
+    pts: NDArray[np.int64]  # [K], in the stream's time base
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """What FFmpeg says of a broken file, as a `UserError` of one line."""
+    """Turn FFmpeg's errors about `path` into a `UserError` of one line."""
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"video {path} is not there: put it back, or import it anew") from error
+        raise UserError(f"video {path} is missing: restore it, or import the recordings again") from error
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"video {path} cannot be read ({reason}): it is no video or cut off; leave it out") from error
+        raise UserError(
+            f"video {path} cannot be read ({reason}): it is truncated or not a video; leave it out"
+        ) from error
 
 
 def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
@@ -99,14 +107,14 @@ def _open(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
         container.close()
         raise UserError(f"video {path} has no video stream: leave it out")
     stream = container.streams.video[0]
-    stream.thread_type = "NONE"  # loading processes are many already
+    stream.thread_type = "NONE"  # loading already runs in many processes
     return container, stream
 
 
 def index_video(path: Path) -> VideoIndex:
-    """Counts the frames of a file and finds its seekable ones, without decoding: reads the file once.
+    """Count the frames of a file and find its key frames: reads the file once, without decoding.
 
-    A `UserError` of one line if it cannot be opened, has no video stream, no frame, or is cut off.
+    A `UserError` if it cannot be opened, has no video stream or no frame, or is truncated.
     """
     with _readable(path):
         container, stream = _open(path)
@@ -122,19 +130,19 @@ def index_video(path: Path) -> VideoIndex:
                     is_cut |= packet.is_corrupt
                     if not packet.is_discard:
                         shown.append((packet.pts, packet.is_keyframe))
-            # Matroska lists no frames, but declares how long its longest stream is.
+            # Matroska has no list of frames, but declares the duration of its longest stream.
             declared = (container.duration or 0) / av.time_base if "matroska" in container.format.name else 0.0
             if is_cut or found < listed or end < declared - _SHORT:
                 count = f"{found} of {listed}" if listed else f"only {found}"
-                raise UserError(f"video {path} is cut off: {count} frames are there; leave it out")
+                raise UserError(f"video {path} is truncated: it holds {count} frames; leave it out")
     if not shown:
         raise UserError(f"video {path} has no frame: leave it out")
     times = [pts for pts, _ in shown if pts is not None]
     if len(set(times)) < len(shown):
         return VideoIndex(len(shown), np.zeros(1, np.int64), np.zeros(1, np.int64))
     pts, is_key = np.array(times, np.int64), np.array([key for _, key in shown])
-    # Packets come in the order of decoding. A key frame will do if all before it are shown before it, and all after
-    # it after it: then its place in both orders is the same.
+    # Packets come in decoding order. Decoding can start at a key frame if every packet before it is also shown before
+    # it, and every packet after it is shown after it; its number is then the same in both orders.
     before = np.maximum.accumulate(np.concatenate([[np.iinfo(np.int64).min], pts[:-1]]))
     after = np.minimum.accumulate(pts[::-1])[::-1]
     is_key &= (before < pts) & (after == pts)
@@ -145,7 +153,7 @@ def index_video(path: Path) -> VideoIndex:
 
 
 def identity(path: Path) -> str:
-    """Size and a hash of both ends: changes if the file does, and needs no reading of gigabytes."""
+    """Size of the file and a hash of both its ends, so that large files need not be read to notice a change."""
     with _readable(path), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         content = hashlib.sha256(file.read(_HEAD))
@@ -158,7 +166,7 @@ def identity(path: Path) -> str:
 
 
 class _File:
-    """One open file. Frames are decoded on from where the last call stopped, where that is the shortest way."""
+    """One open file. Decoding continues from the last call's position if no key frame is closer to the wanted frame."""
 
     def __init__(self, path: Path, index: VideoIndex) -> None:
         self.path, self.index, self.lock = path, index, threading.Lock()
@@ -169,16 +177,18 @@ class _File:
     def _begin(self) -> None:
         self.container, self.stream = _open(self.path)
         self.decoded: Iterator[av.VideoFrame] = self.container.decode(self.stream)
-        self.at = 0  # number of the next frame
+        self.at = 0  # number of the next frame to decode
 
     def read(
         self, start: int, stop: int, height: int, width: int, cursor: NDArray[np.int16] | None
     ) -> NDArray[np.uint8]:
-        """Frames `start` to `stop`; `cursor` [n, 2] is theirs."""
+        """Frames `start` to `stop` with their pointers, `cursor` `[stop - start, 2]`."""
         out = np.empty((stop - start, height, width, 3), np.uint8)
         with self.lock, _readable(self.path):
             if not start <= stop <= self.index.frames:
-                raise UserError(f"video {self.path} has {self.index.frames} frames, {start} to {stop} are asked for")
+                raise UserError(
+                    f"video {self.path} has {self.index.frames} frames: frames {start} to {stop} do not exist"
+                )
             key = int(np.searchsorted(self.index.keys, start, side="right")) - 1
             if not self.index.keys[key] <= self.at <= start:
                 self._seek(key)
@@ -190,7 +200,7 @@ class _File:
         return out
 
     def _seek(self, key: int) -> None:
-        """Stand at the key frame, or anywhere before it whose number is certain."""
+        """Move to key frame number `key`, or to an earlier key frame."""
         if key:
             self.container.seek(int(self.index.pts[key]), stream=self.stream)
             self.decoded = self.container.decode(self.stream)
@@ -206,53 +216,55 @@ class _File:
         frame = next(self.decoded, None)
         if frame is None:
             at, self.at = self.at, self.index.frames + 1
-            raise UserError(f"video {self.path} ends at frame {at} of {self.index.frames}: import it anew")
+            raise UserError(f"video {self.path} ends at frame {at} of {self.index.frames}: import the recordings again")
         self.at += 1
         return frame
 
     def _pixels(
         self, frame: av.VideoFrame, height: int, width: int, pointer: NDArray[np.int16] | None
     ) -> NDArray[np.uint8]:
-        # Colours first: resizing as it converts them, swscale halves the width of the new frame's colours too.
+        # Convert to RGB first, then resize: doing both at once, swscale would halve the chroma of the resized frame.
         rgb = self.to_rgb.reformat(frame, format="rgb24", interpolation=Interpolation.AREA, threads=1)
         if pointer is not None:
-            own = _view(rgb).copy()  # a decoder may need its frame again
+            own = _view(rgb).copy()  # the decoder may still need its frame
             draw_pointer(own, int(pointer[0]), int(pointer[1]))
             rgb = av.VideoFrame.from_ndarray(own, "rgb24")
         return _view(self.to_size.reformat(rgb, width, height, interpolation=Interpolation.AREA, threads=1))
 
 
 def _view(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """The pixels of a rgb24 frame, `[H, W, 3]`, where they are."""
+    """The pixels of an rgb24 frame, `[H, W, 3]`, without a copy."""
     plane = frame.planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)
     return rows[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
 
 
 class OpenVideos:
-    """Reads frames of many files, keeping the last used open; each process that it is forked into opens its own."""
+    """Reads frames of many files and keeps the most recently used ones open. Each forked process opens its own."""
 
     def __init__(self) -> None:
         self._files: OrderedDict[Path, _File] = OrderedDict()
         self._pid, self._lock = os.getpid(), threading.Lock()
 
     def read(self, video: Video, index: VideoIndex, known: str, height: int, width: int) -> NDArray[np.uint8]:
-        """The frames of `video`, uint8 `[length, height, width, 3]`, the pointer drawn, then resized.
+        """The frames of `video`, uint8 `[length, height, width, 3]`; the pointer is drawn before resizing.
 
-        Sizes are changed by FFmpeg's area filter (`SWS_AREA`): the mean of the pixels that a new one covers. The same
-        frame gives the same pixels, whatever was read before. A `UserError` of one line if the file is not there,
-        cannot be decoded, or is no longer the one whose `identity` was `known`.
+        Frames are resized by FFmpeg's area filter (`SWS_AREA`), the mean of the pixels that a new pixel covers. The
+        result does not depend on earlier calls. A `UserError` if the file is missing or cannot be decoded, or if its
+        `identity` is not `known`.
         """
         file = self._file(video.path, index, known)
         return file.read(video.start, video.start + video.length, height, width, video.cursor)
 
     def _file(self, path: Path, index: VideoIndex, known: str) -> _File:
-        if self._pid != os.getpid():  # decoders and locks of the parent are not ours
+        if self._pid != os.getpid():  # after a fork: the parent's decoders and locks must not be used
             self._files, self._pid, self._lock = OrderedDict(), os.getpid(), threading.Lock()
         with self._lock:
             if path not in self._files:
                 if identity(path) != known:
-                    raise UserError(f"video {path} has changed since it was imported: put it back, or import it anew")
+                    raise UserError(
+                        f"video {path} has changed since the import: restore it, or import the recordings again"
+                    )
                 with _readable(path):
                     self._files[path] = _File(path, index)
                 if len(self._files) > _OPEN_FILES:
@@ -270,7 +282,7 @@ def _arrow() -> NDArray[np.str_]:
 
 
 def draw_pointer(frame: NDArray[np.uint8], x: int, y: int) -> None:
-    """A 16x16 arrow into `frame` `[H, W, 3]`, its tip at (x, y); what lies outside is cut."""
+    """Draw a 16x16 arrow into `frame` `[H, W, 3]`, with its tip at pixel (x, y), clipped at the borders."""
     arrow = _arrow()[: max(0, frame.shape[0] - y), : max(0, frame.shape[1] - x)][max(0, -y) :, max(0, -x) :]
     into = frame[max(0, y) :, max(0, x) :][: arrow.shape[0], : arrow.shape[1]]
     into[arrow == "#"], into[arrow == "o"] = 0, 255
@@ -280,14 +292,16 @@ def draw_pointer(frame: NDArray[np.uint8], x: int, y: int) -> None:
 
 
 def reencode(source: Video, target: Path, *, fps: int = 20) -> Video:
-    """The episode's frames alone in an MP4 made for random access: H.264, a key frame every 8, no B-frames, faststart.
+    """Write the episode's frames to `target`, an MP4 for random access: H.264, GOP 8, no B-frames, faststart.
 
-    The pointer is not drawn in, but kept with what is returned. An odd size loses a row or column: H.264 halves the
-    colours. A `UserError` if the source cannot be read. Written aside, then renamed.
+    The pointer is not drawn; the returned `Video` has the same `cursor`. An odd height or width loses a row or column,
+    as H.264 halves the chroma. The file is written atomically. A `UserError` if the source cannot be read.
     """
     index = index_video(source.path)
     if source.start + source.length > index.frames:
-        raise UserError(f"video {source.path} has {index.frames} frames, {source.start + source.length} are asked for")
+        raise UserError(
+            f"video {source.path} has {index.frames} frames, the episode needs {source.start + source.length}"
+        )
     with _readable(source.path), atomic_write(target) as path:
         file = _File(source.path, index)
         key = int(np.searchsorted(index.keys, source.start, side="right")) - 1

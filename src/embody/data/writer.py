@@ -1,4 +1,4 @@
-"""Writing a dataset, shard by shard: what is whole on disk stays, whenever the writer is killed (see docs/data.md)."""
+"""Writing a dataset shard by shard. Complete shards survive if the writer is killed (see docs/data.md)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -37,10 +37,10 @@ GZIP_LEVEL = 4
 
 
 class DatasetWriter:
-    """Writes a dataset shard by shard; killed at any time, a new writer on the same folder goes on after the last one.
+    """Writes a dataset shard by shard. After a kill, a new writer on the same folder continues behind the last shard.
 
-    A shard counts once `episodes.parquet`, rewritten last, lists it. One writer at a time. A `UserError` if `root`
-    holds something else: another meta, another format version, files that are no dataset.
+    A shard is complete once `episodes.parquet`, which is rewritten last, lists it. Only one writer may be open at a
+    time. A `UserError` if `root` holds a dataset with another meta or format version, or files that are no dataset.
     """
 
     def __init__(self, root: Path, meta: Meta) -> None:
@@ -50,8 +50,8 @@ class DatasetWriter:
             if found != meta:
                 names = [f.name for f in dataclasses.fields(Meta) if getattr(found, f.name) != getattr(meta, f.name)]
                 raise UserError(
-                    f"dataset {self.root}: its {', '.join(names)} differ from what is to be written;"
-                    " choose another folder or delete this one"
+                    f"dataset {self.root} has other {', '.join(names)} than the episodes to write: choose another"
+                    " folder, or delete this one"
                 )
         else:
             if self.root.exists() and any(not entry.name.endswith(".tmp") for entry in self.root.iterdir()):
@@ -62,23 +62,23 @@ class DatasetWriter:
         self._table = pq.read_table(table) if table.exists() else EPISODE_SCHEMA.empty_table()
 
     def _counts(self) -> dict[str, int]:
-        """Shards of each split."""
+        """The number of complete shards of each split."""
         counts: dict[str, int] = {}
         for split, index in zip(self._table["split"].to_pylist(), self._table["shard"].to_pylist(), strict=True):
             counts[split] = max(counts.get(split, 0), index + 1)
         return counts
 
     def shards(self, split: str) -> int:
-        """How many shards of `split` are whole on disk; the next to write has this index."""
+        """The number of complete shards of `split`, which is the index of the next one."""
         return self._counts().get(split, 0)
 
     def write_shard(self, split: str, index: int, episodes: Sequence[Episode]) -> None:
-        """Add `episodes` as shard `index`, which must be `shards(split)`; all of it is there afterwards, or nothing.
+        """Add `episodes` as shard `index`, which must be `shards(split)`; atomic.
 
-        A `UserError` if an episode does not fit the meta, or the dataset is finished.
+        A `UserError` if an episode does not fit the meta, or the dataset is complete.
         """
         if is_complete(self.root):
-            raise UserError(f"dataset {self.root} is finished: write to another folder or delete this one")
+            raise UserError(f"dataset {self.root} is complete: write to another folder, or delete this one")
         assert index == self.shards(split) and episodes, (
             f"shard {index} of {split} with {len(episodes)} episodes; the next is {self.shards(split)}"
         )
@@ -88,15 +88,15 @@ class DatasetWriter:
             self.version = EXTENDED
             self._write_meta(None)
         name, pixels = Shard(split, index, 0, 0).name, None
-        places: list[dict[str, Any]] = [{} for _ in episodes]
+        videos: list[dict[str, Any]] = [{} for _ in episodes]
         if self._is_video(episodes):
-            places = self._places(episodes)
+            videos = self._video_columns(episodes)
         else:
             pixels = np.concatenate([episode.frames for episode in episodes if not isinstance(episode.frames, Video)])
             _write_pixels(self.root / "frames" / f"{name}.h5", pixels)
         with atomic_write(self.root / "steps" / f"{name}.parquet") as path:
             pq.write_table(steps_table(episodes, pixels), path, compression="zstd")
-        rows = [_row(episode, split, index) | place for episode, place in zip(episodes, places, strict=True)]
+        rows = [_row(episode, split, index) | video for episode, video in zip(episodes, videos, strict=True)]
         new = pa.Table.from_pylist(rows, schema=SCHEMAS[self.version])
         table = pa.concat_tables([self._table, new], promote_options="default")
         with atomic_write(self.root / "episodes.parquet") as path:
@@ -104,9 +104,9 @@ class DatasetWriter:
         self._table = table
 
     def finish(self) -> None:
-        """Mark the dataset complete: it can be opened from now on, and not added to."""
+        """Mark the dataset as complete: from now on it can be opened, but no longer extended."""
         if not self._table.num_rows:
-            raise UserError(f"dataset {self.root} holds no episode: write a shard before finishing it")
+            raise UserError(f"dataset {self.root} holds no episode: write a shard before finish()")
         self._write_meta(self._counts())
 
     def _write_meta(self, splits: dict[str, int] | None) -> None:
@@ -116,18 +116,20 @@ class DatasetWriter:
         write_json(self.root / "meta.json", values)
 
     def _is_video(self, episodes: Sequence[Episode]) -> bool:
-        """Whether frames stay in files; a `UserError` unless all episodes and those before them agree."""
+        """Whether frames are in video files; a `UserError` if that is true of some episodes of the dataset only."""
         kinds = {isinstance(episode.frames, Video) for episode in episodes}
         if self._table.num_rows:
             kinds.add("video" in self._table.column_names and self._table["video"][0].is_valid)
         if len(kinds) > 1:
-            raise UserError(f"dataset {self.root}: frames are all pixels or all in video files; write two datasets")
+            raise UserError(
+                f"dataset {self.root}: either all episodes or none must have video files as frames: write two datasets"
+            )
         return kinds.pop()
 
-    def _places(self, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
-        """Where the frames are, for the table; a `UserError` if they are not all there."""
+    def _video_columns(self, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
+        """The table's video columns of each episode; a `UserError` if a file has fewer frames than its episode."""
         known: dict[Path, tuple[VideoIndex, str]] = {}
-        root, places = self.root.absolute(), []
+        root, columns = self.root.absolute(), []
         for episode in episodes:
             video = episode.frames
             assert isinstance(video, Video)
@@ -140,7 +142,7 @@ class DatasetWriter:
                     f" {episode.seed} needs {video.start + video.length}"
                 )
             path = video.path.absolute()
-            places.append(
+            columns.append(
                 {
                     "video": (path.relative_to(root) if path.is_relative_to(root) else path).as_posix(),
                     "video_start": video.start,
@@ -150,27 +152,29 @@ class DatasetWriter:
                     "video_pts": index.pts.tolist(),
                 }
             )
-        return places
+        return columns
 
     def _check(self, episode: Episode) -> None:
         where = f"dataset {self.root}, episode with seed {episode.seed}"
         if episode.events is not None:
             if len(self.meta.labels) != episode.events.shape[1]:
                 raise UserError(
-                    f"{where}: events of {episode.events.shape[1]} tasks, the dataset has {len(self.meta.tasks)} with"
-                    f" {len(self.meta.labels)} labels: give meta.labels, and a column of events each"
+                    f"{where}: events have {episode.events.shape[1]} columns, the dataset {len(self.meta.tasks)} tasks"
+                    f" and {len(self.meta.labels)} labels: give each task a label and a column of events"
                 )
         elif episode.task not in self.meta.tasks and not (self.meta.labels and episode.task == EVERY_TASK):
-            raise UserError(f"{where}: task {episode.task!r} is none of {', '.join(self.meta.tasks)}")
+            raise UserError(f"{where}: task {episode.task!r} is not one of {', '.join(self.meta.tasks)}")
         if isinstance(episode.frames, Video):
             pass
         elif episode.frames.shape[1:3] != (self.meta.height, self.meta.width):
             size = f"{self.meta.height}x{self.meta.width}"
-            raise UserError(f"{where}: frames {list(episode.frames.shape)}, the dataset's are {size}")
+            raise UserError(f"{where}: frames are {list(episode.frames.shape)}, the dataset's frames are {size} pixels")
         sizes = np.array(self.meta.actions.sizes)
         actions = episode.actions
         if actions.shape[1] != len(sizes) or (actions < 0).any() or (actions >= sizes).any():
-            raise UserError(f"{where}: actions do not fit sizes {self.meta.actions.sizes}")
+            raise UserError(
+                f"{where}: actions must be [T, {len(sizes)}], each factor below its size in {self.meta.actions.sizes}"
+            )
 
 
 def _is_extended(episode: Episode) -> bool:

@@ -1,7 +1,7 @@
-"""Recordings that others made, as episodes: what a source of them is.
+"""The interface for importing recordings that were made by other software.
 
-A source lists its recordings and reads any of them, in whatever process. What is broken is a `UserError` of the form
-`FILE[, line N]: what is wrong`.
+A source lists its recordings and reads any one of them, in any process. A broken recording raises a `UserError` of the
+form `FILE[, line N]: what is wrong`.
 """
 
 import contextlib
@@ -22,33 +22,33 @@ __all__ = ["PickledByFields", "Source", "count_frames", "seed_from_name", "video
 
 
 class Source(Protocol):
-    """Recordings of one kind, to become one dataset; equal sources are interchangeable."""
+    """Recordings of one kind, which become one dataset. Equal sources return equal episodes."""
 
     def __hash__(self) -> int: ...
 
     @property
     def shard_size(self) -> int:
-        """How many recordings are written at a time."""
+        """The number of recordings in a shard of the dataset."""
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the episodes depend on, ready for JSON."""
+        """Everything that the episodes depend on, JSON-ready; at least "kind" and "source", the folder."""
 
     def names(self) -> list[str]:
-        """The recordings' names, sorted; a `UserError` if there are none."""
+        """The names of the recordings, sorted; a `UserError` if there are none."""
 
     def group(self, name: str) -> str:
-        """What recordings of one world and player share: they must not be parted by a split."""
+        """A key that recordings of the same world or player share; a split puts all of a group on one side."""
 
     def meta(self) -> Meta:
-        """The dataset's."""
+        """The meta of the dataset."""
 
     def read(self, name: str) -> Episode:
-        """One recording; a `UserError` if it is broken."""
+        """Read one recording; a `UserError` if it is broken."""
 
 
 class PickledByFields:
-    """Goes to other processes without what it has found out."""
+    """A base for dataclasses that are pickled without their cached properties."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         assert is_dataclass(self)
@@ -56,13 +56,13 @@ class PickledByFields:
 
 
 def seed_from_name(name: str) -> int:
-    """Stands for a seed where a recording has none."""
+    """A number to identify a recording that has no seed: 48 bits of the hash of its name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6])
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """What is said of a broken video, in the form of a source's errors."""
+    """Turn errors about a video into the form of a source's errors."""
     try:
         yield
     except ValueError as error:
@@ -70,12 +70,13 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def count_frames(path: Path) -> int:
+    """The number of frames of a video; a `UserError` if it is broken."""
     with _reading(path):
         return index_video(path).frames
 
 
 def video_shape(path: Path) -> tuple[int, int, int]:
-    """Height, width, and frames a second of a video."""
+    """Height and width in pixels and frames a second (rounded) of a video; a `UserError` if it cannot be opened."""
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]

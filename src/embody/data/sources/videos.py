@@ -1,4 +1,4 @@
-"""Plain videos as recordings: nobody knows their actions."""
+"""Plain videos as recordings without actions."""
 
 import contextlib
 from collections import Counter
@@ -23,7 +23,7 @@ _VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")
 
 @dataclass(frozen=True)
 class VideoSource(PickledByFields):
-    """Videos at any depth of a folder, without actions, all of one rate. The first that can be opened says the size."""
+    """Videos in a folder and its subfolders, all of one frame rate. The first readable one sets the frame size."""
 
     folder: Path
     shard_size: int = 32
@@ -34,11 +34,11 @@ class VideoSource(PickledByFields):
 
     def names(self) -> list[str]:
         if not self.folder.is_dir():
-            raise UserError(f"{self.folder} is no folder")
+            raise UserError(f"{self.folder} is not a folder: name a folder of videos")
         paths = (path for path in self.folder.rglob("*") if path.suffix.lower() in _VIDEO_SUFFIXES)
         names = sorted(path.relative_to(self.folder).as_posix() for path in paths)
         if not names:
-            raise UserError(f"no video in {self.folder}: files of {', '.join(_VIDEO_SUFFIXES)} are looked for")
+            raise UserError(f"no video in {self.folder}: add files with {', '.join(_VIDEO_SUFFIXES)}")
         return names
 
     def group(self, name: str) -> str:
@@ -46,28 +46,27 @@ class VideoSource(PickledByFields):
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, int, int]]:
-        """Height, width and frames a second of those that can be opened; a `UserError` if rates differ."""
+        """Height, width and frames a second of each readable video; a `UserError` if their rates differ."""
         shapes = {}
         for name in self.names():
             with contextlib.suppress(ValueError):
                 shapes[name] = video_shape(self.folder / name)
         shapes = {name: shape for name, shape in shapes.items() if min(shape) > 0}
         if not shapes:
-            raise UserError(f"no video in {self.folder} can be opened")
+            raise UserError(f"no video in {self.folder} can be opened: check them with ffprobe")
         rates = Counter(fps for *_, fps in shapes.values())
         if len(rates) > 1:
             said = ", ".join(f"{count} of {fps}" for fps, count in rates.most_common())
             odd = next(name for name, (*_, fps) in shapes.items() if fps != rates.most_common(1)[0][0])
             raise UserError(
-                f"{self.folder} has videos of different frames a second: {said} (such as {odd}); a dataset has one"
-                f" rate: import them from folders of their own, or bring them to one (ffmpeg -i IN -vf fps={min(rates)}"
-                " OUT)"
+                f"{self.folder} has videos of different frame rates: {said} frames a second (such as {odd}): import"
+                f" each rate from a folder of its own, or convert them (ffmpeg -i IN -vf fps={min(rates)} OUT)"
             )
         return shapes
 
     def meta(self) -> Meta:
         height, width, fps = next(iter(self._shapes.values()))
-        return Meta(("video",), ActionSpec((2,)), height, width, fps, (PADDING, UNKNOWN))  # no action is read
+        return Meta(("video",), ActionSpec((2,)), height, width, fps, (PADDING, UNKNOWN))  # the actions are unused
 
     def read(self, name: str) -> Episode:
         path = self.folder / name
