@@ -533,7 +533,9 @@ def test_frames_of_another_size_are_refused(finished_config: Config) -> None:
     config = dataclasses.replace(finished_config, env=larger, name="larger")
     dataset = open_datasets(finished_config)
     for refused in (lambda: Trainer(config=config).train_tokenizer(dataset), lambda: open_datasets(config)):
-        with pytest.raises(ValueError, match=r"frame size \(48, 48\), the config says \(56, 48\); collect it anew"):
+        with pytest.raises(
+            ValueError, match=r"frames of \(48, 48\) pixels, the config of \(56, 48\): collect it again"
+        ):
             refused()
 
 

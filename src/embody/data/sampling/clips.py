@@ -1,4 +1,4 @@
-"""Which clips come: number n of some episodes, of those that achieve their task, or of those that miss its events."""
+"""The episodes that each kind of row is drawn from: all, those that achieve their task, those with a miss."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ __all__ = ["Clips", "Entry", "achieving_entries", "entries_of", "missing_entries
 
 @dataclass(frozen=True)
 class Entry:
-    """An episode to draw; one with events is there for each of the dataset's tasks that occur."""
+    """An episode to draw clips from. An episode with events has an entry for each task that occurs in its dataset."""
 
-    source: int  # its dataset's place
+    source: int  # index of its dataset
     row: EpisodeRow
-    name: str  # of the task
-    task: int | None = None  # its number, where the episode has events
+    name: str  # name of the task
+    task: int | None = None  # index of the task, if the episode has events
 
 
 class Clips:
-    """Clip number n of some episodes, for any n."""
+    """Draws clip number n from `entries`, for any n."""
 
     def __init__(
         self,
@@ -37,9 +37,9 @@ class Clips:
         weights: Sequence[float],
         anchors: Anchors | None = None,
     ) -> None:
-        """`weights` of the datasets, or none; `anchors` of some entries, by their place (`ClipSampler`)."""
+        """`weights`: one for each dataset, or empty; `anchors` of some entries, by their index (see `ClipSampler`)."""
         self.entries = [(entry.source, entry.row.id, entry.task) for entry in entries]
-        # Anchors and other timesteps are not drawn from one urn, nor are sources that have weights.
+        # Entries with anchors and without are separate groups; so are datasets, if they have weights.
         keys = [
             (entry.source if weights else 0, entry.name, anchors is not None and place in anchors.timesteps)
             for place, entry in enumerate(entries)
@@ -56,11 +56,13 @@ class Clips:
         )
 
     def draw(self, position: int, length: int) -> Clip:
+        """Clip number `position` (>= 0), of `length` timesteps."""
         place, start = self.sampler.clip(position, length)
         return Clip(*self.entries[place], start)
 
 
 def entries_of(readers: Sequence[ClipReader], rows: Sequence[tuple[int, EpisodeRow]]) -> list[Entry]:
+    """The entries of episodes, which are given as (index of the dataset, row)."""
     entries = [Entry(source, row, row.task) for source, row in rows if row.task != EVERY_TASK]
     for source, reader in enumerate(readers):
         own = [row for place, row in rows if place == source and row.task == EVERY_TASK]
@@ -80,7 +82,7 @@ def entries_of(readers: Sequence[ClipReader], rows: Sequence[tuple[int, EpisodeR
 def achieving_entries(
     readers: Sequence[ClipReader], entries: Sequence[Entry], lead: int
 ) -> tuple[list[Entry], Anchors]:
-    """The episodes that achieve their task; of those with events these, which a clip is to lie around."""
+    """The entries that achieve their task. For episodes with events, their anchors are the events of the task."""
     achieved: list[Entry] = []
     events: dict[int, NDArray[np.int64]] = {}
     for entry in entries:
@@ -98,7 +100,7 @@ def achieving_entries(
 
 
 def missing_entries(readers: Sequence[ClipReader], entries: Sequence[Entry]) -> tuple[list[Entry], Anchors]:
-    """The episodes with events that miss one of their task, and where."""
+    """The entries with a miss of their task (see `Mix`), and the timesteps of the misses as anchors."""
     missing: list[Entry] = []
     misses: dict[int, NDArray[np.int64]] = {}
     for entry in entries:
@@ -107,5 +109,5 @@ def missing_entries(readers: Sequence[ClipReader], entries: Sequence[Entry]) -> 
             misses[len(missing)] = found
             missing.append(entry)
     if not missing:
-        raise UserError("agent_objective.miss_share: no recording has events and misses one: set it to 0")
+        raise UserError("agent_objective.miss_share is above 0, but no recording with events has a miss: set it to 0")
     return missing, Anchors(misses)

@@ -1,4 +1,4 @@
-"""Batches of clips for a training stage: batch b is a pure function of (seed, b).
+"""The batches of a training stage: batch b is a pure function of (seed, b).
 
 Shapes: B rows, T timesteps, A action factors, H W pixels, L latent tokens, Z channels, W words, N steps of a dataset.
 """
@@ -37,7 +37,7 @@ __all__ = [
 
 
 def steps_per_epoch(datasets: Sequence[Dataset], spec: ClipSpec) -> int:
-    """Batches that together hold as many frames as the split, of all its episodes or the labelled ones, at least 1."""
+    """The number of batches, at least 1, with as many frames as the split has (`labelled_only`: in labelled episodes)."""
     labelled_only = spec.episodes.labelled_only
     frames = sum(
         row.length
@@ -50,57 +50,59 @@ def steps_per_epoch(datasets: Sequence[Dataset], spec: ClipSpec) -> int:
 
 
 def stage_steps(datasets: Sequence[Dataset], stage: StageConfig, spec: ClipSpec) -> int:
-    """How many steps a stage trains, at least 1: those asked for, or its epochs of the split."""
+    """The number of training steps of a stage, at least 1: `stage.steps`, or if that is 0 `stage.epochs`."""
     return stage.steps or max(1, round(stage.epochs * steps_per_epoch(datasets, spec)))
 
 
 def open_datasets(config: Config) -> list[Dataset]:
-    """The config's `data.sources`, or `data_dir/TASK` of each of its tasks; video is read at the config's frame size.
+    """Open the config's `data.sources`, or else `data_dir/TASK` for each of its tasks; videos get its frame size.
 
-    A `UserError` names the one that is missing or does not fit.
+    A `UserError` names a dataset that is missing or does not fit the config.
     """
     sources, env = config.data.sources or config.env.tasks, config.env
     if not sources:
-        raise UserError("env.tasks is empty: name at least one task, or data.sources")
+        raise UserError("env.tasks and data.sources are empty: set one of them")
     datasets = [open_dataset(Path(config.data_dir) / source, (env.height, env.width)) for source in sources]
     check_datasets(config, datasets)
     return datasets
 
 
 def check_datasets(config: Config, datasets: Sequence[Dataset]) -> None:
-    """A `UserError` names the dataset whose frames or labels do not fit the config."""
+    """A `UserError` names the first dataset whose frame size or number of words does not fit the config."""
     for dataset in datasets:
         meta, wanted = dataset.meta, (config.env.height, config.env.width)
         if dataset.size != wanted:
-            how = f"open it with size={wanted}" if dataset.is_video else "collect it anew"
-            raise UserError(f"dataset {dataset.root}: frame size {dataset.size}, the config says {wanted}; {how}")
+            how = f"open it with size={wanted}" if dataset.is_video else "collect it again"
+            raise UserError(
+                f"dataset {dataset.root} has frames of {dataset.size} pixels, the config of {wanted}: {how}"
+            )
         if len(meta.vocabulary) > config.agent.vocabulary:
             raise UserError(
-                f"dataset {dataset.root} has {len(meta.vocabulary)} words: raise agent.vocabulary,"
-                f" now {config.agent.vocabulary}"
+                f"dataset {dataset.root} has {len(meta.vocabulary)} words, agent.vocabulary is"
+                f" {config.agent.vocabulary}: increase it"
             )
 
 
 def recorded_actions(datasets: Sequence[Dataset]) -> ActionSpec | None:
-    """The actions of all datasets that have any; None if all are plain videos. A `UserError` if they differ."""
+    """The actions that all datasets with actions share; None if all are plain videos. A `UserError` if they differ."""
     labelled = [dataset for dataset in datasets if _is_labelled(dataset)]
     for dataset in labelled[1:]:
         for name in ("actions", "vocabulary"):
             if getattr(dataset.meta, name) != getattr(labelled[0].meta, name):
                 raise UserError(
-                    f"datasets {labelled[0].root} and {dataset.root} differ in {name}: train on one of them, with"
-                    " plain videos beside if you like"
+                    f"datasets {labelled[0].root} and {dataset.root} have different {name}: train on one of them"
+                    " (plain videos may be added)"
                 )
     return labelled[0].meta.actions if labelled else None
 
 
 def labelled_meta(datasets: Sequence[Dataset]) -> Meta:
-    """What agents are told in: the meta of those datasets that have labels (they agree), or of plain videos alone."""
+    """The meta of the first dataset with labelled episodes, or else of the first dataset."""
     return next((dataset for dataset in datasets if _is_labelled(dataset)), datasets[0]).meta
 
 
 class _Batches(TorchDataset[Batch]):
-    """Batch number b, for any b: what the loading processes share."""
+    """Returns batch number b, for any b; loading processes have a copy each."""
 
     def __init__(
         self, readers: Sequence[ClipReader], clips: Mapping[RowKind, Clips], shapes: BatchShapes, mix: Mix
@@ -113,13 +115,15 @@ class _Batches(TorchDataset[Batch]):
         kinds = self.mix.kinds(rows)
         drawn = [self.clips[kind].draw(first + row, length) for row, kind in enumerate(kinds)]
         sources = np.array([clip.source for clip in drawn])
-        there = {source: np.flatnonzero(sources == source) for source in dict.fromkeys(sources.tolist())}
-        parts = [readers[source].clips([drawn[row] for row in at], length) for source, at in there.items()]
-        order = np.argsort(np.concatenate(list(there.values())))
+        rows_of = {source: np.flatnonzero(sources == source) for source in dict.fromkeys(sources.tolist())}
+        parts = [readers[source].clips([drawn[row] for row in at], length) for source, at in rows_of.items()]
+        order = np.argsort(np.concatenate(list(rows_of.values())))
         arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
         arrays["bc"], arrays["flow"] = np.array(self.mix.bc_rows(rows)), np.array(self.mix.flow_rows(rows))
         name, shape, kind = readers[0].frame_field
-        arrays[name] = np.empty((rows, length, *shape), kind)  # written once: large batches are as fast as memory is
+        arrays[name] = np.empty(
+            (rows, length, *shape), kind
+        )  # each value is written once: memory limits the speed of large batches
         for shown, clip in zip(arrays[name], drawn, strict=True):
             readers[clip.source].read_frames(clip.episode, clip.start, shown)
         return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})
@@ -128,11 +132,10 @@ class _Batches(TorchDataset[Batch]):
 def batches(
     datasets: Sequence[Dataset], spec: ClipSpec, *, seed: int, start: int = 0, workers: int = 0
 ) -> Iterator[Batch]:
-    """Batches `start`, `start + 1`, ... without end; the same ones whatever `workers` is and wherever one starts.
+    """Iterate over batches `start`, `start + 1`, ... without end. Batch b depends on the data, `spec`, `seed` and b only.
 
-    `workers` are loading processes; 0 loads one batch ahead in a thread.
-
-    A `UserError` if no episode is left, latents are missing, or datasets disagree.
+    `workers` is the number of loading processes; 0 loads one batch ahead in a thread. A `UserError` if the spec leaves
+    no episode, latents are missing, or datasets do not fit each other.
     """
     _check(datasets, spec)
     labelled = [dataset for dataset in datasets if _is_labelled(dataset)]
@@ -161,7 +164,7 @@ def batches(
 def _clips_of_each_kind(
     readers: Sequence[ClipReader], spec: ClipSpec, seed: int, weights: Sequence[float]
 ) -> dict[RowKind, Clips]:
-    """What rows of each kind are drawn from, of the kinds that the mix has a share of."""
+    """For each kind of row that the mix contains, the clips that its rows are drawn from."""
     chosen = [
         (place, row)
         for place, reader in enumerate(readers)
@@ -193,12 +196,12 @@ def _check(datasets: Sequence[Dataset], spec: ClipSpec) -> None:
     assert not weights or len(weights) == len(datasets), f"weights: one for each of {len(datasets)} datasets"
     for dataset in datasets[1:]:
         if dataset.size != datasets[0].size:
-            raise UserError(f"datasets {datasets[0].root} and {dataset.root} differ in frame size: collect one anew")
+            raise UserError(f"datasets {datasets[0].root} and {dataset.root} differ in frame size: collect one again")
         if dataset.meta.fps != datasets[0].meta.fps:
             rates = f"{datasets[0].meta.fps} and {dataset.meta.fps} frames a second"
             raise UserError(
-                f"datasets {datasets[0].root} and {dataset.root} have {rates}: bring videos to one rate before they are"
-                f" imported (ffmpeg -i IN -vf fps={min(datasets[0].meta.fps, dataset.meta.fps)} OUT)"
+                f"datasets {datasets[0].root} and {dataset.root} have {rates}: convert the videos to one rate and import"
+                f" them again (ffmpeg -i IN -vf fps={min(datasets[0].meta.fps, dataset.meta.fps)} OUT)"
             )
     recorded_actions(datasets)
 
@@ -213,7 +216,7 @@ def _in_thread(loaded: _Batches, start: int) -> Iterator[Batch]:
 
 
 def _in_processes(loaded: _Batches, start: int, workers: int) -> Iterator[Batch]:
-    # Forked from a bare server: a fork of this process would copy its threads' locks, a spawn would import torch again.
+    # A fork of this process would copy the locks of its threads; spawned processes would each import torch again.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     loader = DataLoader(
@@ -228,5 +231,5 @@ def _in_processes(loaded: _Batches, start: int, workers: int) -> Iterator[Batch]
 
 
 def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the training process alone decides when to stop."""
+    """Ctrl-C reaches all processes of a terminal, but only the training process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

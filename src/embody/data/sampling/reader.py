@@ -1,4 +1,4 @@
-"""Clips of one dataset as the fields of a batch: what is recorded, and what it is worth for the task that is asked.
+"""Reading clips of one dataset as the fields of a batch, with rewards relabelled for the goal.
 
 Shapes: B rows, T timesteps, A action factors, H W pixels, L latent tokens, Z channels, W words, N steps of a dataset,
 E episodes, P tasks.
@@ -21,11 +21,11 @@ from embody.data.sampling.clip_spec import Relabelling
 
 __all__ = ["ClipReader", "Clip", "Fields", "discounted_returns"]
 
-Fields = dict[str, NDArray]  # the small fields of a Batch
+Fields = dict[str, NDArray]  # the fields of a Batch, without frames and latents
 
 
 class Clip(NamedTuple):
-    """A clip: which dataset's, which episode's, for which task, and its first timestep."""
+    """A clip: the indices of its dataset, episode and task (None: no events), and its first timestep."""
 
     source: int
     episode: int
@@ -34,7 +34,7 @@ class Clip(NamedTuple):
 
 
 def discounted_returns(rewards: NDArray[np.float32], offsets: NDArray[np.int64], gamma: float) -> NDArray[np.float32]:
-    """`[N]`: at timestep t, `sum_{k>=1} gamma^(k-1) r_{t+k}` up to the end of the episode; 0 at its last timestep."""
+    """float32 `[N]`: at timestep t, `sum_{k>=1} gamma^(k-1) r_{t+k}` to the end of the episode."""
     returns = np.zeros(len(rewards), np.float64)
     lengths = np.diff(offsets)
     for timestep in range(int(lengths.max()) - 2, -1, -1):
@@ -54,11 +54,13 @@ class ClipReader:
         factors: int,
         tasks: int,
     ) -> None:
-        """`factors` of actions (A) and number of tasks (P) of a batch, which other datasets may have more of."""
+        """`factors` (A) and `tasks` (P) are those of the batch; other datasets may have more than this one."""
         self.dataset, self.latents, self.factors, self.tasks = dataset, latents, factors, tasks
         self.relabelling, self.goal = relabelling, goal_of(relabelling.goal)
         self.returns = discounted_returns(dataset.rewards, dataset.offsets, relabelling.gamma)
-        self.places = list(itertools.pairwise(dataset.offsets.tolist()))  # each episode's timesteps in the flat arrays
+        self.bounds = list(
+            itertools.pairwise(dataset.offsets.tolist())
+        )  # first and last (exclusive) row of each episode in the flat arrays
         self.labelled = [row.labelled for row in dataset.episodes()]
         vocabulary = dataset.meta.vocabulary
         self.task = [label_indices(row.label, vocabulary, relabelling.words) for row in dataset.episodes()]
@@ -67,7 +69,7 @@ class ClipReader:
 
     @cached_property
     def misses(self) -> list[NDArray[np.int64]]:
-        """Of each task, the steps that its usual action led to, the commonest one at its events, and no event."""
+        """The steps, for each task, with the most frequent action at the task's events, but without an event."""
         actions, found = self.dataset.actions, []
         for events in self.events.of_task:
             kinds, counts = np.unique(actions[events], axis=0, return_counts=True)
@@ -78,18 +80,18 @@ class ClipReader:
 
     @property
     def frame_field(self) -> tuple[str, tuple[int, ...], type[np.generic]]:
-        """Which field of a batch holds what a timestep shows, of what shape and type."""
+        """The name, shape (without `[B, T]`) and dtype of the field that holds frames or latents."""
         if self.latents is not None:
             return "latents", (self.latents.tokens, self.latents.channels), np.float16
         return "frames", (3, *self.dataset.size), np.uint8
 
     def clips(self, drawn: Sequence[Clip], length: int) -> Fields:
-        """Timesteps `start` to `start + length` of each; those outside of the episode repeat its first or last one.
+        """Timesteps `start` to `start + length` of each clip. Outside of its episode the first or last is repeated.
 
-        With a `task`, which the episode has events of, they are relabelled for the goal.
+        Clips with a `task` are relabelled for the goal.
         """
         dataset, steps = self.dataset, self.dataset.steps
-        begin_B1, end_B1 = np.array([self.places[clip.episode] for clip in drawn]).T[:, :, None]
+        begin_B1, end_B1 = np.array([self.bounds[clip.episode] for clip in drawn]).T[:, :, None]
         timesteps_BT = np.array([clip.start for clip in drawn])[:, None] + np.arange(length)
         inside_BT = np.minimum(np.maximum(timesteps_BT, 0), end_B1 - begin_B1 - 1)
         rows_BT = begin_B1 + inside_BT
@@ -97,7 +99,7 @@ class ClipReader:
         label_BW = np.stack([self.task[clip.episode] if clip.task is None else self.label[clip.task] for clip in drawn])
         actions_BTA = (
             dataset.actions[rows_BT]
-            if labelled_B.any()  # plain videos have no factors
+            if labelled_B.any()  # datasets of plain videos have other factors
             else np.zeros((*rows_BT.shape, self.factors), np.int64)
         )
         rewards_BT, returns_BT = dataset.rewards[rows_BT], self.returns[rows_BT]
@@ -119,15 +121,15 @@ class ClipReader:
             **self.goal.clip_fields(self.events, places, label_BW, labelled_B),
         }
         after_BT = timesteps_BT > inside_BT
-        if after_BT.any():  # padded on the right: nothing happens there
+        if after_BT.any():  # padded on the right
             for name in ("actions", "rewards", "returns", "is_terminal", "is_null"):
                 fields[name][after_BT] = 0
         fields["actions"][~labelled_B] = 0
         return fields
 
     def read_frames(self, episode: int, start: int, shown: NDArray) -> None:
-        """Write what the timesteps from `start` on show into `shown` `[T, ...]`, which says how many they are."""
-        begin, end = self.places[episode]
+        """Write the frames (or latents) of timesteps `start`, `start + 1`, ... into `shown` `[T, ...]`."""
+        begin, end = self.bounds[episode]
         first, last = min(max(start, 0), end - begin - 1), min(max(start + len(shown), 1), end - begin)
         found: NDArray
         if self.latents is not None:
@@ -137,14 +139,14 @@ class ClipReader:
         if len(found) == len(shown):
             shown[...] = found
         else:
-            before = first - start  # timesteps that repeat the first one
-            shown[:before], shown[before : before + len(found)] = found[0], found
-            shown[before + len(found) :] = found[-1]
+            padding = first - start  # timesteps that repeat the first one
+            shown[:padding], shown[padding : padding + len(found)] = found[0], found
+            shown[padding + len(found) :] = found[-1]
 
     def _relabelled(
         self, events: NDArray[np.int64], timesteps: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Rewards and returns at `timesteps` of a task that is achieved at `events`: `once` ends with the next."""
+        """Rewards and returns at `timesteps` of a task with events at `events`; with `once` only the next one counts."""
         ahead = events - timesteps[:, None]
         counted = (ahead > 0) & ((ahead > 0).cumsum(axis=1) == 1) if self.relabelling.once else ahead > 0
         returns = (counted * self.relabelling.gamma ** np.maximum(ahead - 1, 0)).sum(axis=1)
