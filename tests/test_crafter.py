@@ -531,7 +531,7 @@ def test_videos_alone_can_be_read(quick_worlds: None, tmp_path: Path) -> None:
 
 
 def test_the_unlabelled_fraction_is_part_of_the_recipe(tmp_path: Path, recorded: Path) -> None:
-    with pytest.raises(ValueError, match=r"unlabelled_fraction 0.5, now 0.0 is asked for"):
+    with pytest.raises(ValueError, match=r"unlabelled_fraction 0.5, the config has 0.0"):
         collect(small(recorded, unlabelled_fraction=0.0))
     config = small_minigrid(tmp_path, train_episodes=2, validation_episodes=1)
     collect(config)
@@ -539,7 +539,7 @@ def test_the_unlabelled_fraction_is_part_of_the_recipe(tmp_path: Path, recorded:
     assert "unlabelled_fraction" not in record  # a setting at its default is not recorded, so older records stay valid
     collect(config)
     other = dataclasses.replace(config.collect, unlabelled_fraction=0.5)
-    with pytest.raises(ValueError, match=r"unlabelled_fraction 0.0, now 0.5 is asked for"):
+    with pytest.raises(ValueError, match=r"unlabelled_fraction 0.0, the config has 0.5"):
         collect(dataclasses.replace(config, collect=other))
 
 

@@ -1,4 +1,4 @@
-"""What a run says: console and log file, metrics as JSON lines and TensorBoard, progress bars."""
+"""The output of a run: console, log file, metrics as JSON lines and for TensorBoard, progress bars."""
 
 import json
 import os
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LoggerManager", "ProgressBar", "drop_half_line", "read_metrics"]
 
-QUIET_SECONDS = 30.0  # between two progress lines of the log file
+QUIET_SECONDS = 30.0  # seconds between two progress lines in the log file
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, oldest first; empty if there is none. A half-written line is left out."""
+    """The lines of a `metrics.jsonl`, oldest first; empty if there is no file. A half-written line is skipped."""
     if not path.exists():
         return []
     lines = []
@@ -59,29 +59,29 @@ class _Rate(ProgressColumn):
 
 
 class ProgressBar:
-    """A running count towards a total; made by `LoggerManager.progress`."""
+    """A progress bar: a count towards a total. Made by `LoggerManager.progress`."""
 
     def __init__(self, logger: "LoggerManager", description: str, total: int, start: int, bar: Progress | None) -> None:
         self.logger, self.description, self.total, self.done, self.bar = logger, description, total, start, bar
         self.start, self.began = start, time.monotonic()
-        self.spoke = self.began
+        self.last_line = self.began
         self.note = ""
         if bar is not None:
             self.task = bar.add_task(description, total=total, completed=start, note="")
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
-        """Count `steps` more; `note` (a loss, say) stands beside the bar until the next one."""
+        """Count `steps` more. `note` (such as a loss) is shown beside the bar until the next one replaces it."""
         self.done += steps
         self.note = self.note if note is None else note
         if self.bar is not None:
             self.bar.update(self.task, advance=steps, note=self.note)
-        if time.monotonic() - self.spoke >= QUIET_SECONDS:
-            self.say()
+        if time.monotonic() - self.last_line >= QUIET_SECONDS:
+            self.write_line()
 
-    def say(self) -> None:
-        """A line to the log file, and to the console unless the bar is there."""
-        self.spoke = time.monotonic()
-        elapsed = self.spoke - self.began
+    def write_line(self) -> None:
+        """Write a progress line to the log file, and to the console if no bar is shown there."""
+        self.last_line = time.monotonic()
+        elapsed = self.last_line - self.began
         rate = (self.done - self.start) / max(elapsed, 1e-9)
         left = _clock((self.total - self.done) / rate) if rate else "unknown"
         text = f"{self.description} {self.done}/{self.total} · {rate:.1f}/s · {_clock(elapsed)} elapsed · {left} left"
@@ -93,10 +93,10 @@ class ProgressBar:
 
 
 class LoggerManager:
-    """One run's console, log file `logs_dir/NAME-YYYYmmdd-HHMMSS.log`, and metrics under `run_dir`.
+    """The console of a run, its log file `logs_dir/NAME-YYYYmmdd-HHMMSS.log`, and its metrics in `run_dir`.
 
-    `metrics.jsonl` holds one object a line: `stage`, `step`, `time` (seconds since 1970) and the values.
-    TensorBoard's files are under `run_dir/tensorboard/STAGE`. One process writes a run.
+    Each line of `metrics.jsonl` is an object with `stage`, `step`, `time` (seconds since 1970) and the values.
+    TensorBoard's files are in `run_dir/tensorboard/STAGE`. Only one process may write to a run.
     """
 
     def __init__(self, run_dir: Path, logs_dir: Path, name: str) -> None:
@@ -113,11 +113,11 @@ class LoggerManager:
         self._purge: dict[str, int] = {}
 
     def info(self, message: str) -> None:
-        """To the console and the log file."""
+        """Write `message` to the console and the log file."""
         self._write("INFO", message)
 
     def warning(self, message: str) -> None:
-        """As `info`, so that it stands out."""
+        """As `info`, in yellow and with the prefix "warning: "."""
         self._write("WARNING", message)
 
     def _write(self, level: str, message: str) -> None:
@@ -126,17 +126,19 @@ class LoggerManager:
         self.record(level, message)
 
     def record(self, level: str, message: str) -> None:
-        """To the log file alone."""
+        """Write `message` to the log file only."""
         self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {level} {message}\n")
         self._log.flush()
 
     def metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Append the `values` of `stage` at `step` to `metrics.jsonl` and TensorBoard (tags `stage/key`).
 
-        No value is called `stage`, `step` or `time`.
+        A value must not be named `stage`, `step` or `time`.
         """
         head: dict[str, Any] = {"stage": stage, "step": step, "time": round(time.time(), 3)}
-        assert not head.keys() & values.keys(), f"metrics of {stage} hide {sorted(head.keys() & values.keys())}"
+        assert not head.keys() & values.keys(), (
+            f"metrics of {stage} must not be named {sorted(head.keys() & values.keys())}"
+        )
         numbers = {key: float(value) for key, value in values.items()}
         self._metrics.write(json.dumps(head | numbers) + "\n")
         self._metrics.flush()
@@ -145,7 +147,7 @@ class LoggerManager:
             board.add_scalar(f"{stage}/{key}", number, step)
 
     def truncate(self, stage: str, step: int) -> None:
-        """Forget the metrics of `stage` after `step`: a resumed stage makes them again. Other lines stay."""
+        """Delete the metrics of `stage` after `step`, which a resumed stage writes again."""
         self._metrics.close()
         kept = [m for m in read_metrics(self.metrics_path) if m.get("stage") != stage or m.get("step", 0) <= step]
         with atomic_write(self.metrics_path) as temporary:
@@ -157,7 +159,9 @@ class LoggerManager:
 
     def _board(self, stage: str) -> "SummaryWriter":
         if stage not in self._boards:
-            from torch.utils.tensorboard import SummaryWriter  # costs a second; commands that measure nothing skip it
+            from torch.utils.tensorboard import (
+                SummaryWriter,
+            )  # takes a second to import, so only if metrics are written
 
             folder = self.run_dir / "tensorboard" / stage
             self._boards[stage] = SummaryWriter(str(folder), purge_step=self._purge.get(stage))
@@ -165,25 +169,25 @@ class LoggerManager:
 
     @contextmanager
     def progress(self, description: str, total: int, start: int = 0) -> Iterator[ProgressBar]:
-        """A bar from `start` (where a resumed stage stands) to `total`, with rate, time elapsed and time left.
+        """Show a bar from `start` (the progress of a resumed stage) to `total`, with rate, time elapsed and time left.
 
-        The log file has a line every half minute and one at the end; so has the console where it is no terminal,
-        instead of the bar.
+        The log file gets a line every 30 seconds and one at the end. So does the console, instead of the bar, if it is
+        not a terminal.
         """
         if not self.console.is_terminal:
             quiet = ProgressBar(self, description, total, start, None)
             yield quiet
-            quiet.say()
+            quiet.write_line()
             return
         columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate()]
         columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)]
         with Progress(*columns, console=self.console) as bar:
             shown = ProgressBar(self, description, total, start, bar)
             yield shown
-        shown.say()
+        shown.write_line()
 
     def close(self) -> None:
-        """Flush and close every file; the logger is of no use afterwards."""
+        """Flush and close all files. The logger cannot be used afterwards."""
         for board in self._boards.values():
             board.close()
         self._boards.clear()
@@ -192,9 +196,9 @@ class LoggerManager:
 
 
 def drop_half_line(path: Path) -> None:
-    """Cut what a killed process left after the last line end, so that the next line begins on its own."""
+    """Delete a half-written last line that a killed process left."""
     if path.exists():
         content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, whole)
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
+            os.truncate(path, complete)

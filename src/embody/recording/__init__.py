@@ -1,4 +1,4 @@
-"""Recording episodes in the real environment."""
+"""Recording demonstrations in the real environment, and importing recordings."""
 
 from embody.recording.collect import Progress, collect, is_collected
 from embody.recording.play import play_episodes

@@ -1,4 +1,4 @@
-"""Records the demonstrations of every task, in parallel; killed at any time, the same call goes on where it stopped."""
+"""Recording the demonstrations of every task, in parallel. After a kill, the same call resumes."""
 
 import dataclasses
 import json
@@ -18,38 +18,38 @@ from embody.recording.workers import processes, worker_pool
 
 __all__ = ["Progress", "collect", "is_collected"]
 
-SHARD = 64  # episodes at most
-SHARD_BYTES = 2**27  # of pixels: a few shards wait in memory
-RECORD = "collection.json"  # how a dataset was made, in its folder
-# Settings that came later: not in the record where they are as they were before.
+SHARD = 64  # episodes in a shard, at most
+SHARD_BYTES = 2**27  # bytes of pixels in a shard, at most: a few shards are in memory at a time
+RECORD = "collection.json"  # in the dataset's folder: the settings that it was collected with
+# Settings that are newer than the record, and their defaults. Defaults are not recorded, so older records stay valid.
 _LATER = {"unlabelled_fraction": 0.0, "off_task_fraction": 0.0}
 
-Progress = Callable[[str, int, int], None]  # task, episodes done, episodes in all
+Progress = Callable[[str, int, int], None]  # task, episodes done, total of episodes
 
 
 @dataclass(frozen=True)
 class Job:
-    """One shard to play."""
+    """One shard to record."""
 
     task: str
     split: Split
     index: int
-    first: int  # episode
-    count: int
+    first: int  # number of its first episode
+    count: int  # of episodes
 
 
 def is_collected(config: Config) -> bool:
-    """Whether a run records what it learns from: its datasets are not named, and its game has an environment here."""
+    """Whether a run collects its own demonstrations: `data.sources` is empty, and the game has an environment."""
     return not config.data.sources and game(config.env.game).make_env is not None
 
 
 def collect(config: Config, progress: Progress | None = None) -> None:
     """Record `config.collect`'s episodes of each task into `data_dir/TASK`, splits "train" and "validation".
 
-    Episode i of a split depends on (config, task, split, i) alone. What is whole already is left untouched. With more
-    than one worker, processes are spawned: a script that calls this needs a main guard. A `UserError` if there is no
-    task, one that is not whole is unknown or cannot be played here, or a folder holds episodes that were made
-    otherwise; nothing is written then.
+    Episode i of a split depends on (config, task, split, i) only. Complete datasets and shards are kept. With more than
+    one worker, processes are spawned, so a script that calls this needs `if __name__ == "__main__"`. A `UserError`,
+    before anything is written, if there is no task, if a task to record is unknown or cannot be played, or if a folder
+    was collected with other settings.
     """
     if not config.env.tasks:
         raise UserError("env.tasks is empty: name at least one task to collect")
@@ -89,7 +89,7 @@ def _collect_task(config: Config, task: str, pool: ProcessPoolExecutor | None, p
 
 
 def _shards(config: Config, task: str) -> list[Job]:
-    """The shards of a task, in the order they are written."""
+    """The shards of a task, in the order in which they are written."""
     splits: tuple[tuple[Split, int], ...] = (
         ("train", config.collect.train_episodes),
         ("validation", config.collect.validation_episodes),
@@ -104,7 +104,7 @@ def _shards(config: Config, task: str) -> list[Job]:
 
 
 def _record(config: Config, task: str) -> dict[str, Any]:
-    """All that the episodes of `task` depend on."""
+    """The settings that the episodes of `task` depend on."""
     recipe = dataclasses.asdict(config.collect)
     del recipe["workers"]
     limit = config.env.max_steps[config.env.tasks.index(task)]
@@ -112,7 +112,7 @@ def _record(config: Config, task: str) -> dict[str, Any]:
 
 
 def _check_folder(config: Config, task: str) -> None:
-    """`UserError` if the task's folder holds a dataset made otherwise. One that others made, whole, is welcome."""
+    """A `UserError` if the task's dataset was collected with other settings. Imported datasets are accepted."""
     root = Path(config.data_dir) / task
     if not (root / RECORD).exists():
         return
@@ -120,8 +120,8 @@ def _check_folder(config: Config, task: str) -> None:
     for name, value in wanted.items():
         if found.get(name) != value:
             raise UserError(
-                f"dataset {root} was collected with {name} {found.get(name)}, now {value} is asked for:"
-                " set data_dir to another folder, or delete this one"
+                f"dataset {root} was collected with {name} {found.get(name)}, the config has {value}: set data_dir to"
+                " another folder, or delete this one"
             )
 
 
@@ -129,7 +129,7 @@ def _check_folder(config: Config, task: str) -> None:
 
 
 def _play(config: Config, jobs: list[Job], pool: ProcessPoolExecutor | None) -> Iterator[tuple[Job, list[Episode]]]:
-    """The episodes of every job, in order; few shards wait in memory at any time."""
+    """The episodes of every job, in order. Only a few shards are in memory at a time."""
     if pool is None:
         for job in jobs:
             yield job, play_episodes(config, job.task, job.split, job.first, job.count)

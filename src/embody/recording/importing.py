@@ -1,4 +1,4 @@
-"""Recordings to a dataset, over processes; killed at any time, the same call goes on where it stopped."""
+"""Importing recordings into a dataset, in parallel. After a kill, the same call resumes."""
 
 import hashlib
 import json
@@ -29,20 +29,20 @@ from embody.recording.workers import worker_pool
 
 __all__ = ["REPORT", "Skipped", "import_recordings", "read_report"]
 
-RECORD = "import.json"  # how a dataset was made, in its folder
+RECORD = "import.json"  # in the dataset's folder: what it was imported from
 REPORT = "import-report.json"
-_AHEAD = 4  # recordings that may wait in memory, for each worker
+_AHEAD = 4  # recordings of each worker that may wait in memory
 
-Progress = Callable[[int, int, int], None]  # recordings done, in all, and skipped
+Progress = Callable[[int, int, int], None]  # recordings done, their total, recordings skipped
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A broken recording."""
+    """A broken recording, which was left out."""
 
-    file: str  # the recording
-    what: str  # is wrong
-    where: str  # in it: one of its files, and the line
+    file: str  # name of the recording
+    what: str  # what is wrong
+    where: str  # one of its files, and the line if there is one
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ def import_recordings(
 ) -> Dataset:
     """Write the recordings of `source` as the dataset `root`, splits "train" and "validation".
 
-    The episodes, their order and their splits depend on the source and `validation_share` alone. A broken recording is
-    left out, and stands in `root/import-report.json`. `encode` writes videos anew, for random access, into `root`;
-    without it their files stay where they are, and are read there. With more than one worker, processes are spawned: a
-    script that calls this needs a main guard.
+    The episodes, their order and their splits depend on the source and `validation_share` (0 to below 1) only. Broken
+    recordings are left out and listed in `root/import-report.json`. `encode` writes a copy of each video for random
+    access into `root`; otherwise the dataset refers to the original files. With more than one worker, processes are
+    spawned, so a script that calls this needs `if __name__ == "__main__"`.
 
-    A `UserError` if there is no recording, or none that is whole; or if `root` holds what was made otherwise.
+    A `UserError` if there is no readable recording, or if `root` was imported from something else.
     """
     if not 0 <= validation_share < 1:
-        raise UserError(f"validation share must lie in 0..1, got {validation_share}")
+        raise UserError(f"validation share must be at least 0 and below 1, got {validation_share}")
     names = source.names()
     provenance = source.provenance | {
         "reencode": encode,
@@ -100,11 +100,11 @@ def import_recordings(
                 if isinstance(result, Skipped):
                     skipped[name] = result
                 else:
-                    skipped.pop(name, None)  # it has been repaired since the last call
+                    skipped.pop(name, None)  # it was repaired since the last call
                     episodes.append(result)
                 done += 1
                 progress(done, len(names), len(skipped))
-            # The report first: it says which shards have become empty.
+            # The report is written before the shard, because resuming needs to know which shards are empty.
             _write_report(root, list(skipped.values()))
             if episodes:
                 writer.write_shard(shard.split, writer.shards(shard.split), episodes)
@@ -116,13 +116,13 @@ def import_recordings(
 
 
 def _shards(source: Source, names: Sequence[str], validation_share: float) -> list[_Shard]:
-    """All recordings, in the order they are written. A group's split is that of the hash of its name."""
-    places = {group: _place(group) for group in map(source.group, names)}
+    """All recordings, in the order in which they are written. A hash of its name decides the split of a group."""
+    places = {group: _hash_fraction(group) for group in map(source.group, names)}
     validation = {group for group, place in places.items() if place < validation_share}
     in_order = sorted(places, key=lambda group: places[group])
-    if validation_share and not validation:  # of a few groups, one at least
+    if validation_share and not validation:  # at least one group
         validation = set(in_order[:1])
-    if len(validation) == len(places):  # but never all
+    if len(validation) == len(places):  # but not all
         validation.remove(in_order[-1])
     splits: dict[str, list[str]] = {"train": [], "validation": []}
     for name in names:
@@ -134,15 +134,15 @@ def _shards(source: Source, names: Sequence[str], validation_share: float) -> li
     ]
 
 
-def _place(group: str) -> float:
-    """In 0..1, and the same for ever."""
+def _hash_fraction(group: str) -> float:
+    """A hash of `group` in [0, 1), the same on every machine."""
     return int.from_bytes(hashlib.sha256(f"split {group}".encode()).digest()[:7]) / 256**7
 
 
 def _pending(shards: Sequence[_Shard], written: dict[str, int], skipped: dict[str, Skipped]) -> list[_Shard]:
-    """The shards still to be read: not those that are written, nor empty ones between them.
+    """The shards to read: all but those that are written, and empty ones before a written one.
 
-    An empty one behind them is read again: its files may have been repaired.
+    Empty shards after the last written one are read again, as their files may have been repaired.
     """
     pending, place = [], {"train": 0, "validation": 0}
     for shard in shards:
@@ -158,13 +158,13 @@ def _pending(shards: Sequence[_Shard], written: dict[str, int], skipped: dict[st
 def _read_all(
     source: Source, names: Sequence[str], root: Path, encode: bool, pool: ProcessPoolExecutor | None, workers: int
 ) -> Iterator[Episode | Skipped]:
-    """What becomes of each recording, in order; a few wait in memory at any time."""
+    """The episode of each recording, or why it is skipped, in order. Only a few are in memory at a time."""
     if pool is None:
         yield from (_read(source, name, root, encode) for name in names)
         return
     waiting: deque[Future[Episode | Skipped]] = deque()
     for name in names:
-        waiting.append(pool.submit(_read_here, source, name, root, encode))
+        waiting.append(pool.submit(_read_in_worker, source, name, root, encode))
         if len(waiting) > _AHEAD * workers:
             yield waiting.popleft().result()
     for future in waiting:
@@ -172,14 +172,14 @@ def _read_all(
 
 
 @lru_cache(maxsize=1)
-def _kept(source: Source) -> Source:
-    """The first source equal to this one: with what it has found out, such as the lines of an index."""
+def _cached(source: Source) -> Source:
+    """The first source that equals this one; it has its cached properties, such as the lines of an index."""
     return source
 
 
-def _read_here(source: Source, name: str, root: Path, encode: bool) -> Episode | Skipped:
-    """In a process of the pool."""
-    return _read(_kept(source), name, root, encode)
+def _read_in_worker(source: Source, name: str, root: Path, encode: bool) -> Episode | Skipped:
+    """`_read` in a process of the pool, which keeps the source's cached properties between calls."""
+    return _read(_cached(source), name, root, encode)
 
 
 def _read(source: Source, name: str, root: Path, encode: bool) -> Episode | Skipped:
@@ -190,13 +190,13 @@ def _read(source: Source, name: str, root: Path, encode: bool) -> Episode | Skip
             episode = replace(episode, frames=reencode(episode.frames, target, fps=source.meta().fps))
     except (ValueError, OSError) as error:
         return _skipped(name, str(source.provenance["source"]), " ".join(str(error).split()))
-    except Exception as error:  # whatever else damaged bytes lead to, one recording must not cost the others
+    except Exception as error:  # damaged bytes may raise anything; the other recordings are still imported
         return Skipped(name, f"{type(error).__name__}: {' '.join(str(error).split())}", name)
     return episode
 
 
 def _skipped(name: str, folder: str, said: str) -> Skipped:
-    """From `FILE[, line N]: what is wrong`."""
+    """Parse a message of the form `FILE[, line N]: what is wrong`."""
     where, colon, what = said.partition(": ")
     if not colon:
         where, what = "", said
@@ -208,7 +208,7 @@ def _skipped(name: str, folder: str, said: str) -> Skipped:
 
 
 def _check_folder(root: Path, provenance: dict[str, Any]) -> None:
-    """`UserError` if `root` holds a dataset that was imported otherwise."""
+    """A `UserError` if `root` holds a dataset that was not imported, or from something else."""
     if not (root / RECORD).exists():
         if (root / "meta.json").exists() and is_complete(root):
             raise UserError(f"{root} holds a dataset that was not imported: choose another --name")
@@ -217,13 +217,13 @@ def _check_folder(root: Path, provenance: dict[str, Any]) -> None:
     for name, value in provenance.items():
         if found.get(name) != value:
             raise UserError(
-                f"dataset {root} was imported with {name} {found.get(name)}, now {value} is asked for:"
-                " choose another --name, or delete this one"
+                f"dataset {root} was imported with {name} {found.get(name)}, now it would be {value}: choose another"
+                " --name, or delete this one"
             )
 
 
 def read_report(root: Path) -> list[Skipped]:
-    """The recordings that were left out of the dataset `root`."""
+    """The recordings that were left out of the dataset in `root`."""
     path = root / REPORT
     if not path.exists():
         return []
@@ -231,7 +231,7 @@ def read_report(root: Path) -> list[Skipped]:
 
 
 def _write_report(root: Path, skipped: Sequence[Skipped]) -> None:
-    """One line for each."""
+    """Write the report, one line for each recording."""
     lines = [json.dumps(asdict(broken), ensure_ascii=False) for broken in skipped]
     with atomic_write(root / REPORT) as path:
         path.write_text('{"skipped": [\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Plays one recorded episode: of what quality, and every step of it, follow from its place in the dataset."""
+"""Playing the episodes to record. An episode, and its share of random actions, depend on its index only."""
 
 import zlib
 from collections.abc import Callable
@@ -18,10 +18,10 @@ Split = Literal["train", "validation"]
 
 
 def play_episodes(config: Config, task: str, split: Split, first: int, count: int) -> list[Episode]:
-    """Episodes `first` .. `first + count - 1` of a split; each depends on (config, task, split, its index) alone."""
+    """Play episodes `first` to `first + count` of a split; each depends on (config, task, split, its index) only."""
     played, env = game(config.env.game), make_env(config.env, task)
     if played.make_demonstrator is None:
-        raise UserError(f"nobody demonstrates {task}: {played.name} has no demonstrator; import recordings")
+        raise UserError(f"{task} cannot be collected: {played.name} has no demonstrator; import recordings")
     expert, off_task = played.make_demonstrator(task), played.make_off_task_demonstrator(task)
     episodes = []
     for index in range(first, first + count):
@@ -75,27 +75,27 @@ def _rng(config: Config, task: str, split: Split, *place: int) -> np.random.Gene
 
 
 def _draw(config: Config, task: str, split: Split, index: int, purpose: int) -> float:
-    """In [0, 1), apart from all else that is drawn for an episode: a share changes none but those it is for."""
+    """A number in [0, 1) for one `purpose`, independent of the episode's other random numbers."""
     return float(_rng(config, task, split, index, purpose).random())
 
 
 def _unlabelled(episode: Episode) -> Episode:
-    """The episode as a plain video: of what was done, and what came of it, nothing is known."""
+    """The episode as a plain video: without actions, rewards, terminals and events."""
     zeros = {name: np.zeros_like(getattr(episode, name)) for name in ("actions", "rewards", "is_terminal")}
     return replace(episode, **zeros, events=None, labelled=False)
 
 
 def _draw_noise(config: Config, rng: np.random.Generator) -> float:
-    """How often this episode's actions are random; 1 for the share that is played at random."""
+    """The probability that an action of this episode is random; 1 for `collect.random_fraction` of the episodes."""
     if rng.random() < config.collect.random_fraction:
         return 1.0
     return float(rng.choice(config.collect.noise_levels))
 
 
 def _player(env: PixelEnv, expert: Demonstrator, noise: float, rng: np.random.Generator) -> Callable[[int | None], int]:
-    """The episode's policy: previous action to next. An expert that is lost leaves the rest to chance.
+    """The episode's policy, from the previous action to the next. If the expert is lost, the rest is random.
 
-    Such an episode is kept: leaving it out would make the demonstrations look better than they are.
+    Such an episode is kept, since without it the demonstrations would look better than they are.
     """
     lost = noise == 1
     if not lost:
@@ -105,7 +105,9 @@ def _player(env: PixelEnv, expert: Demonstrator, noise: float, rng: np.random.Ge
         nonlocal lost
         if not lost:
             try:
-                suggested = expert.action(previous)  # asked at every step: the bot follows what is really played
+                suggested = expert.action(
+                    previous
+                )  # called at every step, because the bot tracks the actions that are really played
             except DemonstratorLost:
                 lost = True
         return int(rng.integers(env.actions)) if lost or rng.random() < noise else suggested

@@ -1,4 +1,4 @@
-"""Processes that work for this one, and end with it."""
+"""Worker processes that end with their parent."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -13,13 +13,13 @@ __all__ = ["processes", "worker_pool"]
 
 
 def processes(workers: int) -> int:
-    """So many; for 0 one for each core that this process may use."""
+    """`workers`, or if that is 0 the number of cores that this process may use."""
     return workers or len(os.sched_getaffinity(0))
 
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Spawned processes (forking a process that has threads can deadlock); None for one worker: this process."""
+    """A pool of spawned processes, or None for one worker. (Forking a process that has threads can deadlock.)"""
     if workers <= 1:
         yield None
         return
@@ -31,7 +31,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it, however it ends."""
+    """Ignore Ctrl-C, which the parent handles, and exit when the parent ends for any reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that one process at a time writes to."""
+"""Writing files atomically, and locking folders against a second process."""
 
 import contextlib
 import json
@@ -18,12 +18,12 @@ __all__ = ["atomic_write", "exclusive_lock", "write_json"]
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Create `folder` and hold its lock while the block runs; a `UserError` if another process holds it.
 
-    The lock is the file `.NAME.lock` beside the folder, so that it is no part of what is in there. It ends with its
-    process: a file that a killed one has left refuses nobody. Where no lock can be had (some network file systems, a
-    parent that is read-only), the block runs without.
+    The lock is the file `.NAME.lock` beside the folder. The system releases it when its process ends, so the file of a
+    killed process blocks nobody. Where locks are not supported (some network file systems, a read-only parent), the
+    block runs without one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    real = folder.resolve()  # one lock for a folder, whatever the links that lead to it
+    real = folder.resolve()  # one lock for the folder, also if a link leads to it
     lock = filelock.FileLock(real.with_name(f".{real.name}.lock"), timeout=0, fallback_to_soft=False)
     try:
         lock.acquire()
@@ -35,14 +35,16 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         if lock.is_locked:
-            with contextlib.suppress(OSError):  # Windows deletes no open file
-                os.unlink(lock.lock_file)  # before the release: whoever has opened the file meanwhile tries again
+            with contextlib.suppress(OSError):  # Windows cannot delete an open file
+                os.unlink(
+                    lock.lock_file
+                )  # before the release, so that a process that has just opened the file tries again
         lock.release()
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which becomes `path` when the block ends without an error: never half a file."""
+    """Yield a temporary path, which is renamed to `path` if the block succeeds; so `path` is never half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:

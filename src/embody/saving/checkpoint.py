@@ -1,4 +1,4 @@
-"""Checkpoints: all that a training changes as it goes, in one file, and back."""
+"""Checkpoints: the whole state of a training, saved to one file and loaded from it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +14,7 @@ from embody.saving.tensors import load_metadata, load_tensors, load_weights, sav
 
 __all__ = ["MAY_CHANGE", "Progress", "TrainingState", "load_checkpoint", "save_checkpoint", "steps_done"]
 
-# Settings that may change while a training is under way.
+# Settings that may differ when a training resumes from a checkpoint.
 MAY_CHANGE = frozenset(
     {
         *(f"training.{name}" for name in ("lr", "muon_lr", "final_lr", "warmup", "decay", "steps", "epochs", "batch")),
@@ -28,31 +28,31 @@ class TrainingState:
     """What a checkpoint holds; loading one changes these modules and optimisers in place."""
 
     model: nn.Module
-    average: nn.Module  # of the model's weights
+    average: nn.Module  # the moving average of the model's weights
     losses: nn.Module  # running statistics of the loss terms
     optimizers: Sequence[torch.optim.Optimizer]
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """By their names in the file."""
+        """The modules, by their names in the file."""
         return {"model": self.model, "average": self.average, "losses": self.losses}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the training of a checkpoint has come."""
+    """The progress of the training in a checkpoint."""
 
-    step: int = 0  # steps done
-    begin: int = 0  # the step at which its warm-up began: 0, or the end of a finished training that goes on
-    skipped: int = 0  # steps left out because they were not finite
-    in_a_row: int = 0  # of these, the last ones before `step`
-    changes: tuple[Mapping[str, Any], ...] = ()  # settings that changed on the way: {"step": ..., NAME: [old, new]}
+    step: int = 0  # number of steps done
+    begin: int = 0  # the step at which warm-up began: 0, or the end of a finished training that was continued
+    skipped: int = 0  # steps that were skipped because their loss or gradient was not finite
+    in_a_row: int = 0  # how many of these were the last ones before `step`
+    changes: tuple[Mapping[str, Any], ...] = ()  # changed settings, as {"step": ..., NAME: [old, new]}
 
 
 def save_checkpoint(
     path: Path, state: TrainingState, progress: Progress, *, steps: int, recipe: Mapping[str, Any]
 ) -> None:
-    """Write `state` and `progress`, of a training of `steps` by `recipe`, which is JSON-ready."""
+    """Write `state` and `progress` of a training of `steps` steps; `recipe` (JSON-ready) is all that it depends on."""
     parts = {name: module.state_dict() for name, module in state.modules.items()}
     parts |= {f"optimizer{i}": _flatten(optimizer) for i, optimizer in enumerate(state.optimizers)}
     tensors = {f"{part}.{name}": t for part, values in parts.items() for name, t in values.items()}
@@ -60,11 +60,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Mapping[str, Any]) -> Progress:
-    """Put what `save_checkpoint` wrote into `state`; returns how far it had come.
+    """Load what `save_checkpoint` wrote into `state`; returns the training's progress.
 
-    Settings of `MAY_CHANGE` may be others now, which `changes` then tells. If the training was finished and has more
-    `steps` now, its warm-up begins anew at its end. A `UserError` if the file is damaged, if another setting differs,
-    or if it is already beyond `steps`.
+    Settings of `MAY_CHANGE` may differ from the checkpoint's; `Progress.changes` then lists them. If the training was
+    finished and now has more `steps`, warm-up begins again at its end. A `UserError` if the file is damaged, another
+    setting differs, or the checkpoint is beyond `steps`.
     """
     tensors, saved = load_tensors(path)
     progress = _progress(path, saved)
@@ -75,7 +75,7 @@ def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Map
             " those settings, or use another --name"
         )
     if progress.step > steps:
-        raise UserError(f"{path} is at step {progress.step}, beyond the {steps} steps asked for: increase steps")
+        raise UserError(f"{path} is at step {progress.step}, beyond the {steps} steps asked for: set more steps")
 
     def part(name: str) -> dict[str, Tensor]:
         return {key[len(name) + 1 :]: t for key, t in tensors.items() if key.startswith(f"{name}.")}
@@ -93,25 +93,25 @@ def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Map
 
 
 def steps_done(path: Path) -> int:
-    """How many steps the training of the checkpoint at `path` has done; 0 without a file."""
+    """The number of steps done in the checkpoint at `path`; 0 if there is no file."""
     return _progress(path, load_metadata(path)).step if path.exists() else 0
 
 
 def _progress(path: Path, saved: Mapping[str, Any]) -> Progress:
-    """What the metadata of a checkpoint say; a `UserError` if they are not what `save_checkpoint` writes."""
+    """The progress in a checkpoint's metadata; a `UserError` if `save_checkpoint` did not write them."""
     counts: list[Any] = [saved.get(name) for name in ("step", "begin", "skipped", "in_a_row", "steps")]
     changes, recipe = saved.get("changes"), saved.get("config")
     valid = all(type(count) is int and 0 <= count < 2**53 for count in counts) and counts[0] <= counts[4]
     if not (valid and isinstance(changes, list) and isinstance(recipe, Mapping)):
-        raise UserError(f"{path} is not a checkpoint of this version: delete it to train anew, or use another --name")
+        raise UserError(f"{path} is not a checkpoint of this version: delete it to start again, or use another --name")
     step, begin, skipped, in_a_row, _ = counts
     return Progress(step, begin, skipped, in_a_row, tuple(changes))
 
 
 def _may_change(name: str, values: tuple[Any, Any]) -> bool:
-    """Whether a training may go on with another value of a setting."""
+    """Whether a training may resume with another value of this setting."""
     if name == "training.muon_lr":
-        return all(values)  # 0 is another optimiser, whose state the checkpoint lacks
+        return all(values)  # 0 selects another optimiser, whose state is not in the checkpoint
     return name in MAY_CHANGE
 
 

@@ -1,11 +1,11 @@
-"""What differs between two sets of JSON-ready settings, and how to say it."""
+"""The differences between two sets of JSON-ready settings, and a text that describes them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["Differences", "described", "differences"]
 
-Differences = Mapping[str, tuple[Any, Any]]  # path such as `training.lr`: value found, value wanted
+Differences = Mapping[str, tuple[Any, Any]]  # by path, such as `training.lr`: (value found, value wanted)
 
 _MOST_NAMED = 4
 _MOST_CHARACTERS = 40
@@ -13,7 +13,7 @@ _ABSENT = "nothing"
 
 
 def differences(found: Any, wanted: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """Every setting in which two nested mappings differ, by its path; what one side lacks is "nothing" there."""
+    """All settings in which two nested mappings differ, by path. A value that one side lacks is "nothing"."""
     if found == wanted:
         return {}
     if not isinstance(found, Mapping) or not isinstance(wanted, Mapping):
@@ -26,7 +26,7 @@ def differences(found: Any, wanted: Any, path: str = "") -> dict[str, tuple[Any,
 
 
 def described(different: Differences) -> str:
-    """The first few differences in words: `training.lr was 0.1, is now 0.01`."""
+    """The first few differences as text: `training.lr was 0.1, is now 0.01`."""
     named = [f"{path} was {_short(old)}, is now {_short(new)}" for path, (old, new) in different.items()]
     more = len(named) - _MOST_NAMED
     return "; ".join(named[:_MOST_NAMED]) + (f"; and {more} more" if more > 0 else "")

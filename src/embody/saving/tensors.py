@@ -26,7 +26,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     with atomic_write(path) as temporary:
         try:
             save_file(contiguous, str(temporary), metadata={"about": json.dumps(metadata, sort_keys=True)})
-        except SafetensorError as error:  # it names the system's error in its text alone
+        except SafetensorError as error:  # the number of the system's error is only in its text
             if found := re.search(r"os error (\d+)", str(error)):
                 number = int(found[1])
                 raise OSError(number, os.strerror(number), str(path)) from error
@@ -40,7 +40,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_metadata(path: Path) -> dict[str, Any]:
-    """As `load_tensors`, without reading the tensors."""
+    """The metadata that `save_tensors` wrote, without reading the tensors; errors as `load_tensors`."""
     with _opened(path) as file:
         return _metadata(file)
 
@@ -48,12 +48,12 @@ def load_metadata(path: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     if not path.exists():
-        raise UserError(f"no weights at {path}: run `embody train {path.stem}` first, or name another run with --name")
+        raise UserError(f"no weights at {path}: run `embody train {path.stem}` first, or use another --name")
     try:
         with safe_open(str(path), framework="pt") as file:
             yield file
     except (SafetensorError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and run its stage again") from error
+        raise UserError(f"{path} is damaged ({error}): delete it and run `embody train {path.stem}` again") from error
 
 
 def _metadata(file: Any) -> dict[str, Any]:
@@ -61,23 +61,28 @@ def _metadata(file: Any) -> dict[str, Any]:
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Load all of `module`'s state; a `UserError` names the first tensor that is missing, unknown or misshapen."""
+    """Load all of `module`'s state. A `UserError` names the first tensor that is missing, unknown or misshapen."""
     own = module.state_dict()
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors:
-            raise UserError(f"{where} lacks {name}: it was made with another config; delete it or use that config")
+            raise UserError(
+                f"{where} lacks {name}: it was trained with another config; use that config, or another --name"
+            )
         if name not in own:
-            raise UserError(f"{where} has an unknown tensor {name}: it was made with another config")
+            raise UserError(
+                f"{where} has an unknown tensor {name}: it was trained with another config; use that config, or"
+                " another --name"
+            )
         if own[name].shape != tensors[name].shape:
             raise UserError(
-                f"{where}: {name} has shape {list(tensors[name].shape)}, the config asks for {list(own[name].shape)};"
-                " use the config it was made with, or another --name"
+                f"{where}: {name} has shape {list(tensors[name].shape)}, the config asks for {list(own[name].shape)}:"
+                " use the config it was trained with, or another --name"
             )
     module.load_state_dict(dict(tensors))
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Twelve hex digits of names and values."""
+    """Twelve hex digits, a hash of all names and values."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8)

@@ -37,7 +37,7 @@ __all__ = [
 
 
 def steps_per_epoch(datasets: Sequence[Dataset], spec: ClipSpec) -> int:
-    """The number of batches, at least 1, with as many frames as the split has (`labelled_only`: in labelled episodes)."""
+    """The number of batches, at least 1, with as many frames as the split has (or its labelled episodes)."""
     labelled_only = spec.episodes.labelled_only
     frames = sum(
         row.length
@@ -132,7 +132,7 @@ class _Batches(TorchDataset[Batch]):
 def batches(
     datasets: Sequence[Dataset], spec: ClipSpec, *, seed: int, start: int = 0, workers: int = 0
 ) -> Iterator[Batch]:
-    """Iterate over batches `start`, `start + 1`, ... without end. Batch b depends on the data, `spec`, `seed` and b only.
+    """Iterate over batches `start`, `start + 1`, ... without end. Batch b depends on data, `spec`, `seed` and b only.
 
     `workers` is the number of loading processes; 0 loads one batch ahead in a thread. A `UserError` if the spec leaves
     no episode, latents are missing, or datasets do not fit each other.
@@ -200,8 +200,8 @@ def _check(datasets: Sequence[Dataset], spec: ClipSpec) -> None:
         if dataset.meta.fps != datasets[0].meta.fps:
             rates = f"{datasets[0].meta.fps} and {dataset.meta.fps} frames a second"
             raise UserError(
-                f"datasets {datasets[0].root} and {dataset.root} have {rates}: convert the videos to one rate and import"
-                f" them again (ffmpeg -i IN -vf fps={min(datasets[0].meta.fps, dataset.meta.fps)} OUT)"
+                f"datasets {datasets[0].root} and {dataset.root} have {rates}: convert the videos to one rate and"
+                f" import them again (ffmpeg -i IN -vf fps={min(datasets[0].meta.fps, dataset.meta.fps)} OUT)"
             )
     recorded_actions(datasets)
 

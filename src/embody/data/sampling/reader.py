@@ -146,7 +146,7 @@ class ClipReader:
     def _relabelled(
         self, events: NDArray[np.int64], timesteps: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Rewards and returns at `timesteps` of a task with events at `events`; with `once` only the next one counts."""
+        """Rewards and returns at `timesteps` of a task with events at `events`; with `once` only the next counts."""
         ahead = events - timesteps[:, None]
         counted = (ahead > 0) & ((ahead > 0).cumsum(axis=1) == 1) if self.relabelling.once else ahead > 0
         returns = (counted * self.relabelling.gamma ** np.maximum(ahead - 1, 0)).sum(axis=1)
