@@ -540,8 +540,8 @@ def test_compare_puts_runs_of_several_seeds_in_one_table(
     table = (tmp_path / "table.md").read_text()
     assert "3 training seeds, 4 episodes each" in table and "| a | 25.0% (9-53) | 75.0% (47-91) |" in table
     assert table.strip() in capfd.readouterr().out
-    assert "name the runs to compare" in refused("compare")
+    assert "no runs to compare" in refused("compare")
     assert "runs/s3/results.json does not exist: run `embody evaluate --name s3` first" in refused(
         "compare", "s0", "s3"
     )
-    assert "training seeds [0, 0]: each must have its own" in refused("compare", "s0", "s0")
+    assert "training seeds [0, 0]: each must have a seed of its own" in refused("compare", "s0", "s0")

@@ -1,1 +1,1 @@
-"""What is measured when of a run, its results, the report, and the paper's cascade."""
+"""Evaluation of a run, its results, the report page, and the ablation of the paper's cascade."""

@@ -1,6 +1,6 @@
-"""Runs of several training seeds beside each other: rates, scores, and differences that are more than luck.
+"""The comparison of runs that differ in their training seed: rates, scores and paired differences.
 
-Legend: S training seeds (one run each), N episodes of each, P achievements (of MiniGrid: tasks).
+Legend: S training seeds (one run each), N episodes of each, P achievements (in MiniGrid: tasks).
 """
 
 import dataclasses
@@ -30,29 +30,28 @@ _SHOWN = {"mean": percent, "score": "{:.1f}".format, "return": "{:.2f}".format}
 
 
 def compare_runs(paths: Sequence[Path]) -> str:
-    """The `results.json` at `paths`, of runs that differ in their training seed, as `seeds_markdown`.
+    """The tables of `seeds_markdown` for the `results.json` files at `paths`, of runs with different training seeds.
 
-    A `UserError` if there is none or one is missing, or as `outcomes_of`; or if two have the same training seed: no
-    new evidence.
+    A `UserError` if `paths` is empty, a file is missing, or two runs have the same training seed, or as `outcomes_of`.
     """
     if not paths:
-        raise UserError("name the runs to compare, one of each training seed, as in `embody compare seed0 seed1`")
+        raise UserError("no runs to compare: name one for each training seed, as in `embody compare seed0 seed1`")
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist: run `embody evaluate --name {path.parent.name}` first")
     runs = [read_results(path) for path in paths]
     seeds = [run.get("seed") for run in runs]
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"the runs have the training seeds {seeds}: each must have its own (--seed)")
+        raise UserError(f"the runs have training seeds {seeds}: each must have a seed of its own (--seed)")
     return seeds_markdown(seeds_table(*outcomes_of(runs)))
 
 
 def seeds_table(achievements: Sequence[str], runs: Mapping[str, Outcomes], baseline: str = BASELINE) -> dict[str, Any]:
-    """`{policy: row}`, ready for JSON, of each policy's outcomes, bool `[S, N, P]` (`outcomes_of`).
+    """`{policy: row}`, JSON-ready, from the outcomes of each policy, bool `[S, N, P]` (see `outcomes_of`).
 
-    A row has `achievements` (each a rate with Wilson's interval over all episodes of all seeds, which does not know
-    that those of a seed belong together), and `mean`, `score` (`achievement_score`), `return` with bootstrap intervals.
-    Each has the paired `difference` to the `baseline`, if that was played; p are not corrected for their number.
+    A row has `achievements`, each a rate with a Wilson interval over all episodes of all seeds (which ignores that
+    episodes of one seed are correlated), and `mean`, `score` (`achievement_score`), `return` with bootstrap intervals.
+    Each has the paired `difference` to `baseline`, if that was played. p-values are not corrected for multiple tests.
     """
     table: dict[str, Any] = {}
     for policy, outcomes in runs.items():
@@ -72,7 +71,7 @@ def seeds_table(achievements: Sequence[str], runs: Mapping[str, Outcomes], basel
 
 
 def seeds_markdown(table: Mapping[str, Any], baseline: str = BASELINE) -> str:
-    """`seeds_table` as Markdown: what was reached, and the paired differences to the baseline."""
+    """`seeds_table` as Markdown: a table of rates and scores, and one of paired differences to the baseline."""
     policies = [policy for policy in POLICIES if policy in table] + [p for p in table if p not in POLICIES]
     if not policies:
         return ""
@@ -89,15 +88,15 @@ def seeds_markdown(table: Mapping[str, Any], baseline: str = BASELINE) -> str:
     ]
     first = table[policies[0]]
     parts = [
-        f"{first['seeds']} training seeds, {first['episodes']} episodes each. Achievements: Wilson's 95% intervals over"
-        " all episodes; mean, score and return: bootstrap over seeds, and over the episodes that they share.",
+        f"{first['seeds']} training seeds, {first['episodes']} episodes each. 95% intervals: achievements, Wilson over"
+        " all episodes; mean, score and return, bootstrap over seeds and over the episodes that all seeds play.",
         markdown(["", *titles], reached),
     ]
     if compared:
         parts += [
-            f"Paired with {title_of(baseline)}, episode by episode: difference and its 95% bootstrap"
-            " interval. First p: the two policies exchanged at random in each episode; second: in each training seed."
-            " Not corrected for the number of tests.",
+            f"Differences to {title_of(baseline)}, paired by episode, with 95% bootstrap intervals. The"
+            " first p is of a permutation test that exchanges the two policies in each episode, the second in each"
+            " training seed. p are not corrected for multiple tests.",
             markdown(["", *(title_of(policy) for policy in compared)], differences),
         ]
     return "\n\n".join(parts) + "\n"

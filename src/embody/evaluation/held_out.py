@@ -1,4 +1,4 @@
-"""The trained models, measured on held-out episodes: reconstructions, closed-loop dreams, use of the actions."""
+"""Measuring trained models on held-out episodes: reconstructions, closed-loop dreams, use of the actions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,17 +34,17 @@ from embody.tokenizer import Tokenizer
 
 __all__ = ["Dreams", "action_shuffle_ratios", "dream_held_out", "tokenizer_quality"]
 
-_FRAMES = 128  # decoded at a time
-_PASS = 1024  # frames in a pass of the dynamics, where clips are many
-_WHOLE, _CLIP = 100, 20  # frames of an episode that is encoded whole; and of a clip of a longer one
+_FRAMES = 128  # frames decoded at a time
+_PASS = 1024  # frames in one pass of the dynamics, at most
+_WHOLE, _CLIP = 100, 20  # longest episode, in frames, that is encoded entirely; frames of a clip of a longer one
 
 
 @dataclass(frozen=True)
 class Dreams:
-    """Held-out clips dreamt in closed loop from their context, with the recorded actions."""
+    """Held-out clips, dreamt in closed loop from their context under the recorded actions."""
 
     rollouts: Rollouts  # N clips of `horizon` timesteps
-    returns: Returns | None  # of what follows each context; None without an agent
+    returns: Returns | None  # the returns after each context; None without an agent
     context: NDArray[np.uint8]  # [N, C, H, W, 3]
     actions: NDArray[np.int64]  # [N, C + horizon, A]
 
@@ -53,9 +53,10 @@ class Dreams:
 def tokenizer_quality(
     tokenizer: Tokenizer, datasets: Sequence[Dataset], frame_measures: FrameMeasures | None, episodes: int
 ) -> tuple[dict[str, Any], tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """PSNR, SSIM and the game's own measures over validation episodes, decoded frame by frame; and both videos.
+    """PSNR, SSIM and the game's own measures of reconstructed validation episodes, and (original, reconstruction).
 
-    Of an episode of more than 100 frames five clips of 20 count, evenly spread.
+    Of each dataset, the first `episodes` validation episodes are used. From one of more than 100 frames, five evenly
+    spaced clips of 20 frames are used. Both videos are uint8 `[N, H, W, 3]`.
     """
     originals, decoded = [], []
     for dataset in datasets:
@@ -79,7 +80,7 @@ def tokenizer_quality(
 
 
 def _clips(length: int) -> list[tuple[int, int]]:
-    """First and last (exclusive) timesteps that are encoded of an episode."""
+    """First and last (exclusive) timesteps of the clips that are encoded from an episode."""
     if length <= _WHOLE:
         return [(0, length)]
     return [(start, start + _CLIP) for start in np.linspace(0, length - _CLIP, _WHOLE // _CLIP).astype(int).tolist()]
@@ -93,11 +94,11 @@ def dream_held_out(
     datasets: Sequence[Dataset],
     tokenizer_hash: str,
 ) -> Dreams:
-    """Dream `evaluation.rollouts` validation clips: real context, recorded actions, no real frame after it.
+    """Dream `evaluation.rollouts` validation clips: a real context, then recorded actions but no more real frames.
 
-    Tasks are drawn uniformly, then any timestep but an episode's last as the end of the context. A dream may be longer
-    than the world's window: its ring then forgets the oldest frames. Without an agent no reward is predicted; in
-    multi-achievement mode those predicted and real are the first times of each task.
+    Tasks are drawn uniformly, then the last timestep of the context, uniformly over all but the last of each episode. A
+    dream may be longer than the world model's window: its cache then forgets the oldest frames. Without an agent no
+    rewards are predicted. In multi-achievement mode, rewards are the first achievements of each task.
     """
     dynamics, agent = (model, None) if isinstance(model, Dynamics) else (model.dynamics, model.agent)
     settings = config.evaluation
@@ -120,8 +121,8 @@ def dream_held_out(
     )
     imagined = dream.imagine(latents.actions[:, context:])
     shape = latents.latents.shape
-    whole = torch.cat((latents.latents[:, first], imagined.latents.view(shape[0], horizon, *shape[2:])), dim=1)
-    video = np.concatenate([_to_uint8(tokenizer.decode_video(part)) for part in whole.split(_FRAMES)])
+    all_latents = torch.cat((latents.latents[:, first], imagined.latents.view(shape[0], horizon, *shape[2:])), dim=1)
+    video = np.concatenate([_to_uint8(tokenizer.decode_video(part)) for part in all_latents.split(_FRAMES)])
     real = pixels.frames.permute(0, 1, 3, 4, 2).numpy()
     rewards_real, predicted = pixels.rewards[:, context:], None
     tasks: tuple[str, ...] = ()
@@ -159,11 +160,11 @@ def _values(agent: Agent, features: Tensor) -> NDArray[np.float32]:
 def action_shuffle_ratios(
     config: Config, dynamics: Dynamics, datasets: Sequence[Dataset], tokenizer_hash: str
 ) -> dict[str, float]:
-    """Flow loss with actions shuffled over the batch, over that with the true ones; near 1, actions are ignored.
+    """Flow loss with actions shuffled over the batch, divided by that with the true ones. Near 1, actions are ignored.
 
-    Same noise and levels for both: d = d_min and tau uniform on its grid, unweighted, timesteps with an action only.
-    `action_shuffle_ratio` has levels as the world was trained on: where those are held contexts, only the frames
-    between them count. `action_shuffle_ratio_noised` has a level of its own for every frame.
+    Both losses have the same noise and signal levels (d = d_min, tau uniform on its grid), no weights, and count only
+    timesteps with an action. `action_shuffle_ratio` has signal levels as in training: if these hold contexts at a fixed
+    level, only the frames between them count. `action_shuffle_ratio_noised` draws a level for each frame.
     """
     of_noised = _action_shuffle_ratio(config, dynamics, datasets, tokenizer_hash, held=False)
     held = config.dynamics_objective.contexts == "alternate"
@@ -202,7 +203,7 @@ def _action_shuffle_ratio(
 
 
 def _held_out_clips(config: Config, shapes: BatchShapes, after: int = 0) -> ClipSpec:
-    """Validation clips that show frames; with `after`, contexts and so many timesteps behind them."""
+    """The spec of validation clips with frames; with `after`, of contexts followed by `after` timesteps."""
     left_pad = config.imagination.context - 1
     return ClipSpec(
         EpisodeSelection("validation", labelled_only=True),

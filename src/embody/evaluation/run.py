@@ -1,4 +1,4 @@
-"""Everything that is measured of a run: tokenizer, world model, success in the real environment."""
+"""The evaluation of a run: tokenizer, world model, and success in the real environment."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -31,13 +31,13 @@ from embody.tokenizer import Tokenizer
 
 __all__ = ["FinishedParts", "evaluate_run"]
 
-_EPISODES = 32  # validation episodes a task for the tokenizer
+_EPISODES = 32  # validation episodes of each dataset that the tokenizer is measured on
 _PAIRS = 24  # reconstructions in the report
 _FILMS = 8  # dreams in the report
 _DRIFT = (
-    *("psnr_db", "gain_over_copy_db", "ssim", "frechet"),  # not LPIPS, which takes longer than all the others
+    *("psnr_db", "gain_over_copy_db", "ssim", "frechet"),  # without LPIPS, which takes longer than all others
 )
-_FORM = 3  # of what a part holds: those of an evaluation that an older version began are not used
+_FORM = 3  # format of the parts: parts of another format, which an older version measured, are not used
 _FILMS_A_TASK = 2  # episodes of imagination in the report
 
 
@@ -51,12 +51,13 @@ def evaluate_run(
     logger: LoggerManager,
     finished: "FinishedParts",
 ) -> dict[str, Any]:
-    """Measure on held-out episodes and seeds, and leave pictures in the run; returns the results by stable keys.
+    """Measure on held-out episodes and seeds, write pictures into the run's folder, and return the results.
 
-    The world that is measured is that of the first policy, or `dynamics` if there is none; with both, `dynamics` too:
-    the drift of phase 2. `finished` keeps each part. What is played, and what else frames tell, is the game's affair.
-    Plain videos are not dreamt, as nobody knows their actions. Datasets without a held-out
-    episode are left out, and where a dataset is of one task those of no task of the run; a `UserError` if none is left.
+    The world model that is measured is the one of the first policy, or `dynamics` if there is no policy. If there are
+    both, `dynamics` is measured too, for the drift in phase 2. `finished` stores each part, so that an interrupted
+    evaluation resumes. The game decides which episodes are played, and adds its own measures of frames. Plain videos
+    are not dreamt, because their actions are unknown. Datasets without held-out episodes, or of a task that is not the
+    run's, are left out; a `UserError` if none remains.
     """
     own = game(config.env.game).evaluation()
     datasets = _measured(config, own, datasets)
@@ -68,7 +69,7 @@ def evaluate_run(
         dynamics, policies = None, {}
     first = next(iter(policies.values()), None)
     world = first.dynamics if first else dynamics
-    lpips = fetched_lpips(config, "alex")  # the network that its authors advise to compare with
+    lpips = fetched_lpips(config, "alex")  # the variant that LPIPS' authors recommend for comparisons
 
     def measure_tokenizer() -> dict[str, Any]:
         values, (real, decoded) = tokenizer_quality(tokenizer, datasets, frame_measures, _EPISODES)
@@ -84,7 +85,7 @@ def evaluate_run(
         returns = {"returns": None if dreams.returns is None else measure_returns(dreams.returns)}
         return measure(dreams.rollouts, frame_measures, lpips) | ratios | returns
 
-    def measure_before() -> dict[str, Any]:
+    def measure_pretrained() -> dict[str, Any]:
         assert dynamics is not None
         dreams = dream_held_out(config, tokenizer, dynamics, datasets, tokenizer_hash)
         values = measure(dreams.rollouts, frame_measures)
@@ -99,7 +100,7 @@ def evaluate_run(
         if world is not None:
             results["dynamics"] = finished.part("dynamics", "", measure_world)
         if first is not None and dynamics is not None:
-            results["dynamics_before_agent"] = finished.part("dynamics before the agent", "", measure_before)
+            results["dynamics_before_agent"] = finished.part("dynamics before the agent", "", measure_pretrained)
         bar.advance(1, note="dreams")
         if trials is None:
             return results
@@ -115,19 +116,21 @@ def evaluate_run(
 
 
 class FinishedParts:
-    """What an evaluation has measured, in a file: one that was stopped goes on from there.
+    """The parts of an evaluation that are measured, in a file, from which an interrupted evaluation resumes.
 
-    A complete one is measured anew, unless it is asked for more: a policy added later is all that is played then.
+    A complete evaluation starts again, unless its models have changed: then only parts of changed models are measured.
     """
 
-    def __init__(self, path: Path, of: str, models: Mapping[str, str], kept: Callable[[], None] = lambda: None) -> None:
-        """`of` says what is measured, `models` the hash of each that is: parts of anything else are not used.
+    def __init__(
+        self, path: Path, digest: str, models: Mapping[str, str], on_part: Callable[[], None] = lambda: None
+    ) -> None:
+        """`digest` is of everything that measurements depend on but the models; `models` maps names to hashes.
 
-        `kept` is called after each part.
+        Parts with another digest or model are not used. `on_part` is called after each part.
         """
         found = read_results(path) if path.exists() else {}
-        self._path, self._of, self._models, self._kept = path, f"{of} {_FORM}", dict(models), kept
-        usable = found.get("of") == self._of and not (found["complete"] and found["models"] == self._models)
+        self._path, self._digest, self._models, self._on_part = path, f"{digest} {_FORM}", dict(models), on_part
+        usable = found.get("of") == self._digest and not (found["complete"] and found["models"] == self._models)
         same = {name for name, model in self._models.items() if usable and found["models"].get(name) == model}
         self._parts: dict[str, dict[str, Any]] = {name: found["parts"].get(name, {}) for name in same}
 
@@ -135,21 +138,21 @@ class FinishedParts:
         return sum(len(parts) for parts in self._parts.values())
 
     def part(self, model: str, name: str, measured: Callable[[], Any]) -> Any:
-        """The part `name` of what is measured of `model`: what was kept of it, or what `measured` returns."""
+        """The part `name` of the measurements of `model`: the stored one, or `measured()`, which is then stored."""
         parts = self._parts.setdefault(model, {})
         if name not in parts:
             parts[name] = measured()
             self._write(complete=False)
-            self._kept()
+            self._on_part()
         return parts[name]
 
     def complete(self) -> None:
-        """All parts are there."""
+        """Mark the evaluation as complete."""
         self._write(complete=True)
 
     def _write(self, complete: bool) -> None:
-        kept = {"of": self._of, "models": self._models, "complete": complete, "parts": self._parts}
-        write_results(self._path, kept)
+        stored = {"of": self._digest, "models": self._models, "complete": complete, "parts": self._parts}
+        write_results(self._path, stored)
 
 
 def _measured(config: Config, own: GameEvaluation, datasets: Sequence[Dataset]) -> list[Dataset]:
@@ -159,8 +162,8 @@ def _measured(config: Config, own: GameEvaluation, datasets: Sequence[Dataset]) 
     if not held_out:
         roots = ", ".join(str(dataset.root) for dataset in datasets)
         raise UserError(
-            f"nothing to measure with: {roots} hold no held-out episode of {', '.join(config.env.tasks)}: collect with"
-            " --collect.validation-episodes above 0, or import with a --validation-share that comes to an episode"
+            f"{roots} hold no held-out episode of {', '.join(config.env.tasks)}: collect with"
+            " --collect.validation-episodes above 0, or import with a larger --validation-share"
         )
     return held_out
 
@@ -181,7 +184,7 @@ def _policy(
 
 
 def _keep_dreams(config: Config, dreams: Dreams) -> None:
-    """The clips that end last, as films for the report and as one moving picture."""
+    """Store the longest clips as films for the report and as `dream.gif`."""
     rollouts, given = dreams.rollouts, dreams.context.shape[1]
     longest = np.argsort(-rollouts.valid.sum(axis=1), kind="stable")[:_FILMS]
     real = np.concatenate([dreams.context, rollouts.real], axis=1)[longest]
@@ -196,6 +199,5 @@ def _keep_dreams(config: Config, dreams: Dreams) -> None:
     pictures = config.run_dir / "pictures"
     write_films(pictures / "dreams.npz", films)
     stop = given + int(rollouts.valid[longest].sum(axis=1).min())
-    # The last context frames are enough to see where the dream begins.
-    shown = min(3, given)
+    shown = min(3, given)  # context frames in the picture
     dream_gif(pictures / "dream.gif", real[:, given - shown : stop], imagined[:, given - shown : stop], given=shown)

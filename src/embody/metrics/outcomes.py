@@ -1,6 +1,6 @@
-"""What episodes came to, as `results.json` keeps it, and two policies on the same episodes.
+"""The outcomes of episodes in `results.json`, and paired differences of two policies.
 
-S training seeds (one run each), N episodes of each, P achievements (of one goal a task: tasks).
+Legend: S training seeds (one run each), N episodes of each, P achievements (or tasks, if a goal is one task).
 """
 
 import dataclasses
@@ -16,19 +16,19 @@ from embody.metrics.statistics import Outcomes, Statistic, difference, mean_rate
 
 __all__ = ["BASELINE", "against", "outcomes_of"]
 
-BASELINE = "cloning"  # what other policies are held against
+BASELINE = "cloning"  # the policy that others are compared with
 
 
 def outcomes_of(runs: Sequence[Results]) -> tuple[tuple[str, ...], dict[str, NDArray[np.bool_]]]:
-    """The achievements' names, and of each policy that all `runs` have measured its outcomes, bool `[S, N, P]`.
+    """The names of the achievements, and the outcomes, bool `[S, N, P]`, of each policy that all `runs` have measured.
 
-    A `UserError` if a run's results hold no outcomes, or runs did not play the same episodes.
+    A `UserError` if a run's results hold no outcomes, or if the runs did not play the same episodes.
     """
     seeds = [lookup(run, "outcomes.seeds") for run in runs]
     for number, found in enumerate(seeds):
         if not found:
             raise UserError(
-                f"results {number + 1} of {len(runs)} hold no outcomes of episodes: run the evaluation again"
+                f"results {number + 1} of {len(runs)} hold no outcomes of episodes: run `embody evaluate` again"
             )
         if found != seeds[0]:
             raise UserError(
@@ -47,5 +47,5 @@ def outcomes_of(runs: Sequence[Results]) -> tuple[tuple[str, ...], dict[str, NDA
 
 
 def against(ours: Outcomes, theirs: Outcomes, statistic: Statistic = mean_rate) -> dict[str, Any]:
-    """`difference`, ready for JSON."""
+    """`difference` of `ours` minus `theirs`, JSON-ready."""
     return dataclasses.asdict(difference(ours, theirs, statistic))

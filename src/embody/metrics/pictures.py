@@ -1,6 +1,6 @@
-"""Pictures of a run: films kept as plain arrays for the report's player, PNG sprites of them, and an animated GIF.
+"""Pictures of a run: films, stored as arrays for the report's player, their PNG sprites, and an animated GIF.
 
-N films side by side, T timesteps, H W pixels.
+Legend: N films side by side, T timesteps, H W pixels.
 """
 
 import io
@@ -24,12 +24,12 @@ PAPER, INK, DREAM = (255, 255, 255), (60, 60, 60), (217, 95, 2)
 
 @dataclass(frozen=True)
 class Film:
-    """Frames in motion: one strip, or several that run together (real beside imagined)."""
+    """A film: one strip of frames, or several that play together (such as real and imagined)."""
 
-    title: str  # the mission, say
+    title: str  # such as the mission
     strips: dict[str, NDArray[np.uint8]]  # name -> [T, H, W, 3], all of one shape
-    captions: tuple[str, ...]  # T; under the frames: the action that led there
-    given: int = 0  # so many first timesteps were given, the rest was imagined; 0 if nothing was imagined
+    captions: tuple[str, ...]  # T, shown under the frames: the action that led to each
+    given: int = 0  # number of context frames, after which frames are imagined; 0 if nothing is imagined
 
     def __post_init__(self) -> None:
         shapes = {strip.shape for strip in self.strips.values()}
@@ -45,7 +45,7 @@ def action_captions(actions: NDArray[np.int64], names: Sequence[Sequence[str]]) 
 
 
 def write_films(path: Path, films: Sequence[Film]) -> None:
-    """Keep `films` in one `.npz`, written aside; the report shows every `.npz` of a run's `pictures` folder."""
+    """Write `films` to one `.npz`, atomically. The report shows every `.npz` in a run's `pictures` folder."""
     arrays: dict[str, NDArray[Any]] = {"films": np.array(len(films))}
     for i, film in enumerate(films):
         arrays[f"{i}/title"] = np.array(film.title)
@@ -57,10 +57,10 @@ def write_films(path: Path, films: Sequence[Film]) -> None:
 
 
 def read_films(path: Path) -> list[Film]:
-    """The films of `write_films`; a `UserError` names a file that holds none."""
+    """The films that `write_films` wrote; a `UserError` if the file holds none."""
     arrays = _read_arrays(path)
     if "films" not in arrays:
-        raise UserError(f"{path}: holds no films; delete it and evaluate again")
+        raise UserError(f"{path} holds no films: delete it and run `embody evaluate` again")
     films = []
     for i in range(int(arrays["films"])):
         start = f"{i}/strips/"
@@ -71,16 +71,16 @@ def read_films(path: Path) -> list[Film]:
 
 
 def write_pairs(path: Path, original: NDArray[np.uint8], reconstructed: NDArray[np.uint8]) -> None:
-    """Keep originals and their reconstructions, each uint8 `[N, H, W, 3]`, in one `.npz`, written aside."""
+    """Write originals and their reconstructions, uint8 `[N, H, W, 3]` each, to one `.npz`, atomically."""
     assert original.shape == reconstructed.shape, (original.shape, reconstructed.shape)
     _write_arrays(path, {"original": original, "reconstructed": reconstructed})
 
 
 def read_pairs(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(original, reconstructed) of `write_pairs`."""
+    """(original, reconstructed) as `write_pairs` wrote them; a `UserError` if the file holds none."""
     arrays = _read_arrays(path)
     if not {"original", "reconstructed"} <= arrays.keys():
-        raise UserError(f"{path}: holds no reconstructions; delete it and evaluate again")
+        raise UserError(f"{path} holds no reconstructions: delete it and run `embody evaluate` again")
     return arrays["original"], arrays["reconstructed"]
 
 
@@ -94,11 +94,11 @@ def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and evaluate again") from error
+        raise UserError(f"{path} cannot be read ({error}): delete it and run `embody evaluate` again") from error
 
 
 def png(frames: NDArray[np.uint8]) -> bytes:
-    """One PNG of uint8 `[R, C, H, W, 3]`, laid out as R rows of C frames."""
+    """A PNG of frames uint8 `[R, C, H, W, 3]`, laid out as R rows and C columns."""
     rows, columns, height, width, _ = frames.shape
     sheet = frames.swapaxes(1, 2).reshape(rows * height, columns * width, 3)
     buffer = io.BytesIO()
@@ -114,9 +114,9 @@ def dream_gif(
     scale: int = 3,
     milliseconds: int = 250,
 ) -> None:
-    """An endless animated GIF: N films side by side, the real above the imagined, each uint8 `[N, T, H, W, 3]`.
+    """Write an endless animated GIF: N films side by side, real above imagined, each uint8 `[N, T, H, W, 3]`.
 
-    The imagined ones are framed in orange from timestep `given` on, where the model is on its own. Written aside.
+    From timestep `given` on, where the context ends, the imagined frames have an orange border. Written atomically.
     """
     assert real.shape == imagined.shape and real.shape[1] > 0, (real.shape, imagined.shape)
     images = [_dream_timestep(real[:, t], imagined[:, t], t >= given, scale) for t in range(real.shape[1])]

@@ -1,4 +1,4 @@
-"""Numbers that evaluation shares: PSNR, rates with their intervals, precision and recall."""
+"""Numbers that all evaluations share: PSNR, rates with intervals, precision and recall."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Counts = tuple[int, int]  # (successes, episodes)
 
 @dataclass(frozen=True)
 class Rate:
-    """A success rate with its 95% interval; all in [0, 1]."""
+    """A success rate and its 95% interval, all in [0, 1]."""
 
     mean: float
     low: float
@@ -25,8 +25,8 @@ class Rate:
 def psnr(squared_error_mean: float, peak: float = 1.0) -> float:
     """Peak signal-to-noise ratio in dB, `10 log10(peak^2 / squared_error_mean)`; infinite where the error is 0.
 
-    The squared error is pooled over frames first: the mean of per-frame PSNR would let one perfect frame hide many bad
-    ones. NaN in, NaN out.
+    Pass the mean squared error over all frames: in a mean of PSNR by frame, one perfect frame would hide many bad ones.
+    NaN for NaN.
     """
     if squared_error_mean == 0:
         return math.inf
@@ -36,7 +36,7 @@ def psnr(squared_error_mean: float, peak: float = 1.0) -> float:
 def wilson(successes: float, n: float, z: float = 1.96) -> tuple[float, float]:
     """The Wilson score interval of a rate (95% at z = 1.96) -> (low, high), both in [0, 1]; (0, 1) when n is 0.
 
-    `scipy.stats.binomtest` takes whole numbers only; `mean_over_tasks` has fractions of an episode.
+    (`scipy.stats.binomtest` takes integers only; `mean_over_tasks` passes fractions.)
     """
     assert 0 <= successes <= n, f"{successes} successes of {n} episodes"
     if n == 0:
@@ -48,21 +48,21 @@ def wilson(successes: float, n: float, z: float = 1.96) -> tuple[float, float]:
 
 
 def rate(successes: int, episodes: int) -> Rate:
-    """One task's success rate with its Wilson interval, of at least one episode."""
+    """The success rate of one task with its Wilson interval; `episodes` is at least 1."""
     assert episodes > 0, "no episodes were played"
     low, high = wilson(successes, episodes)
     return Rate(successes / episodes, low, high, episodes)
 
 
 def mean_over_tasks(counts: Mapping[str, Counts], together: bool = False) -> Rate:
-    """The mean of the tasks' rates, every task weighing the same, with a Wilson interval.
+    """The unweighted mean of the rates of tasks, with a Wilson interval.
 
-    The interval is Wilson's at the mean rate for `tasks^2 / sum(1 / n_task)` episodes. When every task has the same
-    number of episodes (ours do) that is Wilson on the pooled counts, and somewhat too wide rather than too narrow: the
-    variance within tasks is at most that of one pooled binomial. Other draws of tasks are not part of it.
+    The interval is Wilson's at the mean rate for `tasks^2 / sum(1 / n_task)` episodes. If all tasks have the same
+    number of episodes, this is the interval of the pooled counts. It is slightly too wide, as the variance within tasks
+    is at most that of the pooled binomial. It does not cover the choice of tasks.
 
-    `together`: each episode is one of every task, as Crafter's are. The interval is then Wilson's for so many episodes
-    as one task has, which is too wide: the mean of an episode's outcomes varies at most as much as a single one.
+    `together`: every episode counts for every task, as in Crafter. The interval is then that of the episodes of one
+    task. It is too wide, as the mean of an episode's outcomes varies at most as much as a single outcome.
     """
     assert counts, "no tasks were played"
     rates = [rate(k, n) for k, n in counts.values()]
@@ -75,8 +75,8 @@ def mean_over_tasks(counts: Mapping[str, Counts], together: bool = False) -> Rat
 
 
 def precision_recall(predicted: ArrayLike, actual: ArrayLike) -> tuple[float | None, float | None]:
-    """Precision and recall of bool arrays of one shape; None where nothing was predicted, or nothing was there."""
+    """Precision and recall of bool arrays of equal shape; None if nothing is predicted, or nothing is true."""
     predicted, actual = np.asarray(predicted, dtype=bool), np.asarray(actual, dtype=bool)
     assert predicted.shape == actual.shape, (predicted.shape, actual.shape)
-    hits, said, there = int((predicted & actual).sum()), int(predicted.sum()), int(actual.sum())
-    return hits / said if said else None, hits / there if there else None
+    hits, positives, trues = int((predicted & actual).sum()), int(predicted.sum()), int(actual.sum())
+    return hits / positives if positives else None, hits / trues if trues else None

@@ -1,4 +1,4 @@
-"""`results.json`: numbers by stable dotted keys, written whole or not at all."""
+"""`results.json`: reading and writing the results of a run, which have stable dotted keys."""
 
 import json
 import math
@@ -17,7 +17,7 @@ Results = Mapping[str, Any]
 
 
 def lookup(results: Results, key: str) -> Any:
-    """The value at a dotted key such as `success.cloning.mean`; None where it is missing."""
+    """The value at a dotted key such as `success.cloning.mean`; None if it is missing."""
     value: Any = results
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -25,19 +25,19 @@ def lookup(results: Results, key: str) -> Any:
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write JSON atomic_write, then rename. NaN and infinity become null, numpy values plain ones."""
+    """Write `results` as JSON, atomically. NaN and infinity become null, numpy values plain numbers and lists."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(_plain(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; a `UserError` names a file that is not one."""
+    """The JSON object in `path`; a `UserError` if the file holds something else."""
     try:
         values = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); run the evaluation again") from error
+        raise UserError(f"{path} is not valid JSON ({error}): run `embody evaluate` again") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a JSON object; run the evaluation again")
+        raise UserError(f"{path} is not a JSON object: run `embody evaluate` again")
     return values
 
 

@@ -1,6 +1,6 @@
-"""Whether what is dreamt to be achieved is achieved: imagined rewards and returns against recorded ones.
+"""Imagined rewards and returns compared with recorded ones.
 
-N rollouts, Z steps of horizon.
+Legend: N rollouts, Z steps of horizon.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ __all__ = ["Returns", "imagined_returns", "matched", "measure_returns", "measure
 
 
 def matched(predicted: NDArray[np.bool_], actual: NDArray[np.bool_], tolerance: int) -> int:
-    """How many timesteps of `predicted` `[N, Z]` have one of `actual` at most `tolerance` timesteps away.
+    """The size of a maximum matching of `predicted` with `actual` `[N, Z]`, at most `tolerance` timesteps apart.
 
-    Each counts once, in one pair: a reward that is predicted twice is wrong once. As many pairs as there can be.
+    Each timestep is in one pair at most, so a reward that is predicted twice counts as one hit and one false alarm.
     """
     assert predicted.shape == actual.shape and tolerance >= 0, (predicted.shape, actual.shape, tolerance)
     pairs = 0
-    for said, there in zip(predicted, actual, strict=True):
-        rest = np.flatnonzero(there).tolist()
-        for timestep in np.flatnonzero(said):
-            # The earliest that is still in reach: what comes later may be needed by a later timestep.
-            rest = [event for event in rest if event >= timestep - tolerance]
-            if rest and rest[0] <= timestep + tolerance:
-                rest.pop(0)
+    for predicted_Z, actual_Z in zip(predicted, actual, strict=True):
+        unmatched = np.flatnonzero(actual_Z).tolist()
+        for timestep in np.flatnonzero(predicted_Z):
+            # Take the earliest one in reach: later ones may be needed by later timesteps.
+            unmatched = [event for event in unmatched if event >= timestep - tolerance]
+            if unmatched and unmatched[0] <= timestep + tolerance:
+                unmatched.pop(0)
                 pairs += 1
     return pairs
 
@@ -34,10 +34,9 @@ def matched(predicted: NDArray[np.bool_], actual: NDArray[np.bool_], tolerance: 
 def measure_rewards(
     predicted: NDArray[np.bool_], actual: NDArray[np.bool_], tasks: Sequence[str], tolerance: int
 ) -> dict[str, Any]:
-    """Precision and recall of rewards `[N, Z]` within `tolerance` timesteps, overall and of each task (one a rollout).
+    """Precision and recall of rewards `[N, Z]` within `tolerance` timesteps, overall and by task (one a rollout).
 
-    `{rewards, predicted, precision, recall, tasks: {task: {rewards, predicted, precision, recall}}}`, counts and
-    shares; None where nothing was predicted, or nothing was there.
+    Returns `{tolerance, rewards, predicted, precision, recall, tasks: {task: {rewards, predicted, ...}}}`. `rewards` and `predicted` are counts; precision and recall are in [0, 1], or None if their count is 0.
     """
     of_tasks = {}
     for task in sorted({*tasks}):
@@ -47,12 +46,12 @@ def measure_rewards(
 
 
 def _agreement(predicted: NDArray[np.bool_], actual: NDArray[np.bool_], tolerance: int) -> dict[str, Any]:
-    said, there, hits = int(predicted.sum()), int(actual.sum()), matched(predicted, actual, tolerance)
+    positives, trues, hits = int(predicted.sum()), int(actual.sum()), matched(predicted, actual, tolerance)
     return {
-        "rewards": there,
-        "predicted": said,
-        "precision": hits / said if said else None,
-        "recall": hits / there if there else None,
+        "rewards": trues,
+        "predicted": positives,
+        "precision": hits / positives if positives else None,
+        "recall": hits / trues if trues else None,
     }
 
 
@@ -61,27 +60,27 @@ def _agreement(predicted: NDArray[np.bool_], actual: NDArray[np.bool_], toleranc
 
 @dataclass(frozen=True)
 class Returns:
-    """Discounted returns of what follows each context."""
+    """Discounted returns after each context."""
 
     recorded: NDArray[Any]  # [N], to the end of the episode
-    imagined: NDArray[Any]  # [N], under the recorded actions; the value's beyond the horizon
-    value: NDArray[Any]  # [N], the value head's at the context's last timestep
+    imagined: NDArray[Any]  # [N], dreamt under the recorded actions, plus the value at the horizon
+    value: NDArray[Any]  # [N], of the value head at the last timestep of the context
 
 
 def imagined_returns(
     rewards: NDArray[Any], continues: NDArray[Any], values: NDArray[Any], valid: NDArray[np.bool_], gamma: float
 ) -> NDArray[np.float64]:
-    """`sum_{k=1..n} g_k r_k + [n = Z] g_Z gamma c_Z v_Z`, `g_k = gamma^(k-1) c_1 .. c_{k-1}`: `[N]`.
+    """Imagined returns `[N]`: `sum_{k=1..n} g_k r_k + [n = Z] g_Z gamma c_Z v_Z`, `g_k = gamma^(k-1) c_1 .. c_{k-1}`.
 
-    `rewards` and `continues` are `[N, Z]` as dreamt, `values` `[N]` those of the last timestep; `n` timesteps are
-    `valid` `[N, Z]`: the recorded episode ends there.
+    `rewards` r and `continues` c are `[N, Z]`, dreamt; `values` v `[N]` are those at the last timestep. n is the number
+    of `valid` `[N, Z]` timesteps, those before the end of the recorded episode.
     """
     weight = gamma ** np.arange(rewards.shape[1] + 1) * np.cumprod(np.insert(continues, 0, 1.0, axis=1), axis=1)
     return (weight[:, :-1] * rewards * valid).sum(axis=1) + valid[:, -1] * weight[:, -1] * values
 
 
 def measure_returns(returns: Returns) -> dict[str, Any]:
-    """Correlation, mean error (ours minus recorded) and mean absolute error of imagined returns and of values."""
+    """Correlation, mean error (minus the recorded) and mean absolute error of imagined returns and of values."""
     recorded = returns.recorded
     found: dict[str, Any] = {"contexts": len(recorded), "recorded_mean": float(recorded.mean())}
     for name, ours in (("imagined", returns.imagined), ("value", returns.value)):

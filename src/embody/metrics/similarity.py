@@ -1,4 +1,4 @@
-"""How alike frames are, by more than squared error: SSIM of pairs, the Frechet distance of sets.
+"""Similarity of frames beyond squared error: SSIM and LPIPS of pairs, Frechet distance of sets.
 
 Legend: N frames, H W pixels, D features.
 """
@@ -19,17 +19,17 @@ __all__ = ["WINDOW", "Features", "frechet", "lpips_distances", "random_features"
 Features = Callable[[NDArray[np.uint8]], NDArray[np.float64]]  # uint8 [N, H, W, 3] -> [N, D]
 
 WINDOW, _SIGMA = 11, 1.5  # pixels; Wang et al. 2004
-_C1, _C2 = 0.01**2, 0.03**2  # of colours in [0, 1]
-_LPIPS_SIDE = 32  # pixels; its classifier pools smaller frames to nothing
-_AT_ONCE = 128  # frames
+_C1, _C2 = 0.01**2, 0.03**2  # for colours in [0, 1]
+_LPIPS_SIDE = 32  # pixels; the pooling of its network leaves nothing of smaller frames
+_AT_ONCE = 128  # frames in a batch
 
 
 @torch.no_grad()
 def ssim(frames: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """SSIM of each pair of frames uint8 `[N, H, W, 3]` -> `[N]`, at most 1, which only equal frames have.
+    """SSIM of each pair of frames uint8 `[N, H, W, 3]` -> `[N]`: at most 1, for equal frames.
 
-    Wang et al. 2004: a Gaussian window of 11x11 and sigma 1.5 wherever it fits, per colour, averaged. NaN for frames
-    that are smaller than the window.
+    As in Wang et al. 2004: a Gaussian window of 11x11 pixels with sigma 1.5, wherever it fits entirely, averaged over
+    positions and colours. NaN for frames smaller than the window.
     """
     assert frames.shape == others.shape, (frames.shape, others.shape)
     if min(frames.shape[1:3]) < WINDOW:
@@ -47,7 +47,7 @@ def _colours(frames: NDArray[np.uint8]) -> Tensor:
 
 def _ssim(x: Tensor, y: Tensor) -> Tensor:
     count = len(x)
-    # Less 1/2: variances are differences of moments, whose rounding grows with the mean.
+    # Centred, because variances are differences of moments, whose rounding errors grow with the mean.
     x, y = x - 0.5, y - 0.5
     mean_x, mean_y, xx, yy, xy = _smooth(torch.cat((x, y, x * x, y * y, x * y))).split(count)
     var_x, var_y, covariance = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
@@ -58,7 +58,7 @@ def _ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _smooth(images: Tensor) -> Tensor:
-    """`[N, 3, H, W]` under the window, where it fits: rows, then columns."""
+    """`[N, 3, H, W]` convolved with the window, without padding: rows, then columns."""
     places = torch.arange(WINDOW) - WINDOW // 2
     weight = torch.exp(-(places**2) / (2 * _SIGMA**2))
     weight = (weight / weight.sum()).expand(3, 1, WINDOW).unsqueeze(-1)
@@ -84,8 +84,9 @@ def lpips_distances(lpips: Lpips, frames: NDArray[np.uint8], others: NDArray[np.
 def frechet(features: NDArray[np.float64], others: NDArray[np.float64]) -> float:
     """`|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2))` of two sets of features, `[N, D]` and `[M, D]`; 0 if they are equal.
 
-    The squared distance of the Gaussians with their means and covariances (Heusel et al. 2017). Few frames make it too
-    large: compare numbers of like counts. NaN where a set has no more frames than features: no covariance of full rank.
+    The squared distance of the Gaussians with the sets' means and covariances (Heusel et al. 2017). It is biased
+    upwards for small sets, so compare only sets of similar size. NaN if a set has no more frames than features, as its
+    covariance is then singular.
     """
     if min(len(features), len(others)) <= features.shape[1]:
         return float("nan")
@@ -101,10 +102,10 @@ def frechet(features: NDArray[np.float64], others: NDArray[np.float64]) -> float
 
 @torch.no_grad()
 def random_features(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """32 features of each frame uint8 `[N, H, W, 3]`, of a convolutional net whose random weights never change.
+    """32 features of each frame uint8 `[N, H, W, 3]`, from a convolutional network with fixed random weights.
 
-    Not the tokenizer's latents: what a tokenizer does not see they would not measure, each run would have a ruler of
-    its own, and their covariance would need thousands of frames. Not a classifier's: nothing is to be fetched.
+    Latents of the tokenizer would not do: they miss what the tokenizer misses, differ between runs, and have so many
+    dimensions that their covariance needs thousands of frames. Features of a classifier would need a download.
     """
     weights, parts = _random_weights(), []
     for i in range(0, len(frames), _AT_ONCE):
@@ -117,7 +118,7 @@ def random_features(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 @cache
 def _random_weights() -> tuple[Tensor, ...]:
-    random = np.random.RandomState(0)  # old, but the one generator of numpy whose numbers are promised to stay
+    random = np.random.RandomState(0)  # numpy guarantees the numbers of this legacy generator in all versions
     return tuple(
         torch.from_numpy(random.standard_normal((out, into, 4, 4)) * (2 / (into * 16)) ** 0.5).float()
         for into, out in ((3, 16), (16, 32), (32, 32))
