@@ -36,7 +36,8 @@ def measure_rewards(
 ) -> dict[str, Any]:
     """Precision and recall of rewards `[N, Z]` within `tolerance` timesteps, overall and by task (one a rollout).
 
-    Returns `{tolerance, rewards, predicted, precision, recall, tasks: {task: {rewards, predicted, ...}}}`. `rewards` and `predicted` are counts; precision and recall are in [0, 1], or None if their count is 0.
+    Returns `{tolerance, rewards, predicted, precision, recall, tasks: {task: {rewards, predicted, ...}}}`. `rewards`
+    and `predicted` are counts; precision and recall are in [0, 1], or None if they would divide by 0.
     """
     of_tasks = {}
     for task in sorted({*tasks}):

@@ -1,6 +1,6 @@
-"""How well imagined sequences agree with real ones, in closed loop, horizon by horizon.
+"""Measures of imagined sequences against real ones, in closed loop, by horizon.
 
-N rollouts, Z steps of horizon, H W pixels, P tasks.
+Legend: N rollouts, Z steps of horizon, H W pixels, P tasks.
 """
 
 import math
@@ -18,33 +18,33 @@ from embody.tokenizer import Lpips
 
 __all__ = ["NEAR", "SHOWN", "FrameMeasures", "Rollouts", "at_horizon", "measure"]
 
-NEAR = 10  # the horizon up to which, and at which, the headline numbers are taken
-SHOWN = (1, 2, 5, 10, 16, 20, 50, 100, 200)  # horizons in tables; LPIPS is measured at these alone, as it is slow
-TOLERANCE = 2  # timesteps by which a dreamt reward may come early or late
+NEAR = 10  # frames; headline numbers are over horizons 1 to NEAR, or at NEAR
+SHOWN = (1, 2, 5, 10, 16, 20, 50, 100, 200)  # horizons in tables; LPIPS is measured only at these, as it is slow
+TOLERANCE = 2  # timesteps by which a dreamt reward may be early or late
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Held-out clips beside what was imagined from their context. Frames: uint8, or float in [0, 1]."""
+    """Held-out clips and what was imagined from their contexts. Frames are uint8, or float in [0, 1]."""
 
-    context_last: NDArray[Any]  # [N, H, W, 3]: the last frame that was given
+    context_last: NDArray[Any]  # [N, H, W, 3]: the last frame of the context
     real: NDArray[Any]  # [N, Z, H, W, 3]
     imagined: NDArray[Any]  # [N, Z, H, W, 3], under the same actions
-    valid: NDArray[np.bool_]  # [N, Z]: false past the episode's end
-    rewards_real: NDArray[Any]  # [N, Z]; where all tasks are one goal, what each of them paid: [N, Z, P]
-    rewards_predicted: NDArray[Any] | None  # as those; None: nothing predicts rewards
-    tasks: tuple[str, ...] = ()  # N, or where all are one goal P; or none: they are not told apart
+    valid: NDArray[np.bool_]  # [N, Z]: false after the end of the episode
+    rewards_real: NDArray[Any]  # [N, Z]; in multi-achievement mode [N, Z, P], by task
+    rewards_predicted: NDArray[Any] | None  # as `rewards_real`; None if there is no agent to predict them
+    tasks: tuple[str, ...] = ()  # N names, one for each rollout; in multi-achievement mode P; or empty
 
 
 class FrameMeasures(Protocol):
-    """What a game reads off frames beyond their pixels, such as which cells are right; all ready for JSON."""
+    """A game's own measures of frames, such as the share of cells that are right; all JSON-ready."""
 
     def of_reconstructions(self, decoded: NDArray[np.uint8], real: NDArray[np.uint8]) -> dict[str, Any]:
-        """Of frames `[N, H, W, 3]`, decoded and real."""
+        """Measures of `decoded` frames against `real` ones, `[N, H, W, 3]` each."""
         ...
 
     def of_rollouts(self, rollouts: Rollouts, steps: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
-        """Of `rollouts`; `steps[h - 1]` `[N, Z]` selects the valid frames at horizon h. Lists go under "horizon"."""
+        """Measures of `rollouts`. `steps[h - 1]` `[N, Z]` selects valid frames at horizon h; lists go under "horizon"."""
         ...
 
 
@@ -55,13 +55,17 @@ def measure(
     features: Features = random_features,
     tolerance: int = TOLERANCE,
 ) -> dict[str, Any]:
-    """The measures by name, ready for JSON; None where there was nothing to measure (or PSNR is infinite).
+    """All measures by name, JSON-ready; None if there is nothing to measure, or PSNR is infinite.
 
-    `gain_over_copy_db`: PSNR of the imagined minus that of repeating the last context frame, squared error pooled over
-    horizons 1-10 (`_beyond`: after 10). `reward_*`: a timestep counts as predicted, or real, where its reward exceeds
-    0.5. `rewards_within`: the same with `tolerance` timesteps to spare, and by task. `ssim`, `lpips`, `frechet` (of
-    `features`) and `copy_*`: over horizons 1-10; LPIPS needs its network, and is taken at the horizons `SHOWN`.
-    `horizon`: lists, first item h = 1. `frame_measures` adds a game's own.
+    - `gain_over_copy_db`: PSNR of imagined frames minus that of copies of the last context frame; the squared error is
+      pooled over horizons 1-10 (`gain_over_copy_db_beyond`: over horizons after 10).
+    - `reward_precision`, `reward_recall`: a timestep has a reward if that exceeds 0.5.
+    - `rewards_within`: the same if rewards may be `tolerance` timesteps early or late, also by task.
+    - `ssim`, `lpips`, `frechet` (of `features`) over horizons 1-10, and `copy_*` for copies of the last context frame.
+      LPIPS needs its network, and is measured only at the horizons `SHOWN`.
+    - `horizon`: lists of measures at horizons 1, 2, ...
+
+    `frame_measures` adds a game's own measures.
     """
     r = rollouts
     assert r.real.shape == r.imagined.shape and r.valid.shape == r.real.shape[:2], (r.real.shape, r.valid.shape)
@@ -103,7 +107,7 @@ def _measure_rewards(r: Rollouts, tolerance: int) -> dict[str, Any]:
 
 
 def _task_by_task(r: Rollouts) -> Rollouts:
-    """As if each task had its own rollouts: rewards and valid `[N P, Z]`, N P tasks."""
+    """Split each rollout into P, one for each task: rewards and valid `[N P, Z]`, N P tasks."""
     n, _, p = r.rewards_real.shape
 
     def rows(rewards: NDArray[Any]) -> NDArray[Any]:
@@ -117,7 +121,7 @@ def _task_by_task(r: Rollouts) -> Rollouts:
 def _measure_similarity(
     r: Rollouts, near: NDArray[np.bool_], steps: Sequence[NDArray[np.bool_]], lpips: Lpips | None, features: Features
 ) -> dict[str, Any]:
-    """SSIM, LPIPS and the Frechet distance to the real frames, of imagined ones and of copies; valid timesteps only."""
+    """SSIM, LPIPS and Frechet distance of imagined frames and of copies to real ones, at valid timesteps."""
     alike, sets = _similarities(r, lpips, features)
     near_timesteps, step_timesteps = near[r.valid], [m[r.valid] for m in steps]
     found: dict[str, Any] = {}
@@ -135,9 +139,9 @@ def _measure_similarity(
 def _similarities(
     r: Rollouts, lpips: Lpips | None, features: Features
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
-    """Of every valid timestep, in the order in which `valid` selects: its similarities by name, and features `[n, D]`.
+    """Similarities `[n]` by name, and features `[n, D]` of real, imagined and copied frames, at the n valid timesteps.
 
-    Rollout by rollout: large frames are not copied all at once.
+    Computed rollout by rollout, so that large frames are not all copied at once.
     """
     parts: dict[str, list[NDArray[np.float64]]] = {}
     sets: dict[str, list[NDArray[np.float64]]] = {}
@@ -164,7 +168,7 @@ def _bytes(frames: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
-    """Of those that were measured."""
+    """The mean of the finite values; None if there are none."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else None
 
@@ -174,7 +178,7 @@ def _finite(value: float) -> float | None:
 
 
 def _frame_errors(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Mean squared error of each frame, `[N, Z, H, W, 3]` -> `[N, Z]`, in units where white is 1."""
+    """The mean squared error of each frame, `[N, Z, H, W, 3]` -> `[N, Z]`, for colours in [0, 1]."""
     rows = [((_unit(x) - _unit(y)) ** 2).mean(axis=(1, 2, 3), dtype=np.float64) for x, y in zip(a, b, strict=True)]
     return np.stack(rows) if rows else np.zeros(a.shape[:2])
 
@@ -194,5 +198,5 @@ def _gain(errors: NDArray[np.float64], copy_errors: NDArray[np.float64]) -> floa
 
 
 def at_horizon(values: Sequence[Any], horizon: int) -> Any:
-    """The value of a list that begins at horizon 1; None past its end."""
+    """The value at `horizon` in a list that begins at horizon 1; None beyond its end."""
     return values[horizon - 1] if len(values) >= horizon else None

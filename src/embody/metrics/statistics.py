@@ -1,6 +1,6 @@
-"""Intervals and tests over training seeds and episodes: is one policy better than another, or did it have luck?
+"""Intervals and significance tests over training seeds and episodes.
 
-Legend: S training seeds, N episodes of each, P achievements (of MiniGrid: tasks), R resamples. Outcomes are bool
+Legend: S training seeds, N episodes of each, P achievements (in MiniGrid: tasks), R resamples. Outcomes are bool
 `[S, N, P]`: which achievements an episode had.
 """
 
@@ -31,12 +31,12 @@ Outcomes = NDArray[np.bool_]
 Statistic = Callable[[Outcomes], Any]  # outcomes -> a number, or an array of them
 
 _RESAMPLES, _EXCHANGES = 2000, 4000
-_EQUAL = 1e-12  # differences that only rounding tells apart are the same
+_EQUAL = 1e-12  # differences closer than this count as equal
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic with its 95% interval; arrays of the statistic's own shape."""
+    """A statistic and its 95% interval, each with the shape of the statistic."""
 
     value: NDArray[np.float64]
     low: NDArray[np.float64]
@@ -45,35 +45,39 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """A statistic of one policy minus that of another, its 95% interval, and how likely chance alone goes as far."""
+    """A statistic of one policy minus that of another, its 95% interval, and two-sided p-values.
+
+    The null hypothesis of `p` is that the two trained policies are exchangeable in every episode; that of `p_seeds`,
+    that the two ways of training are exchangeable for every seed. `p_seeds` is None with one seed.
+    """
 
     value: float
     low: float
     high: float
-    p: float  # of these trained policies: which of the two played an episode means nothing
-    p_seeds: float | None  # of their way of training: which of the two a seed was given means nothing; None: one seed
+    p: float
+    p_seeds: float | None
 
 
 # --- statistics -----------------------------------------------------------------------------------------------------
 
 
 def achievement_rates(outcomes: Outcomes) -> NDArray[np.float64]:
-    """Success rate of each achievement, `[P]`, in [0, 1]."""
+    """The success rate of each achievement, `[P]`, in [0, 1]."""
     return outcomes.mean(axis=(0, 1))
 
 
 def mean_rate(outcomes: Outcomes) -> float:
-    """Success rate, every achievement weighing the same."""
+    """The unweighted mean of the achievements' success rates, in [0, 1]."""
     return float(outcomes.mean())
 
 
 def mean_return(outcomes: Outcomes) -> float:
-    """Achievements an episode: its return where each pays 1, once."""
+    """The mean number of achievements in an episode, 0 to P."""
     return float(outcomes.sum(axis=2).mean())
 
 
 def achievement_score(outcomes: Outcomes) -> float:
-    """`exp(mean_p ln(1 + s_p)) - 1` of a seed's rates `s_p` in percent, averaged over seeds (Hafner 2021); 0..100."""
+    """Crafter's score, 0 to 100: `exp(mean_p ln(1 + s_p)) - 1` of rates `s_p` in percent, averaged over seeds."""
     percent = 100 * outcomes.mean(axis=1)
     return float((np.exp(np.log1p(percent).mean(axis=1)) - 1).mean())
 
@@ -82,7 +86,7 @@ def achievement_score(outcomes: Outcomes) -> float:
 
 
 def bootstrap(outcomes: Outcomes, statistic: Statistic, resamples: int = _RESAMPLES, seed: int = 0) -> Estimate:
-    """Percentile interval (2.5 to 97.5) of any statistic, over seeds and over episodes.
+    """The percentile interval (2.5 to 97.5) of any statistic, over seeds and over episodes.
 
     A resample draws S seeds and N episodes with replacement. All drawn seeds have the same episodes: episode n is one
     world, which every seed plays. With one seed the interval is over episodes alone and says nothing about other
@@ -95,7 +99,7 @@ def bootstrap(outcomes: Outcomes, statistic: Statistic, resamples: int = _RESAMP
 
 
 def paired_bootstrap(ours: Outcomes, theirs: Outcomes, statistic: Statistic) -> Estimate:
-    """`bootstrap` of a difference: both policies are resampled alike, so what makes a seed's episodes hard cancels."""
+    """`bootstrap` of ours minus theirs. Both have the same resamples, so the difficulty of an episode cancels."""
     drawn = [
         np.subtract(statistic(ours[places]), statistic(theirs[places]))
         for places in _resampled(ours.shape, _RESAMPLES, 0)
@@ -126,15 +130,15 @@ def _check(outcomes: Outcomes, others: Outcomes | None = None) -> None:
 
 
 def sign_flip_test(differences: ArrayLike) -> float:
-    """Two-sided p, exact: how likely `|sum +-d|` is at least `|sum d|` if each sign is a fair coin.
+    """The exact two-sided p-value of a sign-flip test: `P(|sum +-d| >= |sum d|)` if all signs are fair coins.
 
-    `differences` are whole numbers of pairs, ours minus theirs. Of one achievement (-1, 0, 1) this is McNemar's exact
-    test, `scipy.stats.binomtest`. Of several it is `scipy.stats.permutation_test` (`samples`), which is exact up to
-    about 20 pairs, in 23 s: it goes through all signs. This takes 0.05 s for 1,000 pairs, and is exact.
+    `differences` d are integers, one for each pair, ours minus theirs. For one achievement (-1, 0 or 1) this is
+    McNemar's exact test, `scipy.stats.binomtest`. For several, `scipy.stats.permutation_test` enumerates all signs, which takes
+    23 s for 20 pairs; the distribution of sums computed here takes 0.05 s for 1,000 pairs.
     """
     sizes = np.abs(np.asarray(differences, np.int64).reshape(-1))
     most = int(sizes.sum())
-    chance = np.zeros(2 * most + 1)  # of each sum, from -most
+    chance = np.zeros(2 * most + 1)  # probability of each sum from -most to most
     chance[most] = 1
     for size in sizes[sizes > 0]:
         chance = (np.roll(chance, size) + np.roll(chance, -size)) / 2
@@ -145,15 +149,16 @@ def sign_flip_test(differences: ArrayLike) -> float:
 def exchange_test(
     ours: Outcomes, theirs: Outcomes, statistic: Statistic, by_seed: bool = False, seed: int = 0
 ) -> float:
-    """Two-sided p of a difference of any statistic: which policy had which outcomes of a pair is a fair coin.
+    """The two-sided p-value of a permutation test, for a difference of any statistic.
 
-    Pairs are episodes, or (`by_seed`) all episodes of a training seed. All exchanges are counted where they are at most
-    4,000 (p is exact then); else as many are drawn, and the real one counts among them. (`scipy.stats.permutation_test`
-    exchanges along one axis; here all achievements of an episode, or all episodes of a seed, are exchanged together.)
+    The outcomes of the two policies are exchanged at random, in each episode or (`by_seed`) in all episodes of a
+    training seed. If there are at most 4,000 permutations, all are counted and p is exact; otherwise 4,000 are drawn at random,
+    and the observed one is added. (`scipy.stats.permutation_test` exchanges along one axis; here all achievements of an
+    episode, or all episodes of a seed, are exchanged together.)
     """
     _check(ours, theirs)
     axes = (1, 2) if by_seed else (2,)
-    differs = (ours != theirs).any(axis=axes)  # [S] or [S, N]; other pairs can be exchanged as one likes
+    differs = (ours != theirs).any(axis=axes)  # [S] or [S, N]; exchanging equal outcomes changes nothing
     found = abs(statistic(ours) - statistic(theirs))
     units = int(differs.sum())
     exact = 2**units <= _EXCHANGES
@@ -175,10 +180,10 @@ def _coins(units: int, seed: int) -> Iterator[NDArray[np.bool_]]:
 
 
 def difference(ours: Outcomes, theirs: Outcomes, statistic: Statistic = mean_rate) -> Difference:
-    """How two policies differ that played the same episodes, `[S, N, P]` each: episode n of seed s is a pair.
+    """The paired difference of two policies that played the same episodes, outcomes `[S, N, P]` each.
 
-    The interval is that of a paired bootstrap. The tests are exact for `mean_rate` and `mean_return`, whose difference
-    is one of whole numbers.
+    The interval is from `paired_bootstrap`, p from `sign_flip_test` (exact) for `mean_rate` and `mean_return`, and from
+    `exchange_test` for other statistics.
     """
     _check(ours, theirs)
     interval = paired_bootstrap(ours, theirs, statistic)
