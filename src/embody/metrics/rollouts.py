@@ -44,7 +44,7 @@ class FrameMeasures(Protocol):
         ...
 
     def of_rollouts(self, rollouts: Rollouts, steps: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
-        """Measures of `rollouts`. `steps[h - 1]` `[N, Z]` selects valid frames at horizon h; lists go under "horizon"."""
+        """Measures of `rollouts`. `steps[h - 1]` `[N, Z]` selects valid frames at horizon h. Lists go to "horizon"."""
         ...
 
 

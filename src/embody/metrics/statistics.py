@@ -133,8 +133,8 @@ def sign_flip_test(differences: ArrayLike) -> float:
     """The exact two-sided p-value of a sign-flip test: `P(|sum +-d| >= |sum d|)` if all signs are fair coins.
 
     `differences` d are integers, one for each pair, ours minus theirs. For one achievement (-1, 0 or 1) this is
-    McNemar's exact test, `scipy.stats.binomtest`. For several, `scipy.stats.permutation_test` enumerates all signs, which takes
-    23 s for 20 pairs; the distribution of sums computed here takes 0.05 s for 1,000 pairs.
+    McNemar's exact test, `scipy.stats.binomtest`. For several, `scipy.stats.permutation_test` enumerates all signs,
+    which takes 23 s for 20 pairs; the distribution of sums computed here takes 0.05 s for 1,000 pairs.
     """
     sizes = np.abs(np.asarray(differences, np.int64).reshape(-1))
     most = int(sizes.sum())
@@ -152,9 +152,9 @@ def exchange_test(
     """The two-sided p-value of a permutation test, for a difference of any statistic.
 
     The outcomes of the two policies are exchanged at random, in each episode or (`by_seed`) in all episodes of a
-    training seed. If there are at most 4,000 permutations, all are counted and p is exact; otherwise 4,000 are drawn at random,
-    and the observed one is added. (`scipy.stats.permutation_test` exchanges along one axis; here all achievements of an
-    episode, or all episodes of a seed, are exchanged together.)
+    training seed. If there are at most 4,000 permutations, all are counted and p is exact; otherwise 4,000 are drawn at
+    random, and the observed one is added. (`scipy.stats.permutation_test` exchanges along one axis; here all
+    achievements of an episode, or all episodes of a seed, are exchanged together.)
     """
     _check(ours, theirs)
     axes = (1, 2) if by_seed else (2,)
