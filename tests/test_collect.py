@@ -142,6 +142,6 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
     collect(small(tmp_path))
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match="collected with train_episodes 70, now 80"):
+    with pytest.raises(ValueError, match="collected with train_episodes 70, the config has 80"):
         collect(small(tmp_path, (DOORKEY, GOTO), train_episodes=80))
     assert contents(tmp_path) == before

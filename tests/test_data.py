@@ -111,7 +111,7 @@ def test_what_cannot_be_opened_says_so(tmp_path: Path) -> None:
         open_dataset(tmp_path / "nothing")
     root = tmp_path / "walk"
     write(root, {"train": [[make_episode(1, 8)]]}).finish()
-    with pytest.raises(ValueError, match="finished"):
+    with pytest.raises(ValueError, match="is complete"):
         DatasetWriter(root, META).write_shard("train", 1, [make_episode(2, 8)])
     text = (root / "meta.json").read_text()
     (root / "meta.json").write_text(text.replace('"format_version": 1', '"format_version": 99'))
@@ -135,7 +135,7 @@ def test_what_cannot_be_opened_says_so(tmp_path: Path) -> None:
 def test_the_writer_refuses_what_does_not_fit(tmp_path: Path) -> None:
     writer = write(tmp_path / "walk", {"train": [[make_episode(1, 8)]]})
     other = Meta(("walk",), ActionSpec((5,)), 12, 10, 5, META.vocabulary)
-    with pytest.raises(ValueError, match="its actions differ"):
+    with pytest.raises(ValueError, match="has other actions"):
         DatasetWriter(tmp_path / "walk", other)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
@@ -163,7 +163,7 @@ def _late(steps: int) -> np.ndarray:
         ("rewards", np.ones(8, np.float32), "timestep 0"),
         ("rewards", np.zeros(8), "must be float32"),
         ("actions", np.ones((8, 2), np.int64), "timestep 0"),
-        ("is_terminal", np.ones(8, bool), "last timestep only"),
+        ("is_terminal", np.ones(8, bool), "before the last timestep"),
         ("noise", 1.5, "noise"),
     ],
 )
@@ -281,5 +281,5 @@ def test_context_ends_are_uniform_over_non_final_timesteps() -> None:
 def test_sampler_without_episodes_says_so() -> None:
     with pytest.raises(ValueError, match="no episode"):
         ClipSampler([], [], 0, Placement())
-    with pytest.raises(ValueError, match="one timestep"):
+    with pytest.raises(ValueError, match="single timestep"):
         ClipSampler([4, 1], [0, 1], 0, Placement(contexts=True))

@@ -525,10 +525,10 @@ def test_other_recordings_need_another_name(tmp_path: Path) -> None:
     source = VptSource(tmp_path / "raw")
     import_recordings(source, tmp_path / "out")
     before = files(tmp_path / "out")
-    with pytest.raises(ValueError, match="imported with reencode False, now True"):
+    with pytest.raises(ValueError, match="imported with reencode False, now it would be True"):
         import_recordings(source, tmp_path / "out", encode=True)
     write_segment(tmp_path / "raw", "more", write_video(tmp_path / "x.mp4", 8), [vpt_line()])
-    with pytest.raises(ValueError, match="imported with recordings 3, now 4"):
+    with pytest.raises(ValueError, match="imported with recordings 3, now it would be 4"):
         import_recordings(VptSource(tmp_path / "raw"), tmp_path / "out")
     with pytest.raises(ValueError, match="holds files but no dataset"):
         import_recordings(source, tmp_path / "raw")

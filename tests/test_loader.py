@@ -217,7 +217,7 @@ def test_the_rows_behind_the_uniform_ones_come_from_episodes_that_achieve_their_
         assert_equal([batch.select(uniform)], [same.select(uniform)])  # the uniform rows are as ever
     first = torch.cat([numbers(batch)[:1] for batch in mixed])
     assert (first % 2 == 0).any() and (first % 2 == 1).any()
-    with pytest.raises(ValueError, match="or none that achieves its task"):
+    with pytest.raises(ValueError, match="no episode to draw clips from"):
         take(1, datasets, keep=lambda row: not row.success, uniform_share=0.5)
 
 

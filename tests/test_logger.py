@@ -31,7 +31,7 @@ def test_metrics_reach_json_and_tensorboard(tmp_path: Path) -> None:
     logger.metrics("tokenizer", 10, {"loss": 0.5, "psnr": 20})
     logger.metrics("tokenizer", 20, {"loss": 0.25})
     logger.metrics("dynamics", 10, {"loss": 3.0})
-    with pytest.raises(AssertionError, match="hide .'step'"):
+    with pytest.raises(AssertionError, match="must not be named .'step'"):
         logger.metrics("tokenizer", 30, {"step": 1.0})
     logger.close()
     lines = [json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
