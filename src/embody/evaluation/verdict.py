@@ -44,6 +44,7 @@ def _imagination_against_cloning(results: Results, policies: Mapping[str, Any], 
     numbers = f"{points(difference['value'])} points, {_interval(difference)}"
     change = f"{success} from {percent(before)} to {percent(after)} ({numbers})"
     outcome: Outcome = "unclear"
+    details: list[str] = []
     if difference["low"] > 0:
         headline, outcome = f"Imagination raised {change}", "better"
     elif difference["high"] < 0:
@@ -55,13 +56,15 @@ def _imagination_against_cloning(results: Results, policies: Mapping[str, Any], 
     else:
         headline = (
             f"No difference can be told: {success} is {percent(before)} after behaviour cloning and {percent(after)}"
-            f" after imagination ({numbers}, which contains 0)"
+            " after imagination"
         )
-    paired = (
+        details.append(f"The difference is {numbers}, which contains 0.")
+    details.append(
         f"Both policies played the same {policies['imagination']['episodes']} held-out episodes. The interval accounts"
         " for chance in these episodes, not in training: `embody compare` combines runs with several training seeds."
     )
-    return Verdict(headline, outcome, (paired, *_others(policies), *_controls(results, policies), *_world(results)))
+    details += [*_others(policies), *_controls(results, policies), *_world(results)]
+    return Verdict(headline, outcome, tuple(details))
 
 
 def _one_policy(results: Results, policies: Mapping[str, Any], policy: str, success: str, missing: str) -> Verdict:

@@ -176,7 +176,7 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> Chart:
                 linewidth=1.5,
                 clip_on=False,
             )
-            axes.text(1.25, row, f"{bar.value:.0%}", ha="right", va="center_baseline", fontsize=13)
+            axes.text(1.29, row, f"{bar.value:.0%}", ha="right", va="center_baseline", fontsize=13)
         axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
         axes.tick_params(axis="y", labelsize=13, labelcolor=_COLOURS["ink"], pad=8)
         axes.set_xticks((0, 0.25, 0.5, 0.75, 1))
