@@ -1,4 +1,4 @@
-"""Agent: tokens that read the world's features, policy, reward, value and continue heads, events, risk; losses."""
+"""The agent: tokens that attend to the dynamics, heads that read them, models of events and risk, and the losses."""
 
 from embody.agent.events import EventClassifier, event_loss
 from embody.agent.losses import AgentLoss, PmpoLoss, end_at_reward, lambda_returns

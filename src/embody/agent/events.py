@@ -1,4 +1,4 @@
-"""Which tasks a step achieved, predicted from the frames before and after it.
+"""Predicts which tasks a step achieved from the frames before and after it.
 
 The reward head reads features, which hold the action. Off the recorded distribution it predicts a reward from the
 action alone, and imagination exploits that (docs/LOG.md). These logits do not see the action.
@@ -19,24 +19,24 @@ __all__ = ["EventClassifier", "event_loss"]
 class EventClassifier(nn.Module):
     """A shared MLP on (token, change of token), then an MLP on the concatenated outputs.
 
-    Sharing makes a hundred positive examples of a task enough, wherever in the picture they happened.
+    Because the first MLP is shared, about a hundred positive pairs of a task suffice, wherever in the frame it happens.
     """
 
     def __init__(self, tokens: int, channels: int, config: AgentConfig) -> None:
-        """A frame's latents are `[tokens, channels]`."""
+        """The latents of a frame are `[tokens, channels]`."""
         super().__init__()
         hidden, kept = config.event_hidden, config.event_channels
         self.token = nn.Sequential(nn.Linear(2 * channels, hidden), nn.SiLU(), nn.Linear(hidden, kept), nn.SiLU())
         self.mlp = mlp(tokens * kept, hidden, config.tasks)
 
     def forward(self, before: Tensor, after: Tensor) -> Tensor:
-        """Logits `[..., P]` of tasks achieved between the latents of a frame, `[..., S, C]`, and those of the next."""
+        """Logits `[..., P]` of the tasks achieved between a frame's latents `before`, `[..., S, C]`, and `after`."""
         changed = torch.cat((before, after - before), dim=-1)
         return self.mlp(self.token(changed).flatten(-2))
 
 
 def event_loss(logits: Tensor, events: Tensor, mask: Tensor, reduce: Reduce = one_process) -> Tensor:
-    """Binary cross-entropy, a sum over the tasks, a mean over steps that are real (`mask` `[B, T]`).
+    """Binary cross-entropy, summed over tasks and averaged over the steps in `mask`, bool `[B, T]`.
 
     `logits` `[B, T, at least P]`; `events` bool `[B, T, P]`.
     """

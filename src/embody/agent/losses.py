@@ -1,4 +1,4 @@
-"""Losses of the agent: cloning, reward, value, continue (phase 2), and PMPO with lambda-returns (phase 3)."""
+"""Losses of the agent: behaviour cloning, reward, value and continue (phase 2), PMPO with lambda-returns (phase 3)."""
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,10 @@ __all__ = ["AgentLoss", "PmpoLoss", "targets_ahead", "lambda_returns", "end_at_r
 
 
 def targets_ahead(x: Tensor, mask: Tensor, first: int, distances: int) -> tuple[Tensor, Tensor]:
-    """For each t, `x` `[B, T, ...]` of timesteps t + first .. t + first + distances - 1: `[B, T, L, ...]`, and a mask.
+    """Targets of multi-token prediction: `y[:, t, n] = x[:, t + first + n]` for n < `distances`, and their mask.
 
-    A target is real if its timestep and timestep t are inside the clip and the episode (`mask` `[B, T]`).
+    `x` is `[B, T, ...]`, the targets `[B, T, L, ...]`, the mask bool `[B, T, L]`: true if timesteps t and t + first + n
+    are both inside the clip and true in `mask`, `[B, T]`.
     """
     T = x.shape[1]
     timestep_TL = torch.arange(T, device=x.device)[:, None] + first + torch.arange(distances, device=x.device)
@@ -28,8 +29,8 @@ def targets_ahead(x: Tensor, mask: Tensor, first: int, distances: int) -> tuple[
 def lambda_returns(rewards: Tensor, continues: Tensor, values: Tensor, gamma: float, lambda_: float) -> Tensor:
     """`R_t = r_{t+1} + gamma c_{t+1} ((1 - lambda) v_{t+1} + lambda R_{t+1})`, `R_T = v_T`.
 
-    All `[B, T + 1]`, where timestep t holds what arrived at t (rewards and continues of timestep 0 are not read);
-    returns `[B, T]` for timesteps 0 .. T - 1.
+    Inputs are `[B, T + 1]`: r_t and c_t arrive with frame t (index 0 is not used), and v_t values what follows timestep
+    t. The result is `[B, T]`, for timesteps 0 to T - 1.
     """
     result = [values[:, -1]]
     for t in reversed(range(values.shape[1] - 1)):
@@ -39,12 +40,16 @@ def lambda_returns(rewards: Tensor, continues: Tensor, values: Tensor, gamma: fl
 
 
 def end_at_reward(rewards: Tensor, continues: Tensor) -> Tensor:
-    """`c_t <- c_t (1 - r_t)`, where a task is over with its reward: probabilities to go on, of the shape given."""
+    """`c_t <- c_t (1 - r_t)`: continue probabilities of a task that ends with its reward, in the shape of the
+    inputs."""
     return continues * (1 - rewards.clamp(0, 1))
 
 
 class AgentLoss(nn.Module):
-    """Behaviour cloning and reward prediction over L distances, value on recorded returns, continue; RMS-normalised."""
+    """Sum of four losses, each over its running RMS: behaviour cloning, reward, value and continue.
+
+    Policy and reward predict L distances; the value learns the recorded returns, the continue head `1 - is_terminal`.
+    """
 
     def __init__(self, objective: AgentObjective) -> None:
         super().__init__()
@@ -93,7 +98,8 @@ class AgentLoss(nn.Module):
 
 
 class PmpoLoss(nn.Module):
-    """Policy by the sign of the advantage, anchored to a frozen prior; value on lambda-returns (Dreamer 4, eq. 10, 11).
+    """PMPO (Dreamer 4, equation 11): the policy learns from the sign of the advantage and is anchored to a frozen
+    prior.
 
     L = (1 - alpha) / |D-| sum_{D-} ln pi(a|s) - alpha / |D+| sum_{D+} ln pi(a|s) + beta / N sum KL[pi || prior],
     D+ = {A >= margin}, D- = {A < -margin}
@@ -113,7 +119,7 @@ class PmpoLoss(nn.Module):
         *,
         reduce: Reduce = one_process,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Policy loss over states `[B, T]` that are real (`mask`): actions int64 `[B, T, A]` and their advantages."""
+        """Policy loss and metrics: actions int64 `[B, T, A]`, their advantages `[B, T]`, and the states in `mask`."""
         alpha, beta, margin = self.config.alpha, self.config.beta, self.config.margin
         log_prob = policy.log_prob(actions)
         good, bad = mask & (advantages >= margin), mask & (advantages < -margin)

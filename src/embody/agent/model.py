@@ -1,7 +1,7 @@
-"""Agent tokens and the heads on them.
+"""Agent tokens and the heads that read them.
 
-The tokens are a second stream over the world's memory: they see the world, nothing sees them. With `own_weights` the
-stream has layers of its own; otherwise the caller lends the world's (`blocks`), as in the paper.
+Agent tokens are a second stream: they attend to the dynamics' tokens, and no other token attends to them. With
+`own_weights` the stream has layers of its own; otherwise it uses the dynamics' layers (`blocks`), as in the paper.
 Legend: B rows, T frames, M agent tokens, W words, P tasks, D width, H features, A action factors, L distances.
 """
 
@@ -24,27 +24,27 @@ __all__ = ["Agent", "HeadOutputs", "Heads", "mlp"]
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """What the heads say at each timestep; logits."""
+    """The logits of the heads at timestep t."""
 
     policy: Tensor  # [..., L, sum(sizes)]: the actions of timesteps t+1 .. t+L
     reward: Tensor  # [..., L, bins]: the rewards of timesteps t .. t+L-1
-    value: Tensor  # [..., bins]: the return of what follows timestep t
+    value: Tensor  # [..., bins]: the return after timestep t
     continues: Tensor  # [...]: logit that timestep t is not terminal
 
 
 class Heads(nn.Module):
-    """MLPs on the features; the policy and the reward have one output layer per distance."""
+    """MLPs on the features; the policy and the reward head have one output layer for each distance [P]."""
 
-    reward_mean: Tensor  # of the data, where rewards are standardised; else 0
-    reward_std: Tensor  # likewise; else 1
+    reward_mean: Tensor  # mean reward of the data if rewards are standardised, else 0
+    reward_std: Tensor  # its standard deviation if rewards are standardised, else 1
 
     def __init__(self, config: AgentConfig, width: int, actions: ActionSpec) -> None:
-        """`width` is that of the agent's tokens."""
+        """`width` is the width of the agent tokens."""
         super().__init__()
         self.config, self.actions = config, actions
         features = config.tokens * width
         self.policy = mlp(features, config.hidden, config.distances * sum(actions.sizes))
-        self.cloned: nn.Module | None = None  # the policy before imagination, where `support` still needs it
+        self.cloned: nn.Module | None = None  # the policy after behaviour cloning, if `support` needs it
         self.reward = mlp(features, config.hidden, config.distances * config.bins)
         self.value = mlp(features, config.hidden, config.bins)
         self.continues = mlp(features, config.hidden, 1)
@@ -64,16 +64,16 @@ class Heads(nn.Module):
         )
 
     def expected_reward(self, logits: Tensor) -> Tensor:
-        """Rewards `[...]` of logits `[..., bins]`, in the environment's units.
+        """Rewards `[...]` from logits `[..., bins]`, in the environment's units.
 
-        Decoded around the most likely bin: 1% of leaked mass would pay as much as a step costs.
+        They are decoded around the most likely bin: 1% of probability on distant bins would be as much as a step costs.
         """
         bins = self.reward_bins
         decoded = bins.decode(logits) if self.config.reward_loss == "mse" else bins.decode_peak(logits)
         return decoded * self.reward_std + self.reward_mean
 
     def act(self, features: Tensor, support: float = 0.0) -> FactoredCategorical:
-        """The policy over the next action, within the `support` of the cloned one (`SamplingConfig`)."""
+        """The policy of the next action, restricted to the `support` of the cloned policy (see `SamplingConfig`)."""
         policy = self._next_action(self.policy, features)
         if not support:
             return policy
@@ -81,7 +81,7 @@ class Heads(nn.Module):
         return policy.within_support_of(cloned, support)
 
     def keep_cloned_policy(self) -> None:
-        """From now on the policy learns in imagination: what it is now stays, frozen, as that which limits it."""
+        """Keep a frozen copy of the policy, before imagination changes it, to restrict actions to its support."""
         self.cloned = copy.deepcopy(self.policy).requires_grad_(False)
 
     def _next_action(self, policy: nn.Module, features: Tensor) -> FactoredCategorical:
@@ -90,10 +90,10 @@ class Heads(nn.Module):
 
 
 class Agent(nn.Module):
-    """Task embedding to agent tokens, through the stream, to features; heads on them."""
+    """Embeds the task as agent tokens, which attend to the dynamics and become the features that the heads read."""
 
     def __init__(self, config: AgentConfig, trunk: TransformerConfig, actions: ActionSpec) -> None:
-        """`trunk` is the world's, whose keys and values the tokens read: only its shape is used."""
+        """`trunk` is the dynamics' transformer; the agent's layers have its shape."""
         super().__init__()
         self.config, self.trunk, self.goal = config, trunk, goal_of(config.goal)
         width = trunk.width
@@ -111,19 +111,18 @@ class Agent(nn.Module):
             nn.init.zeros_(last.weight)
 
     def new_cache(self, rows: int, context: int, dtype: torch.dtype = torch.float32) -> RingCache:
-        """An empty history of the agent tokens, in the world's `dtype`."""
+        """An empty cache of the agent tokens, in the `dtype` of the dynamics' cache."""
         config, device = self.config, self.token_MD.device
         return RingCache(self.trunk, rows=rows, tokens=config.tokens, context=context, device=device, dtype=dtype)
 
     def forward(
         self, task: Tensor, memory: Memory, frames: int, *, blocks: Sequence[nn.Module], cache: RingCache | None = None
     ) -> Tensor:
-        """Features `[B, T, H]` over the world's `memory` of `frames` = T frames, asked for `task`.
+        """Features `[B, T, H]` for `task`, from the dynamics' `memory` of `frames` = T frames.
 
-        `task`: the words of a label, int64 `[B, W]`; in multi-achievement mode, which tasks are left after each
-        timestep, bool `[B, T, at most tasks]`.
-        `blocks` are the world's layers, used unless the agent owns its weights. With a cache the frames are in
-        progress: `cache.commit` keeps them.
+        `task`: the words of a label, int64 `[B, W]`; in multi-achievement mode, the tasks left after each timestep,
+        bool `[B, T, at most tasks]`. `blocks`: the dynamics' layers, used unless the agent owns its weights. With a
+        cache the frames are in progress, and `cache.commit` keeps them.
         """
         M, width = self.config.tokens, self.trunk.width
         task_BTMD = self.task(self.goal.inputs(task, self.word, self.config)).unflatten(-1, (M, width))
@@ -134,7 +133,7 @@ class Agent(nn.Module):
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Three layers."""
+    """An MLP of three linear layers with SiLU."""
     return nn.Sequential(
         nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, outputs)
     )

@@ -1,4 +1,4 @@
-"""Dynamics: what the next latents are, given the past and the action, by shortcut forcing."""
+"""Dynamics: predicts the next latents from the history and the action; trained by shortcut forcing."""
 
 from embody.dynamics.model import Dynamics, Prediction
 from embody.dynamics.shortcut import ShortcutLoss

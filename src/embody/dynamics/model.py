@@ -1,7 +1,8 @@
-"""The dynamics transformer `z^ = f(z~, tau, d, a)`: it predicts the clean latent, or the velocity that leads there.
+"""The dynamics transformer `z^ = f(z~, tau, d, a)`: it predicts the clean latent, or the velocity towards it.
 
-A frame's tokens: one of the action, one of (tau, d), registers, spatial latent tokens; the prediction is read at the
-latter. Legend: B rows, T frames, A action factors, L spatial tokens, Z channels, S tokens a frame, D width.
+The tokens of a frame are an action token, a token of (tau, d), registers and spatial tokens. The prediction is read
+from the spatial tokens. Legend: B rows, T frames, A action factors, L spatial tokens, Z channels, S tokens a frame, D
+width.
 """
 
 import math
@@ -21,14 +22,14 @@ __all__ = ["Dynamics", "Prediction"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """One pass of the world."""
+    """The result of one forward pass of the dynamics."""
 
-    clean: Tensor  # float32 [B, T, L, Z], the predicted clean latent; empty with `memory_only`
-    memory: Memory  # what agent tokens may read
+    clean: Tensor  # float32 [B, T, L, Z]: the predicted clean latent z^; empty with `memory_only`
+    memory: Memory  # what agent tokens attend to
 
 
 class ActionEmbedding(nn.Module):
-    """One table with offsets, summed over the factors, plus one learned embedding; "no action" has its own entry."""
+    """The sum of one embedding for each action factor and one learned embedding [P]; "no action" has its own entry."""
 
     offsets: Tensor
 
@@ -40,7 +41,10 @@ class ActionEmbedding(nn.Module):
         self.register_buffer("offsets", sizes.cumsum(0) - sizes, persistent=False)
 
     def forward(self, actions: Tensor, is_first: Tensor, labelled: Tensor) -> Tensor:
-        """`[B, T, D]` of actions `[B, T, A]`; first timesteps have none, rows not `labelled` only the learned one."""
+        """Embeddings `[B, T, D]` of actions `[B, T, A]`.
+
+        First timesteps use the "no action" entry; rows that are not `labelled` use the learned embedding alone.
+        """
         embedded = self.table(actions + self.offsets).sum(dim=2)
         nothing = self.table.weight[-1].to(embedded.dtype)
         embedded = torch.where(is_first[..., None], nothing, embedded)
@@ -48,14 +52,14 @@ class ActionEmbedding(nn.Module):
 
 
 class Dynamics(nn.Module):
-    """Noised latents, actions and (tau, d) of each frame to clean latents."""
+    """Predicts clean latents from noised latents, actions and (tau, d) of each frame."""
 
     def __init__(self, config: DynamicsConfig, actions: ActionSpec) -> None:
         super().__init__()
         self.config, self.actions = config, actions
         width = config.trunk.width
         self.action = ActionEmbedding(actions, width)
-        # Signal levels and step sizes are looked up by grid index and concatenated [P].
+        # Embeddings of signal level and step size, by grid index, are concatenated [P].
         self.tau = nn.Embedding(config.k_max + 1, width // 2)
         self.step = nn.Embedding(int(math.log2(config.k_max)) + 1, width - width // 2)
         self.register_RD = nn.Parameter(torch.randn(config.registers, width))
@@ -70,21 +74,21 @@ class Dynamics(nn.Module):
 
     @property
     def tokens(self) -> int:
-        """S: action, (tau, d), registers, spatial."""
+        """S: the tokens of a frame (action, (tau, d), registers, spatial)."""
         return 2 + self.config.registers + self.config.tokens
 
     @property
     def context_level(self) -> float:
-        """Signal level of context frames, on the finest grid: `round(0.9 K_max) / K_max`."""
+        """The signal level of context frames, on the finest grid: `round(context_tau K_max) / K_max`."""
         return round(self.config.context_tau * self.config.k_max) / self.config.k_max
 
     def new_cache(self, rows: int, context: int | None = None) -> RingCache:
-        """An empty history of `rows` worlds, of `config.context` frames by default."""
+        """An empty cache for `rows` rollouts, of `config.context` frames by default."""
         context = self.config.context if context is None else context
         return self.trunk.new_cache(rows, self.tokens, context)
 
     def pack(self, latents: Tensor) -> Tensor:
-        """The tokenizer's latents `[B, T, *, *]`, float32 or as stored, as this model's float32 `[B, T, L, Z]`."""
+        """The tokenizer's latents `[B, T, *, *]`, repacked to this model's tokens: float32 `[B, T, L, Z]`."""
         return latents.reshape(*latents.shape[:2], self.config.tokens, self.config.channels).float()
 
     def forward(
@@ -98,12 +102,13 @@ class Dynamics(nn.Module):
         cache: RingCache | None = None,
         memory_only: bool = False,
     ) -> Prediction:
-        """One pass over frames.
+        """One forward pass over frames.
 
-        noised float `[B, T, L, Z]`; tau `[B, T]` in [0, 1], on the grid of its d; d `[B, T]`, a power of 1/2 down to
-        1 / K_max; actions int64 `[B, T, A]` that led to each frame; is_first bool `[B, T]`; labelled bool `[B]`, all by
-        default. With a cache the frames are in progress: `cache.commit` keeps them. A predicted velocity v is turned
-        into `z^ = z~ + (1 - tau) v`. With `memory_only` nothing is predicted, and the last layers are left out.
+        noised: float `[B, T, L, Z]`, z~. tau: `[B, T]` in [0, 1], on the grid of d. d: `[B, T]`, a power of 1/2, at
+        least 1 / K_max. actions: int64 `[B, T, A]` that led to each frame. is_first: bool `[B, T]`. labelled: bool
+        `[B]`, by default all true. With a cache the frames are in progress, and `cache.commit` keeps them. A predicted
+        velocity v gives `z^ = z~ + (1 - tau) v`. With `memory_only` nothing is predicted, and the layers that only the
+        prediction needs are skipped.
         """
         B, T = noised.shape[:2]
         if labelled is None:
@@ -122,7 +127,7 @@ class Dynamics(nn.Module):
         x_BTSD, memory = self.trunk(self.token_norm(x_BTSD), cache=cache, memory_only=memory_only)
         if memory_only:
             return Prediction(noised.new_zeros(B, T, 0, 0), memory)
-        # The flow head stays in float32 under autocast, which the meta device does not know.
+        # The output layer stays in float32 under autocast; the meta device has no autocast.
         device = x_BTSD.device.type
         with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
             out = self.latent_out(x_BTSD[:, :, -self.config.tokens :].float())

@@ -1,4 +1,5 @@
-"""Shortcut forcing (Dreamer 4, equations 6 and 7): per-frame signal levels, bootstrap in v-space, loss in x-space.
+"""Shortcut forcing (Dreamer 4, equations 6 and 7): a signal level for each frame, bootstrap targets in v-space, loss in
+x-space.
 
     z~ = (1 - tau) noise + tau z          z^ = f(z~, tau, d, a)
     b'  = (f(z~, tau, d/2, a) - z~) / (1 - tau)             z' = z~ + b' d/2
@@ -7,9 +8,9 @@
            (1 - tau)^2 |(z^ - z~) / (1 - tau) - stopgrad(b' + b'') / 2|^2   otherwise
     weighted by w(tau) = 0.9 tau + 0.1
 
-The loss may be taken in v-space instead (`loss_space="v"`), that is divided by (1 - tau)^2, and d be drawn so that most
-rows need no teacher (`step_draw="partial"`, the default). What the network puts out is the model's affair (`predict`).
-Small worlds may be trained on what their rollouts meet instead (`contexts="alternate"`, `tau_power`, `ramp=False`).
+Options change this: `loss_space="v"` divides the loss by (1 - tau)^2; `step_draw="partial"` (the default) draws d >
+d_min only in the bootstrap rows, so that the other rows need no teacher passes; `contexts="alternate"`, `tau_power` and
+`ramp=False` bring training closer to what rollouts of small models meet. `DynamicsConfig.predict` chooses the output.
 
 Legend: B rows, T frames, L spatial tokens, Z channels.
 """
@@ -48,7 +49,7 @@ class Levels:
     d: Tensor  # float32 [B, T], powers of 1/2
 
     def of(self, rows: slice) -> "Levels":
-        """Those of some rows."""
+        """The levels of some rows."""
         return Levels(self.tau[rows], self.d[rows])
 
 
@@ -73,10 +74,11 @@ def draw_levels(
     *,
     finest: bool = False,
 ) -> Levels:
-    """`d = 1 / k_max`, or drawn from {1, 1/2, ..., 2 / k_max} if `coarse`; `tau ~ U{0, d, ..., 1 - d}`, per frame.
+    """For each frame `d = 1 / k_max`, or d drawn from {1, 1/2, ..., 2 / k_max} if `coarse`; `tau ~ U{0, d, ..., 1 -
+    d}`.
 
-    With `coarse` and `finest`, `d ~ 1 / U{1, 2, 4, ..., k_max}` [P]. With a `power` p, tau is the grid point below
-    `u^p`, `u ~ U(0, 1)`: above 1, low levels come more often.
+    With `coarse` and `finest`, `d ~ 1 / U{1, 2, 4, ..., k_max}` [P]. With a `power` p, tau is `u^p`, `u ~ U(0, 1)`,
+    rounded down to the grid of d, so that p > 1 makes low levels more frequent.
     """
     shape = (rows, frames)
     exponent = torch.full(shape, int(math.log2(k_max)), device=noise.device)
@@ -88,10 +90,10 @@ def draw_levels(
 
 
 def alternate_contexts(levels: Levels, context_level: float, d_min: float) -> Levels:
-    """Frames 0, 2, 4, ... at `context_level` and `d_min`, as the history of a rollout; the others are to be predicted.
+    """Sets frames 0, 2, 4, ... to `context_level` and `d_min`, like a rollout's history; the others keep their levels.
 
-    So every predicted frame follows a nearly clean one, and a clip's first frame, which nothing foretells, is given:
-    its error would be dozens of times that of the others and drown their gradient.
+    So every other frame is predicted after a nearly clean one. The first frame of a clip, which cannot be predicted, is
+    among the context frames: its error would be dozens of times that of the others and dominate the gradient.
     """
     held_T = torch.arange(levels.tau.shape[1], device=levels.tau.device) % 2 == 0
     return Levels(levels.tau.masked_fill(held_T, context_level), levels.d.masked_fill(held_T, d_min))
@@ -101,9 +103,9 @@ def alternate_contexts(levels: Levels, context_level: float, d_min: float) -> Le
 def bootstrap_velocity(
     dynamics: Dynamics, noised: Tensor, levels: Levels, actions: Tensor, is_first: Tensor, labelled: Tensor
 ) -> Tensor:
-    """`(b' + b'') / 2`, `[B, T, L, Z]`: the mean velocity of two steps of d / 2, without gradient.
+    """`(b' + b'') / 2`, `[B, T, L, Z]`: the mean velocity of two steps of size d / 2, without gradient.
 
-    Frames at d_min have no half step: they stay as they are, a context for the others, and their result means nothing.
+    Frames at d_min take no half step. They serve as context for the others, and their result must not be used.
     """
     tau, d_min = levels.tau, 1 / dynamics.config.k_max
     d = (levels.d / 2).clamp(min=d_min)
@@ -121,7 +123,8 @@ class ShortcutLoss(nn.Module):
     def __init__(self, objective: DynamicsObjective) -> None:
         super().__init__()
         self.objective = objective
-        # One scale for both: the bootstrap term is hundreds of times smaller, and brought to 1 it drowns the data.
+        # The flow term's RMS scales both terms: the bootstrap term is hundreds of times smaller, and divided by its own
+        # RMS it would outweigh the data.
         self.flow_rms = RunningRms()
 
     def forward(
@@ -133,10 +136,11 @@ class ShortcutLoss(nn.Module):
         bootstrap: bool,
         reduce: Reduce = one_process,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and metrics of `batch` (latents needed). `bootstrap` adds the second term on its rows.
+        """Loss and metrics of a `batch` with latents; `bootstrap` adds the bootstrap term.
 
-        Rows in order: separate images, bootstrap, plain. Of a stage with a `uniform_share` its uniform rows come first,
-        and so make most of the former two. With a uniform draw all rows may have steps above d_min, images too.
+        The first rows are separate images, the next are bootstrap rows, the rest have d = d_min. A batch begins with
+        its uniformly drawn rows (`uniform_share`), so most image and bootstrap rows are such rows. With
+        `step_draw="uniform"` every row, images included, is a bootstrap row.
         """
         assert batch.latents is not None
         config, objective = dynamics.config, self.objective
@@ -159,13 +163,13 @@ class ShortcutLoss(nn.Module):
         flow_BT = (clean - z).square().mean(dim=(2, 3)) * at_d_min
         flowing = reduce((batch.mask & at_d_min).sum())
         flow = (weight_BT * flow_BT).sum() / flowing.clamp(min=1)
-        # A batch without a frame at d_min has no flow term: 0 is not its size, which the bootstrap is divided by.
+        # A batch without a frame at d_min has no flow term; its 0 must not enter the running average.
         loss, metrics = self.flow_rms(flow, flowing > 0, reduce), {"flow": flow.detach()}
         if boot.share:
             stepped = ~at_d_min[rows]
             stepped_frames = reduce((batch.mask[rows] & stepped).sum())
             term = flow.new_zeros(())
-            if rows.stop > rows.start:  # of many processes this one may have none of them
+            if rows.stop > rows.start:  # a process may have no bootstrap rows
                 tau = levels.tau[rows]
                 target = _run_images_separately(
                     functools.partial(bootstrap_velocity, dynamics),
@@ -177,7 +181,7 @@ class ShortcutLoss(nn.Module):
                 velocity = (clean[rows] - noised[rows]) / _per_frame(1 - tau)
                 boot_BT = (1 - tau).square() * (velocity - target).square().mean(dim=(2, 3))
                 term = (weight_BT[rows] * boot_BT * stepped).sum() / stepped_frames.clamp(min=1)
-            # Each term weighs as much as it has rows, or frames.
+            # Each term is weighted by its share of the rows, or of the frames.
             share = boot.share if objective.step_draw == "partial" else stepped_frames / reduce(batch.mask.sum())
             loss = loss * (1 - share) + term / self.flow_rms.divisor() * share
             metrics["bootstrap"] = term.detach()
@@ -187,8 +191,8 @@ class ShortcutLoss(nn.Module):
 def _draw_batch(
     objective: DynamicsObjective, k_max: int, rows: int, frames: int, bootstrap: bool, noise: Noise
 ) -> tuple[Levels, Group, Group]:
-    """Levels of a batch, and which rows are separate images and which have the bootstrap term."""
-    bootstrap = bootstrap and k_max > 1  # a grid of one step has no coarser one
+    """The levels of a batch, the rows that are separate images, and the rows that have the bootstrap term."""
+    bootstrap = bootstrap and k_max > 1  # with k_max 1 there is no d above d_min
     everywhere = bootstrap and objective.step_draw == "uniform"
     fractions = objective.image_fraction, objective.bootstrap_fraction if bootstrap and not everywhere else 0.0
     images, stepped = noise.groups(rows, fractions)
@@ -211,7 +215,7 @@ def _passes(dynamics: Dynamics) -> Pass:
 def _run_images_separately(
     run: Pass, n_image: int, noised: Tensor, levels: Levels, actions: Tensor, is_first: Tensor, labelled: Tensor
 ) -> Tensor:
-    """`run` on all rows; the first `n_image` have their frames folded into the batch, so that none sees another."""
+    """`run` on all rows; frames of the first `n_image` rows become rows of one frame and do not see one another."""
     rows, frames = levels.tau.shape
     parts = []
     if n_image:
@@ -220,7 +224,7 @@ def _run_images_separately(
             noised[:n_image].reshape(*fold, *noised.shape[2:]),
             Levels(levels.tau[:n_image].reshape(fold), levels.d[:n_image].reshape(fold)),
             actions[:n_image].reshape(*fold, -1),
-            torch.ones(fold, dtype=torch.bool, device=noised.device),  # an image is a first frame: nothing led to it
+            torch.ones(fold, dtype=torch.bool, device=noised.device),  # a separate image counts as a first frame
             labelled[:n_image].repeat_interleave(frames),
         )
         parts.append(single.reshape(n_image, *noised.shape[1:]))

@@ -1,4 +1,4 @@
-"""Grouped-query attention with QK-norm and RoPE, as plain calls without masks.
+"""Grouped-query attention with QK-norm and RoPE, as attention calls that need no mask.
 
 Legend: X, Y tokens (a frame's, or one token's along time), D width, N query heads, G key/value heads, K head dim.
 """
@@ -24,7 +24,7 @@ _MAX_BATCH = 32_768
 
 
 class Attention(nn.Module):
-    """Fused QKV projection, per-head RMS norm of queries and keys, output projection."""
+    """Fused projection to queries, keys and values, RMS norm of each head's queries and keys, output projection."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class Attention(nn.Module):
 
     @torch.no_grad()
     def align_queries(self) -> None:
-        """Start each query projection as its key's, so that tokens first attend to tokens like themselves.
+        """Initialise each query projection with its key projection, so that tokens first attend to similar tokens.
 
-        After the mimetic initialisation of Trockman & Kolter (2023).
+        This follows the mimetic initialisation of Trockman & Kolter (2023).
         """
         q, k, _ = self.qkv.weight.split([n * self.head_dim for n in (self.heads, self.kv_heads, self.kv_heads)])
         group = self.heads // self.kv_heads
@@ -51,12 +51,12 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries `[B, N, X, K]`, keys and values `[B, G, Y, K]`; queries and keys are normalised and rotated.
 
-        Tokens before `queries_from` are only seen: X = Y - queries_from.
+        Tokens before `queries_from` have keys and values but no queries: X = Y - queries_from.
         """
         if not queries_from:
             q, k, v = self._heads(self.qkv(x_BYD)).split((self.heads, self.kv_heads, self.kv_heads), dim=1)
             return _norm_and_rotate(self.q_norm, q, angles), _norm_and_rotate(self.k_norm, k, angles), v
-        # Slices: matrices of 8 bits know no `split`.
+        # Slices instead of `split`, which 8-bit matrices do not support.
         weight, of_q = self.qkv.weight, self.heads * self.head_dim
         q = self._heads(F.linear(x_BYD[:, queries_from:], weight[:of_q]))
         k, v = self._heads(F.linear(x_BYD, weight[of_q:])).chunk(2, dim=1)
@@ -67,16 +67,19 @@ class Attention(nn.Module):
         return x_BYD.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def forward(self, q_BNXK: Tensor, k_BGYK: Tensor, v_BGYK: Tensor, causal: bool = False) -> Tensor:
-        """Attend and project back to `[B, X, D]`."""
+        """Attention and output projection, `[B, X, D]`."""
         o_BNXK = attend(q_BNXK, k_BGYK, v_BGYK, causal=causal, soft_cap=self.soft_cap)
         return self.out(o_BNXK.transpose(1, 2).flatten(2))
 
     def attend_cached(self, q_BN1K: Tensor, k_BGCK: Tensor, v_BGCK: Tensor, bias_C: Tensor | None) -> Tensor:
-        """Attend with one query a head to a ring, `bias_C` added to the logits, and project back to `[B, 1, D]`."""
+        """Attention of one query a head to a ring cache, and output projection, `[B, 1, D]`.
+
+        `bias_C` is added to the logits: 0, or -inf for places that are not filled yet.
+        """
         if q_BN1K.shape[0] > _MAX_BATCH:
             parts = zip(*(x.split(_MAX_BATCH) for x in (q_BN1K, k_BGCK, v_BGCK)), strict=True)
             return torch.cat([self.attend_cached(q, k, v, bias_C) for q, k, v in parts])
-        # The heads of a group stand side by side as queries: plain calls, whatever the kernel thinks of groups.
+        # The query heads of a group become queries of one head, so that no kernel needs to support groups.
         q_BGnK = q_BN1K.unflatten(1, (self.kv_heads, -1)).squeeze(3).to(k_BGCK.dtype)
         bias = None if bias_C is None else bias_C.expand(1, 1, 1, -1)
         if self.soft_cap:
@@ -95,7 +98,7 @@ def _norm_and_rotate(norm: RMSNorm, x_BNYK: Tensor, angles: tuple[Tensor, Tensor
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, soft_cap: float = 0.0) -> Tensor:
-    """`softmax(cap(q k^T / sqrt(K))) v` with `cap(x) = soft_cap * tanh(x / soft_cap)`, or no cap when it is 0.
+    """`softmax(cap(q k^T / sqrt(K))) v` with `cap(x) = soft_cap * tanh(x / soft_cap)`; without a cap if it is 0.
 
     q `[B, N, X, K]`, k and v `[B, G, Y, K]`, N a multiple of G. Causal calls need X = Y.
     """
@@ -103,13 +106,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, soft_cap: float = 0
         parts = zip(q.split(_MAX_BATCH), k.split(_MAX_BATCH), v.split(_MAX_BATCH), strict=True)
         return torch.cat([attend(*part, causal=causal, soft_cap=soft_cap) for part in parts])
     if not soft_cap:
-        # The backward of SDPA in bf16 is slow on CPUs: attention in float32 inside a bf16 step.
+        # The backward pass of SDPA in bfloat16 is slow on CPUs, so attention is computed in float32.
         if q.device.type == "cpu" and v.dtype == torch.bfloat16:
-            with torch.autocast("cpu", enabled=False):  # which would cast them back
+            with torch.autocast("cpu", enabled=False):  # autocast would cast the inputs back to bfloat16
                 o = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=causal, enable_gqa=True)
             return o.to(v.dtype)
         return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=causal, enable_gqa=True)
-    # The one query of a cached step has few logits, and its history a new length each time: no kernel for these.
+    # A single query has few logits and a history of varying length: FlexAttention would be compiled again and again.
     if q.device.type == "cuda" and q.shape[2] > 1:
         kernels: dict[str, Any] = {} if torch.compiler.is_compiling() else {"kernel": _compiled()}
         return attend_capped(q.to(v.dtype), k.to(v.dtype), v, causal=causal, soft_cap=soft_cap, **kernels)
@@ -125,21 +128,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, soft_cap: float = 0
 def attend_capped(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool, soft_cap: float, kernel: Callable[..., Any] = flex_attention
 ) -> Tensor:
-    """`attend` with a cap, by FlexAttention: no `[X, Y]` matrix is kept where `kernel` is compiled."""
-    mask = _past(q.shape[2], q.device) if causal else None
-    # Where lengths vary Inductor may choose the kernel for few queries, which has no choice of blocks in float32.
+    """`attend` with a cap by FlexAttention, which stores no `[X, Y]` logits if `kernel` is compiled."""
+    mask = _causal_mask(q.shape[2], q.device) if causal else None
+    # With varying lengths Inductor may choose its decoding kernel, which fails to find block sizes in float32.
     options: dict[str, Any] = {"kernel_options": {"BACKEND": "TRITON"}} if q.is_cuda else {}
     grouped = q.shape[1] != k.shape[1]
     return kernel(q, k, v, score_mod=_cap(soft_cap), block_mask=mask, enable_gqa=grouped, **options)
 
 
-# The same objects every time, so that nothing is compiled twice.
+# Cached, because FlexAttention is compiled again for every new function object.
 @functools.cache
 def _compiled() -> Callable[..., Any]:
     import torch._dynamo
 
-    # Each kind of call (causal, grouped, with a gradient) is compiled for one shape, then for all; past the limit of 8
-    # the kernel would silently give way to one that keeps every logit.
+    # Each kind of call (causal, grouped, with a gradient) is compiled for one shape, then for all shapes. Beyond the
+    # default limit of 8, torch would silently fall back to a kernel that stores all logits.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     return torch.compile(flex_attention, fullgraph=True)
 
@@ -150,5 +153,5 @@ def _cap(soft_cap: float) -> Callable[..., Tensor]:
 
 
 @functools.lru_cache(maxsize=16)
-def _past(frames: int, device: torch.device) -> BlockMask:
+def _causal_mask(frames: int, device: torch.device) -> BlockMask:
     return create_block_mask(lambda b, n, x, y: x >= y, None, None, frames, frames, device=str(device))

@@ -1,4 +1,4 @@
-"""Ring cache of the time layers: preallocated and of one shape, so that no frame costs more than another."""
+"""The ring cache of the time layers: it is preallocated and keeps its shape, so that every frame costs the same."""
 
 import torch
 from torch import Tensor
@@ -7,16 +7,16 @@ from embody.config import TransformerConfig
 
 __all__ = ["RingCache"]
 
-_IN_PROGRESS = 2  # frames that one pass may add: a finished one, and the next
+_IN_PROGRESS = 2  # frames that one pass may add: a finished frame and the next one
 
 
 class RingCache:
     """Keys (after RoPE) and values of the last `context` frames, per time layer, for `rows` x `tokens` sequences.
 
-    A frame in progress is written at the ring's next place; only `commit` keeps it. So denoising passes overwrite one
-    another, and the order inside the ring needs no care: each key carries its position. Every call sees the whole ring,
-    under a mask of the places not filled yet. What changes from frame to frame are tensors, changed in place: a
-    compiled or captured step stays as it is.
+    A frame in progress is written to the next place of the ring and stays only if `commit` follows; otherwise the next
+    denoising pass overwrites it. Keys are stored after RoPE, so their order in the ring does not matter. Every call
+    attends to the whole ring, with places that are not filled yet masked. All state is in tensors that are updated in
+    place, so a compiled step or a CUDA graph remains valid from frame to frame.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class RingCache:
         self.rows, self.tokens, self.context = rows, tokens, context
         self.frames = 0  # committed so far
         self.empty, self.full = True, False
-        # Of the frames in progress: their index since the first, their place, and the bias of each place for them.
+        # Of the frames in progress: their time index, their place in the ring, and the bias of each place.
         self.position = torch.arange(_IN_PROGRESS, device=device)
         self.place = torch.empty_like(self.position)
         self.bias = torch.empty(_IN_PROGRESS, context, device=device, dtype=dtype)
@@ -46,18 +46,18 @@ class RingCache:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of keys and values."""
+        """The type of keys and values."""
         return self.bias.dtype
 
     def start_at(self, frames: int) -> None:
-        """What comes into the empty ring follows `frames` others, which are not in it."""
+        """Start the time index of an empty ring at `frames`, as if so many frames had been forgotten."""
         assert self.empty
         self.frames = frames
         self.position += frames
         self._locate()
 
     def fill(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Write a context, `[rows * tokens, G, n, K]`, into the empty ring."""
+        """Write the keys and values of a context, `[rows * tokens, G, n, K]`, into an empty ring."""
         n = k.shape[2]
         assert self.empty and n <= self.context, "several frames fit an empty cache only"
         places = (self.position[0] + self.every_place[:n]) % self.context
@@ -65,10 +65,10 @@ class RingCache:
         self.v[layer][:, :, places] = v.to(self.dtype)
 
     def extend(self, layer: int, k: Tensor, v: Tensor, ahead: int = 0) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Write a frame in progress, `[rows * tokens, G, 1, K]`, with `ahead` others of the same pass before it.
+        """Write a frame in progress, `[rows * tokens, G, 1, K]`, the `ahead`-th (from 0) of its pass.
 
-        Returns all keys and values `[rows * tokens, G, C, K]`, and `[C]` to add to their logits: 0, or -inf where
-        nothing is yet; None when all places are filled.
+        Returns all keys and values `[rows * tokens, G, C, K]`, and a bias `[C]` for the logits: 0, or -inf for places
+        that are not filled yet; None when all places are filled.
         """
         place = self.place[ahead : ahead + 1]
         self.k[layer].index_copy_(2, place, k.to(self.k[layer].dtype))
@@ -76,7 +76,7 @@ class RingCache:
         return self.k[layer], self.v[layer], None if self.full else self.bias[ahead]
 
     def commit(self, frames: int = 1) -> None:
-        """Keep the frames in progress."""
+        """Keep the `frames` frames in progress."""
         self.frames += frames
         self.position += frames
         self.empty, self.full = False, self.frames >= self.context - 1
@@ -87,13 +87,13 @@ class RingCache:
         self.bias.zero_().masked_fill_(self.every_place > self.position[:, None], float("-inf"))
 
     def replace(self, rows: Tensor, other: "RingCache") -> None:
-        """`other`, of as many frames, becomes the history of `rows` (int64 `[n]`)."""
+        """Replace the history of `rows` (int64 `[n]`) by that of `other`, which holds as many frames."""
         assert (other.frames, other.context, other.rows) == (self.frames, self.context, len(rows))
         for mine, theirs in zip((*self.k, *self.v), (*other.k, *other.v), strict=True):
             mine.unflatten(0, (self.rows, self.tokens))[rows] = theirs.unflatten(0, (other.rows, other.tokens))
 
     def select(self, rows: Tensor) -> "RingCache":
-        """The same history for the chosen `rows` (int64 `[n]`; repeats allowed)."""
+        """A copy of the history of `rows` (int64 `[n]`; a row may be repeated)."""
         chosen = object.__new__(RingCache)
         for name in ("k", "v"):
             rings = (ring.unflatten(0, (self.rows, self.tokens)) for ring in getattr(self, name))

@@ -1,4 +1,4 @@
-"""Steps of one shape, compiled; on a GPU also captured in a CUDA graph."""
+"""Compilation of steps of a fixed shape, which on a GPU are also captured as CUDA graphs."""
 
 import dataclasses
 import types
@@ -16,23 +16,23 @@ _WARM_UPS = 3
 
 
 def compile_steps(module: nn.Module) -> None:
-    """From now on, compile the calls of `module` that have a cache; on a GPU those that go on from a context.
+    """Compile the calls of `module` that have a cache; on a GPU only those whose cache already holds a context.
 
-    Each new shape of the inputs is compiled by its first call; the ring's is one from the first frame to the last, but
-    that a full one has no mask. On a CPU the weights as they are then become part of the code, in the layout that
-    multiplies fastest: they must not change afterwards, and no gradient flows.
+    The first call of each input shape compiles it; a cache gives two shapes, filling (with a mask) and full. On a CPU
+    the weights become constants of the compiled code, in the fastest layout: they must not change afterwards, and no
+    gradient flows.
     """
-    # A second of imports, which only those who compile should wait for.
+    # Imported here because it takes a second, which only a run that compiles should pay.
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
     plain, on_gpu = _with_code_of_its_own(module), next(module.parameters()).is_cuda
-    # Looking at each call whether the layers are still the same took a tenth of a frame.
+    # Guards that check at every call whether the layers have changed took a tenth of a frame's time.
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
     if not on_gpu:
-        options["cpp_wrapper"] = True  # a frame has hundreds of kernels: calling them from Python took a quarter of it
-        inductor.freezing = True  # read while tracing, where `options` of torch.compile do not reach
-    # Rows, rings that fill up and frames a pass give several shapes; past the limit of 8 a call would fail.
+        options["cpp_wrapper"] = True  # calling a frame's hundreds of kernels from Python took a quarter of its time
+        inductor.freezing = True  # read while tracing, which the `options` of torch.compile do not affect
+    # Numbers of rows and frames, and filling and full rings, give more shapes than the default limit of 8.
     dynamo.recompile_limit = max(dynamo.recompile_limit, 64)
     compiled = torch.compile(plain, fullgraph=True, dynamic=False, options=options)
     step = CudaGraphs(compiled) if on_gpu else compiled
@@ -46,9 +46,10 @@ def compile_steps(module: nn.Module) -> None:
 
 
 def _with_code_of_its_own(module: nn.Module) -> Callable[..., Any]:
-    """`module.forward`, compiled apart from that of all others of its class.
+    """A copy of `module.forward` with a code object of its own.
 
-    What was compiled is found by the code object, which a class's instances share; the weights are not looked at.
+    torch.compile finds compiled code by the code object, which all instances of a class share, and without guards it
+    would run the code of another instance, with that one's weights.
     """
     shared: Any = type(module).forward
     own = types.FunctionType(
@@ -59,10 +60,10 @@ def _with_code_of_its_own(module: nn.Module) -> Callable[..., Any]:
 
 
 class CudaGraphs:
-    """`step`, recorded once for each shape and history, then replayed: one launch instead of hundreds.
+    """Records `step` once for each input shape and cache, then replays it: one launch instead of hundreds.
 
-    A step only overwrites what is in progress in its cache, so it may be run again while it is recorded. What it
-    returns is overwritten by the next call.
+    Recording runs a step several times, which is harmless: a step only overwrites the frames in progress of its cache.
+    The next call overwrites the returned tensors.
     """
 
     def __init__(self, step: Callable[..., Any]) -> None:
@@ -71,7 +72,7 @@ class CudaGraphs:
         self.cache: RingCache | None = None
 
     def __call__(self, *inputs: Any, cache: RingCache, **others: Any) -> Any:
-        if cache is not self.cache:  # the addresses of another history
+        if cache is not self.cache:  # graphs hold the memory addresses of their cache
             self.recorded.clear()
             self.cache = cache
         given: list[Tensor] = []
@@ -107,7 +108,7 @@ class CudaGraphs:
 
 
 def _map(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """`value` with `function` of each tensor in its tuples, dictionaries and dataclasses; modules stay as they are."""
+    """`value` with `function` applied to every tensor in its tuples, dictionaries and dataclasses."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple):

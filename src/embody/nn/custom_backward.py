@@ -1,7 +1,7 @@
-"""Gradients by hand, for CPUs: there, autograd's chains of elementwise passes over memory took half of a training step.
+"""Custom backward passes for CPUs, where autograd's elementwise operations took half of a training step.
 
-The values are those of the plain expressions in `norm`, `rope` and `transformer`, but for rounding. GPUs have kernels
-for these, and the compiler makes some.
+Up to rounding, values and gradients equal those of the plain expressions in `norm`, `rope` and `transformer`, which are
+used on GPUs and under torch.compile.
 
 Legend: Y tokens, N heads, K head dim, D width, M MLP width; `r = 1 / sqrt(mean(x^2) + eps)` over the last dimension.
 """
@@ -16,7 +16,7 @@ __all__ = ["use_custom_backward", "rms_norm", "rms_norm_and_rotate", "swiglu"]
 
 
 def use_custom_backward(x: Tensor, weight: Tensor) -> bool:
-    """Whether a function of `x` and `weight` is to be taken from here."""
+    """True when training on a CPU outside torch.compile: `x` or `weight` needs a gradient."""
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     return learns and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -27,12 +27,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def rms_norm_and_rotate(x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
-    """`y = R (r x w)` for x `[..., Y, N, K]`, w `[K]`; R turns pairs by cos and sin `[Y, K / 2]`, as `rotate` does."""
+    """`y = R (r x w)` for x `[..., Y, N, K]`, w `[K]`; R rotates pairs by cos and sin `[Y, K / 2]` (see `rotate`)."""
     return _RmsNormAndRotate.apply(x, weight, eps, cos[:, None], sin[:, None])
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
-    """`silu(gate) up`, `[..., M]`, for gate and up side by side, `[..., 2M]`."""
+    """`silu(gate) up`, `[..., M]`, of gate and up concatenated, `[..., 2M]`."""
     return _SwiGlu.apply(gate_up)
 
 
@@ -100,9 +100,9 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
 def _through_norm(
     grad: Tensor, grad_w: Tensor | None, x: Tensor, weight: Tensor, inverse: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """From the gradient g of `r x w` to those of x and w: `r (g w - x r^2 mean(g w x))` and `sum(r g x)`.
+    """Gradients of x and w from the gradient g of `r x w`: `r (g w - x r^2 mean(g w x))` and `sum(r g x)`.
 
-    `grad_w` is g w; without it `grad` is overwritten.
+    `grad_w` is g w; if it is None, it is computed in place of `grad`.
     """
     product = (grad * x).reshape(-1, x.shape[-1])
     d_weight = product.T @ inverse.reshape(-1)

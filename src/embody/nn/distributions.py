@@ -12,7 +12,7 @@ from embody.nn.noise import Noise
 
 __all__ = ["FactoredCategorical", "TwoHot", "symexp", "symlog"]
 
-_NEVER = -1e9  # a log-probability; finite, so that what is taken never, 0 times it, counts 0 in entropy and KL
+_NEVER = -1e9  # log-probability of a masked action; finite, so that p ln p is 0 in entropy and KL
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -33,12 +33,13 @@ class TwoHot(nn.Module):
     def __init__(self, low: float, high: float, bins: int) -> None:
         super().__init__()
         assert low < high and bins >= 2, f"two-hot range ({low}, {high}) with {bins} bins"
-        # On the CPU also where models are laid out without memory (the meta device).
+        # On the CPU even if the model is on the meta device, which holds no values.
         ends = symlog(torch.tensor([low, high], dtype=torch.float64, device="cpu"))
         self.register_buffer("bins", torch.linspace(float(ends[0]), float(ends[1]), bins), persistent=False)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Weights `[..., bins]` on the two bins around `x`, of mean `x`; values out of range go to the end bin."""
+        """Weights `[..., bins]` on the two bins around `x`, whose mean is `x`; `x` is clamped to the range of the
+        bins."""
         values = symexp(self.bins)
         x = x.float().clamp(values[0], values[-1])
         above = torch.searchsorted(values, x.contiguous(), right=True).clamp(1, len(values) - 1)
@@ -52,7 +53,7 @@ class TwoHot(nn.Module):
         return (logits.float().softmax(dim=-1) * symexp(self.bins)).sum(dim=-1)
 
     def decode_peak(self, logits: Tensor) -> Tensor:
-        """The mean over the most likely bin and its neighbours, `[...]`: mass leaked to far bins does not count."""
+        """The mean over the most likely bin and its neighbours, `[...]`; probability on distant bins is ignored."""
         index = torch.arange(len(self.bins), device=logits.device)
         near = (index - logits.argmax(dim=-1, keepdim=True)).abs() <= 1
         return self.decode(logits.float().masked_fill(~near, float("-inf")))
@@ -63,7 +64,7 @@ class TwoHot(nn.Module):
 
 
 class FactoredCategorical:
-    """Independent categoricals, one an action factor, from one vector of logits `[..., sum(sizes)]`."""
+    """One independent categorical distribution for each action factor, from logits `[..., sum(sizes)]`."""
 
     def __init__(self, logits: Tensor, spec: ActionSpec) -> None:
         assert logits.shape[-1] == sum(spec.sizes), f"{logits.shape[-1]} logits for action sizes {spec.sizes}"
@@ -75,9 +76,9 @@ class FactoredCategorical:
         return torch.stack(parts).sum(dim=0)
 
     def within_support_of(self, other: "FactoredCategorical", support: float) -> "FactoredCategorical":
-        """This distribution over those actions alone, factor by factor, with `q(a) >= support max_b q(b)` in `other`.
+        """This distribution restricted to actions with `q(a) >= support max_b q(b)`, q being `other`'s; by factor.
 
-        Discrete BCQ's limit (Fujimoto et al. 2019, arXiv:1910.01708, section 4). Other actions have probability 0.
+        Other actions get probability 0, as in discrete BCQ (Fujimoto et al. 2019, arXiv:1910.01708, section 4).
         """
         limited = copy.copy(self)
         limited.log_probs = [
@@ -87,15 +88,15 @@ class FactoredCategorical:
         return limited
 
     def allows(self, actions: Tensor) -> Tensor:
-        """bool `[...]`: which of int64 actions `[..., A]` are not among those that `within_support_of` left out."""
+        """bool `[...]`: which int64 actions `[..., A]` are not masked by `within_support_of`."""
         return self.log_prob(actions) > _NEVER / 2
 
     def sample(self, noise: Noise) -> Tensor:
-        """int64 `[..., A]`, by the Gumbel trick."""
+        """Sampled actions int64 `[..., A]`, by the Gumbel-max trick."""
         return torch.stack([_gumbel_argmax(log_p, noise) for log_p in self.log_probs], dim=-1)
 
     def entropy(self) -> Tensor:
-        """`[...]`, in nats, summed over factors."""
+        """Entropy `[...]` in nats, summed over factors."""
         return torch.stack([-(log_p.exp() * log_p).sum(dim=-1) for log_p in self.log_probs]).sum(dim=0)
 
     def kl(self, other: "FactoredCategorical") -> Tensor:

@@ -15,9 +15,9 @@ def one_process(x: Tensor) -> Tensor:
 
 
 def masked_mean(x: Tensor, mask: Tensor, reduce: Reduce = one_process) -> Tensor:
-    """`sum(mask x) / reduce(sum(mask))`, `[]`, for a bool `mask` of x's shape; 0 where nothing is real.
+    """`sum(mask x) / reduce(sum(mask))`, `[]`, for a bool `mask` of x's shape; 0 if the mask is all false.
 
-    The mean of this over processes, which is what averaged gradients are of, is the masked mean over all their rows:
-    that of each one's own mean would weigh the entries of a process with few of them more.
+    The average of this over processes is the masked mean over all their entries. The average of each process's own mean
+    would give more weight to the entries of a process that has few.
     """
     return (x * mask).sum() / reduce(mask.sum()).clamp(min=1)

@@ -1,4 +1,4 @@
-"""Where random numbers come from: one stream for a whole batch, or, in training, one for each of its rows.
+"""Sources of random numbers: one stream for a whole batch or, in training, one for each row.
 
 Shapes: B rows, `*` the shape of what a row draws.
 """
@@ -20,40 +20,40 @@ _GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB1331
 
 @dataclass(frozen=True)
 class Group:
-    """Some neighbouring rows of a batch."""
+    """A group of neighbouring rows of a batch."""
 
-    rows: slice  # those that are here
-    share: float  # of the batch's rows in all processes
+    rows: slice  # the group's rows in this process
+    share: float  # the group's share of the whole batch's rows, over all processes
 
 
 class Noise(Protocol):
-    """Random numbers on a device; all are float32."""
+    """A source of float32 random numbers on a device."""
 
     @property
     def device(self) -> torch.device: ...
 
     def uniform(self, *shape: int) -> Tensor:
-        """`[B, *]`, in [0, 1)."""
+        """Uniform numbers `[B, *]` in [0, 1)."""
         ...
 
     def normal(self, *shape: int) -> Tensor:
-        """`[B, *]`, of mean 0 and deviation 1."""
+        """Normal numbers `[B, *]` of mean 0 and standard deviation 1."""
         ...
 
     def groups(self, rows: int, fractions: Sequence[float]) -> list[Group]:
-        """A batch's first rows, the next ones, ...: groups of these fractions of all, rounded up or down at random.
+        """Successive groups of a batch's rows, of these fractions of all rows, rounded up or down at random.
 
-        `rows`: how many there are here.
+        `rows` is the number of rows in this process.
         """
         ...
 
     def part(self, places: Sequence[int], total: int) -> "Noise":
-        """Noise for some of the rows, at `places` (ascending), which are of `total` such rows in all processes."""
+        """Noise for the rows at `places` (ascending); all processes together select `total` rows."""
         ...
 
 
 class GeneratorNoise:
-    """One stream: what a row draws depends on the rows before it."""
+    """One stream: the numbers of a row depend on the rows before it."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -77,10 +77,10 @@ class GeneratorNoise:
 
 
 class RowNoise:
-    """Number i of the n-th draw is, for each row, a function of (seed, step, row, n, i), whatever other rows are here.
+    """Number i of a row's n-th draw is a function of (seed, step, row, n, i) and independent of the other rows.
 
-    SplitMix64 (Steele, Lea, Flood 2014) hashes these counters by elementwise integer operations: the same bits on a CPU
-    and on a GPU, and no loop over rows.
+    So any number of processes draws the same numbers. SplitMix64 (Steele, Lea, Flood 2014) hashes these counters by
+    elementwise integer operations, which give the same bits on a CPU and on a GPU.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class RowNoise:
         total: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`rows`: the numbers (ascending) that the rows here have among the `total` of a batch; by default 0, 1, ..."""
+        """`rows` are the indices (ascending) of this process's rows among a batch's `total`; by default 0, 1, ..."""
         self._start(_mixed(_mixed(seed) + step * _GOLDEN), rows, total, torch.device(device))
 
     def _start(self, key: int, rows: Sequence[int] | None, total: int | None, device: torch.device) -> None:
@@ -106,7 +106,7 @@ class RowNoise:
     def normal(self, *shape: int) -> Tensor:
         count = math.prod(shape[1:])
         bits_BN = self._bits(shape[0], (count + 1) // 2)
-        # Box and Muller: a radius from the upper half of each hash, an angle from the lower.
+        # Box-Muller: each hash gives a radius by its upper half and an angle by its lower half.
         radius_BN = (bits_BN >> 32).bitwise_and_(2**32 - 1).add_(1).float().mul_(2.0**-32).log_().mul_(-2).sqrt_()
         angle_BN = bits_BN.bitwise_and_(2**32 - 1).float().mul_(2 * math.pi * 2.0**-32)
         normal_BN = torch.cat((radius_BN * angle_BN.cos(), radius_BN.mul_(angle_BN.sin_())), dim=1)
@@ -115,7 +115,7 @@ class RowNoise:
     def groups(self, rows: int, fractions: Sequence[float]) -> list[Group]:
         numbers = range(rows) if self.rows is None else self.rows
         total = rows if self.total is None else self.total
-        # Drawn on the CPU: a number from a GPU would have the CPU wait for it.
+        # Drawn on the CPU, which would otherwise have to wait for the GPU.
         stops = _stops(total, fractions, [self._next() / 2**64 for _ in fractions])
         here = [bisect_left(numbers, stop) for stop in stops]
         pairs = zip(itertools.pairwise(here), itertools.pairwise(stops), strict=True)
@@ -133,7 +133,7 @@ class RowNoise:
         return _mixed(self.key + self.draws * _GOLDEN)
 
     def _bits(self, rows: int, count: int) -> Tensor:
-        """int64 `[B, count]`, all bits random."""
+        """int64 `[B, count]` whose 64 bits are all random."""
         row_B = torch.arange(rows, device=self.device) if self.row_B is None else self.row_B
         assert len(row_B) == rows, f"noise of {len(row_B)} rows was asked for {rows}"
         key_B1 = _mix_(row_B * _signed(_GOLDEN) + _signed(self._next()))[:, None]
@@ -141,7 +141,7 @@ class RowNoise:
 
 
 def _stops(total: int, fractions: Sequence[float], rests: Sequence[float]) -> list[int]:
-    """Where groups of `total` rows begin, and the last ends; `rests` in [0, 1) round their sizes."""
+    """The first row of each group, and the end of the last one; `rests` in [0, 1) round the groups' sizes."""
     sizes = [int(total * fraction + rest) for fraction, rest in zip(fractions, rests, strict=True)]
     return [min(stop, total) for stop in itertools.accumulate(sizes, initial=0)]
 
@@ -155,17 +155,17 @@ def _mixed(x: int) -> int:
 
 
 def _mix_(x: Tensor) -> Tensor:
-    """`_mixed` of int64, in place; products wrap around."""
+    """`_mixed` of int64 numbers, in place; products wrap around."""
     x.bitwise_xor_(_shifted(x, 30)).mul_(_signed(_MIX_1))
     x.bitwise_xor_(_shifted(x, 27)).mul_(_signed(_MIX_2))
     return x.bitwise_xor_(_shifted(x, 31))
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """A shift to the right that fills up with zeros: torch's repeats the sign."""
+    """Logical shift to the right, which fills with zeros; torch's shift repeats the sign bit."""
     return (x >> bits).bitwise_and_(2 ** (64 - bits) - 1)
 
 
 def _signed(x: int) -> int:
-    """The int64 of the same bits."""
+    """The int64 with the same bits as an unsigned `x`."""
     return (x + 2**63) % 2**64 - 2**63

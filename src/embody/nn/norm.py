@@ -1,4 +1,4 @@
-"""Root-mean-square norm in float32, whatever the precision around it."""
+"""RMS norm, always computed in float32."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Mixed with its float32 weight a bfloat16 input would also miss the fused kernel, with a warning.
+        # A bfloat16 input with a float32 weight would also miss the fused kernel, with a warning.
         x = x.float()
         if custom_backward.use_custom_backward(x, self.weight):
             return custom_backward.rms_norm(x, self.weight, self.eps)

@@ -1,4 +1,4 @@
-"""Loss terms on one scale: each divided by a running root mean square of itself."""
+"""Loss terms on one scale: each is divided by its running root mean square [P]."""
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,9 @@ __all__ = ["RunningRms"]
 
 
 class RunningRms(nn.Module):
-    """`loss / sqrt(EMA(loss^2))`, the average corrected for its start at zero; the divisor carries no gradient.
+    """`loss / sqrt(EMA(loss^2))`, with the average corrected for its start at zero; the divisor has no gradient.
 
-    It is 1 until there was a loss to average.
+    The divisor is 1 until the first update.
     """
 
     mean_square: Tensor
@@ -24,9 +24,9 @@ class RunningRms(nn.Module):
         self.register_buffer("weight", torch.zeros(()))
 
     def forward(self, loss: Tensor, valid: Tensor | None = None, reduce: Reduce = one_process) -> Tensor:
-        """The scaled loss. If `valid`, bool `[]`, is false the running average is not updated.
+        """The scaled loss. If `valid`, bool `[]`, is false, the running average is not updated.
 
-        `loss` is this process's share of a mean, and `valid` the same in all processes.
+        `reduce` averages `loss` over processes for the running average; `valid` is the same in all processes.
         """
         if self.training:
             share = torch.full_like(self.weight, 1 - self.decay)

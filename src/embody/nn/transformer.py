@@ -1,8 +1,8 @@
 """Block-causal transformer over (time, tokens of a frame), in two streams and without masks.
 
-A frame's tokens are a first stream that sees itself only, and a second one that sees both (`first` counts the former).
-The tokenizer's patches and latents share one set of weights in one call; the agent's tokens are a second stream in a
-call of its own, which projects the world's tokens to keys and values by its own weights.
+The first stream attends to itself only, the second stream to both; `first` is the number of tokens in the first stream.
+The tokenizer runs both of its streams, patches and latents, in one call with the same weights. The agent's tokens run
+as a second stream in a separate call, and project the dynamics' tokens to keys and values with weights of their own.
 
 Legend: B rows, T frames, S tokens a frame, M agent tokens, D width, G key/value heads, K head dim.
 """
@@ -33,7 +33,7 @@ Ts = TypeVarTuple("Ts")
 
 @dataclass(frozen=True)
 class Memory:
-    """What a second stream may read of the first: its tokens as they come into each space layer."""
+    """What a second stream reads of the first: the tokens that enter each space layer."""
 
     inputs: tuple[Tensor, ...]  # each [B, T, S, D]
 
@@ -55,7 +55,7 @@ class Mlp(nn.Module):
 
 
 def _as_trained(run: Callable[["Block", *Ts], Tensor]) -> Callable[["Block", *Ts], Tensor]:
-    """Under a gradient, `run` heeds its block's `compiled` and `recompute`."""
+    """`run`, which is compiled and recomputed as its block's `compiled` and `recompute` say, if gradients are on."""
     compiled = functools.cache(lambda: torch.compile(run))
 
     @functools.wraps(run)
@@ -71,11 +71,11 @@ def _as_trained(run: Callable[["Block", *Ts], Tensor]) -> Callable[["Block", *Ts
 class Block(nn.Module):
     """Pre-norm attention and SwiGLU."""
 
-    recompute = False  # keep only inputs for the backward pass: less memory, a third more FLOPs, the same gradients
+    recompute = False  # store only inputs for the backward pass: less memory, a third more FLOPs, the same gradients
     compiled = False
 
     def __init__(self, config: TransformerConfig, kind: str = "S") -> None:
-        """`kind` is `S` or `T`: it decides the gain that queries start with."""
+        """`kind` is `S` or `T`; queries of time layers start with the gain `config.time_query_gain`."""
         super().__init__()
         self.attention_norm = RMSNorm(config.width)
         self.attention = Attention(config)
@@ -86,21 +86,21 @@ class Block(nn.Module):
 
     @_as_trained
     def space(self, x_BTSD: Tensor, angles: Angles, first: int) -> Tensor:
-        """Attention inside each frame: the first `first` tokens see one another, the others everything."""
+        """Attention inside each frame: the first `first` tokens attend to one another, the others to all tokens."""
         x_FSD = x_BTSD.flatten(0, 1)
         q, k, v = self.attention.project(self.attention_norm(x_FSD), angles)
         if first == x_FSD.shape[1]:
             o_FSD = self.attention(q, k, v)
         else:
-            alone = self.attention(q[:, :, :first], k[:, :, :first], v[:, :, :first])
-            o_FSD = torch.cat((alone, self.attention(q[:, :, first:], k, v)), dim=1)
+            o_first = self.attention(q[:, :, :first], k[:, :, :first], v[:, :, :first])
+            o_FSD = torch.cat((o_first, self.attention(q[:, :, first:], k, v)), dim=1)
         x_FSD = x_FSD + o_FSD
         x_FSD = x_FSD + self.mlp(self.mlp_norm(x_FSD))
         return x_FSD.view(x_BTSD.shape)
 
     @_as_trained
     def read(self, g_BTMD: Tensor, x_BTSD: Tensor, angles: Angles) -> Tensor:
-        """Each of a second stream's tokens `g_BTMD` sees the frame's world tokens `x_BTSD`, and the stream itself."""
+        """The second stream's tokens `g_BTMD` attend to the frame's first stream `x_BTSD` and to themselves."""
         S = x_BTSD.shape[2]
         seen_FYD = torch.cat((x_BTSD, g_BTMD), dim=2).flatten(0, 1)
         q, k, v = self.attention.project(self.attention_norm(seen_FYD), angles, queries_from=S)
@@ -109,10 +109,10 @@ class Block(nn.Module):
 
     @_as_trained
     def time(self, x_BTSD: Tensor, angles: Angles, cache: RingCache | None, layer: int) -> Tensor:
-        """Causal attention of each token along time, over the cached frames too if there is a cache."""
+        """Causal attention of each token along time; with a cache also to its frames."""
         B, T, S, _ = x_BTSD.shape
-        # Only queries, keys and values are laid out along time; the residual stream keeps its order.
-        # A view, which one row may give, would make the projection copy its weights for each token.
+        # Only queries, keys and values are laid out along time; the residual stream keeps its layout.
+        # `contiguous`, because with a strided view (one row) the projection would copy its weights for each token.
         x_ETD = self.attention_norm(x_BTSD).transpose(1, 2).contiguous().view(B * S, T, -1)
         q, k, v = self.attention.project(x_ETD, angles)
         if cache is None or cache.empty:
@@ -120,7 +120,7 @@ class Block(nn.Module):
                 cache.fill(layer, k, v)
             o_ETD = self.attention(q, k, v, causal=T > 1)
         else:
-            # One after the other: each frame takes the place of the oldest one, which those before it still see.
+            # Frame by frame: each one overwrites the oldest frame, to which the frames before it still attend.
             parts = []
             frames = zip(*(part.split(1, dim=2) for part in (q, k, v)), strict=True)
             for ahead, (q_1, k_1, v_1) in enumerate(frames):
@@ -131,12 +131,12 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Space and time layers in the order of `config.layers`, and a final norm."""
+    """The layers of `config.layers`, in that order, and a final norm."""
 
     def __init__(self, config: TransformerConfig, images_first: bool = False) -> None:
-        """`images_first`: starts as a model of single frames, in which tokens attend to those like themselves.
+        """`images_first`: time layers start as the identity, and tokens first attend to similar tokens.
 
-        Time layers are then the identity (see also `Attention.align_queries`).
+        So the transformer starts as a model of single frames (see `Attention.align_queries`).
         """
         super().__init__()
         self.config = config
@@ -152,7 +152,8 @@ class Transformer(nn.Module):
                     nn.init.zeros_(block.mlp.out.weight)
 
     def new_cache(self, rows: int, tokens: int, context: int) -> RingCache:
-        """An empty history of `context` frames for `rows` x `tokens` sequences, as precise as the layers compute."""
+        """An empty cache of `context` frames for `rows` x `tokens` sequences, in the type that the layers compute
+        in."""
         weight = self.norm.weight
         dtype = precision(self.blocks, weight.device)
         return RingCache(self.config, rows=rows, tokens=tokens, context=context, device=weight.device, dtype=dtype)
@@ -166,11 +167,11 @@ class Transformer(nn.Module):
         cache: RingCache | None = None,
         memory_only: bool = False,
     ) -> tuple[Tensor, Memory]:
-        """New tokens `[B, T, S, D]` (normalised) and the memory for a second stream.
+        """Output tokens `[B, T, S, D]` (normalised) and the memory for a second stream.
 
-        `positions` `[S]` are the tokens' positions inside a frame, their order by default. With a cache the frames are
-        those in progress: the caller commits them. With `memory_only` layers that neither the memory nor the cache
-        needs are left out, and the tokens are not those of the last one.
+        `positions` `[S]` are the tokens' positions inside a frame, by default 0, 1, ... With a cache the frames are in
+        progress, and the caller commits them. With `memory_only`, the layers after the last one that the memory or the
+        cache needs are skipped, and the output tokens have no meaning.
         """
         T, S = x_BTSD.shape[1:3]
         positions = torch.arange(S, device=x_BTSD.device) if positions is None else positions
@@ -199,7 +200,8 @@ def run_second_stream(
     memory: Memory,
     cache: RingCache | None = None,
 ) -> Tensor:
-    """Agent tokens `[B, T, M, D]` through `blocks`, reading the world's memory; nothing here feeds the world."""
+    """Agent tokens `[B, T, M, D]` after `blocks`, in which they attend to the dynamics' memory; that does not
+    change."""
     T, M = g_BTMD.shape[1:3]
     S = memory.inputs[0].shape[2]
     in_space, in_time = _angles(config, T, torch.arange(S + M, device=g_BTMD.device), cache)
@@ -217,7 +219,8 @@ def run_second_stream(
 
 
 def precision(blocks: Iterable[nn.Module], device: torch.device) -> torch.dtype:
-    """What `blocks` multiply in: the type of their matrices if that is not float32, else that of autocast, if any."""
+    """The type in which `blocks` multiply: that of their matrices if it is not float32, else autocast's, if it is
+    on."""
     block = next(iter(blocks))
     assert isinstance(block, Block)
     own = block.mlp.out.weight.dtype
@@ -227,13 +230,13 @@ def precision(blocks: Iterable[nn.Module], device: torch.device) -> torch.dtype:
 
 
 def _as_precise_as(blocks: Iterable[nn.Module], device: torch.device) -> AbstractContextManager[object]:
-    """Inside, activations come to the matrices in their type, where that is not float32."""
+    """A context that casts activations to the type of the matrices, if that is not float32."""
     dtype = precision(blocks, device)
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 def initialise(module: nn.Module, depth: int) -> None:
-    """Weights of deviation `fan_in^-1/2`; those that write to the residual stream also over `sqrt(2 depth)`."""
+    """Weights get standard deviation `fan_in^-1/2`; output projections are also divided by `sqrt(2 depth)`."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module.bias is not None:
@@ -246,10 +249,10 @@ def _angles(
     config: TransformerConfig, frames: int, positions: Tensor, cache: RingCache | None
 ) -> tuple[Angles, Angles]:
     dim = config.width // config.heads
-    # A context into an empty cache may be longer than what a pass adds to a filled one.
+    # The context of an empty cache may be longer than the frames that a pass adds later.
     time = torch.arange(frames, device=positions.device)
     if cache is not None:
-        # Read from the tensor: a compiled step would be compiled anew for every number of frames.
+        # The position is a tensor, since a compiled step would be compiled again for every new integer.
         time = time + cache.position[0] if cache.empty else cache.position[:frames]
     fastest, base = config.time_rope
     return rotary_angles(positions, dim, config.rope_base), rotary_angles(time, dim, base, fastest)

@@ -1,4 +1,4 @@
-"""Video tokenizer: frames to a few continuous latents and back, causal in time."""
+"""The video tokenizer: encodes frames as a few continuous latents and decodes them, causally in time."""
 
 from embody.tokenizer.loss import TokenizerLoss
 from embody.tokenizer.lpips import Lpips

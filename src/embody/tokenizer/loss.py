@@ -15,9 +15,9 @@ __all__ = ["TokenizerLoss", "random_crop"]
 
 
 class TokenizerLoss(nn.Module):
-    """`MSE / RMS(MSE) + 0.2 LPIPS / RMS(LPIPS)`, of videos with dropped patches [P].
+    """`MSE / RMS(MSE) + 0.2 LPIPS / RMS(LPIPS)` of reconstructions of videos with dropped patches [P].
 
-    MSE over standardised pixels, LPIPS over pixels in [-1, 1]; without an `lpips` the MSE alone.
+    The MSE is of standardised pixels, LPIPS of pixels in [-1, 1]. Without `lpips` the loss is the first term.
     """
 
     def __init__(self, objective: TokenizerObjective, lpips: Lpips | None = None) -> None:
@@ -55,7 +55,8 @@ class TokenizerLoss(nn.Module):
 
 
 def random_crop(frames: Tensor, margin: int, noise: Noise) -> Tensor:
-    """Frames `[B, T, 3, H, W]` padded by `margin` zero pixels a side, cropped to H x W at one random place a video."""
+    """Frames `[B, T, 3, H, W]`, padded by `margin` zero pixels a side and cropped to H x W at a random place a
+    video."""
     B, _, _, H, W = frames.shape
     device = frames.device
     corner_B2 = (noise.uniform(B, 2) * (2 * margin + 1)).long()

@@ -19,11 +19,12 @@ _STATISTICS_ROWS = 8  # clips encoded side by side for the statistics of latents
 
 
 class Tokenizer(nn.Module):
-    """Frames uint8 `[B, T, 3, H, W]` <-> standardised latents float32 `[B, T, L, Z]`.
+    """Encodes frames, uint8 `[B, T, 3, H, W]`, as standardised latents, float32 `[B, T, L, Z]`, and decodes them.
 
-    Encoder: patch tokens see one another, latent tokens see both. Decoder: latents see one another, patch read-outs see
-    both. Both are causal in time, over at most `config.context` frames. Frames that do not fill the grid of patches are
-    zero-padded below and on the right on their way in [P], and cropped on their way out.
+    In the encoder, patch tokens attend to one another and latent tokens to both [P]. In the decoder, latent tokens
+    attend to one another and patch read-outs to both [P]. Both are causal in time, over at most `config.context`
+    frames. Frames are zero-padded below and on the right to fill the grid of patches [P]; the padding is cropped after
+    decoding.
     """
 
     pixel_mean: Tensor
@@ -34,7 +35,7 @@ class Tokenizer(nn.Module):
     latent_std: Tensor
 
     def __init__(self, config: TokenizerConfig, frame: tuple[int, int]) -> None:
-        """Of frames of `frame`, (height, width), pixels."""
+        """`frame` is the (height, width) of frames in pixels."""
         super().__init__()
         self.config, self.frame = config, frame
         self.grid = config.grid(frame)
@@ -53,7 +54,7 @@ class Tokenizer(nn.Module):
         self.patch_out = nn.ConvTranspose2d(dec, 3, config.patch, stride=config.patch)
         for layer in (self.to_latent, self.from_latent):
             initialise(layer, 1)
-        # A latent stands, for RoPE too, where its patches stand.
+        # Each latent has the mean position of its patches, in RoPE too.
         patch_P = torch.arange(patches, dtype=torch.float32)
         latent_L = (torch.arange(config.latents) + 0.5) * patches / config.latents - 0.5
         self.register_buffer("encoder_positions", torch.cat((patch_P, latent_L)), persistent=False)
@@ -64,46 +65,49 @@ class Tokenizer(nn.Module):
         self.register_buffer("latent_std", torch.ones(config.channels))
 
     def encoder_cache(self, rows: int) -> RingCache:
-        """An empty history for encoding `rows` videos frame by frame."""
+        """An empty cache for encoding `rows` videos frame by frame."""
         return self._cache(self.encoder, rows)
 
     def decoder_cache(self, rows: int) -> RingCache:
-        """An empty history for decoding `rows` videos frame by frame."""
+        """An empty cache for decoding `rows` videos frame by frame."""
         return self._cache(self.decoder, rows)
 
     def _cache(self, trunk: Transformer, rows: int) -> RingCache:
         return trunk.new_cache(rows, self.grid[0] * self.grid[1] + self.config.latents, self.config.context)
 
     def set_pixel_statistics(self, frames: Tensor) -> None:
-        """Mean and standard deviation of each colour over uint8 `frames` `[..., 3, H, W]`."""
+        """Set the mean and standard deviation of each colour to those of uint8 `frames` `[..., 3, H, W]`."""
         pixels = frames.flatten(0, -4).float() / 255
         self.pixel_mean.copy_(pixels.mean(dim=(0, 2, 3))[:, None, None])
         self.pixel_std.copy_(pixels.std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None])
 
     @torch.no_grad()
     def set_latent_statistics(self, frames: Tensor) -> None:
-        """From now on latents have mean 0 and deviation 1 per channel over `frames` `[B, T, 3, H, W]`."""
+        """Set the latents' mean and standard deviation, so that each channel is standardised on these frames.
+
+        `frames` is uint8 `[B, T, 3, H, W]`.
+        """
         self.latent_mean.zero_()
         self.latent_std.fill_(1.0)
-        # A few rows at a time: each has a history as long as the context, whatever the clips' length.
+        # A few rows at a time, because the cache of each row takes memory.
         latents = torch.cat([self.encode_video(rows) for rows in frames.split(_STATISTICS_ROWS)])
         self.latent_mean.copy_(latents.mean(dim=(0, 1, 2)))
         self.latent_std.copy_(latents.std(dim=(0, 1, 2)).clamp(min=1e-3))
 
     def standardise(self, frames: Tensor) -> Tensor:
-        """uint8 frames `[..., 3, H, W]` to float32 of mean 0 and deviation 1 per colour."""
+        """uint8 frames `[..., 3, H, W]` as float32 of mean 0 and standard deviation 1 in each colour."""
         return (frames.float() / 255 - self.pixel_mean) / self.pixel_std
 
     def pad(self, frames: Tensor) -> Tensor:
-        """uint8 frames `[..., H, W]` with zero pixels (black) below and on the right, up to the grid of patches [P]."""
+        """uint8 frames `[..., H, W]`, padded with black below and on the right to fill the grid of patches [P]."""
         rows, columns = (side * self.config.patch for side in self.grid)
         return F.pad(frames, (0, columns - frames.shape[-1], 0, rows - frames.shape[-2]))
 
     def encode(self, frames: Tensor, *, dropped: Tensor | None = None, cache: RingCache | None = None) -> Tensor:
         """Latents `[B, T, L, Z]` of uint8 frames `[B, T, 3, H, W]`.
 
-        `dropped`, bool `[B, T, P]`, are patches replaced by the learned embedding. With a cache the frames follow those
-        it holds and are kept: one at a time, or a context into an empty one.
+        Patches that are `dropped`, bool `[B, T, P]`, are replaced by the learned embedding. With a cache, the frames
+        follow those in it and are added to it: one frame at a time, or a whole context if it is empty.
         """
         B, T = frames.shape[:2]
         if frames.shape[-2:] != self.frame:
@@ -138,7 +142,7 @@ class Tokenizer(nn.Module):
         frame_BTCHW = self._draw_patches(x_BTSD[:, :, L:]).float()
         return frame_BTCHW[..., : self.frame[0], : self.frame[1]]
 
-    # Patches do not overlap: both convolutions are one product each, many times as fast on CPUs.
+    # Since patches do not overlap, each convolution is one matrix product, which is many times as fast on CPUs.
 
     def _project_patches(self, frame_BTCHW: Tensor) -> Tensor:
         p = self.config.patch
@@ -153,15 +157,15 @@ class Tokenizer(nn.Module):
         return pixel_BThwCpp.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4)
 
     def encode_video(self, frames: Tensor, *, cache: RingCache | None = None) -> Tensor:
-        """`encode` frame by frame, as while acting: any length, each frame seeing at most `context` frames.
+        """Latents of a video of any length, encoded frame by frame as while acting; see `encode`.
 
-        With a cache (`encoder_cache`) the frames go on from those that it holds.
+        With a cache (`encoder_cache`) the frames follow those in it.
         """
         cache = self.encoder_cache(frames.shape[0]) if cache is None else cache
         return torch.cat([self.encode(frame, cache=cache) for frame in frames.split(1, dim=1)], dim=1)
 
     def decode_video(self, latents: Tensor) -> Tensor:
-        """Pixels in [0, 1], float32 `[B, T, 3, H, W]`, decoded frame by frame, of any length."""
+        """Pixels in [0, 1], float32 `[B, T, 3, H, W]`, of a video of any length, decoded frame by frame."""
         cache = self.decoder_cache(latents.shape[0])
         frames = [self.decode(latent, cache=cache) for latent in latents.split(1, dim=1)]
         return self.to_pixels(torch.cat(frames, dim=1))
@@ -171,11 +175,11 @@ class Tokenizer(nn.Module):
         return self.unstandardise(standardised).clamp(0, 1)
 
     def unstandardise(self, standardised: Tensor) -> Tensor:
-        """The inverse of `standardise`, over 255: float32, in [0, 1] wherever the frame is one that can be."""
+        """Float32 pixels of standardised frames, not clamped; pixels of a real frame are in [0, 1]."""
         return standardised * self.pixel_std + self.pixel_mean
 
     def freeze_encoder(self) -> None:
-        """From now on only the decoder trains: latents stay what they are, bit for bit."""
+        """Let only the decoder train, so that latents do not change."""
         self.requires_grad_(False)
         for trained in (self.from_latent, self.latent_position_LD, self.readout_PD, self.decoder, self.patch_out):
             trained.requires_grad_(True)
@@ -188,9 +192,9 @@ class Tokenizer(nn.Module):
 
 @torch.no_grad()
 def _anchors(positions_PD: Tensor, latents: int) -> Tensor:
-    """`[L, D]`: each latent starts as the sum of the positions of its own patches, at unit variance.
+    """Initial latent tokens `[L, D]`: each is the sum of its own patches' positions, scaled to unit variance.
 
-    Latents and patches thus find one another from the first step.
+    So latents attend to their patches from the first step.
     """
     patches = len(positions_PD)
     owner_P = torch.arange(patches) * latents // patches
