@@ -1,4 +1,4 @@
-"""A run small enough for tests, whole, on real episodes; made once a session."""
+"""A tiny complete run on real episodes, made once in a test session."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ TASK = "MiniGrid-Fetch-5x5-N2-v0"
 
 
 def killed_at(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The parts that evaluations measure from now on, in order; the first time that `part` comes they are killed."""
+    """The parts that evaluations measure, in order; the evaluation is killed when `part` comes for the first time."""
     measured: list[str] = []
     whole = FinishedParts.part
 
@@ -52,7 +52,7 @@ def killed_at(part: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tiny tensors only lose by being split over threads; processes that tests start read the variable."""
+    """Threads only slow tiny tensors down; processes that tests start read the variable."""
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -106,13 +106,13 @@ def finished(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(recorded: Path, tmp_path: Path) -> Config:
-    """The tiny run's config in a folder of the test's own, where only its datasets are."""
+    """The tiny run's config in a folder of the test's own, which holds only the datasets."""
     shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
     return tiny_config(tmp_path)
 
 
 @pytest.fixture
 def finished_config(finished: Path, tmp_path: Path) -> Config:
-    """The config of a copy of the finished run, free to be damaged."""
+    """The config of a copy of the finished run, which the test may change."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     return tiny_config(tmp_path)

@@ -20,7 +20,7 @@ ITEMS = (
 
 
 def real(kind: str, suffix: str) -> list[Path]:
-    """The real files of a kind; skips the test where they are not."""
+    """The real files of a kind; skips the test if they are missing."""
     files = sorted((REAL / kind).glob(f"*.{suffix}"))
     if not files:
         pytest.skip(f"no real recordings in {REAL / kind}")
@@ -28,7 +28,7 @@ def real(kind: str, suffix: str) -> list[Path]:
 
 
 def minerl_arrays(environment: str, steps: int, seed: int = 0) -> dict[str, NDArray]:
-    """What `rendered.npz` holds: `steps` random actions, no reward, an empty inventory."""
+    """The content of `rendered.npz`: `steps` random actions, no rewards, an empty inventory."""
     random = np.random.default_rng(seed)
     space = minerl_space(environment)
     arrays: dict[str, NDArray] = {f"action${key}": random.integers(0, 2, steps) for key in space.keys}
@@ -49,7 +49,7 @@ def minerl_arrays(environment: str, steps: int, seed: int = 0) -> dict[str, NDAr
 def write_trajectory(
     root: Path, environment: str, name: str, arrays: dict[str, NDArray], video: Path, frames: int = 500, **meta: Any
 ) -> Path:
-    """`root/environment/v3_NAME` with `frames` as the video's number of them."""
+    """Write `root/environment/v3_NAME`, with a video of `frames` frames."""
     folder = root / environment / f"v3_{name}"
     folder.mkdir(parents=True)
     shutil.copyfile(video, folder / "recording.mp4")
@@ -109,7 +109,7 @@ def contractor_actions(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float6
 
 
 def contractor_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines that a recorder would have written for these actions."""
+    """The lines that a recorder writes for these actions."""
     keys, degrees = contractor_actions(path)
     return [
         vpt_line(tuple(np.array(VPT.keys)[row == 1]), dx=yaw / 0.15, dy=pitch / 0.15)

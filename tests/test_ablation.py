@@ -1,4 +1,4 @@
-"""The cascade: one change a row, one training for rows that differ in K, resumed without doing anything twice."""
+"""The cascade: one change for each row, one training for rows that differ in K only, and resuming."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def results(config: Config) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def untimed(found: dict[str, dict[str, dict[str, Any]]]) -> list[Any]:
-    """All but the times."""
+    """The results without the times."""
     clocks = ("step_seconds", "frames_per_second")
     return [
         (row, seed, {name: value for name, value in values.items() if name not in clocks})
@@ -44,7 +44,7 @@ def untimed(found: dict[str, dict[str, dict[str, Any]]]) -> list[Any]:
 
 @pytest.fixture
 def run(finished_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
-    """The tiny run, whole, in the working folder."""
+    """The tiny run, complete, in the working folder."""
     monkeypatch.chdir(tmp_path)
     (finished_config.run_dir / "config.json").write_text(json.dumps(to_dict(finished_config)))
     return finished_config
@@ -87,7 +87,7 @@ def test_the_first_rows_have_no_bootstrap_whatever_the_run_has() -> None:
 
 
 def test_a_generated_frame_is_timed_with_all_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second a pass: K, the first of which keeps the frame before; the history is full."""
+    """With one second a pass, a frame takes K seconds; the context is full."""
     dynamics, clock, lengths = make_dynamics(), [0.0], []
     dynamics.register_forward_hook(lambda *_: clock.__setitem__(0, clock[0] + 1))
     dynamics.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[:2]))

@@ -1,4 +1,4 @@
-"""Crafter's evaluation: who sets the task, and what is counted."""
+"""Crafter's evaluation: the scheduler of tasks, and the counted achievements."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -77,7 +77,7 @@ def test_an_unknown_task_is_named() -> None:
 
 
 class Script:
-    """Plays fixed actions, and remembers what it was asked for."""
+    """Plays fixed actions and remembers the tasks that it was given."""
 
     def __init__(self, actions: np.ndarray) -> None:  # [N, T]
         self.actions, self.asked, self.timestep = actions, [], 0
@@ -106,7 +106,7 @@ def env(limit: int) -> EnvConfig:
 
 
 def played_alone(seed: int, actions: Sequence[int]) -> tuple[dict[str, int], float, int, bool]:
-    """First steps, reward, length and death of one episode, by the counters that Crafter itself keeps."""
+    """First steps, reward, length and death of one episode, from Crafter's own counters."""
     game = make_env(env(len(actions)), "crafter")
     game.reset(seed=seed)
     first: dict[str, int] = {}
@@ -157,7 +157,7 @@ def test_labels_follow_what_was_achieved() -> None:
 
 
 def test_asked_for_everything_a_policy_is_told_what_is_left() -> None:
-    """Before the frame in which it changes: the label then names those that are not achieved yet."""
+    """Before the frame in which it changes, the label lists the achievements that remain."""
     pytest.importorskip("crafter")
     actions = np.random.default_rng(0).choice([1, 2, 3, 4, 5, 5, 5, 6], size=(2, 60))
     everything, one = Script(actions), Script(actions)

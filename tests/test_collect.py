@@ -1,4 +1,4 @@
-"""Recording: what is played follows from the config alone, and goes on where it stopped."""
+"""Collecting: episodes depend on the config only, and an interrupted call resumes."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Latents on disk are what the agent sees while acting."""
+"""Latents on disk equal those that the agent computes while acting."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,7 +127,7 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(config: Config, monk
 
 
 def test_shards_are_encoded_together_up_to_the_rows_that_fit(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: episodes of several shards side by side; what is written stays what it was, but for rounding."""
+    """As on a GPU, with episodes of several shards in one batch: latents are equal up to rounding."""
     torch.manual_seed(0)
     tokenizer, dataset = Tokenizer(config.tokenizer, config.env.frame), open_dataset(config.dataset_dir(TASK))
     assert len(dataset.shards) == 2 and len(dataset.episodes()) == 32

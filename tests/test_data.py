@@ -1,4 +1,4 @@
-"""The dataset on disk: exact round trips, interruptions, damage; the sampler's guarantees."""
+"""Datasets on disk: exact round trips, interruptions, damaged files; the guarantees of the sampler."""
 
 from pathlib import Path
 

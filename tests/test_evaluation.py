@@ -283,7 +283,7 @@ class Counter:
 
 
 class Scripted:
-    """Plays 1 at every second step, and checks that what it is told fits what it did."""
+    """Plays action 1 at every second step, and checks that the previous actions it receives are its own."""
 
     def __init__(self) -> None:
         self.labels: list[list[str]] = []

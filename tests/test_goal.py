@@ -1,4 +1,4 @@
-"""What the agent is asked for, on hand-made recordings and dreams: each kind of goal beside the others."""
+"""The three goals, on hand-made recordings and dreams."""
 
 import dataclasses
 import re
@@ -25,7 +25,7 @@ REWARDS = [0, 0.5, -1, 0, 0.25, 0, 0, 2]
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Dataset:
-    """Two episodes alike."""
+    """A dataset of two equal episodes."""
     return make_dataset(tmp_path, [8, 8], rewards=2 * REWARDS, events=EVENTS)
 
 
@@ -37,7 +37,7 @@ def test_goals_by_name() -> None:
 
 
 def test_paying_steps(recorded: Dataset) -> None:
-    """Of one task each of its events; of all the first of each task in its episode; of the game its own rewards."""
+    """Paying steps: one task, each of its events; all, the first event of each task; recorded, the game's rewards."""
     events = RecordedEvents(recorded, 3)
     one, every, game = GOALS
     found = [one.paying_steps(events, task) for task in range(3)]
@@ -67,7 +67,7 @@ def test_what_a_batch_says_is_asked(recorded: Dataset) -> None:
 
 
 def test_nothing_is_achieved_by_padding(recorded: Dataset) -> None:
-    """The padding behind an episode's end repeats its last timestep: an event there happened once."""
+    """Padding repeats the last timestep of an episode, but an event there counts once."""
     timesteps = np.array([[1, 2, 2]])
     places = ClipPlaces(np.array([0]), timesteps, timesteps, np.array([[True, True, False]]))
     fields = AllAchievements().clip_fields(RecordedEvents(recorded, 3), places, np.zeros((1, 2)), np.array([True]))

@@ -1,4 +1,4 @@
-"""Recordings to datasets: what is there is what was recorded; broken ones are reported; a kill costs nothing."""
+"""Importing recordings: exact content, reports of broken recordings, and resuming after a kill."""
 
 import dataclasses
 import json
@@ -61,7 +61,7 @@ def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 
 def write_video(path: Path, frames: int, seed: int = 0, fps: int = 20, size: int = 64) -> Path:
-    """A small one; no recording, but a whole file."""
+    """A small complete video file, which is not a recording."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps)
@@ -84,7 +84,7 @@ def write_navigate(root: Path, count: int) -> None:
 
 
 def run(*arguments: object) -> None:
-    """The command line, in the test's own folders."""
+    """Run the command line in the test's own folders."""
     main([str(argument) for argument in arguments])
 
 
@@ -508,7 +508,7 @@ def files(root: Path) -> set[str]:
 
 
 def _members(session: int) -> list[int]:
-    """Processes of a session that run."""
+    """The running processes of a session."""
     members = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -561,7 +561,7 @@ def test_one_recording_is_trained_on(tmp_path: Path) -> None:
 
 
 class PackagePipeline:
-    """An object with the signatures of the package's, which hands out what its own reader would."""
+    """An object with the signatures of MineRL's package, which returns what its own reader would."""
 
     def __init__(self, environment: str, episodes: dict[str, dict[str, NDArray]]) -> None:
         self.environment, self.data_dir, self.episodes = environment, "/nowhere", episodes

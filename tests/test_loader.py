@@ -1,4 +1,4 @@
-"""From disk to batches: the time convention timestep by timestep, and one order whatever loads it."""
+"""From disk to batches: the time convention at each timestep, and the same order for all ways of loading."""
 
 import dataclasses
 import itertools
@@ -84,7 +84,7 @@ def datasets(tmp_path: Path) -> list[Dataset]:
 
 
 def take(number: int, datasets: list[Dataset], **settings: Any) -> list[Batch]:
-    """Batches by the fields of their `ClipSpec`'s parts, and by `seed`, `start` and `workers`."""
+    """Batches from the fields of the parts of a `ClipSpec`, and from `seed`, `start` and `workers`."""
     settings = {"seed": 7, "left_pad": 3, "gamma": 0.5, "words": 4} | settings
     loading = {name: settings.pop(name) for name in ("seed", "start", "workers") if name in settings}
     clips = clips_of(settings.pop("stage", STAGE), settings.pop("tokenizer_hash", None), **settings)
@@ -92,7 +92,7 @@ def take(number: int, datasets: list[Dataset], **settings: Any) -> list[Batch]:
 
 
 def clips_of(stage: StageConfig, tokenizer_hash: str | None = None, **settings: Any) -> ClipSpec:
-    """The spec with `settings` in whichever of its parts has a field of that name."""
+    """The spec with each of `settings` in the part that has a field of that name."""
     kinds = (EpisodeSelection, Placement, Mix, Relabelling)
     fields = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
     assert set(settings) <= set().union(*fields)
@@ -295,7 +295,7 @@ def test_datasets_of_a_config(tmp_path: Path) -> None:
 
 
 def test_speed_is_printed(tmp_path: Path) -> None:
-    """Not a limit, since machines differ: shown with `pytest -rP`."""
+    """Only printed (`pytest -rP`), not checked, because machines differ."""
     dataset = make(tmp_path, "a", [25] * 40)
     stage = StageConfig(batch=16, length=16)
     began = time.perf_counter()

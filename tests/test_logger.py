@@ -1,4 +1,4 @@
-"""What the logger leaves on disk, and what a resumed run makes of it."""
+"""The logger's files, and how a resumed run continues them."""
 
 import json
 from pathlib import Path

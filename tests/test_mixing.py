@@ -50,7 +50,7 @@ LABELS = ("open", "open the door", "door")
 
 
 def test_batches_of_plain_datasets_are_what_they_always_were(tmp_path: Path) -> None:
-    """Against values recorded before there were events, plain videos and weights."""
+    """Compared with values that were recorded before events, plain videos and weights existed."""
     datasets = [make(tmp_path, "a", [5, 14, 3, 9]), make(tmp_path, "b", [20, 2])]
     names = ("actions", "rewards", "returns", "is_first", "is_terminal", "mask", "task", "frames")
 
@@ -145,7 +145,7 @@ def test_a_recording_is_relabelled_for_the_task_that_is_drawn(tmp_path: Path) ->
 
 
 def test_recordings_in_which_nothing_is_achieved_are_drawn_too(tmp_path: Path) -> None:
-    """They show how the world goes on, whatever comes of it; no task is theirs."""
+    """Plain videos train the world model; they have no task."""
     nothing = write(tmp_path / "nothing", timesteps_shown(1, 10, at(10)))
     alone = list(rows(take(2, [nothing], left_pad=0)))
     assert all(row["frames"][0, 1, 0, 0] == 1 and row["labelled"] for row in alone)
@@ -158,7 +158,7 @@ def test_recordings_in_which_nothing_is_achieved_are_drawn_too(tmp_path: Path) -
 
 
 def test_asked_for_everything_the_first_of_each_kind_pays(tmp_path: Path) -> None:
-    """By hand: what an earlier episode achieved does not count, what this one achieved before does."""
+    """Compared by hand: achievements of this episode count, those of an earlier one do not."""
     dataset = write(
         tmp_path / "set",
         timesteps_shown(1, 10, at(10, (2, 0), (5, 0), (5, 2), (7, 2), (9, 0))),
@@ -267,7 +267,7 @@ def test_relevant_clips_hold_an_event_of_their_task_anywhere(tmp_path: Path) -> 
 
 
 def test_ranges_hold_what_events_pay(tmp_path: Path) -> None:
-    """Of a recording of many tasks each task's events, 0 or 1; its own rewards are not read, nor are plain videos'."""
+    """Recordings with events count with their events (0 or 1), not their rewards; plain videos do not count."""
     raw = np.zeros(20, np.float32)
     raw[5] = 1024
     recorded = write(tmp_path / "m", timesteps_shown(1, 20, at(20, (5, 0), (6, 0), (9, 0), (3, 2)), rewards=raw))
@@ -303,7 +303,7 @@ def test_relevant_clips_may_begin_before_they_hold_their_event(tmp_path: Path) -
 
 
 def test_some_clips_hold_a_miss(tmp_path: Path) -> None:
-    """The action that mostly brings the task's event, here 3 and 2, and no event of it."""
+    """A miss has the most frequent action at the task's events, here 3 and 2, but no event."""
     events = at(40, (3, 0), (10, 0), (11, 0), (9, 2), (17, 2))
     dataset = write(tmp_path / "set", timesteps_shown(1, 40, events))
     taken, misses = {2: 3, 4: 2}, {2: [17, 24, 31, 38], 4: [2, 16, 23, 30, 37]}  # of timestep t the action is t % 7
@@ -341,7 +341,7 @@ def test_misses_need_events(tmp_path: Path) -> None:
 
 
 def test_contexts_may_end_before_an_event(tmp_path: Path) -> None:
-    """1 to `event_lead` timesteps before one of their task, and never before the episode begins."""
+    """Contexts end 1 to `event_lead` timesteps before an event of their task, and not before the episode."""
     dataset = write(tmp_path / "set", timesteps_shown(1, 40, at(40, (3, 0), (30, 0))))
     stage, last = StageConfig(batch=10, length=4), []
     for batch in take(100, [dataset], stage=stage, left_pad=3, uniform_share=0.1, event_lead=6, contexts=True):
@@ -355,7 +355,7 @@ def test_contexts_may_end_before_an_event(tmp_path: Path) -> None:
 
 
 def test_contexts_may_be_of_the_first_timesteps_alone(tmp_path: Path) -> None:
-    """The first 12 of 40 timesteps, as if the episode ended there: later events do not count, nor make it relevant."""
+    """With 12 of 40 timesteps the episode counts as if it ended there: later events do not make it relevant."""
     late = timesteps_shown(2, 40, at(40, (20, 0)))
     dataset = write(tmp_path / "set", timesteps_shown(1, 40, at(40, (8, 0), (30, 0))), late)
     stage = StageConfig(batch=10, length=4)

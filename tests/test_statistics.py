@@ -1,4 +1,4 @@
-"""Intervals and tests over seeds and episodes: by hand, by counting every case, and by how often they are right."""
+"""Intervals and tests over seeds and episodes: by hand, by enumeration, and by their coverage."""
 
 import math
 import re
@@ -25,7 +25,7 @@ from embody.metrics.statistics import (
 
 
 def draw(rates: Any, episodes: int, seed: int = 0) -> np.ndarray:
-    """Outcomes `[S, N, P]` at rates `[S, P]`."""
+    """Random outcomes `[S, N, P]` with rates `[S, P]`."""
     rates = np.asarray(rates)
     return np.random.default_rng(seed).random((len(rates), episodes, rates.shape[1])) < rates[:, None]
 
@@ -58,7 +58,7 @@ def test_bootstrap_of_one_seed_is_the_binomials() -> None:
 
 
 def test_bootstrap_resamples_seeds_and_the_episodes_that_they_share() -> None:
-    """Two of a resample's outcomes covary if they have a seed in common, or an episode: by their means' variance."""
+    """Two outcomes of a resample covary if they share a seed or an episode; checked by the variance of means."""
     worlds = np.random.default_rng(0).random((1, 40)) < 0.5  # half of them hard, for every seed
     outcomes = draw([[0.1], [0.5], [0.9]], 40) & worlds[..., None]
     seeds, episodes = outcomes.shape[:2]
@@ -152,7 +152,7 @@ def test_p_is_uniform_where_nothing_differs() -> None:
 
 
 def test_difference_pairs_episodes() -> None:
-    """An episode is hard for both: unpaired, the difference would drown in how hard episodes are."""
+    """An episode is hard for both policies: without pairing, the variance of difficulty would hide the difference."""
     theirs = np.repeat((np.arange(200) < 100)[None, :, None], 4, axis=0)
     ours = theirs.copy()
     ours[:, 100:110] = True  # 5% better, and never worse

@@ -1,4 +1,4 @@
-"""A whole run, tiny: what it leaves, what it does the second time, what it refuses."""
+"""A tiny run of all phases: its files, a second call, and refusals."""
 
 import dataclasses
 import json
@@ -174,7 +174,7 @@ class _Begun(Exception):
 
 
 def begins_with(config: Config, stage: str, run: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
-    """What the trainer hands to the stage of that name when it is to run it."""
+    """The arguments that the trainer passes to the class `stage` when it starts the training `run`."""
     handed: list[tuple[Any, ...]] = []
 
     def begin(*given: Any, name: str) -> Any:
@@ -245,7 +245,7 @@ def test_a_policy_added_later_is_all_that_is_played(finished_config: Config, mon
 def test_a_setting_that_no_weight_shows_is_measured_anew(
     finished_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """How many passes a dream takes: the same world and clone come out of training, bit for bit."""
+    """The number of passes of a dream (K) does not change the trained world model and cloned policy, bit for bit."""
     config = finished_config
     Trainer(config=config).evaluate()
     before = tensors_hash(load_dynamics(config.weights("dynamics"))[0].state_dict())
@@ -259,7 +259,7 @@ def test_a_setting_that_no_weight_shows_is_measured_anew(
 
 
 def test_plain_videos_beside_the_game_change_neither_words_nor_games(config: Config) -> None:
-    """Whatever comes first in the list: their words are not the agent's, and nobody plays them."""
+    """Plain videos may come first in the list: the agent's vocabulary is not theirs, and their task is not played."""
     game = open_datasets(config)[0].meta
     words = (*game.vocabulary[:2], "cobblestone", "log")
     writer = DatasetWriter(
@@ -371,7 +371,7 @@ def test_a_refusal_leaves_the_config_of_the_run(config: Config) -> None:
 
 
 def test_cloning_without_a_world_model(finished_config: Config) -> None:
-    """The agent's losses reach every layer that it reads; with a world model they reach none of the world's."""
+    """The agent's losses train all layers that it reads; with a world model, they train none of the world's layers."""
     config, generator = finished_config, torch.Generator().manual_seed(0)
     trainer = Trainer(config=config)
     plain, cloned = trainer.train_agent(variant="no_world_model"), trainer.train_agent()
@@ -415,7 +415,7 @@ def test_weights_from_before_a_setting_are_as_with_its_default(finished_config: 
 
 
 def test_a_change_of_sampling_makes_nothing_stale(finished_config: Config) -> None:
-    """Of what is finished; architecture, objectives and training of a stage do."""
+    """Sampling settings of finished weights may change; architecture, objectives and training may not."""
     stale: dict[tuple[str, str, Any], set[str]] = {
         ("sampling", "k_sample", 4): set(),
         ("sampling", "support", 0.1): set(),
@@ -594,7 +594,7 @@ def test_the_device_is_a_gpu_where_there_is_one(config: Config, monkeypatch: pyt
 
 
 def test_a_finished_stage_trains_on_from_its_end(finished_config: Config) -> None:
-    """With its optimisers' state; what was built on the older weights is named, and is no longer used."""
+    """The optimisers' state is kept. Weights trained from the older ones are named, and no longer used."""
     config, path = finished_config, finished_config.weights("tokenizer")
     steps = load_tensors(config.finished_state("tokenizer"))[1]["steps"]
     older, _ = load_tensors(path)

@@ -1,4 +1,4 @@
-"""Frames in video files: any of them by its number, exactly; real recordings and hand-made ones."""
+"""Exact random access to frames of video files, in real recordings and hand-made ones."""
 
 import dataclasses
 import itertools
@@ -50,7 +50,7 @@ def read(video: Video, height: int, width: int, files: OpenVideos | None = None)
 
 
 def decoded(path: Path) -> np.ndarray:
-    """All frames one after the other, by PyAV alone."""
+    """All frames in order, decoded by PyAV only."""
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
@@ -58,7 +58,7 @@ def decoded(path: Path) -> np.ndarray:
 def make_video(
     path: Path, frames: int, codec: str = "libx264", times: list[int] | None = None, options: str = ""
 ) -> Path:
-    """64x48; a bar of bits says the number of each frame."""
+    """A video of 64x48 pixels, in which a bar of bits encodes the number of each frame."""
     with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
         stream = container.add_stream(codec, rate=20)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -215,7 +215,7 @@ def test_a_real_recording_cut_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["mkv", "webm"])
 def test_a_matroska_file_cut_off(tmp_path: Path, suffix: str) -> None:
-    """It lists no frames: what is missing shows in the duration that it declares, of sound as well."""
+    """Matroska lists no frames: truncation is noticed by the declared duration, also with sound."""
     path = tmp_path / f"whole.{suffix}"
     with av.open(str(path), "w") as container:
         codecs = ("libx264", "aac") if suffix == "mkv" else ("libvpx", "libopus")
@@ -239,7 +239,7 @@ def test_a_matroska_file_cut_off(tmp_path: Path, suffix: str) -> None:
 
 
 def test_damage_inside_a_frame_shows_when_it_is_read(tmp_path: Path) -> None:
-    """As docs/data.md has it; re-encoding reads all frames."""
+    """As docs/data.md says: re-encoding reads all frames."""
     content = bytearray(real(REAL[1]).read_bytes())
     content[len(content) // 2 : len(content) // 2 + 2000] = bytes(2000)
     path = tmp_path / "damaged.mp4"
@@ -417,7 +417,7 @@ def test_a_file_that_is_gone_or_has_changed_is_named(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
 
 
-def _read_there(dataset: Dataset, place: "multiprocessing.Queue[list[int]]") -> None:
+def _read_in_process(dataset: Dataset, place: "multiprocessing.Queue[list[int]]") -> None:
     place.put(numbers(dataset.frames(0, 40, 45)))
 
 
@@ -428,7 +428,7 @@ def test_other_processes_open_their_own_files(tmp_path: Path, method: str) -> No
     assert numbers(dataset.frames(0, 10, 12)) == [10, 11]
     context = multiprocessing.get_context(method)
     place = context.Queue()
-    child = context.Process(target=_read_there, args=(dataset, place))
+    child = context.Process(target=_read_in_process, args=(dataset, place))
     child.start()
     assert place.get(timeout=60) == [40, 41, 42, 43, 44]
     child.join()
@@ -450,7 +450,7 @@ def test_batches_of_video_are_the_same_however_they_are_loaded(tmp_path: Path) -
 
 
 def test_latents_of_long_videos_are_made_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As frame by frame while acting, whatever the size of the pieces."""
+    """Latents equal those encoded frame by frame while acting, for all sizes of chunks."""
     path = make_video(tmp_path / "a.mp4", 100)
     write(tmp_path / "set", [recording(Video(path, 0, 60), 1), plain(Video(path, 60, 13), 2)])
     dataset = open_dataset(tmp_path / "set", FRAME)

@@ -1,4 +1,4 @@
-"""Likeness of frames, rewards and returns of dreams: by hand, by the published formulas, by known identities."""
+"""Similarity of frames, rewards and returns of dreams: by hand, by published formulas, by identities."""
 
 import dataclasses
 import math
@@ -298,7 +298,7 @@ def test_dreams_of_recordings_of_many_tasks(tmp_path: Path) -> None:
 
 
 def test_dreams_of_everything_are_told_apart_by_task(tmp_path: Path) -> None:
-    """Real: the first time of each task in its episode, by hand. Dreamt: by the events read off the dreamt frames."""
+    """Real rewards are the first achievements of each task, by hand; dreamt ones are predicted from dreamt frames."""
     dataset = encoded(with_events(tmp_path, 60))
     agent_config = dataclasses.replace(CONFIG.agent, goal="all", tasks=4)
     config = dataclasses.replace(settings(rollouts=64, horizon=5), agent=agent_config)
@@ -332,7 +332,7 @@ def test_dreams_of_everything_are_told_apart_by_task(tmp_path: Path) -> None:
 
 
 def test_dreams_go_on_past_the_window(tmp_path: Path) -> None:
-    """Context 3 and horizon 40 in a window of 8: what fits is as in a short dream, then the ring rolls."""
+    """Context 3 and horizon 40 in a window of 8: as a short dream until the cache is full, then the window moves."""
     dataset, tokenizer = encoded(make_dataset(tmp_path, [60, 25], "validation")), make_tokenizer()
     model = WorldAndAgent(make_dynamics(dataclasses.replace(DYNAMICS, context=8)), make_agent())
     long, short = (
@@ -349,7 +349,7 @@ def test_dreams_go_on_past_the_window(tmp_path: Path) -> None:
 
 
 def test_a_held_out_dream_stands_beside_its_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Frames, actions, rewards and returns are of the timesteps after the context; rewards here tell their timestep."""
+    """Frames, actions, rewards and returns belong to the timesteps after the context; each reward is its timestep."""
     lengths, horizon, context = (9, 30), 4, CONFIG.evaluation.context
     rewards = [0.5 * t for length in lengths for t in range(length)]
     dataset = encoded(make_dataset(tmp_path, list(lengths), "validation", rewards=rewards))
@@ -402,7 +402,7 @@ def test_a_held_out_dream_stands_beside_its_recording(tmp_path: Path, monkeypatc
 
 
 def test_tokenizer_quality_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decoder that is 3 too dark; of 130 frames five clips of 20 count."""
+    """With a decoder that is 3 levels too dark; from 130 frames, five clips of 20 are used."""
     dataset, tokenizer = make_dataset(tmp_path, [5, 130], "validation"), make_tokenizer()
     monkeypatch.setattr(tokenizer, "encode_video", lambda frames: frames)
     monkeypatch.setattr(tokenizer, "decode_video", lambda frames: (frames.int() - 3).clamp(min=0) / 255)

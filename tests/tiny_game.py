@@ -1,4 +1,4 @@
-"""A game as another package would bring it: a white square that is to be moved onto a grey one."""
+"""A game of another package: a white square is to be moved onto a grey one."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ class Square:
 
 
 class Walker:
-    """Along the rows, then along the columns."""
+    """A demonstrator that moves along the rows, then along the columns."""
 
     def reset(self, env: Square) -> None:
         self._env = env
@@ -70,7 +70,7 @@ class Walker:
 
 
 class OfPixels:
-    """How many pixels are white: what this game reads off frames."""
+    """The share of white pixels, this game's own measure of frames."""
 
     def of_reconstructions(self, decoded: np.ndarray, real: np.ndarray) -> dict[str, Any]:
         return {"white_share": float((decoded > 200).mean())}

@@ -1,4 +1,4 @@
-"""Models, batches and datasets so small that a test can recompute all that is done with them."""
+"""Models, batches and datasets small enough for a test to recompute their results."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -106,7 +106,7 @@ def make_agent(config: AgentConfig = AGENT, trunk: TransformerConfig = TRUNK) ->
 
 
 def open_layers(model: nn.Module) -> None:
-    """What layers add to the tokens, little or nothing at first, becomes as much as after some training."""
+    """Scale up the layers' outputs, which are near 0 at first, as if the model had been trained."""
     for block in model.modules():
         if isinstance(block, Block):
             for out in (block.attention.out, block.mlp.out):
@@ -114,14 +114,14 @@ def open_layers(model: nn.Module) -> None:
 
 
 def open_heads(agent: Agent) -> None:
-    """Output layers, zero at first, become random as after some training: what they say depends on the features."""
+    """Make output layers random, which are 0 at first, so that predictions depend on the features."""
     torch.manual_seed(3)
     for head in (agent.heads.policy, agent.heads.reward, agent.heads.value, agent.heads.continues):
         nn.init.normal_(head[-1].weight, std=0.5)
 
 
 def make_lpips_weights(net: LpipsNet) -> dict[str, Tensor]:
-    """Random weights under which features neither vanish nor explode, and every layer counts."""
+    """Random weights with which features neither vanish nor explode, and every layer matters."""
     generator, weights, width, heads = seeded(0), {}, 3, 0
     for i, conv in enumerate(LPIPS_NETS[net]):
         shape = (conv.width, width, conv.kernel, conv.kernel)
@@ -146,7 +146,7 @@ def make_actions(*shape: int, seed: int = 0) -> Tensor:
 
 
 def make_batch(rows: int, length: int, seed: int = 0) -> Batch:
-    """Clips from the middle of episodes: nothing is first, terminal or padding."""
+    """Clips from the middle of episodes: without first timesteps, terminals and padding."""
     generator = seeded(seed)
     no = torch.zeros(rows, length, dtype=torch.bool)
     return Batch(
