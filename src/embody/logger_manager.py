@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -107,8 +107,7 @@ class LoggerManager:
         self.log_path = logs_dir / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.log"
         self._log = self.log_path.open("a", encoding="utf-8")
         self.metrics_path = run_dir / "metrics.jsonl"
-        drop_half_line(self.metrics_path)
-        self._metrics = self.metrics_path.open("a", encoding="utf-8")
+        self._metrics: TextIO | None = None  # opened by the first line: a command that only reads a run changes nothing
         self._boards: dict[str, SummaryWriter] = {}
         self._purge: dict[str, int] = {}
 
@@ -140,6 +139,9 @@ class LoggerManager:
             f"metrics of {stage} must not be named {sorted(head.keys() & values.keys())}"
         )
         numbers = {key: float(value) for key, value in values.items()}
+        if self._metrics is None:
+            drop_half_line(self.metrics_path)
+            self._metrics = self.metrics_path.open("a", encoding="utf-8")
         self._metrics.write(json.dumps(head | numbers) + "\n")
         self._metrics.flush()
         board = self._board(stage)
@@ -148,11 +150,12 @@ class LoggerManager:
 
     def truncate(self, stage: str, step: int) -> None:
         """Delete the metrics of `stage` after `step`, which a resumed stage writes again."""
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
         kept = [m for m in read_metrics(self.metrics_path) if m.get("stage") != stage or m.get("step", 0) <= step]
         with atomic_write(self.metrics_path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._metrics = self.metrics_path.open("a", encoding="utf-8")
         if board := self._boards.pop(stage, None):
             board.close()
         self._purge[stage] = step + 1
@@ -191,7 +194,8 @@ class LoggerManager:
         for board in self._boards.values():
             board.close()
         self._boards.clear()
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
         self._log.close()
 
 

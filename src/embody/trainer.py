@@ -94,7 +94,7 @@ class Trainer:
                 if record:
                     record()
 
-            collect(config, progress)
+            collect(config, progress, self.logger.info)
         return open_datasets(config)
 
     def train_tokenizer(self, data: Data | None = None) -> Tokenizer:
@@ -114,7 +114,7 @@ class Trainer:
                         bar.advance(done - bar.done)
                         record()
 
-                    encode_dataset(tokenizer, hashed, dataset, progress)
+                    encode_dataset(tokenizer, hashed, dataset, progress, self.logger.info)
 
     def train_dynamics(self, data: Data | None = None) -> Dynamics:
         """Phase 1b: train the dynamics, unless it is finished."""

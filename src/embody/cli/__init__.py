@@ -1,10 +1,12 @@
 """The command line of `embody`: the only place that reads arguments and the environment."""
 
+import signal
 import sys
 from collections.abc import Sequence
 
 from embody.cli.operating_system import keep_files_open, keep_freed_memory
 from embody.cli.parse import is_users_mistake, parse
+from embody.interruption import Interrupted, raise_on_signals
 
 __all__ = ["main"]
 
@@ -14,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     keep_freed_memory()
     keep_files_open()
+    raise_on_signals()
     try:
         parse(arguments)()
     except Exception as error:
@@ -21,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"embody: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("embody: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else int(signal.SIGINT)
+        print(f"embody: interrupted ({signal.Signals(number).name}); the same command goes on", file=sys.stderr)
+        sys.exit(128 + number)

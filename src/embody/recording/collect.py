@@ -43,13 +43,13 @@ def is_collected(config: Config) -> bool:
     return not config.data.sources and game(config.env.game).make_env is not None
 
 
-def collect(config: Config, progress: Progress | None = None) -> None:
+def collect(config: Config, progress: Progress | None = None, waiting: Callable[[str], None] | None = None) -> None:
     """Record `config.collect`'s episodes of each task into `data_dir/TASK`, splits "train" and "validation".
 
     Episode i of a split depends on (config, task, split, i) only. Complete datasets and shards are kept. With more than
     one worker, processes are spawned, so a script that calls this needs `if __name__ == "__main__"`. A `UserError`,
     before anything is written, if there is no task, if a task to record is unknown or cannot be played, or if a folder
-    was collected with other settings.
+    was collected with other settings. If another process writes a dataset: see `exclusive_lock`.
     """
     if not config.env.tasks:
         raise UserError("env.tasks is empty: name at least one task to collect")
@@ -60,10 +60,16 @@ def collect(config: Config, progress: Progress | None = None) -> None:
         _check_folder(config, task)
     with worker_pool(processes(config.collect.workers)) as pool:
         for task in config.env.tasks:
-            _collect_task(config, task, pool, progress or (lambda task, done, total: None))
+            _collect_task(config, task, pool, progress or (lambda task, done, total: None), waiting)
 
 
-def _collect_task(config: Config, task: str, pool: ProcessPoolExecutor | None, progress: Progress) -> None:
+def _collect_task(
+    config: Config,
+    task: str,
+    pool: ProcessPoolExecutor | None,
+    progress: Progress,
+    waiting: Callable[[str], None] | None,
+) -> None:
     jobs = _shards(config, task)
     total = sum(job.count for job in jobs)
     root = Path(config.data_dir) / task
@@ -73,7 +79,10 @@ def _collect_task(config: Config, task: str, pool: ProcessPoolExecutor | None, p
     env, played = config.env, game(config.env.game)
     tasks = played.achievements or (task,)
     meta = Meta(tasks, env.actions, env.height, env.width, env.fps, played.vocabulary, played.labels)
-    with exclusive_lock(root):
+    with exclusive_lock(root, waiting):
+        if is_complete(root):  # by the process that was waited for
+            progress(task, total, total)
+            return
         writer = DatasetWriter(root, meta)
         with atomic_write(root / RECORD) as path:
             record = {name: value for name, value in _record(config, task).items() if value != _LATER.get(name)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from embody.config import Config, to_dict
 from embody.errors import UserError
 from embody.games import stored_config
-from embody.saving.atomic_write import atomic_write, write_json
+from embody.saving.atomic_write import atomic_write, exclusive_lock, write_json
 
 __all__ = ["config_path", "read_config", "record_stage", "write_config"]
 
@@ -38,20 +38,22 @@ def write_config(config: Config) -> None:
 def record_stage(config: Config, stage: str, *, restart: bool = False) -> Iterator[Callable[[], None]]:
     """Store `config` in its run and add the time of the block to that of `stage`; yields what `timed` yields.
 
-    If the block raises, the previous config is restored: the next command must not start from one that cannot work.
+    If the block raises, the previous config is restored: the next command must not start from one that cannot work. A
+    `UserError` if another process works on the run.
     """
     from embody.run.timing import timed  # imports torch, which reading a config does not need
 
     path = config_path(config.run_dir)
-    previous = path.read_bytes() if path.exists() else None
-    write_config(config)
-    try:
-        with timed(config, stage, restart=restart) as record:
-            yield record
-    except Exception:
-        if previous is None:
-            path.unlink()
-        else:
-            with atomic_write(path) as temporary:
-                temporary.write_bytes(previous)
-        raise
+    with exclusive_lock(config.run_dir):
+        previous = path.read_bytes() if path.exists() else None
+        write_config(config)
+        try:
+            with timed(config, stage, restart=restart) as record:
+                yield record
+        except Exception:
+            if previous is None:
+                path.unlink()
+            else:
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(previous)
+            raise

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ __all__ = ["atomic_write", "exclusive_lock", "write_json"]
 
 
 @contextlib.contextmanager
-def exclusive_lock(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Create `folder` and hold its lock while the block runs; a `UserError` if another process holds it.
+
+    With `waiting` it waits for that process instead, after calling `waiting` with a line that says so.
 
     The lock is the file `.NAME.lock` beside the folder. The system releases it when its process ends, so the file of a
     killed process blocks nobody. Where locks are not supported (some network file systems, a read-only parent), the
@@ -25,12 +27,14 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     real = folder.resolve()  # one lock for the folder, also if a link leads to it
     lock = filelock.FileLock(real.with_name(f".{real.name}.lock"), timeout=0, fallback_to_soft=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise UserError(f"{folder}: another process writes there: wait until it is done") from None
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            if waiting is None:
+                raise UserError(f"{folder}: another process writes there: wait until it is done") from None
+            waiting(f"{folder}: waiting for another process that writes there")
+            lock.acquire(timeout=-1)
     try:
         yield
     finally:

@@ -22,17 +22,21 @@ _PIECE = 2**26  # bytes of their pixels that are in memory at a time
 
 
 def encode_dataset(
-    tokenizer: Tokenizer, tokenizer_hash: str, dataset: Dataset, progress: Callable[[int, int], None] | None = None
+    tokenizer: Tokenizer,
+    tokenizer_hash: str,
+    dataset: Dataset,
+    progress: Callable[[int, int], None] | None = None,
+    waiting: Callable[[str], None] | None = None,
 ) -> None:
     """Write the latents of every episode under `tokenizer_hash`; shards that are there already are kept.
 
-    `progress` is called with the shards done and all shards.
+    `progress` is called with the shards done and all shards. If another process writes them: see `exclusive_lock`.
     """
     config = tokenizer.config
     writer = LatentWriter(dataset, tokenizer_hash, config.latents, config.channels)
     if not writer.pending():
         return
-    with exclusive_lock(writer.folder):
+    with exclusive_lock(writer.folder, waiting):
         _encode_pending(tokenizer, dataset, writer, progress or (lambda done, total: None))
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from embody.config import StageConfig
+from embody.interruption import Interrupted, deferred_signals
 from embody.logger_manager import LoggerManager
 from embody.nn.masked_mean import Reduce, one_process
 from embody.nn.noise import Noise, RowNoise
@@ -107,9 +108,11 @@ def train(
     """Train from `checkpoint` if it exists, else from the stage's own start, to the last step (or `stop_after` more).
 
     At the end `stage.model` holds the averaged weights. `recipe` is what the stage's weights depend on; that of the
-    checkpoint may differ in what `load_checkpoint` allows. `recompute` and `compile`: see `Config`. A step that is not
-    finite is left out; a `UserError` ends the training after too many of them in a row (`FiniteSteps`). Returns how far
-    the training has come.
+    checkpoint may differ in what `load_checkpoint` allows. `recompute` and `compile`: see `Config`. Returns how far the
+    training has come.
+
+    A step that is not finite is left out; a `UserError` ends the training after too many of them in a row
+    (`FiniteSteps`). A signal ends it with `Interrupted`, after a checkpoint of the step that it came in.
     """
     config, model, steps = stage.config, stage.model, stage.steps
     device = next(model.parameters()).device
@@ -131,7 +134,7 @@ def train(
     model.train()
     for block in [module for module in model.modules() if isinstance(module, Block)]:
         block.recompute, block.compiled = recompute, compile
-    with logger.progress(stage.name, steps, first) as bar:
+    with deferred_signals() as signalled, logger.progress(stage.name, steps, first) as bar:
         for step in range(first, last):
             with throughput.waiting(), autocast():
                 batch = next(batches).to(device)
@@ -161,12 +164,15 @@ def train(
                 values = {name: value for name, value in values.items() if math.isfinite(value)}
                 logger.metrics(stage.name, done, values | {"lr": share * config.lr} | rates)
             bar.advance(1, note=note)
-            if saved or done == last:
+            ending = signalled()
+            if saved or done == last or ending is not None:
                 progress = replace(progress, step=done, skipped=int(finite.skipped), in_a_row=int(finite.in_a_row))
                 if not progress.in_a_row or done == last:  # while steps fail, the last good checkpoint stays
                     save_checkpoint(checkpoint, state, progress, steps=steps, recipe=recipe)
                     kept = done
                 on_checkpoint()
+            if ending is not None:
+                raise Interrupted(ending)
     if progress.skipped:
         logger.warning(f"{stage.name}: {progress.skipped} of {last} steps were not finite and left out")
     if last == steps:

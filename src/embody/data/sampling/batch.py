@@ -44,6 +44,10 @@ class Batch:
         """The same batch on `device`; `flow` stays on the CPU."""
         return self._map(lambda field: field.to(device, non_blocking=True))
 
+    def shared(self) -> "Batch":
+        """The same batch in memory that processes share, but for `flow`."""
+        return self._map(Tensor.share_memory_)
+
     def select(self, rows: Tensor) -> "Batch":
         """The rows for which `rows` (bool `[B]`, on the CPU) is true; the batch itself if that is all of them."""
         if rows.all():

@@ -5,7 +5,6 @@ Shapes: B rows, T timesteps, A action factors, H W pixels, L latent tokens, Z ch
 
 import itertools
 import multiprocessing
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,6 +24,7 @@ from embody.data.sampling.clip_spec import BatchShapes, ClipSpec, Mix, RowKind
 from embody.data.sampling.clips import Clips, achieving_entries, entries_of, missing_entries
 from embody.data.sampling.reader import ClipReader
 from embody.errors import UserError
+from embody.interruption import follow_parent
 
 __all__ = [
     "batches",
@@ -34,6 +34,13 @@ __all__ = [
     "stage_steps",
     "steps_per_epoch",
 ]
+
+
+_PATIENCE = 600  # seconds that a loading process may take for a batch
+_NO_SHARED_MEMORY = (
+    "shared memory (/dev/shm) is full: batches of loading processes need more room there; start Docker with a larger"
+    " --shm-size (such as 8g), or set --workers 0 to load in a thread"
+)
 
 
 def steps_per_epoch(datasets: Sequence[Dataset], spec: ClipSpec) -> int:
@@ -215,21 +222,52 @@ def _in_thread(loaded: _Batches, start: int) -> Iterator[Batch]:
             yield batch
 
 
+class _Shared(TorchDataset["Batch | UserError"]):
+    """What a loading process sends: a batch in shared memory, or the mistake that kept it from loading one."""
+
+    def __init__(self, loaded: _Batches) -> None:
+        self.loaded = loaded
+
+    def __getitem__(self, step: int) -> Batch | UserError:
+        try:
+            # Shared here and not by the queue's thread: an error in that one would leave the training waiting for ever.
+            return self.loaded[step].shared()
+        except UserError as error:
+            return error
+        except OSError as error:
+            return UserError(f"a loading process failed: {error}")
+        except RuntimeError as error:
+            if "No space left on device" not in str(error):
+                raise
+            return UserError(_NO_SHARED_MEMORY)
+
+
 def _in_processes(loaded: _Batches, start: int, workers: int) -> Iterator[Batch]:
     # A fork of this process would copy the locks of its threads; spawned processes would each import torch again.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     loader = DataLoader(
-        loaded,
+        _Shared(loaded),
         batch_size=None,
         sampler=itertools.count(start),
         num_workers=workers,
         multiprocessing_context=context,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=follow_parent,
+        timeout=_PATIENCE,
     )
-    yield from loader
-
-
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal, but only the training process handles it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    arriving = iter(loader)
+    while True:
+        try:
+            batch = next(arriving)
+        except RuntimeError as error:
+            if "Bus error" in str(error):
+                raise UserError(_NO_SHARED_MEMORY) from error
+            if "exited unexpectedly" in str(error) or "timed out" in str(error) or "is killed by signal" in str(error):
+                raise UserError(
+                    f"a loading process died or did not answer within {_PATIENCE} s ({error}): if memory was full, set"
+                    f" fewer --workers (now {workers}; 0 loads in a thread)"
+                ) from error
+            raise
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
