@@ -25,7 +25,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=follow_parent)
     try:
         yield pool
-    except KeyboardInterrupt:  # what they play would take too long: whole files alone are kept
+    except KeyboardInterrupt:  # waiting for them would take too long; complete files are kept
         for process in multiprocessing.active_children():
             process.kill()
         raise
