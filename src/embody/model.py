@@ -1,4 +1,4 @@
-"""The three models under their seed names, and loading their weights."""
+"""Tokenizer, dynamics and agent together: loading their weights, and copies for inference."""
 
 import copy
 from pathlib import Path
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class WorldAndAgent(nn.Module):
-    """What phases 2 and 3 train and save together."""
+    """The dynamics and the agent, which phases 2 and 3 train and save together."""
 
     def __init__(self, dynamics: Dynamics, agent: Agent) -> None:
         super().__init__()
@@ -49,9 +49,9 @@ class WorldAndAgent(nn.Module):
             self.risk = RiskModel(dynamics.config.tokens, dynamics.config.channels, agent.config, dynamics.actions)
 
     def features(self, batch: Batch, levels: Levels, noise: Noise) -> Tensor:
-        """What the heads read, `[B, T, H]`, of the `batch`'s frames noised to `levels`.
+        """Features `[B, T, H]`, which the heads read, of the `batch`'s frames noised to `levels`.
 
-        Their gradient reaches the world only where it lends its layers to the agent.
+        Their gradient reaches the dynamics only if the agent shares its layers.
         """
         assert batch.latents is not None
         z = self.dynamics.pack(batch.latents)
@@ -63,28 +63,28 @@ class WorldAndAgent(nn.Module):
 
     @property
     def outcome_models(self) -> list[nn.Module]:
-        """What says what a dreamt step brings, beside the heads: `EventClassifier` and `RiskModel`, or nothing."""
+        """The models that predict a dreamt step's outcome in multi-achievement mode; empty otherwise."""
         return [part for part in (self.events, self.risk) if part is not None]
 
     def head_outcome(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Reward and probability to go on, `[...]`, that the heads predict at features `[..., H]`."""
+        """Reward and continue probability, `[...]` each, that the heads predict at features `[..., H]`."""
         out = self.agent.heads(features)
-        # In bfloat16 a chance to end below 0.2% would be none.
+        # In bfloat16 a continue probability above 99.8% would round to 1.
         return self.agent.heads.expected_reward(out.reward[..., 0, :]), out.continues.float().sigmoid()
 
     def event_logits(self, before: Tensor, after: Tensor) -> Tensor:
-        """Logits `[..., P]` of the tasks achieved between `pack`ed latents `[..., L, Z]` and the next ones."""
+        """Logits `[..., P]` of the tasks achieved between two successive frames' latents `[..., L, Z]` (see `pack`)."""
         assert self.events is not None
         logits: Tensor = self.events(before, after)
         return logits
 
     def expected_risk(self, before: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Expected cost and probability to go on, `[...]`, of `actions` `[..., A]` at latents `[..., L, Z]`."""
+        """Expected cost and continue probability, `[...]` each, of `actions` `[..., A]` at latents `[..., L, Z]`."""
         assert self.risk is not None
         return self.risk.expected(before, actions)
 
     def context_levels(self, batch: Batch) -> Levels:
-        """The level of a history, for each frame of the `batch`."""
+        """(context level, d_min) for every frame of the `batch`."""
         level = torch.full(batch.mask.shape, self.dynamics.context_level, device=batch.mask.device)
         return Levels(level, torch.full_like(level, 1 / self.dynamics.config.k_max))
 
@@ -96,11 +96,11 @@ Precision = Literal["float32", "bfloat16", "int8", "float8"]
 
 
 def for_inference(model: M, *, precision: Precision = "bfloat16", compiled: bool = False) -> M:
-    """A frozen copy of a tokenizer, dynamics or agent, or of what holds them, to generate with.
+    """A frozen copy of a tokenizer, dynamics or agent, or of a module that holds them, for inference.
 
-    In `bfloat16` the matrices of its blocks are cast once: to what autocast makes of them at every call. In `int8` and
-    `float8` they are also rounded to 8 bits with a scale a row, by torchao; products stay in bfloat16. `compiled`:
-    calls with a history are compiled by the first of each shape, in half a minute or so each; shapes should be few.
+    In `bfloat16` the matrices of the layers are cast once, instead of by autocast at every call. In `int8` and `float8`
+    torchao also rounds them to 8 bits with a scale for each row; products stay in bfloat16. If `compiled`, calls with a
+    cache are compiled, which takes about half a minute for each new input shape.
     """
     model = copy.deepcopy(model).requires_grad_(False).eval()
     if precision != "float32":
@@ -125,7 +125,7 @@ def _quantise(block: Block, precision: Literal["int8", "float8"]) -> None:
 
 
 def _cached(model: nn.Module) -> list[nn.Module]:
-    """The outermost modules in `model` that take a cache."""
+    """The outermost modules in `model` whose calls take a cache."""
     if isinstance(model, Dynamics | Agent | Transformer):
         return [model]
     return [part for child in model.children() for part in _cached(child)]

@@ -1,4 +1,4 @@
-"""The imagined world: tokenizer, dynamics and agent run together."""
+"""The imagined world, in which tokenizer, dynamics and agent run together."""
 
 from embody.imagination.dream import Dream, DreamStep, Imagined
 from embody.imagination.environment import DreamEnv

@@ -1,4 +1,4 @@
-"""A batch of dreams, side by side: the one way in which latents are generated.
+"""A batch of dreams (imagined rollouts). All latents that embody generates are generated here.
 
 Legend: B rows, T timesteps, A action factors, L spatial tokens, Z channels, H features, P tasks.
 """
@@ -23,7 +23,7 @@ __all__ = ["Dream", "DreamStep", "Imagined"]
 
 @dataclass(frozen=True)
 class DreamStep:
-    """One imagined timestep: what arrived after an action."""
+    """One imagined timestep."""
 
     latents: Tensor  # float32 [B, L, Z]
     features: Tensor  # float32 [B, H], what the heads read
@@ -33,7 +33,7 @@ class DreamStep:
 
 @dataclass(frozen=True)
 class Imagined:
-    """`T` imagined timesteps, that known actions led to: the fields of `DreamStep`, stacked along T."""
+    """`T` imagined timesteps after known actions: the fields of `DreamStep`, stacked along T."""
 
     latents: Tensor  # float32 [B, T, L, Z]
     features: Tensor  # float32 [B, T, H]
@@ -45,9 +45,9 @@ class Imagined:
 class Dream:
     """`reset` with a real context, then `step` with actions. Without an agent there are no features and rewards.
 
-    What a step pays, and whether the episode goes on, is for the agent's goal to say (`embody.data.goal`).
-    Every frame is kept re-noised to the context level, with its (tau, d) index, whether it was real or dreamt.
-    Time and memory a step do not grow: the history is a ring of `dynamics.config.context` frames.
+    The agent's goal gives rewards and continue probabilities (`embody.data.goal`). Every frame, real or dreamt, is
+    re-noised to the context level when it is written into the cache, at (tau, d) = (context level, d_min). Time and
+    memory of a step are constant, because the cache is a ring of at most `dynamics.config.context` frames.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Dream:
         noise: Noise,
         longest: int | None = None,
     ) -> None:
-        """`model`: a world alone, or with its agent. `longest`: frames of the longest dream, its context included, if
-        that is known: the ring holds no more. A `UserError` if `k_sample` does not divide the grid of levels."""
+        """`model`: the dynamics alone or with the agent. `longest`: frames of the longest dream, context included, if
+        known; the ring then holds no more. Raises a `UserError` if `k_sample` does not divide `k_max`."""
         self.model = model
         self.with_agent = None if isinstance(model, Dynamics) else model  # the model, if it has an agent
         self.dynamics = dynamics = model if isinstance(model, Dynamics) else model.dynamics
@@ -69,22 +69,22 @@ class Dream:
         self.k_sample, self.noise = k_sample, noise
         self.ring = min(longest or dynamics.config.context, dynamics.config.context)
         self.d_min = 1 / dynamics.config.k_max
-        self.levels: dict[tuple[float, ...], Tensor] = {}  # made once
-        self.pending: tuple[Tensor, Tensor] | None = None  # latents and actions of a finished frame not kept yet
+        self.levels: dict[tuple[float, ...], Tensor] = {}  # tensors of signal levels and step sizes, for reuse
+        self.pending: tuple[Tensor, Tensor] | None = None  # latents and actions of a frame not in the cache yet
         self.world_cache: RingCache | None = None
         self.agent_cache: RingCache | None = None
-        self.task: Tensor | None = None  # what is asked for now: a label [B, W], or the tasks that are left [B, 1, P]
+        self.task: Tensor | None = None  # the current task: words of a label [B, W], or the tasks left [B, 1, P]
         self.last: Tensor | None = None  # latents [B, L, Z] of the last frame
-        self.last_outcome: StepOutcome | None = None  # what the last step brought
+        self.last_outcome: StepOutcome | None = None  # the predicted outcome of the last step
 
     @torch.no_grad()
     def reset(
         self, latents: Tensor, actions: Tensor, is_first: Tensor, task: Tensor | None = None, *, frames_before: int = 0
     ) -> Tensor:
-        """Begin anew from context latents `[B, T, *, *]`, actions `[B, T, A]`, is_first `[B, T]`, and the batch's task.
+        """Start from a context: latents `[B, T, *, *]`, actions `[B, T, A]`, is_first `[B, T]`, and a batch's `task`.
 
-        `frames_before` the context others passed, which are forgotten.
-        Returns features `[B, T, H]` (empty without an agent).
+        `frames_before` is the number of earlier frames, which are forgotten. Returns features `[B, T, H]`, empty
+        without an agent. Raises a `UserError` if the context is longer than the ring.
         """
         rows, frames = latents.shape[:2]
         if frames > self.ring:
@@ -103,9 +103,9 @@ class Dream:
 
     @torch.no_grad()
     def reread(self, rows: Tensor, latents: Tensor, actions: Tensor, is_first: Tensor, task: Tensor) -> Tensor:
-        """The history of `rows` (int64 `[n]`), as `reset` takes it, is read anew under other tasks `[n, W]`.
+        """Recompute the history of `rows` (int64 `[n]`) for other tasks `[n, W]`; arguments are as in `reset`.
 
-        Returns their features `[n, T, H]`. The others stay as they are.
+        Returns the features `[n, T, H]` of these rows. Other rows do not change.
         """
         self.flush()
         assert self.world_cache is not None and self.agent_cache is not None and self.task is not None
@@ -120,9 +120,9 @@ class Dream:
 
     @torch.no_grad()
     def observe(self, latents: Tensor, actions: Tensor, task: Tensor | None = None) -> Tensor:
-        """A real frame came: latents `[B, *, *]` after actions `[B, A]`. Returns features `[B, H]`.
+        """Add a real frame, latents `[B, *, *]` after actions `[B, A]`. Returns features `[B, H]`.
 
-        `task`, as that of a batch of one timestep: what is asked for from now on.
+        `task`, as in a batch of one timestep, is the task from now on.
         """
         self.flush()
         if task is not None:
@@ -131,7 +131,7 @@ class Dream:
 
     @torch.no_grad()
     def step(self, actions: Tensor) -> DreamStep:
-        """Imagine the timestep that `actions` int64 `[B, A]` lead to, and what the agent sees in it: K + 1 passes."""
+        """Imagine the timestep after `actions`, int64 `[B, A]`, with its features and outcome, in K + 1 passes."""
         self.flush()
         latents, _ = self.advance(actions)
         features = self.flush()
@@ -140,10 +140,10 @@ class Dream:
 
     @torch.no_grad()
     def advance(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents `[B, L, Z]` of the timestep that `actions` int64 `[B, A]` lead to, in K passes: it is not kept yet.
+        """Latents `[B, L, Z]` of the timestep after `actions`, int64 `[B, A]`, in K passes. The frame stays pending.
 
-        The first pass keeps the frame before, if that is still to be done; its features `[B, H]` are returned too
-        (empty otherwise, and without an agent). `flush` keeps the last one.
+        If the frame before is pending, the first pass also writes it into the cache, and its features `[B, H]` are
+        returned; otherwise, and without an agent, they are empty. `flush` writes the last frame.
         """
         z_B1LZ, features = self._sample(actions[:, None])
         self.pending = z_B1LZ, actions[:, None]
@@ -152,7 +152,7 @@ class Dream:
 
     @torch.no_grad()
     def flush(self) -> Tensor:
-        """Keep the frame that `advance` left, if any; returns its features `[B, H]`, as `advance` does."""
+        """Write the pending frame into the cache, if there is one. Returns its features `[B, H]`, else empty ones."""
         if self.pending is None:
             return torch.zeros(0, 0, device=self.noise.device)
         pending, self.pending = self.pending, None
@@ -160,16 +160,17 @@ class Dream:
 
     @torch.no_grad()
     def imagine(self, actions: Tensor) -> Imagined:
-        """The timesteps that known actions int64 `[B, T, A]`, T >= 1, lead to: the same as `step` after `step`.
+        """Imagine the timesteps after known actions, int64 `[B, T, A]`, T >= 1, with the results of repeated `step`.
 
-        K passes a frame, not K + 1: a finished frame is kept in the pass that begins to denoise the next one.
+        It takes K passes a frame instead of K + 1: the first denoising pass of a frame also writes the frame before it
+        into the cache.
         """
         self.flush()
         latents, features, judged = [], [], []
         for action in actions.unbind(dim=1):
             z_BLZ, features_BH = self.advance(action)
             latents.append(z_BLZ)
-            features.append(features_BH)  # of the frame before
+            features.append(features_BH)  # features of the frame before
             assert self.last_outcome is not None
             judged.append(self.last_outcome)
         features_BTH = torch.stack((*features[1:], self.flush()), dim=1)
@@ -178,9 +179,9 @@ class Dream:
         return Imagined(torch.stack(latents, dim=1), features_BTH, *outcome, steps.achieved)
 
     def _step_outcome(self, actions: Tensor, z: Tensor) -> StepOutcome:
-        """What the step brought whose `actions` `[B, A]` led from the last frame to `z` `[B, L, Z]`.
+        """The predicted outcome of a step whose `actions` `[B, A]` led from the last frame to `z` `[B, L, Z]`.
 
-        `task` becomes what is then left to do.
+        Sets `task` to what is left after it.
         """
         before, self.last = self.last, z
         if self.with_agent is None:
@@ -197,7 +198,7 @@ class Dream:
 
     @torch.no_grad()
     def select(self, rows: Tensor) -> None:
-        """Go on with the chosen `rows` only (int64 `[n]`)."""
+        """Keep only the dreams `rows`, int64 `[n]`."""
         assert self.world_cache is not None
         self.flush()
         self.world_cache = self.world_cache.select(rows)
@@ -206,10 +207,10 @@ class Dream:
         self.last = self.last[rows] if self.last is not None else None
 
     def _sample(self, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """K steps of `z <- z + d (z^ - z) / (1 - tau)` from noise, with d = 1 / K: `[B, 1, L, Z]`.
+        """A sampled frame `[B, 1, L, Z]`: K steps of `z <- z + d (z^ - z) / (1 - tau)` from noise, with d = 1 / K.
 
-        The first step's pass keeps the frame before if that is still to be done: its features `[B, 1, H]` are returned
-        too (empty otherwise).
+        The first pass also writes a pending frame into the cache; its features `[B, 1, H]` are returned, else empty
+        ones.
         """
         pending, self.pending = self.pending, None
         history = None if pending is None else self._to_context_level(pending[0])
@@ -229,12 +230,12 @@ class Dream:
         return z, features
 
     def _see(self, z: Tensor, actions: Tensor, is_first: Tensor | None = None) -> Tensor:
-        """As `_keep`, of real frames."""
+        """`_keep` for real frames."""
         self.last = z[:, -1]
         return self._keep(z, actions, is_first)
 
     def _keep(self, z: Tensor, actions: Tensor, is_first: Tensor | None = None) -> Tensor:
-        """Features `[B, T, H]` of finished frames `[B, T, L, Z]`, which become history."""
+        """Write finished frames `[B, T, L, Z]` into the cache; returns their features `[B, T, H]`."""
         frames, history = z.shape[1], self._to_context_level(z)
         levels = [self.dynamics.context_level] * frames, [self.d_min] * frames
         return self._commit(history, self._pass(history, *levels, actions, is_first, memory_only=True).memory)
@@ -264,7 +265,7 @@ class Dream:
         is_first: Tensor | None = None,
         memory_only: bool = False,
     ) -> Prediction:
-        """The world over frames in progress, whose levels `tau` and `d` are the same in all rows."""
+        """A forward pass of the dynamics over frames in progress, with the same `tau` and `d` in all rows."""
         shape = z.shape[:2]
         if is_first is None:
             is_first = torch.zeros(shape, dtype=torch.bool, device=z.device)

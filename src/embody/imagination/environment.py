@@ -1,4 +1,4 @@
-"""The imagined world as a gymnasium environment: pixels and rewards out of the dream, one person or agent in it."""
+"""The imagined world as a gymnasium environment for one player: pixels and rewards are those of a dream."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +16,11 @@ __all__ = ["DreamEnv"]
 
 
 class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Each `reset` starts from a recorded context (`contexts(seed)` gives one row); `horizon` steps at most.
+    """Each `reset` starts a dream from a recorded context, the one row of `contexts(seed)`.
 
-    Observation uint8 `[H, W, 3]`; action int64 `[A]`; the reward is the dream's; the episode ends where it is less
-    likely than not to go on. The info holds the `continue` probability. A dream without an agent has neither: its
-    reward is 0, it goes on to the horizon, and a frame costs K passes instead of K + 1.
+    Observations are uint8 `[H, W, 3]`, actions int64 `[A]`. Rewards are the dream's. An episode terminates when the
+    continue probability, `continue` in the info, is below 1/2, and is truncated after `horizon` steps. Without an agent
+    the reward is 0, the continue probability is 1, and a frame costs K passes instead of K + 1.
     """
 
     def __init__(self, tokenizer: Tokenizer, dream: Dream, contexts: Callable[[int], Batch], horizon: int) -> None:
@@ -33,7 +33,7 @@ class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """The last frame of a recorded context."""
+        """Start a new dream; the observation is the last frame of its context."""
         super().reset(seed=seed)
         if seed is not None:
             self.dream.noise = GeneratorNoise(torch.Generator(self.dream.noise.device).manual_seed(seed))

@@ -1,4 +1,4 @@
-"""The agent in the real environment: frames in, sampled actions out, through the very caches it dreams with."""
+"""The agent in the real environment: it takes frames and samples actions, with the same caches as in dreams."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -19,12 +19,11 @@ __all__ = ["Player"]
 
 
 class Player:
-    """Plays `N` episodes side by side: `begin`, then `act` and `observe` in turn; `relabel` asks for something else,
-    `keep` leaves those that are over.
+    """Plays `N` episodes side by side: `begin`, then `act` and `observe` in turn.
 
-    The history starts as a training context does: the first frame repeated, `context` frames in all. In
-    multi-achievement mode a label names the tasks that are left, "collect wood, wake up": `relabel` before the frame in
-    which that changes.
+    `relabel` changes the tasks, `keep` drops finished episodes. As in training, the history starts with the first frame
+    repeated `context` times. In multi-achievement mode a label names the tasks that are left, "collect wood, wake up";
+    call `relabel` before observing the frame in which they change.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Player:
         self.dream = Dream(model, k_sample=sampling.k_sample, noise=self.noise)
         self.tokenizer_cache: RingCache | None = None
         self.features: Tensor | None = None
-        # What the ring holds, to be read anew: latents, actions, is_first of each frame.
+        # Latents, actions and is_first of each frame in the ring, to recompute the history for another task.
         self.history: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=self.dream.ring)
 
     @classmethod
@@ -60,9 +59,11 @@ class Player:
         compiled: bool = False,
         device: torch.device | str = "cpu",
     ) -> "Player":
-        """The agent in a weights folder such as `models/minigrid`: after imagination if that is done, else cloned.
+        """The agent in a weights folder such as `models/minigrid`: after imagination if it was trained, else after
+        behaviour cloning.
 
-        `precision` and `compiled` are those of `for_inference`. The tokenizer stays float32: latents are as on disk.
+        `precision` and `compiled` are those of `for_inference`. The tokenizer stays float32, so that latents equal
+        those that the dynamics was trained on.
         """
         folder = Path(folder)
         after = folder / "imagination.safetensors"
@@ -71,13 +72,13 @@ class Player:
         tokenizer = for_inference(tokenizer.to(device), precision="float32", compiled=compiled)
         model = for_inference(model.to(device), precision=precision, compiled=compiled)
         context = recipe["imagination"]["context"]
-        sampling = from_dict(SamplingConfig, recipe.get("sampling", {}))  # a cloned policy has no use for it
+        sampling = from_dict(SamplingConfig, recipe.get("sampling", {}))  # weights after behaviour cloning have none
         words = recipe["vocabulary"], recipe.get("labels", ())
         return cls(tokenizer, model, *words, context=context, sampling=sampling, seed=seed)
 
     @torch.no_grad()
     def begin(self, frames: np.ndarray, labels: list[str]) -> None:
-        """First frames uint8 `[N, H, W, 3]` and task labels of `N` new episodes."""
+        """Begin `N` new episodes with first frames uint8 `[N, H, W, 3]` and task labels."""
         rows, sizes = len(frames), self.dream.dynamics.actions.sizes
         self.tokenizer_cache = self.tokenizer.encoder_cache(rows)
         actions = torch.zeros(rows, len(sizes), dtype=torch.long, device=self.device)
@@ -90,11 +91,11 @@ class Player:
 
     @torch.no_grad()
     def relabel(self, labels: list[str]) -> None:
-        """From now on other task labels, for all `N`; nothing that was seen is lost.
+        """Set the task labels of all `N` episodes; the history is kept.
 
-        If a label asks for one task, the history is read anew under it, as in training, where a clip has one label:
-        what `act` does next is what it would do had the agent been asked so from the start. The tasks that are left
-        change within the clips of training: other ones hold from the next frame on.
+        A label of one task applies to the whole history, which is recomputed, because in training a clip has one label:
+        `act` then acts as if the label had been given from the start. In multi-achievement mode the tasks that are left
+        apply from the next frame on, because in training they change within a clip.
         """
         assert self.features is not None and self.task is not None, "begin comes first"
         before, self.task = self.task, self._tasks(labels)
@@ -105,7 +106,7 @@ class Player:
 
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these of the `N` episodes only."""
+        """Keep only these episodes, in this order."""
         assert self.features is not None and self.tokenizer_cache is not None and self.task is not None, "begin first"
         chosen = torch.tensor(rows, dtype=torch.long, device=self.device)
         self.dream.select(chosen)
@@ -123,7 +124,7 @@ class Player:
 
     @torch.no_grad()
     def observe(self, actions: np.ndarray, frames: np.ndarray) -> None:
-        """The frames uint8 `[N, H, W, 3]` that came after `actions` int64 `[N, A]`."""
+        """Add the frames, uint8 `[N, H, W, 3]`, that followed `actions`, int64 `[N, A]`."""
         taken, latents = torch.from_numpy(actions).to(self.device), self._encode(frames)
         self.history.append((latents, taken, torch.zeros(len(frames), dtype=torch.bool, device=self.device)))
         assert self.task is not None, "begin comes first"
@@ -134,7 +135,7 @@ class Player:
         return self.tokenizer.encode(pixels[:, None], cache=self.tokenizer_cache)[:, 0]
 
     def _past(self, rows: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, actions and is_first `[n, T, ...]` of the chosen rows' history."""
+        """Latents, actions and is_first, `[n, T, ...]`, of the history of `rows`."""
         latents, actions, first = (
             torch.stack([part[rows] for part in parts], 1) for parts in zip(*self.history, strict=True)
         )
