@@ -1,4 +1,4 @@
-"""What a config costs, worked out from its numbers alone: parameters, FLOPs, memory, and a table of them."""
+"""The costs of a config, computed from its numbers alone: parameters, FLOPs, memory, and a table of them."""
 
 from embody.cost.plan import plan
 

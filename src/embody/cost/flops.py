@@ -1,9 +1,9 @@
-"""Floating point operations of matrix products: a product of `[a, b]` and `[b, c]` is `2 a b c`.
+"""Floating point operations (FLOPs) of matrix products: a product of `[a, b]` and `[b, c]` takes `2 a b c`.
 
-Look-ups, norms, rotations, softmax, activations, losses (but for the network of LPIPS) and optimisers are free, as in
-`torch.utils.flop_counter`. Causal attention counts the full square of frames, as that counter does; a kernel that skips
-the future spends `(T + 1) / 2T` of it. A backward pass costs two products for each of the forward pass, one where the
-input has no gradient; what flash attention computes anew in it is not counted.
+As in `torch.utils.flop_counter`, look-ups, norms, rotations, softmax, activations, optimisers and losses (except LPIPS)
+are not counted, and causal attention counts all pairs of frames; a kernel that skips future frames computes
+`(T + 1) / 2T` of them. A backward pass takes two products for each forward product, or one if the input needs no
+gradient. Recomputation inside flash attention is not counted.
 
 Legend: T frames, S tokens a frame, M agent tokens, D width, N query heads, G key/value heads, K head dim, P patches, L
 latent tokens, Z channels.
@@ -50,9 +50,9 @@ __all__ = [
 
 
 def block_flops(trunk: TransformerConfig, tokens: int, pairs: int) -> int:
-    """`2 X matrices + 4 N K pairs`: X tokens through every matrix; `q k^T` and `w v` for each (query, key) pair.
+    """`2 X matrices + 4 N K pairs`: X tokens times every matrix; `q k^T` and `w v` for each (query, key) pair.
 
-    Grouped keys and values save projections, not pairs: each of the N query heads meets its keys.
+    Grouped keys and values make projections smaller, but each of the N query heads has all pairs.
     """
     return 2 * tokens * block_matrices(trunk) + 4 * trunk.width * pairs  # N K = D
 
@@ -92,7 +92,7 @@ def dynamics_flops(config: DynamicsConfig, frames: int, keys: int | None = None)
 
 
 def memory_flops(config: DynamicsConfig, frames: int, keys: int | None = None) -> int:
-    """Latents in and the layers that lead to the memory: with `keys`, those of a cache, also the last time layer."""
+    """Latents in and the layers that the memory needs; with a cache of `keys` frames also the last time layer."""
     layers = config.trunk.layers
     needed = max(layers.rfind("S"), layers.rfind("T") + 1 if keys else 0)
     trunk = replace(config.trunk, depth=needed)
@@ -182,12 +182,12 @@ def agent_row_flops(config: Config, frames: int) -> float:
 
 
 def event_row_flops(config: Config, frames: int) -> float:
-    """What reads events off each two of so many frames, forward and backward."""
+    """`EventClassifier` on each pair of successive frames, forward and backward."""
     return (frames - 1) * _outcome_model_row_flops(config.dynamics.tokens, *event_layers(config.dynamics, config.agent))
 
 
 def risk_row_flops(config: Config, frames: int) -> float:
-    """What expects costs of all of so many frames but the last, forward and backward."""
+    """`RiskModel` on each frame but the last, forward and backward."""
     return (frames - 1) * _outcome_model_row_flops(
         config.dynamics.tokens, *risk_layers(config.dynamics, config.agent, config.env.actions)
     )
@@ -198,17 +198,16 @@ def _outcome_model_flops(tokens: int, of_token: Layers, of_all: Layers) -> int:
 
 
 def _outcome_model_row_flops(tokens: int, of_token: Layers, of_all: Layers) -> int:
-    """Of one step, forward and backward; latents have no gradient."""
+    """An outcome model on one step, forward and backward; latents have no gradient."""
     return 3 * _outcome_model_flops(tokens, of_token, of_all) - tokens * _flops(of_token[:1])
 
 
 def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
-    """Phase 3, a step of one dream: `dreams` dreamings, then the policy and value heads on H + 1 frames.
+    """Phase 3, one row of a step: `dreams` dreams of H frames, then the policy and value heads on H + 1 frames.
 
-    By default the mean over the steps, a dreaming for `updates` of them.
-
-    The dream: its context at once, then H frames over a ring as long as they need. Features have no gradient, unless
-    the agent is finetuned: then the prior looks at the whole dream once, and the agent anew in each update.
+    `dreams` is 1 if the step makes new dreams, else 0; by default 1 / `updates`, the mean. A dream is a pass over the
+    context, then H frames with a ring cache. Features have no gradient, unless the agent is finetuned: then the prior
+    computes the features of each dream once, and the agent in each update.
     """
     agent, dream = config.agent, config.imagination
     trunk, actions = config.dynamics.trunk, config.env.actions
@@ -238,10 +237,9 @@ def imagination_row_flops(config: Config, dreams: float | None = None) -> float:
 
 
 def _features_row_flops(config: Config, frames: int) -> int:
-    """What the heads read, forward and backward.
+    """The features that the heads read, forward and backward.
 
-    The world's pass goes backward only where the agent shares its weights, and only to what it reads: the inputs of
-    the space layers.
+    The dynamics has a backward pass only if the agent shares its layers, starting at the inputs of its space layers.
     """
     agent, dynamics = config.agent, config.dynamics
     world = memory_flops(dynamics, frames)
@@ -256,9 +254,9 @@ def _features_row_flops(config: Config, frames: int) -> int:
 
 
 def generated_frame_flops(config: Config, keys: int | None = None, *, agent: bool = True) -> int:
-    """One more frame: `K` passes of the world and one to remember it, then the agent's, over a ring of `keys`.
+    """One generated frame: K passes of the dynamics, one that writes it into the cache, then the agent's pass.
 
-    That is `dynamics.context` by default; pixels are `decode_flops`.
+    The ring holds `keys` frames, by default `dynamics.context`. Decoding to pixels is `decode_flops`.
     """
     keys = config.dynamics.context if keys is None else keys
     world = config.sampling.k_sample * dynamics_flops(config.dynamics, 1, keys)

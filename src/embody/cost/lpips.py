@@ -1,4 +1,4 @@
-"""The perceptual loss of the tokenizer, a frame: what its network computes and keeps, in float32 always.
+"""FLOPs and activation memory of the tokenizer's perceptual loss, which is always computed in float32.
 
 Legend: C channels, H W pixels or features, k kernel.
 """
@@ -14,20 +14,20 @@ __all__ = ["lpips_activations", "lpips_row_flops"]
 
 @dataclass(frozen=True)
 class _Layer:
-    """A convolution's sizes, pooling done."""
+    """The sizes of a convolution, after its pooling."""
 
     weights: int  # k^2 C_in C_out
-    taken: int  # C_in H W, of which pooled ones are kept anew
-    pooled: bool
+    taken: int  # C_in H W of its input
+    pooled: bool  # whether max pooling comes before it
     outputs: int  # H W
     channels: int  # C_out
     read: bool
 
 
 def lpips_row_flops(objective: TokenizerObjective, frame: tuple[int, int], frames: int) -> int:
-    """`2 (3 sum_conv k^2 C_in C_out H W + 2 sum_read C H W)` a frame: both images forward, the decoded one backward.
+    """FLOPs: `2 (3 sum_conv k^2 C_in C_out H W + 2 sum_read C H W)` a frame.
 
-    The network is frozen: its weights need no product of the backward pass.
+    These are a forward pass of each image and a backward pass to the decoded one; weights are frozen and need none.
     """
     layers = list(_layers(objective, frame))
     convolutions = sum(layer.weights * layer.outputs for layer in layers)
@@ -36,8 +36,11 @@ def lpips_row_flops(objective: TokenizerObjective, frame: tuple[int, int], frame
 
 
 def lpips_activations(objective: TokenizerObjective, frame: tuple[int, int], frames: int) -> int:
-    """Bytes for the backward pass: of the decoded image the input, each ReLU's output, what pooling gives and from
-    where (8 bytes); of each layer that is compared `f - g` and the norm."""
+    """Bytes kept for the backward pass.
+
+    For the decoded image: the input, the output of each ReLU, the output and indices (8 bytes) of each pooling. For
+    each compared layer: `f - g` and the norm.
+    """
     layers = list(_layers(objective, frame))
     total = 4 * 3 * frame[0] * frame[1] if layers else 0
     for layer in layers:

@@ -1,6 +1,6 @@
-"""Bytes on a GPU: what a training phase holds all the time, and what its forward pass keeps for the backward one.
+"""Memory of a GPU in bytes: what a training phase always holds, and what the forward pass keeps for the backward pass.
 
-Workspaces, the allocator's gaps and buffers of the communication are not counted. Legend: as in `flops`.
+Workspaces, fragmentation and communication buffers are not counted. Legend: as in `flops`.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _FLOAT32 = 4
 
 @dataclass(frozen=True)
 class Resident:
-    """Bytes held between steps; each can be split over GPUs (sharded data parallel), or is whole on every one."""
+    """Bytes held between steps; each kind can be sharded over GPUs or held whole on every GPU."""
 
     weights: int
     gradients: int
@@ -37,10 +37,11 @@ class Resident:
 
 
 def resident(stage: StageConfig, held: int, trained: int, matrices: int, prior: int = 0) -> Resident:
-    """`held` parameters, `trained` of them, `matrices` of these in transformer blocks; everything is float32.
+    """Bytes of `held` parameters, of which `trained` are trained and `matrices` are trained matrices of blocks;
+    float32.
 
-    AdamW keeps two numbers a parameter, Muon one a matrix entry; the EMA is a copy of all that is held. `prior`
-    parameters more are a frozen copy.
+    AdamW keeps two numbers for each parameter, Muon one for each matrix entry. The EMA is a copy of all held
+    parameters. `prior` more parameters are a frozen copy.
     """
     by_muon = matrices if stage.muon_lr else 0
     optimiser = 2 * (trained - by_muon) + by_muon
@@ -51,12 +52,12 @@ def resident(stage: StageConfig, held: int, trained: int, matrices: int, prior: 
 
 
 def block_activations(trunk: TransformerConfig, p: int) -> int:
-    """Bytes a token, for operands of `p` bytes: 2 for bfloat16 autocast on a GPU, 4 for float32 on a CPU.
+    """Bytes for each token, with operands of `p` bytes: 2 for bfloat16 autocast, 4 for float32.
 
-    The residual stream before each norm (`2 * 4 D`); the normalised inputs of the projections (`2 p D`); queries, keys
-    and values as projected (`p (N + 2G) K`), where that is not float32 again as such (`4 (N + G) K`), and rotated
-    (`p (N + G) K`); attention's output (`p N K`) and its log-sum-exp (`4 N`); gate and up, silu(gate) and the product
-    (`4 p M`).
+    The sum of: the residual stream before each norm, `2 * 4 D`; the normalised inputs of the projections, `2 p D`;
+    queries, keys and values as projected, `p (N + 2G) K`; queries and keys cast to float32 (unless they are),
+    `4 (N + G) K`, and rotated, `p (N + G) K`; the output of attention, `p N K`, and its log-sum-exp, `4 N`; gate, up,
+    silu(gate) and their product, `4 p M`.
     """
     D, K = trunk.width, trunk.width // trunk.heads
     q, kv = trunk.heads * K, trunk.kv_heads * K
@@ -66,9 +67,9 @@ def block_activations(trunk: TransformerConfig, p: int) -> int:
 
 
 def trunk_activations(trunk: TransformerConfig, tokens: int, p: int, recompute: bool = False) -> int:
-    """All blocks and the last norm, for so many tokens in all (rows, frames and tokens a frame).
+    """Bytes of all blocks and the last norm, for `tokens` tokens (rows x frames x tokens of a frame).
 
-    With `recompute` each block keeps its input (`4 D`), and one block at a time all the rest.
+    With `recompute` each block keeps its input, `4 D`, and one block at a time keeps everything.
     """
     block = block_activations(trunk, p)
     blocks = trunk.depth * _FLOAT32 * trunk.width + block if recompute else trunk.depth * block
@@ -83,8 +84,8 @@ def tokenizer_activations(
     p: int,
     recompute: bool = False,
 ) -> int:
-    """Both trunks on P + L tokens; of each patch, the pixels that come in, and D numbers before those that go out; the
-    loss's network if it has one."""
+    """Bytes of a row: both transformers on P + L tokens; for each patch its input pixels and the D numbers before its
+    output; the perceptual loss's network, if there is one."""
     P = patches(config, frame)
     trunks = sum(
         trunk_activations(trunk, frames * (P + config.latents), p, recompute)
@@ -97,10 +98,10 @@ def tokenizer_activations(
 def agent_activations(
     config: AgentConfig, trunk: TransformerConfig, world_tokens: int, frames: int, p: int, recompute: bool = False
 ) -> int:
-    """The stream of M tokens, and in space layers what it reads: S + M tokens, once more before and after their norm.
+    """Bytes of a row: the stream of M tokens, and the S tokens of the dynamics that each space layer reads.
 
-    An agent with its own weights also keeps the world's tokens themselves, which no backward pass of the world does.
-    With `recompute` one space layer at a time reads.
+    An agent with its own weights also keeps the dynamics' tokens themselves, because the dynamics has no backward pass
+    that would keep them. With `recompute` one space layer at a time keeps what it reads.
     """
     M, S = config.tokens, world_tokens
     D, kv = trunk.width, trunk.kv_heads * (trunk.width // trunk.heads)
@@ -119,5 +120,5 @@ def _cast(numbers: int, p: int) -> int:
 
 
 def ring_bytes(trunk: TransformerConfig, tokens: int, context: int, p: int) -> int:
-    """`2 layers S G C K` numbers of `p` bytes: keys and values of one world's last C frames in each time layer."""
+    """Bytes of a ring cache, `2 p layers S G C K`: keys and values of a row's last C frames in each time layer."""
     return p * 2 * trunk.layers.count("T") * tokens * trunk.kv_heads * context * (trunk.width // trunk.heads)

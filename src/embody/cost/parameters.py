@@ -1,4 +1,4 @@
-"""Numbers that each model learns.
+"""Counts the parameters of each model.
 
 Legend: D width, M MLP width, N query heads, G key/value heads, K head dim, P patches, L latent tokens, Z channels.
 """
@@ -20,27 +20,27 @@ __all__ = [
     "trunk_parameters",
 ]
 
-Layers = list[tuple[int, int]]  # inputs and outputs of each
+Layers = list[tuple[int, int]]  # inputs and outputs of each linear layer
 
 
 def block_matrices(trunk: TransformerConfig) -> int:
-    """`D (N + 2G) K + N K D + 3 D M`: the projections to queries, keys and values, the one back, and SwiGLU's three."""
+    """`D (N + 2G) K + N K D + 3 D M`: projections to queries, keys and values, output projection, SwiGLU's three."""
     D, M, K = trunk.width, trunk.mlp_width, trunk.width // trunk.heads
     return D * (trunk.heads + 2 * trunk.kv_heads) * K + trunk.heads * K * D + 3 * D * M
 
 
 def blocks_parameters(trunk: TransformerConfig) -> int:
-    """`depth (matrices + 2D + 2K)`: each block has a norm before its attention and MLP, and of queries and keys."""
+    """`depth (matrices + 2D + 2K)`: a block has norms before attention and MLP, and norms of queries and keys."""
     return trunk.depth * (block_matrices(trunk) + 2 * trunk.width + 2 * (trunk.width // trunk.heads))
 
 
 def trunk_parameters(trunk: TransformerConfig) -> int:
-    """The blocks, and `D` of the last norm."""
+    """The parameters of the blocks and of the last norm (`D`)."""
     return blocks_parameters(trunk) + trunk.width
 
 
 def tokenizer_parameters(config: TokenizerConfig, frame: tuple[int, int]) -> int:
-    """Encoder and decoder; patches in and out (`3 p^2 D`); positions of P patches and L latents on both sides."""
+    """Encoder and decoder, patch projections (`3 p^2 D` each), and positions of P patches and L latents in both."""
     E, D, L, Z = config.encoder.width, config.decoder.width, config.latents, config.channels
     P, pixels = patches(config, frame), 3 * config.patch**2
     encoder = trunk_parameters(config.encoder) + pixels * E + E + (P + 1 + L) * E  # 1: the masked patch
@@ -58,7 +58,8 @@ def dynamics_parameters(config: DynamicsConfig, actions: ActionSpec) -> int:
 
 
 def agent_parameters(config: AgentConfig, trunk: TransformerConfig, actions: ActionSpec) -> int:
-    """Task embedding, agent tokens, two norms, heads; a copy of the world's blocks if the agent owns its weights."""
+    """Task embedding, agent tokens, two norms, heads, and blocks of the dynamics' shape if the agent owns its
+    weights."""
     D, M, goal = trunk.width, config.tokens, goal_of(config.goal)
     words = goal.vocabulary(config) * config.word_width
     task = goal.task_inputs(config) * M * D + M * D
@@ -79,9 +80,9 @@ def head_layers(config: AgentConfig, trunk: TransformerConfig, actions: ActionSp
 
 
 def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[Layers, Layers]:
-    """Inputs and outputs of the linear layers that read events off two frames: of each token, and of all.
+    """Linear layers of `EventClassifier`: those applied to each token, and those applied to all tokens together.
 
-    None if the agent's heads predict what steps bring.
+    Both are empty outside multi-achievement mode.
     """
     hidden, kept = agent.event_hidden, agent.event_channels
     of_token = [(2 * dynamics.channels, hidden), (hidden, kept)]
@@ -90,7 +91,7 @@ def event_layers(dynamics: DynamicsConfig, agent: AgentConfig) -> tuple[Layers, 
 
 
 def risk_layers(dynamics: DynamicsConfig, agent: AgentConfig, actions: ActionSpec) -> tuple[Layers, Layers]:
-    """As `event_layers`, of what expects costs of a frame and an action."""
+    """Linear layers of `RiskModel`, as in `event_layers`."""
     hidden, kept = agent.event_hidden, agent.event_channels
     of_token = [(dynamics.channels, hidden), (hidden, kept)]
     of_all = [(dynamics.tokens * kept + sum(actions.sizes), hidden), (hidden, hidden), (hidden, 2)]

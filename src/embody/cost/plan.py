@@ -1,4 +1,4 @@
-"""A config's costs as a table: parameters, memory of a GPU, FLOPs, and days for a number of frames."""
+"""A config's costs as tables: parameters, memory of a GPU, FLOPs, and days for a number of frames."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -59,7 +59,7 @@ class Phase:
 
 
 def phases(config: Config) -> list[Phase]:
-    """The tokenizer's, the dynamics', the agent's, and imagination, whose frames are the dreamt ones."""
+    """The phases of tokenizer, dynamics, agent and imagination; the frames of imagination are the dreamt ones."""
     p = 4 if config.precision == "float32" else 2
     t, d, a = config.tokenizer, config.dynamics, config.agent
     frame, actions, objective = config.env.frame, config.env.actions, config.agent_objective
@@ -156,9 +156,10 @@ def phases(config: Config) -> list[Phase]:
 
 
 def plan(config: Config, *, gpus: int, frames: float, mfu: float, peak_tflops: float) -> str:
-    """The table for `gpus` of `peak_tflops` each, used to a share `mfu`; each phase sees `frames` frames.
+    """The tables for `gpus` GPUs of `peak_tflops` TFLOP/s each at utilisation `mfu`, above 0, at most 1.
 
-    A `UserError` where a batch does not split over the GPUs, or a number cannot be.
+    Each phase trains on `frames` frames. Raises a `UserError` if a batch does not split evenly over the GPUs or a
+    number is out of its range.
     """
     for name, value in (("gpus", gpus), ("frames", frames), ("mfu", mfu), ("peak-tflops", peak_tflops)):
         if value <= 0:

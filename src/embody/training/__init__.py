@@ -1,1 +1,1 @@
-"""One training loop, and a small file per stage that gives it a loss."""
+"""The training loop, and a module for each stage that gives it batches and a loss."""

@@ -1,7 +1,7 @@
-"""Phase 2: cloning, reward, value and continue heads learn on agent tokens; the dynamics loss goes on.
+"""Phase 2: the agent learns behaviour cloning, rewards, values and continues; the dynamics loss goes on.
 
-With the agent's own weights the agent's losses cannot reach the world; in the paper's sharing they finetune it.
-In multi-achievement mode `EventsStage` then teaches what reads them off frames, `RiskStage` what steps may cost.
+If the agent has its own weights, its losses do not change the dynamics; if it shares the dynamics' layers, as in the
+paper, they finetune it. In multi-achievement mode `EventsStage` and `RiskStage` then train the outcome models.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,7 +39,7 @@ __all__ = ["AgentStage", "EventsStage", "RiskStage"]
 
 
 class AgentStage:
-    """Latents, actions, rewards and tasks in; agent losses and the dynamics loss out."""
+    """Trains the agent on latents, actions, rewards and tasks, by the agent's losses and the dynamics loss."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class AgentStage:
                 agent.heads.reward_mean.fill_(rewards.mean)
                 agent.heads.reward_std.fill_(max(rewards.std, 1e-3))
         self.model: WorldAndAgent = WorldAndAgent(dynamics, agent)
-        # Without its own loss the world has nothing to learn here, unless it shares its layers with the agent.
+        # The dynamics learns only if its loss goes on or if it shares its layers with the agent.
         trains_world = config.agent_objective.dynamics_weight > 0 or not config.agent.own_weights
         dynamics.requires_grad_(trains_world)
         self.losses = nn.ModuleDict(
@@ -107,7 +107,7 @@ class AgentStage:
         return self.batches_of(self.clips(), start)
 
     def batches_of(self, clips: ClipSpec, start: int) -> Iterable[Batch]:
-        """Batches `start`, `start + 1`, ... of these clips, by the datasets and the seed of the stage."""
+        """Batches `start`, `start + 1`, ... of `clips`, from the stage's datasets and seed."""
         return batches(
             self.datasets, clips, seed=self.run_config.seed + 2, start=start, workers=self.run_config.workers
         )
@@ -129,7 +129,7 @@ class AgentStage:
         return agent_row_flops(self.run_config, frames)
 
     def _levels(self, batch: Batch, noise: Noise) -> Levels:
-        """Levels that the heads read: drawn as the flow loss draws them [P], or that of a history (the seed's)."""
+        """The levels of the frames that the heads read: drawn as in the flow loss [P], or the context level."""
         k_max, objective = self.model.dynamics.config.k_max, self.run_config.dynamics_objective
         context_levels = self.model.context_levels(batch)
         if self.run_config.agent_objective.heads_input == "context":
@@ -143,12 +143,12 @@ class AgentStage:
 
 
 class _StepModelStage:
-    """A stage after the agent's: one part of its model alone learns in place, on neighbouring frames."""
+    """A stage after the agent's that trains one outcome model, in place, on pairs of successive frames."""
 
     name: str
 
     def __init__(self, before: AgentStage, part: nn.Module | None, steps: int, length: int) -> None:
-        """`before` is finished; `part` of its model learns, for so many steps, on clips of `length` frames."""
+        """`before` is finished; `part` of its model is trained for `steps` steps on clips of `length` frames."""
         assert part is not None
         self.agent_stage, self.steps = before, steps
         rows = max(1, before.run_config.agent_objective.event_rows // (length - 1))
@@ -161,18 +161,18 @@ class _StepModelStage:
         return [{"params": list(self.part.parameters())}]
 
     def latents(self, batch: Batch, noise: Noise) -> Tensor:
-        """The batch's, `[B, T, S, C]`, a little noised, as those of dreams are not quite those of recordings."""
+        """The batch's latents `[B, T, S, C]`, noised to the context level, since those of dreams are not clean
+        either."""
         assert batch.latents is not None
         z = self.model.dynamics.pack(batch.latents)
         return noise_to(self.model.context_levels(batch).tau, z, noise.normal(*z.shape))
 
 
 class EventsStage(_StepModelStage):
-    """The last steps of phase 2 but `RiskStage`'s: `EventClassifier` alone, on pairs many of which have events or
-    misses.
+    """After the agent, trains `EventClassifier` alone, on pairs of frames of which many have an event or a miss.
 
-    They are rare, and beside the agent's losses too few come by: in 2,000 batches of the agent's it learns half of
-    Crafter's (docs/LOG.md).
+    Events are too rare in the agent's own batches: from 2,000 of those it learns only half of Crafter's events
+    (docs/LOG.md).
     """
 
     name = "events"
@@ -196,16 +196,16 @@ class EventsStage(_StepModelStage):
 
 
 class RiskStage(_StepModelStage):
-    """The last steps of phase 2: `RiskModel` alone, on steps from anywhere, since it is to be right on average.
+    """After `EventsStage`, trains `RiskModel` alone, on steps drawn uniformly, because it predicts expectations.
 
-    A clip begins anywhere but at the end, and may outlast its episode: so an episode's last steps, which are those that
-    cost, come as often as others. Only its first seven come less.
+    A clip may begin at any timestep but the last and may outlast its episode. So an episode's last steps, which often
+    have a cost, are drawn as often as others; only its first seven are drawn less often.
     """
 
     name = "risk"
 
     def __init__(self, before: AgentStage) -> None:
-        length = 9  # eight steps a clip: clips of two frames take longer to read than to learn from
+        length = 9  # eight steps a clip; clips of two frames take longer to read than to train on
         super().__init__(before, before.model.risk, before.run_config.agent_objective.risk_steps, length)
 
     def batches(self, start: int) -> Iterable[Batch]:
@@ -215,7 +215,7 @@ class RiskStage(_StepModelStage):
         return self.agent_stage.batches_of(clips, start)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """A cost is what a recorded reward is below what was achieved for the first time."""
+        """The cost of a step is the number of first achievements minus the recorded reward."""
         risk = self.model.risk
         assert risk is not None
         paid = (batch.task[:, :-1] & ~batch.task[:, 1:]).sum(dim=-1)
@@ -228,5 +228,5 @@ class RiskStage(_StepModelStage):
 
 
 def _steps(batch: Batch) -> Tensor:
-    """Which steps between timesteps are real and recorded with actions, bool `[B, T - 1]`."""
+    """Which steps, from timestep t to t + 1, are real and have a recorded action: bool `[B, T - 1]`."""
     return batch.mask[:, 1:] & batch.mask[:, :-1] & batch.labelled[:, None]

@@ -27,7 +27,7 @@ __all__ = ["DynamicsStage"]
 
 
 class DynamicsStage:
-    """Latents and actions in, shortcut-forcing loss out."""
+    """Trains the dynamics on latents and actions, by the shortcut-forcing loss."""
 
     def __init__(
         self, config: Config, datasets: Sequence[Dataset], tokenizer_hash: str, *, name: str = "dynamics"

@@ -1,4 +1,4 @@
-"""Datasets to latents, once, before the dynamics trains: frame by frame, exactly as while acting."""
+"""Encodes datasets as latents once, before the dynamics is trained: frame by frame, exactly as while acting."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ from embody.tokenizer import Tokenizer
 
 __all__ = ["encode_dataset"]
 
-_ROWS, _ROWS_ON_GPU = 16, 256  # episodes encoded side by side, of like length, at most
-_HISTORY = 2**33  # bytes of a GPU for what is remembered of them
-_PIECE = 2**26  # bytes of their pixels that are in memory at a time
+_ROWS, _ROWS_ON_GPU = 16, 256  # most episodes that are encoded side by side
+_HISTORY = 2**33  # most bytes of their caches on a GPU
+_PIECE = 2**26  # most bytes of their pixels in memory at a time
 
 
 def encode_dataset(
@@ -28,9 +28,10 @@ def encode_dataset(
     progress: Callable[[int, int], None] | None = None,
     waiting: Callable[[str], None] | None = None,
 ) -> None:
-    """Write the latents of every episode under `tokenizer_hash`; shards that are there already are kept.
+    """Write the latents of every episode under `tokenizer_hash`; shards that exist are kept.
 
-    `progress` is called with the shards done and all shards. If another process writes them: see `exclusive_lock`.
+    `progress` is called with the number of shards done and of all shards. If another process is writing them,
+    `waiting` is called and this call waits (see `exclusive_lock`).
     """
     config = tokenizer.config
     writer = LatentWriter(dataset, tokenizer_hash, config.latents, config.channels)
@@ -68,7 +69,7 @@ def _rows_on_gpu(tokenizer: Tokenizer) -> int:
 
 
 def _together(dataset: Dataset, shards: Sequence[Shard], rows: int) -> list[list[Shard]]:
-    """`shards` in groups of at most `rows` episodes, or of one shard."""
+    """`shards` in groups of at most `rows` episodes each; a larger shard is a group of its own."""
     episodes = Counter(dataset.shard_of(row.id) for row in dataset.episodes())
     groups: list[list[Shard]] = []
     for shard in shards:
@@ -81,10 +82,10 @@ def _together(dataset: Dataset, shards: Sequence[Shard], rows: int) -> list[list
 def _encode_shards(
     tokenizer: Tokenizer, dataset: Dataset, latents: Mapping[Shard, NDArray[np.float16]], rows: int
 ) -> None:
-    """Fill the latents of each of some shards, `rows` episodes at a time."""
+    """Fill the `latents` of each shard, `rows` episodes at a time."""
     splits = dict.fromkeys(shard.split for shard in latents)
     episodes = [row for split in splits for row in dataset.episodes(split) if dataset.shard_of(row.id) in latents]
-    # Episodes of like length side by side: the shorter ones are padded, and their padding is dropped.
+    # Episodes of similar length are encoded together; shorter ones are padded, and the padding's latents are dropped.
     by_length = sorted(episodes, key=lambda row: row.length)
     for start in range(0, len(by_length), rows):
         group = by_length[start : start + rows]
@@ -97,7 +98,10 @@ def _encode_shards(
 
 @contextmanager
 def _one_thread_each() -> Iterator[int]:
-    """Torch's threads, each for a call of its own: a frame's products are too small to be shared out."""
+    """Calls of torch use one thread each inside; yields the number of threads before.
+
+    The matrix products of a frame are too small to be split among threads.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -110,9 +114,9 @@ def _one_thread_each() -> Iterator[int]:
 def _encode_side_by_side(
     tokenizer: Tokenizer, dataset: Dataset, group: Sequence[EpisodeRow]
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Latents `[rows, n, L, Z]` of the next n timesteps of all episodes, and the first of these timesteps.
+    """Yields the first of the next n timesteps, and their latents `[rows, n, L, Z]`, for all episodes of a group.
 
-    Long episodes come in pieces that fit into `_PIECE` bytes; the history is carried over.
+    Long episodes are encoded in pieces of `_PIECE` bytes; the cache carries the history over.
     """
     height, width = dataset.size
     longest = max(row.length for row in group)

@@ -1,4 +1,4 @@
-"""Phase 3: policy and value heads improve inside the dream (PMPO); all the rest is frozen, but as an option."""
+"""Phase 3: the policy and value heads learn in dreams (PMPO); the rest is frozen unless `finetune` is "agent"."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,16 +34,16 @@ __all__ = ["ImaginationStage", "Trajectories", "dream_trajectories"]
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Imagined timesteps 0 .. T, 0 being the context's last."""
+    """Dreams: timestep 0 is the context's last one, timesteps 1 to T are imagined."""
 
-    contexts: Batch  # what the dreams began from
+    contexts: Batch  # the contexts that the dreams started from
     latents: Tensor  # float32 [B, T, L, Z] of timesteps 1 .. T
     features: Tensor  # float32 [B, T + 1, H]
     actions: Tensor  # int64 [B, T, A]: taken at timesteps 0 .. T-1
-    rewards: Tensor  # float32 [B, T + 1]; timestep 0 is not read
-    continues: Tensor  # float32 [B, T + 1], probabilities; timestep 0 is not read
-    alive: Tensor  # bool [B, T]: whether the dream still went on at timesteps 0 .. T-1
-    task: Tensor  # what was asked for: a label int64 [B, W], or the tasks left after timesteps 1 .. T, bool [B, T, P]
+    rewards: Tensor  # float32 [B, T + 1]; index 0 is not used
+    continues: Tensor  # float32 [B, T + 1], probabilities from 0 to 1; index 0 is not used
+    alive: Tensor  # bool [B, T]: whether the dream still goes on at timesteps 0 .. T-1
+    task: Tensor  # the words of a label, int64 [B, W], or the tasks left after timesteps 1 .. T, bool [B, T, P]
 
     @property
     def rows(self) -> int:
@@ -55,14 +55,14 @@ class Trajectories:
         return self.contexts.length
 
     def to(self, device: torch.device) -> "Trajectories":
-        """Itself: dreams are made where they are used."""
+        """Returns itself, since dreams are made on the device that uses them."""
         return self
 
 
 def dream_trajectories(
     model: WorldAndAgent, batch: Batch, sampling: SamplingConfig, *, horizon: int, noise: Noise
 ) -> Trajectories:
-    """One rollout from each context of `batch`, by the live policy."""
+    """One dream of `horizon` steps from each context of `batch`, with actions sampled from the current policy."""
     assert batch.latents is not None
     dream = Dream(
         model,
@@ -101,7 +101,8 @@ def _alive(continues: Tensor) -> Tensor:
 
 
 class ImaginationStage:
-    """Contexts in, PMPO and value losses over one imagined rollout each out; a rollout serves `updates` steps."""
+    """Trains on one dream from each context, by the PMPO and value losses; each batch of dreams serves `updates`
+    steps."""
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class ImaginationStage:
         name: str = "imagination",
     ) -> None:
         self.name = name
-        # Contexts have one length: a dream starts from exactly so many frames.
+        # All contexts have the same length.
         self.config = replace(config.train_imagination, length=config.imagination.context, long_length=0)
         self.run_config = config
         self.datasets, self.tokenizer_hash = datasets, tokenizer_hash
@@ -128,7 +129,7 @@ class ImaginationStage:
             shared = [] if config.agent.own_weights else model.dynamics.parameters()
             self.trained += [*others, *shared]
         learnt = {id(parameter) for parameter in self.trained}
-        # Only what learns is held twice: at the paper's size the world alone is 6 GiB.
+        # Only trained parameters are copied: at the paper's size the dynamics alone is 6 GiB.
         self.prior = copy.deepcopy(model, {id(p): p for p in model.parameters() if id(p) not in learnt}).eval()
         for parameter in self.trained:
             parameter.requires_grad_(True)
@@ -150,22 +151,22 @@ class ImaginationStage:
         )
 
     def batches(self, start: int) -> Iterable[Trajectories]:
-        """Dreams from loaded contexts by the policy as it is when they are asked for; each serves `updates` steps."""
+        """Dreams of the policy at the step that asks for them; each batch is yielded `updates` times."""
         updates, device = self.run_config.imagination.updates, self.model.agent.token_MD.device
-        assert start % updates == 0, "a checkpoint cut a dream: it serves so many steps"
+        assert start % updates == 0, "training can resume only where new dreams begin"
         for number, contexts in enumerate(self.contexts(start // updates), start // updates):
-            noise = RowNoise(self.run_config.seed + 3, number, device=device)  # the losses' is of the run's own seed
+            noise = RowNoise(self.run_config.seed + 3, number, device=device)
             dreamt = self.dream(contexts.to(device), noise)
             for _ in range(updates):
                 yield dreamt
 
     def contexts(self, start: int) -> Iterable[Batch]:
-        """Loaded batches `start`, `start + 1`, ... of what dreams begin from."""
+        """Batches `start`, `start + 1`, ... of contexts."""
         seed, workers = self.run_config.seed + 3, self.run_config.workers
         return batches(self.datasets, self.clips(), seed=seed, start=start, workers=workers)
 
     def dream(self, contexts: Batch, noise: Noise) -> Trajectories:
-        """One rollout from each of the `contexts`, with rewards and ends as the losses are to count them."""
+        """One dream from each of the `contexts`, with the rewards and ends that the losses use."""
         config = self.run_config.imagination
         dreamt = dream_trajectories(
             self._dreamer(), contexts, self.run_config.sampling, horizon=config.horizon, noise=noise
@@ -190,7 +191,7 @@ class ImaginationStage:
         support = self.run_config.sampling.support
         policy = heads.act(features[:, :-1], support)
         prior = self.prior.agent.heads.act(dreamt.features[:, :-1], support)
-        # At the support's edge, in bfloat16, an action may have been taken that now is just outside: it says nothing.
+        # By bfloat16 rounding, a sampled action may now be just outside the support: it does not count.
         taken = dreamt.alive & policy.allows(dreamt.actions)
         loss, metrics = self.losses(
             policy, prior, dreamt.actions, returns - values[:, :-1], taken, reduce=context.reduce
@@ -213,7 +214,7 @@ class ImaginationStage:
         )
 
     def _dreamer(self) -> WorldAndAgent:
-        """The model with its heads as they are now, to dream with: autocast would cast frozen matrices every time."""
+        """The model to dream with: a copy whose frozen matrices are cast once, with the current heads."""
         autocast = torch.is_autocast_enabled(self.model.agent.token_MD.device.type)
         heads_only = self.run_config.imagination.finetune == "heads"
         if not autocast and not self.run_config.compile:
@@ -227,7 +228,7 @@ class ImaginationStage:
         return self.dreamer
 
     def _recompute_features(self, model: WorldAndAgent, dreamt: Trajectories, noise: Noise) -> Tensor:
-        """Features `[B, T + 1, H]` of the dreamt timesteps by `model`, anew from their latents."""
+        """The features `[B, T + 1, H]` that `model` computes from the latents of dreams."""
         contexts = dreamt.contexts
         assert contexts.latents is not None
         frames = dreamt.latents.shape[1]
@@ -245,7 +246,7 @@ class ImaginationStage:
 
     @torch.no_grad()
     def _seen_by_prior(self, dreamt: Trajectories, noise: Noise) -> Trajectories:
-        """The same latents with the prior's features, and what its heads read there: a learner's would drift."""
+        """The same dreams with features, rewards and continues of the frozen prior, which cannot drift."""
         features = self._recompute_features(self.prior, dreamt, noise)
         rewards, continues = self.prior.goal.outcome(self.prior, features, dreamt.rewards, dreamt.continues)
         rewards[:, 0], continues[:, 0] = 0.0, 1.0
@@ -253,7 +254,7 @@ class ImaginationStage:
 
 
 def _shuffled(dreamt: Trajectories, noise: Noise) -> Tensor:
-    """The control: rewards `[B, T + 1]` that came while the dreams went on change places among themselves."""
+    """The control shuffled_rewards: rewards `[B, T + 1]`, permuted among the timesteps at which dreams were alive."""
     rewards = dreamt.rewards.clone()
     arrived = rewards[:, 1:][dreamt.alive]
     order = noise.uniform(*dreamt.alive.shape)[dreamt.alive].argsort()

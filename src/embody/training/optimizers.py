@@ -1,4 +1,4 @@
-"""Which optimiser steps which parameters, and at what rate."""
+"""The optimisers, their parameters and their learning rates."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["clipped_gradients", "learning_rate", "make_optimizers", "set_rates"]
 
 
 def learning_rate(config: StageConfig, step: int, steps: int) -> float:
-    """The share of the full rate at `step`: warm-up, stable, linear decay to `final_lr`."""
+    """The share of the full learning rate at `step`: warm-up, then constant, then linear decay to `final_lr`."""
     warmup = max(1.0, config.warmup * steps)
     left = (steps - step) / max(1.0, config.decay * steps)
     return min(1.0, (step + 1) / warmup, config.final_lr + (1 - config.final_lr) * left)
@@ -23,9 +23,9 @@ def learning_rate(config: StageConfig, step: int, steps: int) -> float:
 def make_optimizers(
     config: StageConfig, model: nn.Module, groups: Iterable[Mapping[str, Any]]
 ) -> list[torch.optim.Optimizer]:
-    """AdamW, and Muon for the matrices of transformer blocks if it has a rate.
+    """AdamW, and Muon for the matrices of transformer blocks if `muon_lr` is above 0.
 
-    `groups` hold the trained parameters (`params`); the optional `lr_scale` of one multiplies its rates.
+    Each of `groups` has trained parameters (`params`) and optionally an `lr_scale` that multiplies its learning rates.
     """
     blocks = [module for module in model.modules() if isinstance(module, Block)] if config.muon_lr else []
     matrices = {p for block in blocks for p in block.parameters() if p.ndim == 2}
@@ -43,14 +43,14 @@ def make_optimizers(
 
 
 def set_rates(optimizers: Sequence[torch.optim.Optimizer], share: float) -> None:
-    """From now on each group's rate is `share` of its full one."""
+    """Set each group's learning rate to `share` of its full rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = share * group["full_lr"]
 
 
 def clipped_gradients(loss: Tensor, optimizers: Sequence[torch.optim.Optimizer], clip: float) -> Tensor:
-    """Add the gradients of `loss`, then scale all to a joint norm of at most `clip`; returns the norm before."""
+    """Compute the gradients of `loss` and scale them to a joint norm of at most `clip`; returns the unscaled norm."""
     loss.backward()
     trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     return nn.utils.clip_grad_norm_(trained, clip)

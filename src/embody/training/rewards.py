@@ -1,4 +1,4 @@
-"""What rewards and returns come to over the training split, as the loader gives them, and whether bins hold them."""
+"""The ranges of rewards and returns in the training split, and whether the bins of the heads hold them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class RewardStatistics:
-    """Over all timesteps of labelled episodes; those of a recording of many tasks count once for each that occurs."""
+    """Statistics over all timesteps of labelled episodes; recordings of many tasks count once for each task in them."""
 
-    rewards: Span  # least and most
+    rewards: Span  # lowest and highest
     returns: Span
     mean: float  # of rewards
     std: float
@@ -31,9 +31,9 @@ class RewardStatistics:
 def reward_statistics(
     datasets: Sequence[Dataset], goal: Goal, gamma: float, once: bool = False
 ) -> RewardStatistics | None:
-    """Those of the training split, relabelled for the `goal`; None if no episode there is labelled.
+    """Statistics of the training split, relabelled for `goal`; None if it has no labelled episode.
 
-    `once`: a task is over with its first event.
+    If `once`, a task is over with its first event.
     """
     count, total, squares = 0, 0.0, 0.0
     rewards, returns = [], []
@@ -64,7 +64,7 @@ def reward_statistics(
 
 
 def _most(events: NDArray[np.int64], gamma: float) -> float:
-    """The largest return of an episode that pays 1 at `events`: that of a timestep just before one of them."""
+    """The highest return in an episode that pays 1 at `events`; it is that of a timestep just before an event."""
     most = value = 0.0
     for gap in reversed(np.diff(events, append=events[-1:])):
         value = 1 + gamma ** int(gap) * value
@@ -73,7 +73,7 @@ def _most(events: NDArray[np.int64], gamma: float) -> float:
 
 
 def check_ranges(config: Config, found: RewardStatistics) -> None:
-    """A `UserError` if rewards or returns leave the range of their bins, whose ends would clamp them in silence."""
+    """Raises a `UserError` if rewards or returns are out of the range of their bins, which would clamp them."""
     rewards, what = found.rewards, "rewards"
     if config.agent_objective.standardise_rewards:
         std = max(found.std, 1e-3)

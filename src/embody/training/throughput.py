@@ -1,4 +1,4 @@
-"""How fast a training goes."""
+"""The speed of a training."""
 
 import contextlib
 import time
@@ -12,7 +12,7 @@ __all__ = ["Throughput"]
 
 
 class Throughput:
-    """What a second of training held since the last `rates`."""
+    """Frames, FLOPs and waiting time a second since the last call of `rates`."""
 
     def __init__(self, device: torch.device, precision: str) -> None:
         self.matrix_rate = matrix_rate(device, precision)
@@ -23,20 +23,21 @@ class Throughput:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time of this block as waiting for data."""
+        """Count the time inside this context as waiting for data."""
         began = time.perf_counter()
         yield
         self.waited += time.perf_counter() - began
 
     def count(self, frames: int, flops: float) -> None:
-        """A step on so many frames is done."""
+        """Count a finished step of `frames` frames and `flops` FLOPs."""
         self.frames += frames
         self.flops += flops
 
     def rates(self) -> dict[str, float]:
-        """`mfu` is the share of the measured matrix rate, `data_wait` that of the time spent waiting for batches.
+        """The rates since the last call: `frames_per_second`, `mfu` and `data_wait`, both from 0 to 1.
 
-        Where batches are dreamt, the time to dream them is waited for too.
+        `mfu` is FLOP/s over the measured matrix rate, `data_wait` the share of time spent waiting for batches; dreaming
+        counts as waiting.
         """
         seconds = max(time.perf_counter() - self.since, 1e-9)
         rates = {

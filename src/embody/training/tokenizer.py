@@ -1,4 +1,4 @@
-"""Phase 1a: the tokenizer learns to reconstruct video with dropped patches; then, as an option, its decoder without."""
+"""Phase 1a: the tokenizer learns to reconstruct video with dropped patches; optionally its decoder goes on alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ _STATISTICS_BATCHES = 8
 
 
 class TokenizerStage:
-    """Frames in, reconstruction loss out."""
+    """Trains the tokenizer on frames, by the reconstruction loss."""
 
     name = "tokenizer"
 
@@ -65,15 +65,15 @@ class TokenizerStage:
 
 
 class DecoderStage:
-    """The last steps of phase 1a: the decoder alone goes on, while masking falls to 0 as in use.
+    """The last steps of phase 1a train the decoder alone, while masking falls to 0, its value in use.
 
-    Encoder and statistics stay what they are, bit for bit, and so do all latents.
+    The encoder and the statistics do not change, so neither do the latents.
     """
 
     name = "tokenizer_decoder"
 
     def __init__(self, before: TokenizerStage) -> None:
-        """`before` is finished, with the latents' statistics set; its model is finetuned in place."""
+        """`before` is finished and its latents' statistics are set; its model is finetuned in place."""
         self.tokenizer_stage, self.config, self.steps = before, before.config, before.decoder_steps
         self.model: Tokenizer = before.model
         self.model.freeze_encoder()
