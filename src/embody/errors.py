@@ -1,6 +1,9 @@
 """The exception for a user's mistake, which the command line prints as one line. Any other exception is a bug."""
 
-__all__ = ["UserError", "install_extra"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["UserError", "did_you_mean", "install_extra"]
 
 
 class UserError(ValueError):
@@ -10,3 +13,14 @@ class UserError(ValueError):
 def install_extra(extra: str) -> str:
     """Advice for a missing package: the command that installs `extra`, one of the extras in pyproject.toml."""
     return f'run `pip install -e ".[{extra}]"` in the clone of embody'
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """` (did you mean X?)` with the nearest of `choices`, empty if none is near.
+
+    A setting without its group, such as `--lr`, gets those of all groups: `--train-tokenizer.lr`, ...
+    """
+    choices = list(choices)
+    in_groups = [choice for choice in choices if choice.endswith(f".{word.removeprefix('--')}")]
+    near = in_groups or difflib.get_close_matches(word, choices, n=1, cutoff=0.65)
+    return f" (did you mean {', '.join(near)}?)" if near else ""

@@ -1,67 +1,77 @@
-"""Commands that measure and show: evaluate, compare, report."""
+"""Commands that measure and show: evaluate, report, compare."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from embody.cli.settings import Command, Preset, Settings, with_full
+from embody.cli.settings import Preset, Settings, trainer, with_full
 from embody.config import Config
-from embody.data import atomic_write
 from embody.errors import UserError
-from embody.evaluation.compare import compare_runs
 from embody.games import Simulated
-from embody.trainer import Trainer
+from embody.saving.atomic_write import atomic_write
 
-__all__ = ["commands"]
+__all__ = ["Compare", "Evaluate", "Report"]
 
 
-def commands(base: Config, command: str) -> tuple[Command, ...]:
-    """The commands of this group, with the settings of `base` as defaults; results keep `command`, as it was typed."""
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure what is trained, in the real environment and in the dream.
 
-    def evaluate(
-        preset: Preset = base.preset,
-        config: Settings = base,
-        full: bool = False,
-        environment: Annotated[str | None, tyro.conf.arg(name="env")] = None,
-        server: tuple[str, ...] = ("127.0.0.1:5555",),
-        policy: Simulated = "imagination",
-    ) -> Callable[[], object]:
-        """Measure what is trained, in the real environment and in the dream.
+    The results go to results.json in the run's folder; stages that are not trained yet are left out.
+    """
 
-        Args:
-            environment: a simulator's instead, such as minerl:MineRLObtainDiamond-v0 (docs/simulator.md).
-            server: host:port of each simulator's server; as many episodes are played side by side.
-            policy: who plays in the simulator.
-        """
-        if environment is None:
-            return lambda: Trainer(config=with_full(config, full)).evaluate(command=command)
-        if full:
+    preset: Preset = Config.preset
+    config: Settings = Config()
+    full: bool = False
+    """Measure the controls too, and everything on more episodes (--evaluation.full-episodes)."""
+    env: str | None = None
+    """Environment of a simulator to play in instead, such as minerl:MineRLObtainDiamond-v0 (docs/simulator.md)."""
+    server: tuple[str, ...] = ("127.0.0.1:5555",)
+    """HOST:PORT of each server of the simulator; one episode at a time is played on each."""
+    policy: Simulated = "imagination"
+    """The policy that plays in the simulator: after imagination, after behaviour cloning, or at random."""
+
+    def start(self, typed: str) -> None:
+        if self.env is None:
+            trainer(with_full(self.config, self.full)).evaluate(command=typed)
+        elif self.full:
             raise UserError("--full has no meaning in a simulator: say how many with --evaluation.episodes")
-        return lambda: Trainer(config=config).evaluate_in_simulator(environment, server, policy, command)
+        else:
+            trainer(self.config).evaluate_in_simulator(self.env, self.server, self.policy, typed)
 
-    def compare(
-        names: tyro.conf.Positional[tuple[str, ...]], runs_dir: str = base.runs_dir, out: Path | None = None
-    ) -> Callable[[], object]:
-        """Runs of several training seeds in one table: rates with intervals, and differences to cloning.
 
-        Args:
-            names: of the runs; all must have played the same episodes.
-            out: a Markdown file, which the table is written to as well.
-        """
+@dataclass(frozen=True)
+class Compare:
+    """Compare runs of several training seeds in one table.
 
-        def start() -> None:
-            table = compare_runs([Path(runs_dir) / name / "results.json" for name in names])
-            print(table)
-            if out:
-                with atomic_write(out) as temporary:
-                    temporary.write_text(f"{table}\n", encoding="utf-8")
+    The table has the success rates with their intervals, and the differences to behaviour cloning. All runs must have
+    played the same evaluation episodes.
+    """
 
-        return start
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Names of the runs, each of another training seed."""
+    runs_dir: str = Config.runs_dir
+    """Folder of all runs."""
+    out: Path | None = None
+    """Markdown file that the table is written to as well."""
 
-    def report(preset: Preset = base.preset, config: Settings = base) -> Callable[[], object]:
-        """Write the run's report, one HTML file."""
-        return lambda: Trainer(config=config).report()
+    def start(self, typed: str) -> None:
+        from embody.evaluation.compare import compare_runs
 
-    return evaluate, compare, report
+        table = compare_runs([Path(self.runs_dir) / name / "results.json" for name in self.names])
+        print(table)
+        if self.out:
+            with atomic_write(self.out) as temporary:
+                temporary.write_text(f"{table}\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the report of a run as one HTML file, report.html in the run's folder."""
+
+    preset: Preset = Config.preset
+    config: Settings = Config()
+
+    def start(self, typed: str) -> None:
+        trainer(self.config).report()

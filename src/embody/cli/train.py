@@ -1,47 +1,82 @@
-"""Commands that train: train, run, ablate."""
+"""Commands that train: run, train, ablate."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
-from embody.cli.settings import Command, Preset, Settings, with_full
+from embody.cli.settings import Preset, Settings, trainer, with_full
 from embody.config import Config
+from embody.errors import UserError, did_you_mean
 from embody.run.stages import STAGES
-from embody.trainer import Trainer
 
-__all__ = ["commands"]
-
-Stage = Annotated[str, tyro.conf.arg(constructor=tyro.extras.literal_type_from_choices(list(STAGES)))]
+__all__ = ["Ablate", "Run", "Train", "stage_named"]
 
 
-def commands(base: Config, command: str) -> tuple[Command, ...]:
-    """The commands of this group, with the settings of `base` as defaults; results keep `command`, as it was typed."""
+def stage_named(name: str) -> str:
+    """`name`, if a stage has it; otherwise a `UserError` names the nearest stage."""
+    if name not in STAGES:
+        raise UserError(f"unknown stage {name!r}{did_you_mean(name, STAGES)}: choose one of {', '.join(STAGES)}")
+    return name
 
-    def train(
-        stage: tyro.conf.Positional[Stage], preset: Preset = base.preset, config: Settings = base
-    ) -> Callable[[], object]:
-        """Train one stage on what the stages before left.
 
-        Three stages are controls: `best_demonstrations` trains the agent only on the expert's episodes without random
-        actions, `no_world_model` trains it from an untrained dynamics, `shuffled_rewards` is imagination with the
-        rewards permuted over the batch.
-        """
-        return lambda: Trainer(config=config).train(stage)
+Stage = Annotated[
+    str,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="STAGE",
+        instance_from_str=lambda words: stage_named(words[0]),
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [value],
+    ),
+]
 
-    def run(preset: Preset = base.preset, config: Settings = base, full: bool = False) -> Callable[[], object]:
-        """Everything: collect, train all stages, evaluate, report. Goes on where it was stopped."""
-        return lambda: Trainer(config=with_full(config, full)).run(command=command)
 
-    def ablate(
-        preset: Preset = base.preset, config: Settings = base, steps: int = 350, seeds: int = 2
-    ) -> Callable[[], object]:
-        """Train the paper's cascade on the run's latents: what each part of the dynamics adds.
+@dataclass(frozen=True)
+class Run:
+    """Run the whole pipeline: collect, train every stage, evaluate, report.
 
-        Args:
-            steps: optimiser steps of every row and seed.
-            seeds: how many, from the run's on.
-        """
-        return lambda: Trainer(config=config).ablate(steps, seeds, command=command)
+    What is finished is skipped, and an interrupted run goes on with the same command.
+    """
 
-    return train, run, ablate
+    preset: Preset = Config.preset
+    config: Settings = Config()
+    full: bool = False
+    """Train the controls too, and evaluate everything on more episodes (--evaluation.full-episodes)."""
+
+    def start(self, typed: str) -> None:
+        trainer(with_full(self.config, self.full)).run(command=typed)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one stage on the weights and latents of the stages before it.
+
+    A finished stage is skipped, and an interrupted one goes on with the same command.
+    """
+
+    stage: tyro.conf.Positional[Stage]
+    preset: Preset = Config.preset
+    config: Settings = Config()
+
+    def start(self, typed: str) -> None:
+        trainer(self.config).train(self.stage)
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Train the paper's cascade of ablations of the dynamics on the run's latents.
+
+    Each row of its table adds one part of the dynamics to the row before. The table goes to the run's folder.
+    """
+
+    preset: Preset = Config.preset
+    config: Settings = Config()
+    steps: int = 350
+    """Number of optimiser steps of each row and training seed, at least 1."""
+    seeds: int = 2
+    """Number of training seeds of each row, at least 1; the first is the run's --seed."""
+
+    def start(self, typed: str) -> None:
+        trainer(self.config).ablate(self.steps, self.seeds, command=typed)

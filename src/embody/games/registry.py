@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from embody.config import ActionSpec, Config, EnvConfig, Schedule, from_dict
-from embody.errors import UserError
+from embody.errors import UserError, did_you_mean
 from embody.games.environment import Demonstrator, PixelEnv
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Simulator:
 class Recordings:
     """A kind of recordings that `embody import` reads."""
 
+    summary: str  # one line, for the command line
     open: Callable[[Path, str | None], "Source"]  # of a folder (or an index file), and which environment's
     has_environments: bool = False  # a folder may hold recordings of several
 
@@ -110,7 +111,9 @@ def game(name: str) -> Game:
     if name == "none":
         return Game("none")
     if name not in games():
-        raise UserError(f"unknown game {name!r}: choose one of {', '.join((*games(), 'none'))}")
+        raise UserError(
+            f"unknown game {name!r}{did_you_mean(name, games())}: choose one of {', '.join((*games(), 'none'))}"
+        )
     return games()[name]
 
 
@@ -161,7 +164,9 @@ def preset(name: str) -> Config:
     for one in games().values():
         if name in one.presets:
             return one.presets[name]()
-    raise UserError(f"unknown preset {name!r}: choose one of {', '.join(preset_names())}")
+    raise UserError(
+        f"unknown preset {name!r}{did_you_mean(name, preset_names())}: choose one of {', '.join(preset_names())}"
+    )
 
 
 def stored_config(values: Mapping[str, Any]) -> Config:
@@ -194,7 +199,7 @@ def _videos(folder: Path, environment: str | None) -> "Source":
 
 def recording_kinds() -> Mapping[str, Recordings]:
     """What `embody import` reads: plain videos, and the recordings of every game."""
-    return {"videos": Recordings(_videos)} | {
+    return {"videos": Recordings("Plain videos, whose actions nobody knows.", _videos)} | {
         kind: found for one in games().values() for kind, found in one.recordings.items()
     }
 
@@ -203,7 +208,7 @@ def open_recordings(kind: str, folder: Path, environment: str | None = None) -> 
     """The recordings in `folder`; of those of several environments, `environment`'s. A `UserError` lists the kinds."""
     kinds = recording_kinds()
     if kind not in kinds:
-        raise UserError(f"unknown recordings {kind!r}: choose one of {', '.join(kinds)}")
+        raise UserError(f"unknown recordings {kind!r}{did_you_mean(kind, kinds)}: choose one of {', '.join(kinds)}")
     if environment is not None and not kinds[kind].has_environments:
         several = ", ".join(name for name, found in kinds.items() if found.has_environments)
         raise UserError(f"--env {environment}: only recordings of {several} are of several environments, not {kind}")

@@ -24,6 +24,7 @@ class StageSpec:
     """What the weights of a stage depend on, apart from data, seed and precision."""
 
     name: str
+    summary: str  # one line for the command line
     phase: Phase  # its training settings are `Config.train_PHASE`; a control has the phase of its main stage
     upstream: tuple[str, ...]  # stages whose weights it reads, in the order they are trained
     models: tuple[str, ...]  # groups of architecture settings: see `_settings`
@@ -51,12 +52,26 @@ def _is_best_demonstration(row: "EpisodeRow") -> bool:
     return row.source == "expert" and row.noise == 0.0
 
 
-_TOKENIZER = StageSpec("tokenizer", "tokenizer", (), ("frame", "tokenizer"), ("tokenizer",))
+_TOKENIZER = StageSpec(
+    "tokenizer",
+    "Train the tokenizer, which turns frames into latents (phase 1a).",
+    "tokenizer",
+    (),
+    ("frame", "tokenizer"),
+    ("tokenizer",),
+)
 _DYNAMICS = StageSpec(
-    "dynamics", "dynamics", ("tokenizer",), ("actions", "dynamics"), ("dynamics",), imagination=("context",)
+    "dynamics",
+    "Train the dynamics, which generates the latents of the next frame (phase 1b).",
+    "dynamics",
+    ("tokenizer",),
+    ("actions", "dynamics"),
+    ("dynamics",),
+    imagination=("context",),
 )
 _AGENT = StageSpec(
     "agent",
+    "Train the agent: behaviour cloning, reward and value (phase 2).",
     "agent",
     ("tokenizer", "dynamics"),
     ("actions", "dynamics", "agent"),
@@ -65,6 +80,7 @@ _AGENT = StageSpec(
 )
 _IMAGINATION = StageSpec(
     "imagination",
+    "Train the policy and the value by reinforcement learning in dreams (phase 3).",
     "imagination",
     ("tokenizer", "dynamics", "agent"),
     ("actions", "dynamics", "agent"),
@@ -76,9 +92,25 @@ _IMAGINATION = StageSpec(
 CONTROLS: Mapping[str, StageSpec] = {
     spec.name: spec
     for spec in (
-        dataclasses.replace(_AGENT, name="best_demonstrations", episodes=_is_best_demonstration),
-        dataclasses.replace(_AGENT, name="no_world_model", upstream=("tokenizer",), change=_no_world_model),
-        dataclasses.replace(_IMAGINATION, name="shuffled_rewards", change=_shuffle_rewards),
+        dataclasses.replace(
+            _AGENT,
+            name="best_demonstrations",
+            summary="Control: train the agent only on the expert's episodes without random actions.",
+            episodes=_is_best_demonstration,
+        ),
+        dataclasses.replace(
+            _AGENT,
+            name="no_world_model",
+            summary="Control: train the agent on an untrained dynamics.",
+            upstream=("tokenizer",),
+            change=_no_world_model,
+        ),
+        dataclasses.replace(
+            _IMAGINATION,
+            name="shuffled_rewards",
+            summary="Control: train in dreams whose rewards are permuted over the batch.",
+            change=_shuffle_rewards,
+        ),
     )
 }
 STAGES: Mapping[str, StageSpec] = {

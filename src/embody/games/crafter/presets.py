@@ -26,7 +26,10 @@ __all__ = ["crafter", "crafter_small"]
 
 
 def crafter_small() -> Config:
-    """Crafter, 22 achievements up to the diamond, on two CPU cores: models of 1.8M, 1.6M and 2.5M parameters."""
+    """Crafter, 22 achievements; hours on two CPU cores.
+
+    The tokenizer has 1.8M parameters, the dynamics 1.6M and the agent 2.5M.
+    """
     shape = TransformerConfig(width=192, depth=2, heads=4, kv_heads=2, mlp_width=480)
     trunk = TransformerConfig(
         width=192,
@@ -127,7 +130,10 @@ def crafter_small() -> Config:
 
 
 def crafter() -> Config:
-    """Crafter on one GPU: `crafter_small` with a larger world and agent, 12M parameters, more passes over the data."""
+    """Crafter with larger models, 12M parameters; one GPU.
+
+    The world and the agent are larger than those of `crafter_small`, and pass over the data more often.
+    """
     small = crafter_small()
     trunk = replace(small.dynamics.trunk, width=256, depth=6, heads=4, kv_heads=2, pattern="STS", mlp_width=704)
     lengths = replace(small.train_dynamics, batch=128, epochs=8.0)

@@ -64,7 +64,12 @@ GAME = Game(
     achievements=TASKS,
     labels=tuple(map(task_label, TASKS)),
     keys={key: (VPT.keys.index(name), 1) for key, name in _KEYS.items()},
-    recordings={"minerl": Recordings(_minerl, has_environments=True), "vpt": Recordings(_vpt)},
+    recordings={
+        "minerl": Recordings(
+            "MineRL's trajectories of Minecraft, of one of its environments.", _minerl, has_environments=True
+        ),
+        "vpt": Recordings("Segments of Minecraft that OpenAI's contractors played (VPT).", _vpt),
+    },
     source_of=_source_of,
     simulators={"minerl": Simulator(_in_minerl, preset="minecraft")},
 )

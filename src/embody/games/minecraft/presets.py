@@ -26,9 +26,10 @@ _RECORDINGS = DataConfig(sources=("vpt",))  # as `embody import vpt` names them
 
 
 def minecraft() -> Config:
-    """The paper's size: a tokenizer of 400M parameters and a dynamics of 1.6B, on Minecraft at 20 frames a second.
+    """Minecraft at the paper's size, 2B parameters.
 
-    [P] is stated in the paper; the rest is chosen so that the parameters come out.
+    The tokenizer has 400M parameters and the dynamics 1.6B; the game has 20 frames a second. [P] is stated in the
+    paper; the rest is chosen so that the parameters come out.
     """
     half = TransformerConfig(width=1024, depth=16, heads=16, kv_heads=16, mlp_width=2688, soft_cap=50.0)
     trunk = TransformerConfig(width=2048, depth=36, heads=16, kv_heads=2, mlp_width=5632, soft_cap=50.0)
@@ -76,9 +77,10 @@ def minecraft() -> Config:
 
 
 def minecraft_small() -> Config:
-    """Minecraft at 64x64 pixels, on one GPU or a CPU: a tokenizer of 6M parameters and a dynamics of 6M.
+    """Minecraft at 64x64 pixels, 12M parameters; one GPU or a CPU.
 
-    The paper's method and numbers, but for the sizes and what is said beside a setting.
+    The tokenizer has 6M parameters and the dynamics 6M. The paper's method and numbers, but for the sizes and what is
+    said beside a setting.
     """
     trunk = TransformerConfig(width=256, depth=8, heads=4, kv_heads=2, mlp_width=688)
     half = replace(trunk, depth=4)
