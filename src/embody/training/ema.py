@@ -1,4 +1,4 @@
-"""The moving average of a model's weights, which is what a stage leaves."""
+"""The moving average of a model's weights, which a stage saves at its end."""
 
 import copy
 
@@ -11,7 +11,7 @@ __all__ = ["MovingAverage"]
 class MovingAverage:
     """`average <- decay average + (1 - decay) model` for trained parameters; buffers are copied.
 
-    The decay of step n is `min(decay, (n + 1) / (n + 10))`: the first steps are soon forgotten.
+    The decay of step n is `min(decay, (n + 1) / (n + 10))`, so that the first steps are forgotten soon.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -19,7 +19,8 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int, counts: Tensor) -> None:
-        """Take in the weights after `step` (from 0) where `counts`, bool `[]` on their device, is true."""
+        """Update the average with the weights after `step` (from 0), if `counts`, bool `[]` on their device, is
+        true."""
         share = torch.where(counts, 1 - min(self.decay, (step + 1) / (step + 10)), 0.0)
         pairs = zip(self.model.parameters(), model.parameters(), strict=True)
         trained = [(a, m) for a, m in pairs if m.requires_grad]

@@ -30,8 +30,8 @@ def encode_dataset(
 ) -> None:
     """Write the latents of every episode under `tokenizer_hash`; shards that exist are kept.
 
-    `progress` is called with the number of shards done and of all shards. If another process is writing them,
-    `waiting` is called and this call waits (see `exclusive_lock`).
+    `progress` is called with the number of shards done and of all shards. If another process is writing them, this
+    raises a `UserError`, or waits if `waiting` is given (see `exclusive_lock`).
     """
     config = tokenizer.config
     writer = LatentWriter(dataset, tokenizer_hash, config.latents, config.channels)

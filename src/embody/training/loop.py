@@ -1,7 +1,7 @@
-"""The training loop, written once: optimise, average, log, checkpoint, resume.
+"""The training loop of all stages: optimise, average, log, checkpoint, resume.
 
-Every step is a pure function of (state, seed, step): the batch is numbered, and noise is that of the step's
-rows. So a run that is stopped and resumed gives, bit for bit on one CPU, what an uninterrupted one gives.
+A step is a pure function of (state, seed, step), because batches are numbered and noise depends on step and row. So a
+run that is stopped and resumed equals an uninterrupted one, bit for bit on one CPU.
 """
 
 import functools
@@ -32,7 +32,7 @@ __all__ = ["Stage", "StepContext", "train"]
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a loss knows of its step besides the batch."""
+    """What a loss needs besides the batch."""
 
     step: int  # from 0
     steps: int  # of the whole training
@@ -59,7 +59,7 @@ class StageBatch(Protocol):
 
 
 class Stage(Protocol):
-    """What differs between stages."""
+    """What a stage gives to the training loop."""
 
     name: str
     config: StageConfig
@@ -80,15 +80,15 @@ class Stage(Protocol):
         ...
 
     def batches(self, start: int) -> Iterable[StageBatch]:
-        """What steps `start`, `start + 1`, ... learn from; each is asked for when its step begins, under autocast."""
+        """The batches of steps `start`, `start + 1`, ...; each is requested when its step begins, under autocast."""
         ...
 
     def loss(self, batch: Any, context: StepContext) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Loss and metrics of a step, of this process's rows; their means over processes are those of all rows."""
+        """Loss and metrics of this process's rows; averaged over processes they are those of all rows."""
         ...
 
     def row_flops(self, frames: int, context: StepContext) -> float:
-        """FLOPs of a step for each of its rows, of so many frames; see `embody.cost.flops`."""
+        """FLOPs of a step for each row of `frames` frames; see `embody.cost.flops`."""
         ...
 
 

@@ -1,6 +1,6 @@
-"""Muon (Jordan et al. 2024) in the weights' own precision.
+"""Muon (Jordan et al. 2024) in the precision of the weights.
 
-`torch.optim.Muon` orthogonalises in bfloat16, which on a CPU without bf16 units takes ten times as long as float32.
+`torch.optim.Muon` orthogonalises in bfloat16, which is ten times as slow as float32 on a CPU without bfloat16 units.
 """
 
 from collections.abc import Iterable
@@ -14,9 +14,9 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """About `U V^T` of each of `matrices = U S V^T` `[N, m, n]`: singular values from 0.7 to 1.2, by Newton-Schulz.
+    """Approximates `U V^T` for each matrix `U S V^T` in `matrices` `[N, m, n]`, by Newton-Schulz iteration.
 
-    A step is `x <- a x + (b x x^T + c (x x^T)^2) x`.
+    A step is `x <- a x + (b x x^T + c (x x^T)^2) x`; the result's singular values are from about 0.7 to 1.2.
     """
     a, b, c = _NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
@@ -28,7 +28,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; steps have AdamW's usual size: RMS `0.2 lr` for each number of a matrix."""
+    """Orthogonalised Nesterov momentum, scaled so that an update has RMS `0.2 lr`, which is usual for AdamW."""
 
     def __init__(
         self, params: Iterable[Tensor] | Iterable[dict[str, object]], lr: float, momentum: float = 0.95
@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
                 gradients = [torch.where(skipped, m, g) for m, g in zip(momenta, gradients, strict=True)]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
-            # Matrices of one shape at once: a GPU would be hardly busy with the small products of each alone.
+            # Matrices of the same shape are batched, because small products would hardly occupy a GPU.
             for shape in dict.fromkeys(weight.shape for weight in weights):
                 alike = [i for i, weight in enumerate(weights) if weight.shape == shape]
                 updates = orthogonalise(torch.stack([directions[i] for i in alike]))
