@@ -17,6 +17,7 @@ import pytest
 from embody.cli import main
 from embody.config import Config, to_dict
 from embody.data import DatasetWriter, open_dataset
+from embody.errors import UserError
 from embody.games import stored_config
 from embody.metrics.results_file import write_results
 from embody.saving.tensors import load_tensors, save_tensors
@@ -323,36 +324,52 @@ def test_a_place_that_cannot_be_written(refused: Refusal, tmp_path: Path, monkey
     assert "file" in refused("run", "--logs-dir", "file/logs", "--precision", "float32")
 
 
+def failing(error: Exception) -> Callable[..., None]:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    return fail
+
+
 @pytest.mark.parametrize(
-    ("raised", "code"),
+    "error",
     [
-        ("ValueError('of our own')", 1),
-        ("KeyError('tokenizer')", 1),
-        ("OSError(errno.EIO, os.strerror(errno.EIO))", 1),
-        ("OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'tokenizer.safetensors')", 2),
-        ("PermissionError(errno.EACCES, os.strerror(errno.EACCES), 'tokenizer.safetensors')", 2),
-        ("UserError('lower its lr')", 2),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "tokenizer.safetensors"),
+        PermissionError(errno.EACCES, os.strerror(errno.EACCES), "tokenizer.safetensors"),
+        UserError("lower its lr"),
     ],
+    ids=repr,
 )
-def test_only_mistakes_of_users_lose_their_traceback(place: Path, raised: str, code: int) -> None:
-    program = f"""
-import errno, os
+def test_mistakes_of_users_lose_their_traceback(
+    place: Path, refused: Refusal, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(TokenizerStage, "loss", failing(error))
+    assert str(error) in refused("train", "tokenizer", "--name", "tiny")
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("of our own"), KeyError("tokenizer"), OSError(errno.EIO, os.strerror(errno.EIO))], ids=repr
+)
+def test_other_errors_keep_their_traceback(place: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    monkeypatch.setattr(TokenizerStage, "loss", failing(error))
+    with pytest.raises(type(error)) as raised:
+        main(["train", "tokenizer", "--name", "tiny"])
+    assert raised.value is error and raised.traceback[-1].name == "fail"
+
+
+def test_a_traceback_is_printed(place: Path) -> None:
+    program = """
 from embody.cli import main
-from embody.errors import UserError
 from embody.training.tokenizer import TokenizerStage
 
 def loss(*arguments):
-    raise {raised}
+    raise KeyError("tokenizer")
 
 TokenizerStage.loss = loss
 main(["train", "tokenizer", "--name", "tiny"])
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=place, capture_output=True, text=True, timeout=120)
-    assert done.returncode == code, done.stderr
-    if code == 2:
-        assert done.stderr.startswith("embody: ") and done.stderr.count("\n") == 1
-    else:
-        assert done.stderr.startswith("Traceback") and "in loss" in done.stderr
+    assert done.returncode == 1 and done.stderr.startswith("Traceback") and "in loss" in done.stderr, done.stderr
 
 
 def test_a_full_disk_is_one_line(place: Path, refused: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:

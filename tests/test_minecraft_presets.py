@@ -41,6 +41,12 @@ from embody.trainer import Trainer
 from tests.recordings import OBTAIN, TREECHOP, minerl_arrays, write_trajectory
 
 FRAMES = 102  # of a video: more than are encoded whole
+# A small tokenizer.
+THIN = [
+    f"--tokenizer.{half}.{setting}"
+    for half in ("encoder", "decoder")
+    for setting in ("width=32", "depth=2", "pattern=ST")
+]
 
 
 def make_video(path: Path, seed: int, fps: int = 20) -> Path:
@@ -182,7 +188,7 @@ def test_plain_videos_alone_are_enough_for_the_world(
     for seed in range(2):
         make_video(tmp_path / "films" / f"{seed}.mp4", seed)
     main(["import", "videos", "films", "--workers", "1"])
-    brief = ["--precision", "float32", "--imagination.context", "3", "--evaluation.context", "3"]
+    brief = ["--precision", "float32", "--imagination.context", "3", "--evaluation.context", "3", *THIN]
     for stage in ("tokenizer", "dynamics"):
         brief += [f"--train-{stage}.{name}" for name in ("steps=2", "batch=2", "length=4", "long-length=0")]
     main(["train", "tokenizer", "minecraft_small", "--data.sources", "videos", *brief])
@@ -201,7 +207,7 @@ def test_plain_videos_alone_are_enough_for_the_world(
     assert "\n" not in capsys.readouterr().err.strip()
     with pytest.raises(SystemExit):
         main(["ablate", "minecraft_small"])
-    assert "ablate: the datasets are plain videos" in capsys.readouterr().err
+    assert "ablate: all datasets are plain videos" in capsys.readouterr().err
 
 
 def write_minerl(root: Path, environment: str) -> None:
@@ -222,7 +228,7 @@ def test_minerl_recordings_train_the_presets_over_the_command_line(
     monkeypatch.chdir(tmp_path)
     write_minerl(tmp_path / "raw", OBTAIN)
     main(["import", "minerl", "raw", "--workers", "1"])
-    brief = ["--precision", "float32", "--imagination.context", "3", "--evaluation.context", "3"]
+    brief = ["--precision", "float32", "--imagination.context", "3", "--evaluation.context", "3", *THIN]
     for stage in ("tokenizer", "dynamics", "agent"):
         brief += [f"--train-{stage}.{name}" for name in ("steps=2", "batch=2", "length=4", "long-length=0")]
     main(["train", "tokenizer", "minecraft_small", "--data.sources", OBTAIN, *brief])
@@ -285,7 +291,7 @@ def test_rates_are_not_mixed_and_another_one_is_said(
         make_video(tmp_path / "films" / f"{seed}.mp4", seed, fps=30)
     main(["import", "videos", "films", "--workers", "1"])
     brief = [f"--train-tokenizer.{name}" for name in ("steps=1", "batch=1", "length=2", "long-length=0")]
-    begin = ["train", "tokenizer", "minecraft_small", "--precision", "float32", *brief]
+    begin = ["train", "tokenizer", "minecraft_small", "--precision", "float32", *brief, *THIN]
     main([*begin, "--name", "quick", "--data.sources", "videos"])
     assert "videos has 30 frames a second, the run 20" in " ".join(capsys.readouterr().out.split())
     main([*begin, "--name", "said", "--data.sources", "videos", "--env.fps", "30"])
