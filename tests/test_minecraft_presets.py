@@ -299,7 +299,7 @@ def test_rates_are_not_mixed_and_another_one_is_said(
     with pytest.raises(SystemExit):
         main([*begin, "--name", "mixed", "--data.sources", "vpt", "videos"])
     error = capsys.readouterr().err
-    assert "20 and 30 frames a second: bring videos to one rate" in error and "fps=20" in error
+    assert "20 and 30 frames a second: convert the videos to one rate" in error and "fps=20" in error
 
 
 def test_steps_are_what_weights_depend_on_where_they_are_asked_for() -> None:
