@@ -71,6 +71,7 @@ def main() -> None:
         work = place / "work"
         work.mkdir()
         run(scripts / "python", "-c", PRESETS, cwd=work)
+        run(scripts / "embody", "--version", cwd=work)
         run(scripts / "python", "-m", "embody", "--help", cwd=work)
         run(scripts / "embody", *TINY_RUN.split(), cwd=work)
         assert (work / "runs/minigrid/report.html").stat().st_size > 10_000
