@@ -179,7 +179,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
             "evaluate --precision float32",
             "no weights at models/minigrid/tokenizer.safetensors: run `embody train tokenizer` first",
         ),
-        ("import minerl nowhere", "nowhere is no folder"),
+        ("import minerl nowhere", "nowhere is not a folder"),
         ("import videos . --env MineRLTreechop-v0", "only recordings of minerl are of several environments"),
         ("import videos . --workers 0", "--workers 0: at least one process must read"),
         ("report --precision float32", "no run in runs/minigrid"),

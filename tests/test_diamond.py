@@ -1,4 +1,4 @@
-"""The diamond run: what was obtained, who sets the task, the table; resumed, and with simulators that break."""
+"""The evaluation in simulators: obtained items, the task scheduler, the tables, resuming, and failing simulators."""
 
 import dataclasses
 import itertools
@@ -36,11 +36,11 @@ from embody.errors import UserError
 from embody.games import stored_config
 from embody.games.minecraft.actions import minerl_space
 from embody.games.minecraft.diamond import DiamondEpisode, EpisodeLog, diamond_summary, diamond_table, episodes_table
-from embody.games.minecraft.events import events_of_inventory, rises, was_crafted
+from embody.games.minecraft.events import events_of_inventory, was_crafted, was_obtained
 from embody.games.minecraft.minerl import Trajectory
 from embody.games.minecraft.play import play_diamond
 from embody.games.minecraft.presets import minecraft
-from embody.games.minecraft.schedule import Gains, Scheduler, TaskSchedule, check_schedule
+from embody.games.minecraft.schedule import ItemTracker, Scheduler, TaskSchedule, check_schedule
 from embody.games.minecraft.simulator import MineRLEnv, SimulatorLost, SimulatorUnreachable
 from embody.games.minecraft.tasks import ITEMS, TASKS, item_counts
 from embody.games.policy import RandomPolicy
@@ -91,74 +91,74 @@ def small_config(root: Path) -> Config:
 # --- what was obtained ----------------------------------------------------------------------------------------------
 
 
-def test_items_under_the_names_of_both_simulators() -> None:
+def test_item_names_of_both_simulators_are_counted() -> None:
     counts = item_counts({"log": 1, "log2": 1, "dark_oak_log": 3, "birch_planks": 4, "iron_ore": 2, "stone_axe": 9})
     assert {item: count for item, count in counts.items() if count} == {"log": 5, "planks": 4, "iron_ore": 2}
     assert set(counts) == set(ITEMS)
 
 
-def test_what_moves_in_and_out_of_a_gui_is_not_obtained_again() -> None:
-    """Logs put in a crafting grid and taken back, a table moved to the cursor and back: nothing is gained or placed."""
-    gains = Gains({"log": 5})
+def test_items_moved_inside_a_gui_are_not_obtained_again() -> None:
+    """Logs put in a crafting grid and taken back, or a table moved to the cursor and back, change no count."""
+    tracker = ItemTracker({"log": 5})
     for logs, tables, gui in ((7, 0, False), (3, 0, True), (6, 0, True), (7, 1, True), (7, 0, True), (7, 1, True)):
-        gains.update({"log": logs, "crafting_table": tables}, 0.0, {"use": 1}, gui)
-    assert (gains.obtained, gains.placed) == ({"log": 2, "crafting_table": 1}, {})
+        tracker.update({"log": logs, "crafting_table": tables}, 0.0, {"use": 1}, gui)
+    assert (tracker.obtained, tracker.placed) == ({"log": 2, "crafting_table": 1}, {})
     for logs in [7] * 99 + [3, 4]:  # 5 seconds after it was back, more than 3 is not more than 7
-        gains.update({"log": logs, "crafting_table": 1}, 0.0, {"use": 0})
-    assert gains.obtained["log"] == 2
+        tracker.update({"log": logs, "crafting_table": 1}, 0.0, {"use": 0})
+    assert tracker.obtained["log"] == 2
     for logs in [4] * 97 + [6]:
-        gains.update({"log": logs, "crafting_table": 1}, 0.0, {"use": 0})
-    assert gains.obtained["log"] == 2  # the last 7 is 100 observations ago
-    gains.update({"log": 7, "crafting_table": 0}, 0.0, {"use": 1}, False)
-    assert gains.obtained["log"] == 3 and gains.placed["crafting_table"] == 1
-    gains.update({"log": 5}, 0.0, {"use": 1}, False)  # two at once are not put down
-    assert gains.placed["log"] == 0
+        tracker.update({"log": logs, "crafting_table": 1}, 0.0, {"use": 0})
+    assert tracker.obtained["log"] == 2  # the last 7 is 100 observations ago
+    tracker.update({"log": 7, "crafting_table": 0}, 0.0, {"use": 1}, False)
+    assert tracker.obtained["log"] == 3 and tracker.placed["crafting_table"] == 1
+    tracker.update({"log": 5}, 0.0, {"use": 1}, False)  # a fall by two is not a placed item
+    assert tracker.placed["log"] == 0
 
 
-def test_a_diamond_is_told_of_by_the_reward() -> None:
-    gains = Gains({})
-    gains.update({}, 1023.0, {})
-    assert not gains.obtained["diamond"]
-    gains.update({}, 1024.0, {})
-    gains.update({}, 1024.0, {})
-    assert gains.obtained["diamond"] == 1
-    seen = Gains({})
+def test_the_reward_shows_the_diamond() -> None:
+    tracker = ItemTracker({})
+    tracker.update({}, 1023.0, {})
+    assert not tracker.obtained["diamond"]
+    tracker.update({}, 1024.0, {})
+    tracker.update({}, 1024.0, {})
+    assert tracker.obtained["diamond"] == 1
+    seen = ItemTracker({})
     seen.update({"diamond": 2}, 0.0, {})
     seen.update({"diamond": 2}, 1024.0, {})  # as MineRL 1.0 might have it: seen and paid
     assert seen.obtained["diamond"] == 2
 
 
 @pytest.mark.parametrize("known", [True, False])  # whether a GUI is open
-def test_gains_are_the_events_by_which_vpts_recordings_are_labelled(known: bool) -> None:
+def test_tracked_items_equal_the_events_of_vpt_recordings(known: bool) -> None:
     random, steps = np.random.default_rng(int(known)), 3000
     counts = {item: np.abs(np.cumsum(random.choice([-1, 0, 1], steps, p=[0.06, 0.88, 0.06]))) for item in ITEMS}
     gui, using = random.random(steps) < 0.3, random.random(steps) < 0.5
     gui &= known
     events = events_of_inventory(counts, gui, using)
-    gains = Gains({item: int(count[0]) for item, count in counts.items()})
+    tracker = ItemTracker({item: int(count[0]) for item, count in counts.items()})
     placed, obtained = np.zeros((2, steps, len(ITEMS)), np.int64)
     for n in range(1, steps):
         inventory = {item: int(count[n]) for item, count in counts.items()}
-        gains.update(inventory, 0.0, {"use": int(using[n])}, bool(gui[n]) if known else None)
-        placed[n], obtained[n] = ([have[item] for item in ITEMS] for have in (gains.placed, gains.obtained))
+        tracker.update(inventory, 0.0, {"use": int(using[n])}, bool(gui[n]) if known else None)
+        placed[n], obtained[n] = ([have[item] for item in ITEMS] for have in (tracker.placed, tracker.obtained))
     for task in ("mine_log", "craft_planks"):  # what rises in an open GUI was crafted, outside of one mined
         verb, item = task.split("_", 1)
-        there = rises(counts[item]) & (gui if verb == "craft" else ~gui)
+        there = was_obtained(counts[item]) & (gui if verb == "craft" else ~gui)
         np.testing.assert_array_equal(events[:, TASKS.index(task)], there)
-        assert (rises(counts[item]) & gui).any() == known
+        assert (was_obtained(counts[item]) & gui).any() == known
     for place, item in enumerate(ITEMS):
         down = (np.diff(counts[item], prepend=counts[item][0]) == -1) & using & ~gui
         np.testing.assert_array_equal(np.diff(placed[:, place], prepend=0) > 0, down)
         standing = item in ("crafting_table", "furnace")
-        rose = was_crafted(counts[item], down) if standing else rises(counts[item])
+        rose = was_crafted(counts[item], down) if standing else was_obtained(counts[item])
         np.testing.assert_array_equal(np.diff(obtained[:, place], prepend=0) > 0, rose)
         if standing:
             np.testing.assert_array_equal(events[:, TASKS.index(f"place_{item}")], down)
-            assert rose.sum() < rises(counts[item]).sum()  # some were picked up
+            assert rose.sum() < was_obtained(counts[item]).sum()  # some were picked up
         assert rose.sum() > 2 and down.sum() > 2
 
 
-def test_gains_are_the_events_by_which_minerls_recordings_are_labelled() -> None:
+def test_tracked_items_equal_the_events_of_minerl_recordings() -> None:
     random, steps = np.random.default_rng(0), 3000
     changes = {item: random.choice([-1, 0, 1], steps, p=[0.06, 0.88, 0.06]) for item in ITEMS}
     counts = {item: np.abs(np.cumsum(change)) for item, change in changes.items()}
@@ -169,18 +169,18 @@ def test_gains_are_the_events_by_which_minerls_recordings_are_labelled() -> None
     seen |= {"equipped_items$mainhand$type": np.full(steps, "air"), "equipped_items$mainhand$damage": np.zeros(steps)}
     recording = Trajectory(DIAMOND, "", words, rewards, seen, {}, {}, Path(), 0)
     events = recording._events(np.zeros((steps, len(SPACE.spec.sizes)), np.int64))
-    gains, known = Gains({item: int(count[0]) for item, count in counts.items()}), np.zeros(events.shape, bool)
+    tracker, known = ItemTracker({item: int(count[0]) for item, count in counts.items()}), np.zeros(events.shape, bool)
     for n in range(1, steps):
-        before = gains.obtained.copy(), gains.placed.copy()
-        gains.update(
+        before = tracker.obtained.copy(), tracker.placed.copy()
+        tracker.update(
             {item: int(count[n]) for item, count in counts.items()}, 0.0, {k: v[n - 1] for k, v in words.items()}
         )
         for place, task in enumerate(TASKS):
             verb, item = task.split("_", 1)
             if verb in ("mine", "craft") and item != "diamond":
-                known[n, place] = gains.obtained[item] > before[0][item]
+                known[n, place] = tracker.obtained[item] > before[0][item]
             elif verb == "place":
-                known[n, place] = gains.placed[item] > before[1][item]
+                known[n, place] = tracker.placed[item] > before[1][item]
     np.testing.assert_array_equal(known, events)
     assert (events.sum(axis=0) > 2).sum() == 14
 
@@ -188,25 +188,27 @@ def test_gains_are_the_events_by_which_minerls_recordings_are_labelled() -> None
 # --- who sets the task ----------------------------------------------------------------------------------------------
 
 
-def test_tasks_follow_when_items_are_obtained_or_time_is_out() -> None:
-    scheduler, gains = Scheduler(SCHEDULE), Gains({})
-    assert scheduler.update(8, gains) == [] and scheduler.task == "mine_log"
-    assert [str(switch) for switch in scheduler.update(9, gains)] == ["step 9: mine_log out of time, now craft_planks"]
-    assert scheduler.update(17, gains) == []
-    gains.update({"planks": 4, "crafting_table": 1}, 0.0, {})
-    said = [str(switch) for switch in scheduler.update(18, gains)]
+def test_a_task_ends_when_its_items_are_obtained_or_its_time_is_out() -> None:
+    scheduler, tracker = Scheduler(SCHEDULE), ItemTracker({})
+    assert scheduler.update(8, tracker) == [] and scheduler.task == "mine_log"
+    assert [str(switch) for switch in scheduler.update(9, tracker)] == [
+        "step 9: mine_log out of time, now craft_planks"
+    ]
+    assert scheduler.update(17, tracker) == []
+    tracker.update({"planks": 4, "crafting_table": 1}, 0.0, {})
+    said = [str(switch) for switch in scheduler.update(18, tracker)]
     assert said == [
         "step 18: craft_planks done, now craft_crafting_table",  # done and out of time at once: done
-        "step 18: craft_crafting_table done, now place_crafting_table",  # done before it was asked for
+        "step 18: craft_crafting_table done, now place_crafting_table",  # it was done before it became the task
     ]
-    gains.update({"planks": 4}, 0.0, {"place": "crafting_table"})
-    assert [switch.then for switch in scheduler.update(20, gains)] == ["use_iron_pickaxe"]
-    assert [switch.reached for switch in scheduler.update(21, gains)] == [False]  # by time alone
-    gains.update({"diamond": 1}, 0.0, {})
-    assert scheduler.update(900, gains) == [] and scheduler.task == "mine_diamond"  # the last one stays
+    tracker.update({"planks": 4}, 0.0, {"place": "crafting_table"})
+    assert [switch.then for switch in scheduler.update(20, tracker)] == ["use_iron_pickaxe"]
+    assert [switch.reached for switch in scheduler.update(21, tracker)] == [False]  # it ends by time only
+    tracker.update({"diamond": 1}, 0.0, {})
+    assert scheduler.update(900, tracker) == [] and scheduler.task == "mine_diamond"  # the last one stays
 
 
-def test_the_schedule_by_default_ends_at_the_diamond_in_time() -> None:
+def test_the_default_schedule_reaches_the_diamond_task_in_time() -> None:
     schedule = minecraft().schedule
     check_schedule(schedule)
     assert schedule.episode_steps == 60 * 60 * minecraft().env.fps
@@ -228,8 +230,8 @@ def make_player(context: int) -> Player:
     return Player(make_tokenizer(), model, VOCABULARY, context=context, sampling=SAMPLING)
 
 
-def test_a_new_task_reads_the_same_history_anew() -> None:
-    """After `relabel` the features are those of a player that was asked so from the start; the other row's stay."""
+def test_relabelling_reads_the_same_history_again() -> None:
+    """After `relabel` the features equal those of a player that always had the label; other rows do not change."""
     random = np.random.default_rng(0)
     frames = random.integers(0, 256, (6, 2, 8, 12, 3), dtype=np.uint8)
     actions = random.integers(0, CONFIG.env.actions.sizes, (6, 2, 2))
@@ -256,8 +258,8 @@ def test_a_new_task_reads_the_same_history_anew() -> None:
 
 
 @pytest.mark.parametrize("steps", [3, 14])  # before and after the ring of 8 frames has come round
-def test_a_player_goes_on_with_some_of_its_episodes(steps: int) -> None:
-    """Kept rows play on as if the others had never been there, and may be asked for something else by themselves."""
+def test_a_player_may_continue_with_a_subset_of_its_episodes(steps: int) -> None:
+    """The kept rows act as if the others had never existed, and their labels may change separately."""
     random = np.random.default_rng(0)
     frames = random.integers(0, 256, (steps + 4, 3, 8, 12, 3), dtype=np.uint8)
     actions = random.integers(0, CONFIG.env.actions.sizes, (steps + 4, 3, 2))
@@ -282,8 +284,8 @@ def test_a_player_goes_on_with_some_of_its_episodes(steps: int) -> None:
     assert fewer.act().shape == (2, 2)
 
 
-def test_a_long_history_is_kept_as_far_as_the_ring_goes() -> None:
-    """Under a new task it is read at the places, and in the order, that it had."""
+def test_a_long_history_is_kept_up_to_the_size_of_the_cache() -> None:
+    """After a new label the history is read again at its old positions and in its old order."""
     player = make_player(context=3)
     frames = np.random.default_rng(0).integers(0, 256, (22, 1, 8, 12, 3), dtype=np.uint8)
     player.begin(frames[0], ["go"])
@@ -310,59 +312,59 @@ def test_a_long_history_is_kept_as_far_as_the_ring_goes() -> None:
 # --- the log and the table ------------------------------------------------------------------------------------------
 
 
-def played(episode: int, items: dict[str, int], end: Any = "time") -> DiamondEpisode:
+def played(episode: int, items: dict[str, int], end: Any = "truncated") -> DiamondEpisode:
     return DiamondEpisode(episode, 7, 72_000, 1.0, end, items, ("a switch",))
 
 
 def test_the_log_survives_a_kill_and_refuses_other_evaluations(tmp_path: Path) -> None:
-    path, about = tmp_path / "log.jsonl", {"weights": "a", "schedule": to_dict(SCHEDULE)}
-    log = EpisodeLog(path, about)
-    for episode in (played(0, {"log": 5}), dataclasses.replace(played(1, {}, "error"), error="gone"), played(3, {})):
+    path, recipe = tmp_path / "log.jsonl", {"weights": "a", "schedule": to_dict(SCHEDULE)}
+    log = EpisodeLog(path, recipe)
+    for episode in (played(0, {"log": 5}), dataclasses.replace(played(1, {}, "lost"), error="gone"), played(3, {})):
         log.add(episode)
     with path.open("a") as file:
         file.write('{"episode": 4, "see')  # killed while writing
-    again = EpisodeLog(path, about)
+    again = EpisodeLog(path, recipe)
     assert again.episodes == log.episodes
     assert again.missing(6) == [1, 2, 4, 5]  # what was lost is played again
     again.add(played(1, {"log": 2}))
-    assert EpisodeLog(path, about).episodes[1].items == {"log": 2}
-    with pytest.raises(ValueError, match=r"log.jsonl holds episodes of another evaluation \(weights differs\)"):
-        EpisodeLog(path, about | {"weights": "b"})
+    assert EpisodeLog(path, recipe).episodes[1].items == {"log": 2}
+    with pytest.raises(ValueError, match=r"log.jsonl has episodes of another evaluation \(weights differs\)"):
+        EpisodeLog(path, recipe | {"weights": "b"})
     with pytest.raises(ValueError, match=r"another evaluation \(context differs\)"):
-        EpisodeLog(path, about | {"context": 4})
+        EpisodeLog(path, recipe | {"context": 4})
     with pytest.raises(ValueError, match=r"another evaluation \(weights differs\)"):
-        EpisodeLog(path, {"schedule": about["schedule"]})
+        EpisodeLog(path, {"schedule": recipe["schedule"]})
     whole = path.read_text()
     for damage in ({"episode": "x"}, to_dict(played(0, {"log": 0})), to_dict(played(0, {"log": "x"}))):  # type: ignore[dict-item]
         path.write_text(whole + json.dumps(damage) + "\n")
         with pytest.raises(ValueError, match=r"log.jsonl is damaged"):
-            EpisodeLog(path, about)
+            EpisodeLog(path, recipe)
 
 
-def test_the_table_counts_what_was_lost_apart() -> None:
+def test_the_table_counts_lost_episodes_separately() -> None:
     episodes = [
-        played(0, {"log": 600, "diamond": 60_000}, "over"),
+        played(0, {"log": 600, "diamond": 60_000}, "terminated"),
         played(1, {"log": 1800}),
         played(2, {"log": 1200}),
         played(3, {}),
-        played(4, {"log": 1, "diamond": 1}, "error"),
-        played(9, {"diamond": 1}),  # more than was asked for
+        played(4, {"log": 1, "diamond": 1}, "lost"),
+        played(9, {"diamond": 1}),  # its number is not below `requested`
     ]
-    summary = diamond_summary(episodes, asked=5)
-    assert (summary["played"], summary["lost"], summary["ends"]) == (4, 1, {"over": 1, "time": 3})
+    summary = diamond_summary(episodes, requested=5)
+    assert (summary["played"], summary["lost"], summary["ends"]) == (4, 1, {"terminated": 1, "truncated": 3})
     log, diamond = summary["items"]["log"], summary["items"]["diamond"]
     assert (log["mean"], log["obtained"], log["median_minutes"]) == (0.75, 3, 1.0)
     assert (diamond["mean"], diamond["episodes"], diamond["median_step"]) == (0.25, 4, 60_000)
     assert summary["items"]["coal"]["median_minutes"] is None
     table = diamond_table(summary)
-    assert "4 of 5 episodes played; 1 lost with the simulator, in no rate below" in table
+    assert "4 of 5 episodes played; 1 were lost with the simulator and are in no rate below" in table
     assert "| log | 75.0% (30.1-95.4) | 3 | 1.0 min |" in table
     assert "| iron pickaxe | 0.0% (0.0-49.0) | 0 | - |" in table
     each = episodes_table(reversed(episodes)).splitlines()
     assert each[0].startswith("| episode | seed | end | minutes | log | planks |") and len(each) == 2 + 6
     assert each[2] == "| 0 | 7 | over | 60.00 | 0.50 |" + " - |" * 11 + " 50.00 |"
     assert {line.count("|") for line in each} == {each[0].count("|")}
-    nothing = diamond_table(diamond_summary(episodes[4:5], asked=5))
+    nothing = diamond_table(diamond_summary(episodes[4:5], requested=5))
     assert "0 of 5 episodes played" in nothing and "| log" not in nothing
 
 
@@ -397,14 +399,14 @@ def test_two_simulators_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyP
         seeds = [[call["seed"] for call in server.calls if "seed" in call] for server in (a, b)]
         assert [call["limit"] for call in a.calls if "limit" in call] == [50, 50]
     path = config.run_dir / "simulator" / f"{DIAMOND}-random.jsonl"
-    about, *lines = map(json.loads, path.read_text().splitlines())
-    assert about["about"]["simulator"] == "minerl 0.0.fake"
+    recipe, *lines = map(json.loads, path.read_text().splitlines())
+    assert recipe["recipe"]["simulator"] == "minerl 0.0.fake"
     assert [line["episode"] for line in lines] == [0, 1, 2]
     assert seeds == [[lines[0]["seed"], lines[2]["seed"]], [lines[1]["seed"]]]
     assert len({line["seed"] for line in lines}) == 3
     for line in lines:
         assert line["items"] == {"log": 1, "planks": 4, "crafting_table": 5, "diamond": 8}
-        assert (line["steps"], line["reward"], line["end"]) == (8, 1031.0, "over")
+        assert (line["steps"], line["reward"], line["end"]) == (8, 1031.0, "terminated")
         assert line["switches"] == [
             "step 2: mine_log done, now craft_planks",
             "step 4: craft_planks done, now craft_crafting_table",
@@ -447,7 +449,7 @@ class Listener(Placing):
         self.told.append(labels)
 
 
-def test_the_policy_sees_each_frame_and_then_is_told_its_new_task(tmp_path: Path) -> None:
+def test_the_policy_gets_each_frame_before_its_new_task(tmp_path: Path) -> None:
     episode = record_episode(tmp_path / "episode.npz", (64, 64))
     listener, log = Listener(), EpisodeLog(tmp_path / "episodes.jsonl", {})
     logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "test")
@@ -469,12 +471,12 @@ def test_the_policy_sees_each_frame_and_then_is_told_its_new_task(tmp_path: Path
 
 
 @pytest.mark.parametrize("fault", ["die", "raise"])
-def test_a_lost_episode_is_no_failure_and_is_played_again(tmp_path: Path, fault: str) -> None:
+def test_a_lost_episode_is_not_a_failure_and_is_played_again(tmp_path: Path, fault: str) -> None:
     config = small_config(tmp_path)
     record_episode(tmp_path / "episode.npz", (64, 64))
     with serving(tmp_path, tmp_path / "episode.npz", fault=fault, step=5) as server:
         summary = evaluate(config, server.address)
-        assert (summary["asked"], summary["played"], summary["lost"]) == (3, 2, 1)
+        assert (summary["requested"], summary["played"], summary["lost"]) == (3, 2, 1)
         assert summary["items"]["diamond"]["mean"] == 1.0
         assert "WARNING episode 0 is lost: " in logged(config)
         before = len(server.calls)
@@ -484,9 +486,9 @@ def test_a_lost_episode_is_no_failure_and_is_played_again(tmp_path: Path, fault:
     path = config.run_dir / "simulator" / f"{DIAMOND}-random.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]
     assert [line["episode"] for line in lines] == [0, 1, 2, 0]  # only the lost one
-    assert (lines[0]["end"], lines[0]["steps"]) == ("error", 5)
+    assert (lines[0]["end"], lines[0]["steps"]) == ("lost", 5)
     assert lines[0]["items"] == {"log": 1, "planks": 4, "crafting_table": 5}
-    assert seeds == [lines[0]["seed"]] and lines[3]["end"] == "over"
+    assert seeds == [lines[0]["seed"]] and lines[3]["end"] == "terminated"
 
 
 def test_simulators_that_never_work_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,7 +510,7 @@ def test_simulators_that_never_work_end_the_run(tmp_path: Path, monkeypatch: pyt
             arguments = [env], range(episodes), lambda _: Listener(), SCHEDULE, log, logger
             if every == 2:
                 play_diamond(*arguments)
-                assert sum(episode.end == "error" for episode in log.episodes.values()) == 12
+                assert sum(episode.end == "lost" for episode in log.episodes.values()) == 12
             else:
                 with pytest.raises(UserError, match="the last 10 episodes were all lost"):
                     play_diamond(*arguments)
@@ -537,16 +539,18 @@ class Stub:
         return np.zeros((32, 32, 3), np.uint8), 0.0, True, False, {"inventory": {}, "gui": None}
 
 
-def test_many_simulators_may_be_lost_at_once(tmp_path: Path) -> None:
-    """More than ten, by one fault that passes."""
+def test_many_simulators_may_fail_at_once(tmp_path: Path) -> None:
+    """More than ten of them, by one fault that passes."""
     log, envs = EpisodeLog(tmp_path / "log.jsonl", {}), [Stub() for _ in range(12)]
     logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "test")
     play_diamond(envs, range(24), lambda _: Listener(), SCHEDULE, log, logger)  # type: ignore[arg-type]
     logger.close()
-    assert [log.episodes[n].end for n in range(24)] == ["error"] * 12 + ["over"] * 12
+    assert [log.episodes[n].end for n in range(24)] == ["lost"] * 12 + ["terminated"] * 12
 
 
-def test_the_others_go_on_without_a_simulator_that_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_evaluation_continues_without_an_unreachable_simulator(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Gone(Stub):
         def reset_async(self, seed: int) -> None:
             if self.lost:
@@ -556,8 +560,8 @@ def test_the_others_go_on_without_a_simulator_that_is_gone(tmp_path: Path, capsy
     log, envs = EpisodeLog(tmp_path / "log.jsonl", {}), [Stub(), Gone(), Stub()]
     logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "test")
     play_diamond(envs, range(9), lambda _: Listener(), SCHEDULE, log, logger)  # type: ignore[arg-type]
-    assert [log.episodes[n].end for n in range(9)] == ["error"] * 3 + ["over"] * 6
-    assert "no simulator at here:1; the other 2 go on" in capsys.readouterr().out
+    assert [log.episodes[n].end for n in range(9)] == ["lost"] * 3 + ["terminated"] * 6
+    assert "no simulator at here:1; the evaluation continues with 2 simulators" in capsys.readouterr().out
     with pytest.raises(SimulatorUnreachable, match="here:1"):
         play_diamond([envs[1]], range(10), lambda _: Listener(), SCHEDULE, log, logger)  # type: ignore[list-item]
     assert log.missing(10) == [0, 1, 2, 9]  # those that were lost are played again
@@ -590,10 +594,10 @@ def save_weights(config: Config) -> None:
         save_tensors(config.weights(name), model.state_dict(), settings_of(config, name) | common)
 
 
-def test_a_trained_agent_plays_and_a_killed_run_goes_on(
+def test_a_trained_agent_plays_and_a_killed_evaluation_resumes(
     trained: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command itself, killed in its second episode."""
+    """Runs the command itself and kills it in the second episode."""
     record_episode(tmp_path / "episode.npz", (64, 64), steps=60)
     path = trained.run_dir / "simulator" / f"{DIAMOND}-cloning.jsonl"
     trained.run_dir.mkdir(parents=True, exist_ok=True)
@@ -614,20 +618,22 @@ def test_a_trained_agent_plays_and_a_killed_run_goes_on(
     assert path.read_text().startswith(first) and len(path.read_text().splitlines()) == 3
     assert worlds in ([worlds[0], worlds[-1]], [worlds[0], worlds[-1], worlds[-1]]) and worlds[0] != worlds[-1]
     summary = json.loads(path.with_suffix(".json").read_text())
-    assert (summary["played"], summary["ends"]) == (2, {"over": 0, "time": 2})  # 50 of the 60 recorded steps
+    assert (summary["played"], summary["ends"]) == (2, {"terminated": 0, "truncated": 2})  # 50 of the 60 recorded steps
     assert summary["made"]["command"].startswith("embody evaluate --env minerl:")
-    assert summary["about"]["context"] == trained.imagination.context
+    assert summary["recipe"]["context"] == trained.imagination.context
     with serving(tmp_path, tmp_path / "episode.npz") as server:
         arguments[arguments.index("--server") + 1] = server.address
         for setting, value, differs in (("collect.seed", "5", "worlds"), ("sampling.k-sample", "1", "k_sample")):
             with pytest.raises(SystemExit):
                 main([*arguments, f"--{setting}", value])
-            assert f"holds episodes of another evaluation ({differs} differs)" in capsys.readouterr().err
+            assert f"has episodes of another evaluation ({differs} differs)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("named", ["", "minecraft_small"])
-def test_chance_plays_in_any_space_of_actions(named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The documented command: the presets' actions are VPT's, the simulator's MineRL 0.4.4's."""
+def test_the_random_policy_plays_in_any_action_space(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs the documented command: the presets have VPT's actions, the simulator those of MineRL 0.4.4."""
     monkeypatch.chdir(tmp_path)
     record_episode(tmp_path / "episode.npz", (64, 64))
     with serving(tmp_path, tmp_path / "episode.npz") as server:
@@ -641,18 +647,20 @@ def test_chance_plays_in_any_space_of_actions(named: str, tmp_path: Path, monkey
     assert kept["env"]["actions"]["sizes"] == list(minecraft().env.actions.sizes)  # to be trained on VPT's recordings
 
 
-def test_a_policy_plays_in_its_own_space_of_actions(trained: Config, tmp_path: Path) -> None:
+def test_a_policy_refuses_another_action_space(trained: Config, tmp_path: Path) -> None:
     record_episode(tmp_path / "episode.npz", (64, 64))
     other = trained.with_actions(minecraft().env.actions)
     save_weights(other)
     with (
         serving(tmp_path, tmp_path / "episode.npz") as server,
-        pytest.raises(ValueError, match=r"has the actions of minerl044 \(14 factors\), small those of another space"),
+        pytest.raises(
+            ValueError, match=r"has the action space minerl044 \(14 factors\), but small was trained with another one"
+        ),
     ):
         evaluate(other, server.address, policy="cloning")
 
 
-def test_what_cannot_be_played_is_one_line(
+def test_errors_of_the_command_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -666,7 +674,10 @@ def test_what_cannot_be_played_is_one_line(
             (f"--env malmo:{DIAMOND} {one}", "expected minerl:NAME"),
             (f"--env minerl:{DIAMOND} --full {one}", "--full has no meaning in a simulator"),
             (f"--env minerl:{DIAMOND} {one} --server localhost", "expected host:port"),
-            (f"--env minerl:{DIAMOND} {one} --server a:1 a:1", "--server: at least one, and each once"),
+            (
+                f"--env minerl:{DIAMOND} {one} --server a:1 a:1",
+                "--server: name at least one server, and each only once",
+            ),
             (f"--env minerl:{DIAMOND} --precision float32", "no weights at models/minecraft/tokenizer.safetensors"),
             (f"--env minerl:{DIAMOND} {one} --schedule.tasks fly --schedule.amounts 1 --schedule.max-steps 1", "'fly'"),
         ):

@@ -254,10 +254,10 @@ MINERL_CASES = {
     "shorter video": ("recording.mp4", "60 frames, its metadata says 70"),
     "no frame": ("recording.mp4", "cannot be read"),
     "no video": ("recording.mp4", "is missing"),
-    "lacks a key": ("rendered.npz", r"lacks action\$jump"),
+    "lacks a key": ("rendered.npz", r"action\$jump is missing"),
     "unknown key": ("rendered.npz", r"unknown key action\$fly"),
     "nan": ("rendered.npz", r"action\$camera is not finite at step 3"),
-    "wrong shape": ("rendered.npz", r"reward is \[30, 1\]"),
+    "wrong shape": ("rendered.npz", r"reward has shape \[30, 1\]"),
     "bad json": ("metadata.json", "cannot be read"),
 }
 
@@ -293,10 +293,10 @@ VPT_CASES = {
     "fewer lines": ("b.mp4", "30 frames, but b.jsonl has 29 lines"),
     "bad json": ("b.jsonl, line 1", "bad JSON"),
     "unknown key": ("b.jsonl, line 1", "unknown key 'w'"),
-    "nan": ("b.jsonl, line 1", "NaN is no number"),
-    "no lines": ("b.jsonl", "is not there"),
-    "leaves": ("index.json", r"the path \.\./\.\./etc/b leaves the folder"),
-    "link": ("index.json", r"the path link/c leaves the folder"),
+    "nan": ("b.jsonl, line 1", "NaN is not a number"),
+    "no lines": ("b.jsonl", "the file is missing"),
+    "leaves": ("index.json", r"the path \.\./\.\./etc/b is outside the folder"),
+    "link": ("index.json", r"the path link/c is outside the folder"),
 }
 
 

@@ -41,13 +41,13 @@ def test_actions_make_the_round_trip_over_all_keys(space: ActionSpace, factors: 
 
 
 def test_an_action_of_another_space_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'hotbar.1' is none of minerl044's"):
+    with pytest.raises(ValueError, match=r"unknown action 'hotbar.1': minerl044 has attack"):
         minerl_space("MineRLTreechop-v0").factors({"hotbar.1": 1})
-    with pytest.raises(ValueError, match="place: 'bed' is none of none, dirt"):
+    with pytest.raises(ValueError, match="place: unknown value 'bed', choose one of none, dirt"):
         minerl_space("MineRLNavigate-v0").factors({"place": "bed"})
     with pytest.raises(ValueError, match="jump must be 0 or 1, got 2"):
         VPT.factors({"jump": 2})
-    with pytest.raises(ValueError, match="camera must be finite"):
+    with pytest.raises(ValueError, match="camera: all degrees must be finite"):
         VPT.factors({"camera": [0.0, float("nan")]})
     with pytest.raises(ValueError, match="unknown MineRL environment 'MineRLTreechop-v1': choose one of"):
         minerl_space("MineRLTreechop-v1")

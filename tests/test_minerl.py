@@ -126,13 +126,13 @@ def broken(arrays: dict[str, NDArray], case: str) -> str:
     match case:
         case "missing key":
             del arrays["action$jump"]
-            return r"rendered\.npz: lacks action\$jump"
+            return r"rendered\.npz: action\$jump is missing"
         case "unknown key":
             arrays["action$fly"] = arrays["action$jump"]
             return r"unknown key action\$fly"
         case "missing observation":
             del arrays["observation$compass$angle"]
-            return r"rendered\.npz: lacks observation\$compass\$angle"
+            return r"rendered\.npz: observation\$compass\$angle is missing"
         case "unknown observation":
             arrays["observation$nonsense"] = arrays["observation$inventory$dirt"]
             return r"unknown key observation\$nonsense"
@@ -147,25 +147,25 @@ def broken(arrays: dict[str, NDArray], case: str) -> str:
             return "reward is not finite at step 3"
         case "wrong shape":
             arrays["action$camera"] = arrays["action$camera"][:, :1]
-            return r"action\$camera is \[20, 1\], \[20, 2\] expected"
+            return r"action\$camera has shape \[20, 1\], expected \[20, 2\]"
         case "one step less":
             arrays["action$jump"] = arrays["action$jump"][:-1]
-            return r"action\$jump is \[19\], \[20\] expected"
+            return r"action\$jump has shape \[19\], expected \[20\]"
         case "observations like actions":
             arrays["observation$inventory$dirt"] = arrays["observation$inventory$dirt"][:-1]
-            return r"dirt is \[20\], \[21\] expected"
+            return r"dirt has shape \[20\], expected \[21\]"
         case "no step":
             arrays |= {key: array[:0] for key, array in arrays.items()}
-            return "holds no step"
+            return "it has no step"
         case "a word":
             arrays["action$place"] = np.full(20, "lava")
-            return "action place: 'lava' is none of none, dirt"
+            return "action place: unknown value 'lava', choose one of none, dirt"
         case "a number":
             arrays["action$jump"] = np.full(20, 2)
             return "action jump must be 0 or 1"
         case "words for numbers":
             arrays["action$jump"] = np.full(20, "1")
-            return r"action\$jump holds <U1, a number is expected"
+            return r"action\$jump has type <U1, expected a number"
         case "a pickle":
             arrays["action$place"] = np.array([{}] * 20, object)
             return r"rendered\.npz: cannot be read"
@@ -371,7 +371,7 @@ def test_buffered_batches_hold_every_step_once_an_epoch(root: Path) -> None:
     assert obs["pov"].shape == after["pov"].shape == (64, 64, 64, 3) and action["camera"].shape == (64, 2)
     again = minerl.BufferedBatchIter(data, buffer_target_size=150, seed=1).buffered_batch_iter(64, num_batches=13)
     assert [signature(batch) for batch in again][:12] == [signature(batch) for batch in batches]
-    with pytest.raises(ValueError, match="one of num_epochs and num_batches"):
+    with pytest.raises(ValueError, match="give either num_epochs or num_batches"):
         next(minerl.BufferedBatchIter(data).buffered_batch_iter(4))
 
 

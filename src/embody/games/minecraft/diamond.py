@@ -1,4 +1,4 @@
-"""The diamond table: which items episodes of Minecraft obtain, how often, and when; and the episodes themselves."""
+"""The results of Minecraft episodes: a log of episodes, and tables of how often and how early items are obtained."""
 
 import dataclasses
 import json
@@ -20,61 +20,63 @@ from embody.metrics.tables import percent
 
 __all__ = ["DiamondEpisode", "EpisodeLog", "diamond_summary", "diamond_table", "episodes_table", "write_diamond_page"]
 
-_RATE = 20  # steps a second, of the simulator
+_STEPS_PER_SECOND = 20  # of the simulator
 
 
 @dataclass(frozen=True)
 class DiamondEpisode:
-    """What one episode came to."""
+    """The result of one episode."""
 
-    episode: int
-    seed: int
-    steps: int  # actions played
-    reward: float  # the simulator's own, summed
-    end: Literal["over", "time", "error"]  # the simulator's own end, such as death; the limit; or it was lost
-    items: dict[str, int] = field(default_factory=dict)  # each item obtained -> after how many actions, first
-    switches: tuple[str, ...] = ()  # of the task
-    error: str = ""
+    episode: int  # its number, from 0
+    seed: int  # of its world
+    steps: int  # the number of actions played
+    reward: float  # the sum of the simulator's rewards
+    # Ended by the simulator, such as by death; stopped at the time limit; or lost with the simulator.
+    end: Literal["terminated", "truncated", "lost"]
+    items: dict[str, int] = field(default_factory=dict)  # item -> the number of actions until it was first obtained
+    switches: tuple[str, ...] = ()  # the changes of the task, in words
+    error: str = ""  # why the episode was lost
 
 
 class EpisodeLog:
-    """Finished episodes as JSON lines, each written at once: an evaluation that is killed goes on at the next one.
+    """Finished episodes in a file of JSON lines, so that an evaluation that was killed continues with the next one.
 
-    The first line says what is measured; a `UserError` if the file holds episodes of anything else.
+    The first line of the file is the recipe; each other line is a `DiamondEpisode`, written when the episode ends.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, recipe: Mapping[str, Any]) -> None:
+        """Open or create the log; a `UserError` if it is damaged or its episodes were played with another recipe."""
         self.path = path
         self.episodes: dict[int, DiamondEpisode] = {}
-        about = json.loads(json.dumps(about))
+        recipe = json.loads(json.dumps(recipe))
         path.parent.mkdir(parents=True, exist_ok=True)
         drop_half_line(path)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         if not lines:
-            self._write({"about": about})
+            self._write({"recipe": recipe})
             return
         try:
             found, *rest = map(json.loads, lines)
             for values in rest:
                 episode = _episode(values)
-                self.episodes[episode.episode] = episode  # one that was lost and played again counts once
-            before = found["about"]
-            different = next((key for key in {**about, **before} if about.get(key) != before.get(key)), None)
+                self.episodes[episode.episode] = episode  # a later line replaces that of a lost episode
+            before = found["recipe"]
+            different = next((key for key in {**recipe, **before} if recipe.get(key) != before.get(key)), None)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({error}): delete it and evaluate anew") from error
+            raise UserError(f"{path} is damaged ({error}): delete it and evaluate again") from error
         if different is not None:
             raise UserError(
-                f"{path} holds episodes of another evaluation ({different} differs): delete it, or use another --name"
+                f"{path} has episodes of another evaluation ({different} differs): delete it, or use another --name"
             )
 
     def add(self, episode: DiamondEpisode) -> None:
-        """Keep a finished episode, on disk before this returns."""
+        """Add a finished episode; it is on disk when this returns."""
         self.episodes[episode.episode] = episode
         self._write(to_dict(episode))
 
     def missing(self, episodes: int) -> list[int]:
-        """Which of the first `episodes` are still to be played, those that were lost to an error included."""
-        return [n for n in range(episodes) if n not in self.episodes or self.episodes[n].end == "error"]
+        """The numbers below `episodes` of the episodes that are still to be played; these include lost ones."""
+        return [n for n in range(episodes) if n not in self.episodes or self.episodes[n].end == "lost"]
 
     def _write(self, values: Mapping[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -96,13 +98,14 @@ def _episode(values: Mapping[str, Any]) -> DiamondEpisode:
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def diamond_summary(episodes: Iterable[DiamondEpisode], asked: int) -> dict[str, Any]:
-    """Ready for JSON: of `asked` episodes, how many were played and lost, and each item's rate and first time.
+def diamond_summary(episodes: Iterable[DiamondEpisode], requested: int) -> dict[str, Any]:
+    """The numbers of played and lost episodes, and each item's success rate and median time, as JSON values.
 
-    Lost episodes are neither successes nor failures: they are in no rate, and counted under `lost`.
+    Only episodes with a number below `requested` count. A lost episode is neither a success nor a failure: it is
+    counted under `lost` and in no rate.
     """
-    every = [episode for episode in episodes if episode.episode < asked]
-    played = [episode for episode in every if episode.end != "error"]
+    chosen = [episode for episode in episodes if episode.episode < requested]
+    played = [episode for episode in chosen if episode.end != "lost"]
     items = {}
     for item in ITEMS if played else ():
         first = [episode.items[item] for episode in played if item in episode.items]
@@ -111,22 +114,28 @@ def diamond_summary(episodes: Iterable[DiamondEpisode], asked: int) -> dict[str,
             **dataclasses.asdict(rate(len(first), len(played))),
             "obtained": len(first),
             "median_step": median,
-            "median_minutes": None if median is None else median / _RATE / 60,
+            "median_minutes": None if median is None else median / _STEPS_PER_SECOND / 60,
         }
-    ends = {end: sum(episode.end == end for episode in played) for end in ("over", "time")}
-    return {"asked": asked, "played": len(played), "lost": len(every) - len(played), "ends": ends, "items": items}
+    ends = {end: sum(episode.end == end for episode in played) for end in ("terminated", "truncated")}
+    return {
+        "requested": requested,
+        "played": len(played),
+        "lost": len(chosen) - len(played),
+        "ends": ends,
+        "items": items,
+    }
 
 
 def diamond_table(summary: Mapping[str, Any]) -> str:
-    """The summary in Markdown."""
-    counts = f"{summary['played']} of {summary['asked']} episodes played"
+    """The summary as a Markdown table with a row for each item."""
+    counts = f"{summary['played']} of {summary['requested']} episodes played"
     if lost := summary["lost"]:
-        counts += f"; {lost} lost with the simulator, in no rate below: the same command plays them again"
+        counts += f"; {lost} were lost with the simulator and are in no rate below: the same command plays them again"
     ends = summary["ends"]
     lines = [
-        f"{counts}. {ends['time']} ran to the time limit, {ends['over']} ended before it.",
+        f"{counts}. {ends['truncated']} reached the time limit, {ends['terminated']} ended before it.",
         "",
-        "| item | success (95% interval) | episodes | first time, median of those |",
+        "| item | success (95% interval) | episodes with it | median time of the first one |",
         "| --- | --- | --- | --- |",
     ]
     for item, value in summary["items"].items():
@@ -137,7 +146,7 @@ def diamond_table(summary: Mapping[str, Any]) -> str:
 
 
 def episodes_table(episodes: Iterable[DiamondEpisode]) -> str:
-    """Each episode in Markdown: how it ended, and after how many minutes it first had each item."""
+    """A Markdown table with a row for each episode: how it ended, and when it first obtained each item."""
 
     def row(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cells) + " |"
@@ -151,19 +160,19 @@ def episodes_table(episodes: Iterable[DiamondEpisode]) -> str:
 
 
 def _minutes(steps: int) -> str:
-    return f"{steps / _RATE / 60:.2f}"
+    return f"{steps / _STEPS_PER_SECOND / 60:.2f}"
 
 
 def write_diamond_page(path: Path, summary: Mapping[str, Any], episodes: Iterable[DiamondEpisode]) -> None:
-    """Both tables as a Markdown page, with what it takes to make it again."""
+    """Write both tables as a Markdown page, with the command, date and recipe that made them."""
     made = summary["made"]
-    about = ", ".join(f"{key} {value}" for key, value in summary["about"].items() if key != "schedule")
+    recipe = ", ".join(f"{key} {value}" for key, value in summary["recipe"].items() if key != "schedule")
     page = [
         f"# The way to the diamond: `{made['command']}`",
-        f"Made on {made['date']}. {about}.",
+        f"Made on {made['date']}. {recipe}.",
         diamond_table(summary),
-        "After how many minutes each episode first had each item:",
-        episodes_table(episode for episode in episodes if episode.episode < summary["asked"]),
+        "Minutes until each episode first obtained each item:",
+        episodes_table(episode for episode in episodes if episode.episode < summary["requested"]),
     ]
     with atomic_write(path) as temporary:
         temporary.write_text("\n\n".join(page), encoding="utf-8")

@@ -1,6 +1,7 @@
-"""Which of the 20 tasks a recording achieves when, from its counters or its inventory (table in docs/minecraft.md).
+"""When a recording achieves each of the 20 tasks, from Minecraft's counters or from the inventory (docs/minecraft.md).
 
-Legend: N observations in a row, P tasks in the order of `minecraft.TASKS`. An event at n is seen at n and not at n - 1.
+Shapes: N consecutive observations, P tasks in the order of `TASKS`. An event at n is visible in observation n and not
+in n - 1.
 """
 
 import re
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 
 from embody.games.minecraft.tasks import TASKS
 
-__all__ = ["PICKAXES", "events_of_inventory", "events_of_stats", "rises", "was_crafted"]
+__all__ = ["PICKAXES", "events_of_inventory", "events_of_stats", "was_crafted", "was_obtained"]
 
 PICKAXES = ("wooden_pickaxe", "stone_pickaxe", "iron_pickaxe")
 
-# A task and the counter of Minecraft 1.16 that it moves. A block counts as mined only with a tool that can harvest it.
+# For each task, the counter of Minecraft 1.16 that it increases. Minecraft counts a block as mined only if the tool can
+# harvest it.
 _COUNTERS = {
     "mine_log": r"mine_block:\w+_log",
     "mine_cobblestone": r"mine_block:(stone|cobblestone)",
@@ -36,21 +38,21 @@ _COUNTERS = {
 }
 assert tuple(_COUNTERS) == TASKS
 
-SHUFFLING = 100  # observations: an item that is moved about in a GUI is back within 5 seconds
+GUI_WINDOW = 100  # observations, 5 seconds: how long an item may be away from the inventory while it moves inside a GUI
 
 
 @lru_cache(maxsize=4096)
 def _task_of(counter: str) -> int | None:
-    """The place of the task that `minecraft.mine_block:minecraft.oak_log` or the like tells of."""
+    """The index of the task that a counter such as `minecraft.mine_block:minecraft.oak_log` belongs to, or None."""
     plain = re.sub(r"\bminecraft[.:]", "", counter)
     return next((place for place, rule in enumerate(_COUNTERS.values()) if re.fullmatch(rule, plain)), None)
 
 
 def events_of_stats(stats: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
-    """`[N, P]`: whose counter is higher at n than ever before.
+    """Bool `[N, P]`: whether the task's counter increases at n.
 
-    Counters run on over a player's whole session, so those of the first line that has any tell nothing; a counter that
-    first appears later does.
+    Counters continue over a player's whole session, so their values in the first line that has any are no events. A
+    counter that first appears in a later line is one.
     """
     events = np.zeros((len(stats), len(TASKS)), bool)
     seen: dict[str, Any] = {}
@@ -67,17 +69,20 @@ def events_of_stats(stats: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
     return events
 
 
-def rises(count: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """`[N]`: whether there are more of an item at n than at any of the 100 observations (5 seconds) before."""
+def was_obtained(count: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Bool `[N]`: whether the inventory has more of an item at n than at any of the last 100 observations (5 seconds).
+
+    `count` is the number of these items in the inventory, `[N]`.
+    """
     before = np.lib.stride_tricks.sliding_window_view(
-        np.concatenate([np.full(SHUFFLING, count[0]), count[:-1]]), SHUFFLING
+        np.concatenate([np.full(GUI_WINDOW, count[0]), count[:-1]]), GUI_WINDOW
     ).max(axis=1)
     return count > before
 
 
 def was_crafted(count: NDArray[np.int64], placed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """`[N]`: the rises of an item that can be placed, without those that pick a placed one up again."""
-    crafted, out = rises(count), 0
+    """Bool `[N]`: whether a placeable item was obtained at n other than by picking up one that was `placed`, `[N]`."""
+    crafted, out = was_obtained(count), 0
     for n in np.flatnonzero(crafted | placed):
         if placed[n]:
             out += 1
@@ -90,10 +95,11 @@ def was_crafted(count: NDArray[np.int64], placed: NDArray[np.bool_]) -> NDArray[
 def events_of_inventory(
     counts: Mapping[str, NDArray[np.int64]], gui: NDArray[np.bool_], using: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """`[N, P]` of recordings without counters: what rises in an open GUI was crafted, outside of one mined.
+    """Bool `[N, P]` for recordings without counters: an item obtained while a GUI is open was crafted, else mined.
 
-    `counts` of items `[N]` (log and planks of any wood), `gui` whether one is open, `using` whether `use` led to n: an
-    item that is one fewer then was placed. Opening and using leave no trace in an inventory.
+    `counts` maps items to their numbers in the inventory, `[N]` (all kinds of wood count as one). `gui` `[N]` says
+    whether a GUI is open. `using` `[N]` says whether the action before n has `use`; if there is then one item less, it
+    was placed. The tasks `open` and `use` have no events, since they do not change an inventory.
     """
     events = np.zeros((len(gui), len(TASKS)), bool)
     for place, task in enumerate(TASKS):
@@ -101,9 +107,9 @@ def events_of_inventory(
         if item not in counts:
             continue
         if verb == "mine":
-            events[:, place] = rises(counts[item]) & ~gui
+            events[:, place] = was_obtained(counts[item]) & ~gui
         elif verb == "craft":
-            events[:, place] = rises(counts[item]) & gui
+            events[:, place] = was_obtained(counts[item]) & gui
         elif verb == "place":
             events[:, place] = (np.diff(counts[item], prepend=counts[item][0]) == -1) & using & ~gui
     return events

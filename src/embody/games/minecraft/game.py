@@ -1,4 +1,4 @@
-"""Minecraft, as embody knows it: recordings, which have several spaces of actions, and a simulator elsewhere."""
+"""The registration of Minecraft: recordings with several action spaces, and MineRL behind a simulator's server."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GAME"]
 
-_KEYS = {  # Minecraft's own; of VPT's actions
+_KEYS = {  # Minecraft's default keys -> VPT's actions
     **{"w": "forward", "a": "left", "s": "back", "d": "right", " ": "jump", "Shift": "sneak", "Control": "sprint"},
     **{"e": "inventory", "q": "drop", "f": "swapHands", **{str(n): f"hotbar.{n}" for n in range(1, 10)}},
 }

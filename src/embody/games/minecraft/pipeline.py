@@ -1,4 +1,4 @@
-"""What `minerl.data.make` returns, the package's or ours (`embody.games.minecraft.minerl`), as a source of episodes."""
+"""Reads episodes from what `minerl.data.make` returns, that of the package or of `embody.games.minecraft.minerl`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ __all__ = ["Pipeline", "PipelineSource"]
 
 @runtime_checkable
 class Pipeline(Protocol):
-    """The part of MineRL's `DataPipeline` that is used."""
+    """The part of MineRL's `DataPipeline` that embody uses."""
 
     environment: str
 
@@ -38,15 +38,16 @@ class Pipeline(Protocol):
 
 @dataclass(frozen=True)
 class PipelineSource:
-    """The pipeline's trajectories, frames resized; as the package gives them, the last frame is the one before it.
+    """The trajectories of a pipeline as episodes, with frames resized to `height` x `width` pixels.
 
-    A `UserError` if they are of an environment that is not known.
+    The last frame of a trajectory is a copy of the one before it, since the package returns no other. `meta` and `read`
+    raise a `UserError` if the pipeline's environment is unknown.
     """
 
     pipeline: Pipeline
     height: int
     width: int
-    shard_size: int = 8  # their frames are in memory
+    shard_size: int = 8  # episodes of a shard, whose frames are all in memory
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -69,18 +70,18 @@ class PipelineSource:
         return Meta(tasks, minerl_space(environment).spec, self.height, self.width, 20, VOCABULARY, labels)
 
     def read(self, name: str) -> Episode:
-        """Timestep t has what step t - 1 led to: its action and reward, and the observation after it."""
+        """Timestep t of the episode has action and reward of step t - 1, and the observation after that step."""
         observations, actions, rewards = [], [], []
         frames: list[NDArray[np.uint8]] = []
         metadata: dict[str, Any] = {"success": False}
-        for obs, action, reward, after, _, said in self.pipeline.load_data(name, include_metadata=True):
+        for obs, action, reward, next_obs, _, its_metadata in self.pipeline.load_data(name, include_metadata=True):
             if not frames:
-                metadata |= said
-                observations.append(_flat(obs))
+                metadata |= its_metadata
+                observations.append(_flattened(obs))
                 frames.append(self._resized(obs["pov"]))
-            observations.append(_flat(after))
-            frames.append(self._resized(after["pov"]))
-            actions.append(_flat(action))
+            observations.append(_flattened(next_obs))
+            frames.append(self._resized(next_obs["pov"]))
+            actions.append(_flattened(action))
             rewards.append(reward)
         if not frames:
             raise UserError(f"{name}: holds no step")
@@ -105,12 +106,12 @@ class PipelineSource:
         return np.asarray(Image.fromarray(pov).resize((self.width, self.height), Image.Resampling.BOX))
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"inventory": {"log": 1}}` as `{"inventory$log": 1}`, without the frame."""
+def _flattened(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten `{"inventory": {"log": 1}}` to `{"inventory$log": 1}`, leaving out the frame."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}$")
+            flat |= _flattened(value, f"{prefix}{key}$")
         elif key != "pov":
             flat[prefix + key] = value
     return flat

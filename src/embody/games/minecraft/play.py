@@ -1,6 +1,6 @@
-"""Minecraft in simulators: a policy on its way to the diamond, several episodes side by side, resumable.
+"""Evaluates a policy in Minecraft simulators: one episode in each simulator at a time; a stopped evaluation resumes.
 
-N episodes side by side, A action factors, H W pixels.
+Shapes: N episodes in parallel, A action factors, H W pixels.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from embody.games.minecraft.diamond import (
     diamond_table,
     write_diamond_page,
 )
-from embody.games.minecraft.schedule import Gains, Scheduler, TaskSchedule, check_schedule
+from embody.games.minecraft.schedule import ItemTracker, Scheduler, TaskSchedule, check_schedule
 from embody.games.minecraft.simulator import MineRLEnv, SimulatorLost, SimulatorUnreachable
 from embody.games.minecraft.tasks import ITEMS, task_label
 from embody.games.policy import RandomPolicy, TaskPolicy
@@ -36,7 +36,7 @@ from embody.saving.tensors import tensors_hash
 
 __all__ = ["connect", "evaluate_in_simulator", "play_diamond"]
 
-_HOPELESS = 10  # times in a row that every simulator was lost: they are broken
+_MAX_LOST_ROUNDS = 10  # the evaluation stops after so many consecutive rounds in which every episode was lost
 
 
 def evaluate_in_simulator(
@@ -48,33 +48,32 @@ def evaluate_in_simulator(
     command: str,
     device: torch.device,
 ) -> dict[str, Any]:
-    """`evaluation.episodes` episodes of `policy` in MineRL's `environment`, one at a time behind each of `servers`.
+    """Play `evaluation.episodes` episodes of `policy` in MineRL's `environment`, one at a time on each of `servers`.
 
-    Its models run on `device`.
-
-    Leaves `simulator/ENVIRONMENT-POLICY.jsonl` (the episodes), `.json` and `.md` (the table) in the run; returns what
-    `diamond_summary` does. One that was stopped goes on.
+    The policy's models run on `device`. The run's folder receives `simulator/ENVIRONMENT-POLICY.jsonl` with the
+    episodes, and `.json` and `.md` with the summary. Returns the `diamond_summary` with the recipe and the command. If
+    an earlier call with the same recipe was stopped, its episodes are kept and only the missing ones are played.
     """
     path = config.run_dir / "simulator" / f"{environment}-{policy}.jsonl"
     with contextlib.ExitStack() as stack:
         envs = [stack.enter_context(contextlib.closing(env)) for env in connect(config, environment, servers)]
-        player, plays = _player(config, policy, envs[0], device)
-        about = {
+        player, settings = _player(config, policy, envs[0], device)
+        recipe = {
             "environment": environment,
             "simulator": envs[0].simulator,
             "policy": policy,
-            **plays,
+            **settings,
             "schedule": to_dict(config.schedule),
             "seed": config.seed,
             "worlds": config.collect.seed,
         }
-        log = EpisodeLog(path, about)
+        log = EpisodeLog(path, recipe)
         seeds = evaluation_seeds(config, environment, config.evaluation.episodes)
         try:
             play_diamond(envs, seeds, player, _schedule(config), log, logger)
-        finally:  # stopped or not, there is a table of what was played
+        finally:  # write the tables of the played episodes also if the evaluation was stopped
             made = {"command": command, "date": time.strftime("%Y-%m-%d")}
-            summary = {**diamond_summary(log.episodes.values(), len(seeds)), "about": about, "made": made}
+            summary = {**diamond_summary(log.episodes.values(), len(seeds)), "recipe": recipe, "made": made}
             write_results(path.with_suffix(".json"), summary)
             write_diamond_page(path.with_suffix(".md"), summary, log.episodes.values())
     logger.info(diamond_table(summary))
@@ -82,12 +81,15 @@ def evaluate_in_simulator(
 
 
 def connect(config: Config, environment: str, servers: Sequence[str]) -> list[MineRLEnv]:
-    """A simulator behind each of `servers` (`host:port`), all alike; else a `UserError`. Nothing is played yet."""
+    """Connect to the simulator of each of `servers` (`host:port`).
+
+    Raises a `UserError` if the config is not Minecraft's, a server is named twice or none is, or the simulators differ.
+    """
     env = config.env
     if env.game != "minecraft":
-        raise UserError(f"{config.name} plays {env.game}, not Minecraft: name a preset or a run of Minecraft's")
+        raise UserError(f"{config.name} plays {env.game}, not Minecraft: name a preset or a run of Minecraft")
     if not servers or len(set(servers)) < len(servers):
-        raise UserError("--server: at least one, and each once: a server has one simulator")
+        raise UserError("--server: name at least one server, and each only once, since a server has one simulator")
     steps = _schedule(config).episode_steps
     envs: list[MineRLEnv] = []
     try:
@@ -103,7 +105,7 @@ def connect(config: Config, environment: str, servers: Sequence[str]) -> list[Mi
 
 
 def _schedule(config: Config) -> TaskSchedule:
-    """The config's; a `UserError` if nobody can be asked for its tasks."""
+    """The config's schedule; a `UserError` if it is not one of Minecraft's or names an unknown task."""
     if not isinstance(config.schedule, TaskSchedule):
         raise UserError(f"{config.name} has no schedule of tasks: begin with one of Minecraft's presets")
     check_schedule(config.schedule)
@@ -113,9 +115,10 @@ def _schedule(config: Config) -> TaskSchedule:
 def _player(
     config: Config, policy: Simulated, env: MineRLEnv, device: torch.device
 ) -> tuple[Callable[[int], TaskPolicy], dict[str, Any]]:
-    """What plays the episodes from a number on, and what makes two of them the same.
+    """A function that makes the player of the episodes from a number on, and the settings that determine its play.
 
-    Chance plays in any space of actions; a `UserError` if the policy was trained in another one than that of `env`.
+    The random policy plays in any action space. A `UserError` if another policy was trained with other actions than
+    those of `env`.
     """
     space, own = env.space, config.env.actions
     if policy == "random":
@@ -123,8 +126,8 @@ def _player(
     if space.spec != own:
         known = "vpt's" if own == VPT.spec else f"{len(own.sizes)} factors {own.sizes}"
         raise UserError(
-            f"{env.environment} has the actions of {space.name} ({len(space.spec.sizes)} factors), {config.name}"
-            f" those of another space ({known}): it cannot play there"
+            f"{env.environment} has the action space {space.name} ({len(space.spec.sizes)} factors), but {config.name}"
+            f" was trained with another one ({known}): choose an environment with the actions of the policy"
         )
     tokenizer, _ = load_tokenizer(config.weights("tokenizer"))
     model, recipe = load_world_and_agent(config.weights("agent" if policy == "cloning" else policy))
@@ -144,8 +147,8 @@ def _player(
 # --- playing --------------------------------------------------------------------------------------------------------
 
 
-class _Row:
-    """One episode under way in one simulator; `ended` says how it came out."""
+class _RunningEpisode:
+    """One episode in one simulator; `result` is None until it ends."""
 
     def __init__(self, env: MineRLEnv, number: int, seed: int, schedule: TaskSchedule) -> None:
         self.env, self.number, self.seed = env, number, seed
@@ -154,47 +157,47 @@ class _Row:
         self.steps, self.reward = 0, 0.0
         self.items: dict[str, int] = {}
         self.switches: list[str] = []
-        self.ended: DiamondEpisode | None = None
-        self.gone: SimulatorUnreachable | None = None  # before the episode began: it is not counted
+        self.result: DiamondEpisode | None = None
+        self.unreachable: SimulatorUnreachable | None = None  # the episode could not begin and is not counted
 
     @property
     def label(self) -> str:
         return task_label(self.scheduler.task)
 
-    def attempt(self, call: Callable[[], None]) -> None:
-        """Do something with the simulator, whose loss ends the episode and nothing else."""
-        if self.ended is None:
+    def try_call(self, call: Callable[[], None]) -> None:
+        """Run `call` unless the episode has ended; if it loses the simulator, this episode ends as "lost"."""
+        if self.result is None:
             try:
                 call()
             except SimulatorLost as lost:
-                self._end("error", str(lost))
-            except SimulatorUnreachable as gone:
-                self.gone = gone
-                self._end("error", str(gone))
+                self._end("lost", str(lost))
+            except SimulatorUnreachable as unreachable:
+                self.unreachable = unreachable
+                self._end("lost", str(unreachable))
 
     def begin(self) -> None:
         self.frame, info = self.env.reset_wait()
-        self.gains = Gains(info["inventory"])
+        self.tracker = ItemTracker(info["inventory"])
 
-    def ask(self, action: NDArray[np.int64]) -> None:
+    def request_step(self, action: NDArray[np.int64]) -> None:
         self.action = self.env.space.dictionary(action)
         self.env.step_async(action)
 
-    def advance(self) -> None:
-        """The step that was asked for has been made."""
+    def finish_step(self) -> None:
+        """Receive the result of the requested step and update items, task and end of the episode."""
         self.frame, reward, terminated, truncated, info = self.env.step_wait()
         self.steps += 1
         self.reward += reward
-        self.gains.update(info["inventory"], reward, self.action, info["gui"])
+        self.tracker.update(info["inventory"], reward, self.action, info["gui"])
         for item in ITEMS:
-            if self.gains.obtained[item] and item not in self.items:
+            if self.tracker.obtained[item] and item not in self.items:
                 self.items[item] = self.steps
-        self.switches += map(str, self.scheduler.update(self.steps, self.gains))
+        self.switches += map(str, self.scheduler.update(self.steps, self.tracker))
         if terminated or truncated:
-            self._end("over" if terminated else "time")
+            self._end("terminated" if terminated else "truncated")
 
-    def _end(self, end: Literal["over", "time", "error"], error: str = "") -> None:
-        self.ended = DiamondEpisode(
+    def _end(self, end: Literal["terminated", "truncated", "lost"], error: str = "") -> None:
+        self.result = DiamondEpisode(
             self.number, self.seed, self.steps, self.reward, end, self.items, tuple(self.switches), error
         )
 
@@ -207,71 +210,74 @@ def play_diamond(
     log: EpisodeLog,
     logger: LoggerManager,
 ) -> None:
-    """Play what `log` misses of `len(seeds)` episodes, as many side by side as there are `envs`.
+    """Play those of the `len(seeds)` episodes that `log` lacks, as many in parallel as there are `envs`.
 
-    `policy(n)` plays the episodes from n on. A simulator that is lost costs its episode; one that does not come back
-    costs none, and the others go on without it. That none is left, or all break every time, is a `UserError`
-    or `SimulatorGone`: the same call goes on.
+    `policy(n)` makes the player of the episodes from number n on. If a simulator fails, its episode is logged as lost.
+    If it cannot be reached again, its episode is given to another simulator. Raises `SimulatorUnreachable` if no
+    simulator is left, and a `UserError` after ten rounds in which every episode was lost. A later call with the same
+    log plays the missing and the lost episodes.
     """
     envs, todo, lost = list(envs), log.missing(len(seeds)), 0
     with logger.progress("episodes", len(seeds), start=len(seeds) - len(todo)) as bar:
         while todo:
             group = todo[: len(envs)]
-            rows = [_Row(env, n, seeds[n], schedule) for env, n in zip(envs, group, strict=False)]
-            ended: dict[int, str] = {}
-            for episode in _play_rows(rows, policy(group[0]), logger):
-                log.add(episode)
-                ended[episode.episode] = episode.end
-                bar.advance(1, note=f"episode {episode.episode}: {_in_words(episode)}")
-                if episode.end == "error":
-                    logger.warning(f"episode {episode.episode} is lost: {episode.error}")
-            todo = [n for n in todo if n not in ended]
-            for row in rows:
-                if row.gone is not None:
-                    envs.remove(row.env)
+            episodes = [_RunningEpisode(env, n, seeds[n], schedule) for env, n in zip(envs, group, strict=False)]
+            ends: dict[int, str] = {}
+            for result in _play_together(episodes, policy(group[0]), logger):
+                log.add(result)
+                ends[result.episode] = result.end
+                bar.advance(1, note=f"episode {result.episode}: {_in_words(result)}")
+                if result.end == "lost":
+                    logger.warning(f"episode {result.episode} is lost: {result.error}")
+            todo = [n for n in todo if n not in ends]
+            for episode in episodes:
+                if episode.unreachable is not None:
+                    envs.remove(episode.env)
                     if not envs:
-                        raise row.gone
-                    logger.warning(f"{row.gone}; the other {len(envs)} go on")
-            lost = lost + 1 if set(ended.values()) == {"error"} else 0
-            if lost >= _HOPELESS:
+                        raise episode.unreachable
+                    logger.warning(f"{episode.unreachable}; the evaluation continues with {len(envs)} simulators")
+            lost = lost + 1 if set(ends.values()) == {"lost"} else 0
+            if lost >= _MAX_LOST_ROUNDS:
                 raise UserError(
-                    f"the last {lost * len(envs)} episodes were all lost: look at the simulator, then evaluate again"
+                    f"the last {lost * len(envs)} episodes were all lost: check the simulators, then evaluate again"
                 )
 
 
-def _play_rows(rows: Sequence[_Row], policy: TaskPolicy, logger: LoggerManager) -> Iterable[DiamondEpisode]:
-    """Each episode as soon as it ends."""
-    for row in rows:
-        row.attempt(lambda row=row: row.env.reset_async(row.seed))  # type: ignore[misc]
-    for row in rows:
-        row.attempt(row.begin)
-    yield from (row.ended for row in rows if row.ended is not None and row.gone is None)
-    active = [row for row in rows if row.ended is None]
+def _play_together(
+    episodes: Sequence[_RunningEpisode], policy: TaskPolicy, logger: LoggerManager
+) -> Iterable[DiamondEpisode]:
+    """Play the episodes in lockstep; yields the result of each one as soon as it ends."""
+    for episode in episodes:
+        episode.try_call(lambda episode=episode: episode.env.reset_async(episode.seed))  # type: ignore[misc]
+    for episode in episodes:
+        episode.try_call(episode.begin)
+    yield from (episode.result for episode in episodes if episode.result is not None and episode.unreachable is None)
+    active = [episode for episode in episodes if episode.result is None]
     if active:
-        policy.begin(_frames(rows), [row.label for row in rows])
+        policy.begin(_frames(episodes), [episode.label for episode in episodes])
     while active:
         actions = policy.act()
-        for row, action in zip(rows, actions, strict=True):
-            row.attempt(lambda row=row, action=action: row.ask(action))  # type: ignore[misc]
-        before = [row.label for row in rows]
-        for row in active:
-            told = len(row.switches)
-            row.attempt(row.advance)
-            for switch in row.switches[told:]:
-                logger.info(f"episode {row.number}, {switch}")
-        yield from (row.ended for row in active if row.ended is not None)
-        active = [row for row in active if row.ended is None]
+        for episode, action in zip(episodes, actions, strict=True):
+            episode.try_call(lambda episode=episode, action=action: episode.request_step(action))  # type: ignore[misc]
+        before = [episode.label for episode in episodes]
+        for episode in active:
+            count = len(episode.switches)
+            episode.try_call(episode.finish_step)
+            for switch in episode.switches[count:]:
+                logger.info(f"episode {episode.number}, {switch}")
+        yield from (episode.result for episode in active if episode.result is not None)
+        active = [episode for episode in active if episode.result is None]
         if active:
-            policy.observe(actions, _frames(rows))
-            labels = [row.label for row in rows]
+            policy.observe(actions, _frames(episodes))
+            labels = [episode.label for episode in episodes]
             if labels != before:
                 policy.relabel(labels)
 
 
-def _frames(rows: Sequence[_Row]) -> NDArray[np.uint8]:
-    return np.stack([row.frame for row in rows])
+def _frames(episodes: Sequence[_RunningEpisode]) -> NDArray[np.uint8]:
+    return np.stack([episode.frame for episode in episodes])
 
 
-def _in_words(episode: DiamondEpisode) -> str:
-    got = ", ".join(item for item in ITEMS if item in episode.items)
-    return f"{got or 'nothing'} in {episode.steps} steps ({episode.end})"
+def _in_words(result: DiamondEpisode) -> str:
+    got = ", ".join(item for item in ITEMS if item in result.items)
+    return f"{got or 'nothing'} in {result.steps} steps ({result.end})"

@@ -1,4 +1,4 @@
-"""Minecraft's presets, which learn from VPT's recordings."""
+"""Minecraft's presets; they train on VPT's recordings."""
 
 from dataclasses import replace
 
@@ -28,8 +28,8 @@ _RECORDINGS = DataConfig(sources=("vpt",))  # as `embody import vpt` names them
 def minecraft() -> Config:
     """Minecraft at the paper's size, 2B parameters.
 
-    The tokenizer has 400M parameters and the dynamics 1.6B; the game has 20 frames a second. [P] is stated in the
-    paper; the rest is chosen so that the parameters come out.
+    The tokenizer has 400M parameters and the dynamics model 1.6B; the game has 20 frames a second. Settings marked [P]
+    are stated in the paper. The others are chosen to reach its numbers of parameters.
     """
     half = TransformerConfig(width=1024, depth=16, heads=16, kv_heads=16, mlp_width=2688, soft_cap=50.0)
     trunk = TransformerConfig(width=2048, depth=36, heads=16, kv_heads=2, mlp_width=5632, soft_cap=50.0)
@@ -38,7 +38,7 @@ def minecraft() -> Config:
     return Config(
         name="minecraft",
         preset="minecraft",
-        recompute=True,  # a long row would keep 212 GiB
+        recompute=True,  # the activations of one long row would need 212 GiB
         env=EnvConfig(
             game="minecraft",
             tasks=("obtain_diamond",),
@@ -63,7 +63,7 @@ def minecraft() -> Config:
             own_weights=False,
             hidden=1024,
             bins=255,
-            value_range=(0.0, 334.0),  # events pay 1, and may come again: at most 1 / (1 - gamma)
+            value_range=(0.0, 334.0),  # repeated events with reward 1 give at most 1 / (1 - gamma)
         ),
         agent_objective=AgentObjective(world_lr_scale=1.0, clone_null=False),
         imagination=ImaginationConfig(context=192),
@@ -79,12 +79,12 @@ def minecraft() -> Config:
 def minecraft_small() -> Config:
     """Minecraft at 64x64 pixels, 12M parameters; one GPU or a CPU.
 
-    The tokenizer has 6M parameters and the dynamics 6M. The paper's method and numbers, but for the sizes and what is
-    said beside a setting.
+    The tokenizer and the dynamics model have 6M parameters each. Method and numbers are the paper's, except for the
+    sizes and for settings with a comment.
     """
     trunk = TransformerConfig(width=256, depth=8, heads=4, kv_heads=2, mlp_width=688)
     half = replace(trunk, depth=4)
-    # Muon: small budgets (LOG.md). 64 frames a step of the tokenizer, 128 of what reads latents.
+    # Muon learns more within small budgets (LOG.md). A step of the tokenizer has 64 frames, of the other stages 128.
     stage = StageConfig(batch=8, length=16, long_length=64, lr=1e-3, muon_lr=4e-3)
     return Config(
         name="minecraft_small",
@@ -99,7 +99,8 @@ def minecraft_small() -> Config:
             encoder=half,
             decoder=half,
         ),
-        tokenizer_objective=TokenizerObjective(lpips="none"),  # nothing to download; vgg after `embody weights lpips`
+        # LPIPS needs a download: `embody weights lpips`, then lpips="vgg".
+        tokenizer_objective=TokenizerObjective(lpips="none"),
         dynamics=DynamicsConfig(tokens=16, channels=32, context=64, trunk=trunk),
         agent=replace(minecraft().agent, hidden=256),
         agent_objective=minecraft().agent_objective,

@@ -19,11 +19,11 @@ from embody.games.minecraft.vpt import find_segments, read_segment
 
 __all__ = ["MinerlSource", "VptSource", "minerl_episode", "minerl_tasks", "stream_of"]
 
-_FPS = 20  # of the game
+_FPS = 20  # frames a second of the game
 
 
 def stream_of(trajectory: str) -> str:
-    """The name of the stream that one of MineRL's trajectories, `NAME_START-END`, is a part of."""
+    """The name of the stream (one player's recording) that MineRL's trajectory `NAME_START-END` is a part of."""
     return re.sub(r"_\d+-\d+$", "", trajectory)
 
 
@@ -33,7 +33,7 @@ class MinerlSource:
 
     root: Path
     environment: str
-    shard_size: int = 32
+    shard_size: int = 32  # episodes of a shard
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class MinerlSource:
         if missing > 1:
             frames = trajectory.first_frame + length
             raise UserError(f"{trajectory.video}: {frames - missing} frames, its metadata says {frames}")
-        length -= max(0, missing)  # a video may lack its last frame: that timestep cannot be shown
+        length -= max(0, missing)  # a video may lack its last frame; that timestep is left out
         success = timesteps.pop("success")
         return minerl_episode(
             self.environment,
@@ -73,13 +73,14 @@ class MinerlSource:
 
 
 def minerl_tasks(environment: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Tasks, and their labels where episodes have events."""
+    """The tasks of an environment, and their labels; labels are empty where recordings have no events."""
     if "Obtain" in environment:
         return TASKS, tuple(map(task_label, TASKS))
     return (("mine_log",) if "Treechop" in environment else (environment,)), ()
 
 
 def minerl_episode(environment: str, frames: Any, timesteps: dict[str, Any], name: str, success: bool) -> Episode:
+    """An episode from the fields of `Trajectory.timesteps`, except "success"."""
     task = minerl_tasks(environment)[0][0]
     return Episode(
         frames=frames,
@@ -95,10 +96,10 @@ def minerl_episode(environment: str, frames: Any, timesteps: dict[str, Any], nam
 
 @dataclass(frozen=True)
 class VptSource(PickledByFields):
-    """Segments of VPT's contractors, of an index or a folder."""
+    """The segments of VPT's contractors in a folder or an index file."""
 
-    source: Path
-    shard_size: int = 32
+    source: Path  # the folder or the index
+    shard_size: int = 32  # episodes of a shard
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -120,11 +121,11 @@ class VptSource(PickledByFields):
     def read(self, name: str) -> Episode:
         stem = self._places[name]
         if stem is None:
-            raise UserError(f"{self.source}: the path {name} leaves the folder")
+            raise UserError(f"{self.source}: the path {name} is outside the folder of the recordings")
         video, lines = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("mp4", "jsonl"))
         for path in (video, lines):
             if not path.is_file():
-                raise UserError(f"{path}: is not there")
+                raise UserError(f"{path}: the file is missing")
         frames = count_frames(video)
         segment = read_segment(lines, name)
         length = len(segment.actions)
@@ -134,8 +135,8 @@ class VptSource(PickledByFields):
         return Episode(
             frames=Video(video, 0, length, cursor if (cursor >= 0).any() else None),
             actions=segment.actions,
-            rewards=np.zeros(length, np.float32),  # the events are
-            is_terminal=np.zeros(length, bool),  # the session goes on
+            rewards=np.zeros(length, np.float32),  # there are events instead
+            is_terminal=np.zeros(length, bool),  # the player's session continues in the next segment
             task=EVERY_TASK,
             label="",
             source=name,

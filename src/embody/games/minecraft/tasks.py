@@ -1,11 +1,11 @@
-"""Minecraft's tasks, what they are called, the items and rewards on the way to the diamond (docs/minecraft.md)."""
+"""Minecraft's tasks and their labels, and the items and rewards on the way to the diamond (docs/minecraft.md)."""
 
 from collections.abc import Mapping
 from typing import Literal
 
 __all__ = ["ITEMS", "MINERL_REWARDS", "TASKS", "VOCABULARY", "item_counts", "minerl_observations", "task_label"]
 
-# [P] What the agent can be asked for: verb and item.
+# [P] The agent's tasks: a verb and an item.
 TASKS: tuple[str, ...] = (
     *("mine_log", "mine_cobblestone", "mine_iron_ore", "mine_coal", "mine_diamond"),
     *("craft_planks", "craft_stick", "craft_crafting_table", "craft_furnace", "craft_iron_ingot"),
@@ -14,7 +14,7 @@ TASKS: tuple[str, ...] = (
     *("use_wooden_pickaxe", "use_stone_pickaxe", "use_iron_pickaxe"),
 )
 
-# Paid the first time that each is obtained in ObtainDiamond; what names its task here.
+# ObtainDiamond's reward for obtaining each item for the first time, after the name of the item's task.
 MINERL_REWARDS: Mapping[str, tuple[str, float]] = {
     "log": ("mine_log", 1),
     "planks": ("craft_planks", 2),
@@ -30,7 +30,7 @@ MINERL_REWARDS: Mapping[str, tuple[str, float]] = {
     "diamond": ("mine_diamond", 1024),
 }
 
-# What is counted on the way to the diamond, in the order in which it is usually obtained.
+# The items that are counted on the way to the diamond, in the order in which they are usually obtained.
 ITEMS: tuple[str, ...] = (
     *("log", "planks", "stick", "crafting_table", "wooden_pickaxe", "cobblestone", "stone_pickaxe", "furnace"),
     *("coal", "iron_ore", "iron_ingot", "iron_pickaxe", "diamond"),
@@ -38,7 +38,7 @@ ITEMS: tuple[str, ...] = (
 
 
 def item_counts(inventory: Mapping[str, int]) -> dict[str, int]:
-    """How many of each of `ITEMS`; of MineRL 1.0's names, all kinds of wood (`oak_log`, `birch_planks`) are one."""
+    """The count of each of `ITEMS`; the kinds of wood in MineRL 1.0 (`oak_log`, `birch_planks`) are added up."""
     counts = dict.fromkeys(ITEMS, 0)
     for name, count in inventory.items():
         wood = name.rpartition("_")[2]
@@ -49,18 +49,18 @@ def item_counts(inventory: Mapping[str, int]) -> dict[str, int]:
 
 
 def task_label(task: str) -> str:
-    """What is asked for, in words: `craft stone pickaxe`."""
+    """The task in words, such as "craft stone pickaxe"."""
     return task.replace("_", " ")
 
 
-# Of the labels of all recordings, so that they can be mixed; "navigate" is MineRL's own task.
+# The words of the labels of all recordings, so that recordings can be mixed; "navigate" is a task of MineRL only.
 VOCABULARY: tuple[str, ...] = (
     *("<pad>", "<unknown>"),
     *sorted({"navigate", *(word for task in TASKS for word in task.split("_"))}),
 )
 
 
-# --- what recordings show --------------------------------------------------------------------------------------------
+# --- observations of MineRL's recordings -----------------------------------------------------------------------------
 
 _ITEMS = (
     *("coal", "cobblestone", "crafting_table", "dirt", "furnace", "iron_axe", "iron_ingot", "iron_ore", "iron_pickaxe"),
@@ -69,7 +69,7 @@ _ITEMS = (
 
 
 def minerl_observations(environment: str) -> dict[str, Literal["number", "word"]]:
-    """What a MineRL 0.4.4 environment tells beside its picture, by the keys of its recordings: `inventory$log`."""
+    """The observations of a MineRL 0.4.4 environment beside its frames: key, such as `inventory$log`, and kind."""
     if "Navigate" in environment:
         return {"compass$angle": "number", "inventory$dirt": "number"}
     if "Obtain" in environment:

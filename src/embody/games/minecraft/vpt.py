@@ -1,8 +1,8 @@
-"""One segment of VPT's contractor recordings: `NAME.jsonl`, a line a frame of `NAME.mp4`.
+"""Reads one segment of VPT's contractor recordings: `NAME.jsonl` with a line for each frame of `NAME.mp4`.
 
-Legend: T frames, A action factors, P tasks. Line i was written with frame i: its state is what frame i shows, its
-action what was done on seeing it. Here, as everywhere in embody, timestep t holds the action that led to frame t, which
-is that of line t - 1 (docs/data.md); the action of the last line has no outcome, and is left out.
+Shapes: T frames, A action factors, P tasks. Line i has the state that frame i shows and the action that follows it. In
+embody, timestep t has the action that led to frame t, which is the action of line t - 1 (docs/data.md). The action of
+the last line has no outcome and is left out.
 """
 
 import json
@@ -31,9 +31,9 @@ _KEYS = {
 _BUTTONS = ("attack", "use", "pickItem")
 _DEGREES = 360 / 2400  # a pixel of the mouse
 _RECORDED_HEIGHT = 720  # pixels in which the pointer's place is given
-# Of the mouse's turns while a GUI is open, by version of the recorder.
+# The factor of mouse movements while a GUI is open, by the version of the recorder; 1 for other versions.
 _GUI_SCALE = {"5.7": 0.5, "5.8": 0.5, "6.7": 2.0, "6.8": 2.0, "6.9": 2.0}
-_COUNTED = (
+_ITEMS = (
     *("log", "planks", "cobblestone", "iron_ore", "coal", "diamond", "stick", "crafting_table", "furnace"),
     *("iron_ingot", "wooden_pickaxe", "stone_pickaxe", "iron_pickaxe"),
 )
@@ -43,16 +43,18 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Segment:
-    """T timesteps, as in `Episode`."""
+    """The T timesteps of a segment, as in `Episode`."""
 
     actions: NDArray[np.int64]  # [T, A] of `minecraft.VPT`
     camera: NDArray[np.float32]  # [T, 2]: pitch and yaw in degrees, as recorded
-    is_null: NDArray[np.bool_]  # [T]: nothing was done
-    events: NDArray[np.bool_]  # [T, P]
-    pointer: NDArray[np.float64]  # [T, 2]: x and y in shares of the frame's height; NaN where no GUI is open
+    is_null: NDArray[np.bool_]  # [T]: whether the player did nothing
+    events: NDArray[np.bool_]  # [T, P]: whether the task was achieved
+    pointer: NDArray[
+        np.float64
+    ]  # [T, 2]: the mouse pointer's x and y over the frame's height; NaN while no GUI is open
 
     def cursor(self, height: int) -> NDArray[np.int16]:
-        """`[T, 2]` in pixels of a video of `height`; -1 where none is to be drawn."""
+        """The mouse pointer `[T, 2]` in pixels of a video of that `height`; -1 while no GUI is open."""
         limit = np.iinfo(np.int16).max
         return np.where(np.isnan(self.pointer), -1, np.clip(np.nan_to_num(self.pointer) * height, 0, limit)).astype(
             np.int16
@@ -60,47 +62,48 @@ class Segment:
 
 
 def find_segments(source: Path) -> list[tuple[str, Path | None]]:
-    """Names of segments and their paths without suffix, sorted: of an index (`basedir`, `relpaths`), or of a folder.
+    """The segments of `source`, a folder or an index file: their names and their paths without suffix, sorted by name.
 
-    An index's files lie in `basedir` if that is a folder, wherever (it is an address in the published ones), or beside
-    the index, under the path given or, as flat downloads have them, under its last part. The path is None where it
-    leaves that folder. A `UserError` if there is none, or the index is none.
+    An index is JSON with `basedir` and `relpaths`. If `basedir` is a folder, the files are in it; in the published
+    indices it is a web address, and then the files are in the index's own folder. A file is expected at its relative
+    path or, after a flat download, directly in the folder. A path that leaves the folder is returned as None.
+
+    Raises a `UserError` if there is no segment, or the file is not an index.
     """
     if source.is_dir():
         stems = {path.with_suffix("") for suffix in ("mp4", "jsonl") for path in source.rglob(f"*.{suffix}")}
         found = sorted((stem.relative_to(source).as_posix(), stem) for stem in stems)
         if not found:
-            raise UserError(f"no recording in {source}: it should hold files NAME.mp4 and NAME.jsonl")
+            raise UserError(f"no recording in {source}: expected files NAME.mp4 and NAME.jsonl")
         return [(name, stem) for name, stem in found]
     try:
         index = json.loads(source.read_text(encoding="utf-8"))
         basedir, relpaths = str(index.get("basedir", "")), [str(path) for path in index["relpaths"]]
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
-        raise UserError(f"{source}: no index of recordings, which holds basedir and relpaths ({error})") from error
+        raise UserError(f"{source}: not an index of recordings with basedir and relpaths ({error})") from error
     if not relpaths:
-        raise UserError(f"{source}: its relpaths are empty")
+        raise UserError(f"{source}: the index has no relpaths")
     folder = source.parent / basedir if basedir and (source.parent / basedir).is_dir() else source.parent
     return [(name, _inside(folder, name)) for name in sorted({path.removesuffix(".mp4") for path in relpaths})]
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """The segment's place in `folder`; None if that is none."""
+    """The path of a segment in `folder`; None if it would be outside."""
     normal = os.path.normpath(name)
     if os.path.isabs(normal) or normal.split(os.sep)[0] in ("..", "."):
         return None
     flat = os.path.basename(normal)
     if not (folder / f"{normal}.mp4").exists() and (folder / f"{flat}.mp4").exists():
         normal = flat
-    # A link out of the folder is a way out, but files may be links: what large disks are for.
+    # A folder that links to a place outside is refused; the files themselves may be links to another disk.
     inside = (folder / normal).parent.resolve().is_relative_to(folder.resolve())
     return folder / normal if inside else None
 
 
 def read_segment(path: Path, name: str) -> Segment:
-    """The segment in the file `path`. A part of `name` like `6.9`, else of the path, is the recorder's version: the
-    nearest to the file.
+    """Read the segment in the file `path`; a `UserError` says which line is damaged and how.
 
-    A `UserError` of one line says what is broken where.
+    The version of the recorder is the last part of `name` that looks like `6.9`, or else of the path.
     """
     parts = [*Path(name).parts[::-1], *path.absolute().parts[::-1], *path.resolve().parts[::-1]]
     version = next((part for part in parts if re.fullmatch(r"\d+\.\d+", part)), "")
@@ -112,7 +115,7 @@ def _lines(path: Path) -> list[Line]:
     try:
         with path.open("rb") as file:
             for text in file:
-                line = json.loads(text, parse_constant=_refused)
+                line = json.loads(text, parse_constant=_reject_constant)
                 if not isinstance(line, dict):
                     raise UserError("not an object")
                 lines.append(line)
@@ -121,12 +124,12 @@ def _lines(path: Path) -> list[Line]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}, line {len(lines) + 1}: bad JSON ({error})") from error
     if not lines:
-        raise UserError(f"{path}: holds no line")
+        raise UserError(f"{path}: the file is empty")
     return lines
 
 
-def _refused(constant: str) -> float:
-    raise UserError(f"{constant} is no number")
+def _reject_constant(constant: str) -> float:
+    raise UserError(f"{constant} is not a number")
 
 
 def _segment(lines: Sequence[Line], path: Path, gui_scale: float) -> Segment:
@@ -139,7 +142,7 @@ def _segment(lines: Sequence[Line], path: Path, gui_scale: float) -> Segment:
         try:
             mouse, keys = line["mouse"], [_key(key) for key in line["keyboard"]["keys"]]
             buttons, fresh = list(mouse["buttons"]), list(mouse.get("newButtons", []))
-            # Some recordings begin with attack held down by nobody, until it is pressed.
+            # In some recordings `attack` is wrongly down from the start until it is first pressed.
             attack_stuck = fresh == [0] if i == 0 else attack_stuck and 0 not in fresh
             names = [key for key in keys if key]
             names += [_BUTTONS[b] for b in buttons if b in (1, 2) or (b == 0 and not attack_stuck)]
@@ -156,7 +159,7 @@ def _segment(lines: Sequence[Line], path: Path, gui_scale: float) -> Segment:
             if gui[i]:
                 pointer[i] = _finite(mouse["x"]) / _RECORDED_HEIGHT, _finite(mouse["y"]) / _RECORDED_HEIGHT
         except KeyError as error:
-            raise UserError(f"{path}, line {i + 1}: lacks {error}") from error
+            raise UserError(f"{path}, line {i + 1}: {error} is missing") from error
         except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}, line {i + 1}: {error}") from error
     done = {key: pressed[:-1, place] for place, key in enumerate(VPT.keys)} | {"camera": turns[:-1]}
@@ -172,7 +175,7 @@ def _segment(lines: Sequence[Line], path: Path, gui_scale: float) -> Segment:
 
 
 def _key(name: str) -> str | None:
-    """The action of a key; None for one that does something else (a letter in the chat, F3)."""
+    """The action of a key; None for a key without one, such as a letter in the chat or F3."""
     if not str(name).startswith("key."):
         raise UserError(f"unknown key {name!r}")
     return _KEYS.get(name.removeprefix("key.keyboard."))
@@ -186,12 +189,12 @@ def _finite(value: Any) -> float:
 
 
 def _events(lines: Sequence[Line], path: Path, gui: NDArray[np.bool_], using: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """`[T, P]`: from the counters if there are any, else from the inventory."""
+    """The events `[T, P]`, from the counters if the file has any, else from the inventory."""
     try:
         stats = [line.get("stats") or {} for line in lines]
         if any(stats):
             return events_of_stats(stats)
-        counts = {item: np.zeros(len(lines), np.int64) for item in _COUNTED}
+        counts = {item: np.zeros(len(lines), np.int64) for item in _ITEMS}
         for i, line in enumerate(lines):
             for stack in line.get("inventory") or []:
                 kind = str(stack["type"])
@@ -200,4 +203,4 @@ def _events(lines: Sequence[Line], path: Path, gui: NDArray[np.bool_], using: ND
                     counts[item][i] += int(stack["quantity"])
         return events_of_inventory(counts, gui, using)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UserError(f"{path}: stats or inventory of another form than VPT's ({error})") from error
+        raise UserError(f"{path}: stats or inventory is not in VPT's format ({error})") from error

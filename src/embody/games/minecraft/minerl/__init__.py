@@ -1,4 +1,4 @@
-"""MineRL 0.4.4 recordings, and the interface of the package `minerl` that reads them: `minerl.data.make(...)`."""
+"""Reads the recordings of MineRL 0.4.4, also by the interface of the package `minerl`: `minerl.data.make(...)`."""
 
 from embody.games.minecraft.minerl import data
 from embody.games.minecraft.minerl.data import BufferedBatchIter, DataPipeline, make

@@ -1,11 +1,10 @@
-"""The interface of `minerl.data` in MineRL 0.4.4, for its recordings, without the package: same names, keys and shapes.
+"""The interface of `minerl.data` in MineRL 0.4.4, without the package: same names, keys and shapes.
 
-Legend: B sequences, T steps. An item is `(obs, action, reward, next_obs, done)`; `obs` and `action` are dictionaries,
-that of `obs` nested: `obs["pov"]` uint8 `[..., 64, 64, 3]`, `obs["inventory"]["log"]`,
-`obs["equipped_items"]["mainhand"]["type"]`.
+Shapes: B sequences, T steps. An item is `(obs, action, reward, next_obs, done)`. `action` is a dictionary, `obs` is
+nested: `obs["pov"]` uint8 `[..., 64, 64, 3]`, `obs["inventory"]["log"]`, `obs["equipped_items"]["mainhand"]["type"]`.
 
-What differs from the package, on purpose: `seed` is honoured; a sequence never runs from one episode into the next; no
-step is dropped; videos are decoded by threads, so that no process can be left behind; `skip_interval` works.
+These differences from the package are intended: `seed` determines the order; a sequence never crosses episodes; no step
+is dropped; `skip_interval` works; and threads decode the videos, so no processes are left behind.
 """
 
 import os
@@ -40,21 +39,22 @@ def make(
 ) -> "DataPipeline":
     """The recordings in `data_dir/environment`; `data_dir` is by default `$MINERL_DATA_ROOT`.
 
-    `num_workers` threads decode. `worker_batch_size` and `minimum_size_to_dequeue` are taken and, as in the package,
-    not used. Nothing is downloaded: `force_download` is a `UserError` that says from where to.
+    `num_workers` is the number of threads that decode videos. `worker_batch_size` and `minimum_size_to_dequeue` are
+    accepted and ignored, as in the package. Raises a `UserError` if there are no recordings, no `data_dir` is known, or
+    `force_download` is set, since nothing is downloaded; a `FileNotFoundError` if `data_dir` does not exist.
     """
     del worker_batch_size, minimum_size_to_dequeue
     if force_download:
-        raise UserError("recordings are not downloaded: fetch them from https://zenodo.org/records/12659939")
+        raise UserError("embody does not download recordings: get them from https://zenodo.org/records/12659939")
     if data_dir is None and (data_dir := os.environ.get("MINERL_DATA_ROOT")) is None:
-        raise UserError("no data_dir given and $MINERL_DATA_ROOT is not set")
+        raise UserError("no data_dir is given and $MINERL_DATA_ROOT is not set: give the folder of the recordings")
     if not Path(data_dir).is_dir():
-        raise FileNotFoundError(f"data_dir {data_dir} is not there")
+        raise FileNotFoundError(f"data_dir {data_dir} does not exist")
     return DataPipeline(Path(data_dir) / environment, environment, num_workers)
 
 
 class DataPipeline:
-    """The trajectories of one environment; made by `make`."""
+    """The trajectories of one environment; use `make` to create it."""
 
     def __init__(self, data_directory: str | Path, environment: str, num_workers: int) -> None:
         minerl_space(environment)
@@ -75,10 +75,11 @@ class DataPipeline:
         include_metadata: bool = False,
         include_monitor_data: bool = False,
     ) -> Iterator[list[Any]]:
-        """The steps of a trajectory (a name of `get_trajectory_names`, or a folder), in order.
+        """Yield the steps of a trajectory, in order; `stream_name` is one of `get_trajectory_names`, or a folder.
 
-        Yields `[obs, action, reward, next_obs, done]`, then, if asked for, the monitor's dictionary and the metadata.
-        `skip_interval` steps are left out after each. A `UserError` says what is broken where.
+        A step is `[obs, action, reward, next_obs, done]`, followed by the monitor's dictionary and the metadata if they
+        are included. After each step, `skip_interval` steps are skipped. Raises a `UserError` if the trajectory is
+        unknown or damaged.
         """
         folder = Path(stream_name) if "/" in stream_name else self._folders.get(stream_name)
         if folder is None:
@@ -98,13 +99,13 @@ class DataPipeline:
         preload_buffer_size: int = 2,
         seed: int | None = None,
     ) -> Iterator[Item]:
-        """Batches of sequences: arrays `[B, T, ...]`, B at most `batch_size`, T `seq_len`.
+        """Yield batches of sequences: arrays `[B, T, ...]` with B at most `batch_size` and T equal to `seq_len`.
 
-        Each row follows one trajectory from its beginning to its end, then begins another. The last sequence of a
-        trajectory moves back so that it is as long as the others: it repeats steps instead of losing some. At the end
-        of an epoch rows run out, and batches get smaller. Trajectories shorter than `seq_len` are left out, with a
-        warning. The order depends on `seed` and the epoch alone; `preload_buffer_size` trajectories are decoded ahead.
-        -1 epochs are endless.
+        Each row of consecutive batches follows one trajectory from its start to its end, then another one. The last
+        sequence of a trajectory starts earlier if steps are short, so it repeats some steps and none is lost. At the
+        end of an epoch there are fewer rows than `batch_size`. Trajectories shorter than `seq_len` are left out with a
+        warning. `num_epochs` -1 never ends. The order is a function of `seed` and the epoch. `preload_buffer_size`
+        trajectories are decoded in advance.
         """
         _check_sizes(batch_size=batch_size, seq_len=seq_len)
         return self._epochs(batch_size, seq_len, num_epochs, preload_buffer_size, seed)
@@ -114,17 +115,17 @@ class DataPipeline:
     ) -> Iterator[Item]:
         epoch = 0
         random = np.random.default_rng(seed)
-        with ThreadPoolExecutor(self.number_of_workers, thread_name_prefix="minerl") as threads:
+        with ThreadPoolExecutor(self.number_of_workers, thread_name_prefix="minerl") as executor:
             while num_epochs < 0 or epoch < num_epochs:
                 folders = [list(self._folders.values())[i] for i in random.permutation(len(self._folders))]
-                loaded = _ahead(threads, folders, self.environment, max(1, preload_buffer_size))
+                loaded = _prefetched(executor, folders, self.environment, max(1, preload_buffer_size))
                 if not (yield from _batches(loaded, batch_size, seq_len)):
                     raise UserError(f"{self.data_dir}: no trajectory has {seq_len} steps")
                 epoch += 1
 
 
 class BufferedBatchIter:
-    """Batches of single steps, from a buffer of `buffer_target_size` of them in random order."""
+    """Batches of single steps, drawn at random from a buffer that holds about `buffer_target_size` steps."""
 
     def __init__(self, data_pipeline: DataPipeline, buffer_target_size: int = 50000, seed: int | None = None) -> None:
         self.data_pipeline, self.buffer_target_size = data_pipeline, buffer_target_size
@@ -133,9 +134,13 @@ class BufferedBatchIter:
     def buffered_batch_iter(
         self, batch_size: int, num_epochs: int | None = None, num_batches: int | None = None
     ) -> Iterator[Item]:
-        """`(obs, action, reward, next_obs, done)` of `[B, ...]`: every step once an epoch, the last batch smaller."""
+        """Yield `(obs, action, reward, next_obs, done)` of shape `[B, ...]`, each step once an epoch.
+
+        B is `batch_size`, or less in the last batch of an epoch. Raises a `UserError` unless one of `num_epochs`
+        and `num_batches` is given, but not both.
+        """
         if (num_epochs is None) == (num_batches is None):
-            raise UserError("give one of num_epochs and num_batches")
+            raise UserError("give either num_epochs or num_batches")
         _check_sizes(batch_size=batch_size)
         return self._batches(batch_size, num_epochs, num_batches)
 
@@ -169,7 +174,7 @@ class BufferedBatchIter:
 
 @dataclass(frozen=True)
 class _Steps:
-    """T steps; `obs` holds T + 1."""
+    """The T steps of a trajectory; `obs` has T + 1 observations."""
 
     obs: OrderedDict[str, Any]
     action: OrderedDict[str, Any]
@@ -196,7 +201,7 @@ def _load(folder: Path, environment: str) -> _Steps:
 
 
 def _pov(trajectory: Trajectory) -> NDArray[np.uint8]:
-    """`[T + 1, 64, 64, 3]`; as in the package, the one before the last stands for the last."""
+    """The frames `[T + 1, 64, 64, 3]`; as in the package, the last frame is a copy of the one before it."""
     path = trajectory.video
     shown = Video(path, trajectory.first_frame, len(trajectory.rewards))
     frames = OpenVideos().read(shown, index_video(path), identity(path), *POV)
@@ -239,13 +244,15 @@ def _check_sizes(**sizes: int) -> None:
 # --- batches --------------------------------------------------------------------------------------------------------
 
 
-def _ahead(threads: ThreadPoolExecutor, folders: Sequence[Path], environment: str, most: int) -> Iterator[_Steps]:
-    """The trajectories in order, `most` of them loading or loaded while one is used."""
+def _prefetched(
+    executor: ThreadPoolExecutor, folders: Sequence[Path], environment: str, count: int
+) -> Iterator[_Steps]:
+    """Yield the trajectories in order; the next `count` of them are loaded meanwhile."""
     waiting: deque[Future[_Steps]] = deque()
     try:
         for folder in folders:
-            waiting.append(threads.submit(_load, folder, environment))
-            if len(waiting) > most:
+            waiting.append(executor.submit(_load, folder, environment))
+            if len(waiting) > count:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -255,7 +262,7 @@ def _ahead(threads: ThreadPoolExecutor, folders: Sequence[Path], environment: st
 
 
 def _batches(loaded: Iterator[_Steps], batch_size: int, seq_len: int) -> Generator[Item, None, int]:
-    """Of one epoch; returns how many there were."""
+    """Yield the batches of one epoch; returns their number."""
     rows, batches = [_sequences(loaded, seq_len) for _ in range(batch_size)], 0
     while batch := [item for row in rows if (item := next(row, None)) is not None]:
         yield _stack(batch)
