@@ -151,7 +151,7 @@ def test_what_cannot_be_collected(installed: None, tmp_path: Path) -> None:
     """A command to collect says so, where datasets are missing; a run asks for the datasets instead."""
     played = in_folder(preset("square"), tmp_path)
     data = without_a_game(played)
-    with pytest.raises(UserError, match="env.game none has no environment here: nothing can be collected"):
+    with pytest.raises(UserError, match="env.game none has no environment, so nothing can be collected"):
         Trainer(config=data).collect()
     with pytest.raises(UserError, match="env.tasks is empty"):
         collect(dataclasses.replace(data, env=dataclasses.replace(data.env, tasks=(), max_steps=())))

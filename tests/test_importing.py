@@ -620,7 +620,7 @@ def test_the_packages_pipeline_becomes_a_dataset(
     package: PackagePipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert source_of(package, (64, 32)) == PipelineSource(package, 64, 32)
-    with pytest.raises(UserError, match="data is a function, which no game reads: give a dataset"):
+    with pytest.raises(UserError, match="data is a function, which no game can read: give one or more datasets"):
         source_of(open_dataset, (64, 64))
     logger = LoggerManager(tmp_path / "run", tmp_path / "logs", "x")
     dataset = import_source(PipelineSource(package, 64, 64), tmp_path / "out", logger)

@@ -1,4 +1,4 @@
-"""Games, one folder each, and what they share: the registry, many environments side by side, seeds, success."""
+"""The games, one folder each, and what they share: registry, environments stepped together, seeds, success rates."""
 
 from embody.games.environment import Demonstrator, DemonstratorLost, PixelEnv
 from embody.games.lockstep import LockstepEnvs

@@ -1,6 +1,6 @@
-"""What a game's environment and its demonstrator are.
+"""The interfaces of a game's environment and of its demonstrator.
 
-Shapes: A action factors, P achievements (none where a game has none), H W pixels.
+Shapes: A action factors, P achievements (0 if a game has none), H W pixels.
 """
 
 from typing import Any, Protocol
@@ -11,30 +11,33 @@ __all__ = ["Demonstrator", "DemonstratorLost", "PixelEnv"]
 
 
 class PixelEnv(Protocol):
-    """What a game's environment is, beside gymnasium's."""
+    """A gymnasium environment with the additions that embody needs."""
 
-    actions: int  # choices of the one factor
+    actions: int  # the number of choices of its only action factor
 
     def reset(self, *, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """First frame uint8 [H, W, 3]; `info` has "mission" (str) and "success" (bool)."""
+        """The first frame uint8 [H, W, 3] and `info`, which has "mission" (str) and "success" (bool)."""
         ...
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Frame, reward, terminated, truncated, info; that has "events" (bool [P]) too where there are achievements."""
+        """Frame, reward, terminated, truncated, `info`; `info` also has "events" (bool [P]) if P > 0."""
         ...
 
 
 class DemonstratorLost(Exception):
-    """It knows no way on: a random action has made the mission impossible, such as opening the box to move."""
+    """The demonstrator has no plan: random actions made the mission impossible, such as opening a box that it needs."""
 
 
 class Demonstrator(Protocol):
-    """Suggests actions for one episode at a time."""
+    """An expert that suggests the actions of one episode at a time."""
 
     def reset(self, env: Any) -> None:
-        """Take up the episode that `env` has just begun."""
+        """Begin the episode that `env` was just reset to."""
         ...
 
     def action(self, previous: int | None) -> int:
-        """The next action. `previous` is what was really played last, None at first. May raise `DemonstratorLost`."""
+        """The next action. `previous` is the action that was played last, which may be another one than suggested.
+
+        It is None at the first step. Raises `DemonstratorLost` if the mission has become impossible.
+        """
         ...

@@ -1,6 +1,6 @@
-"""One way of measuring policies in a game: every task's held-out seeds; and what all ways share.
+"""Evaluates policies task by task on held-out seeds; and functions that all games' evaluations share.
 
-N episodes, P achievements.
+Shapes: N episodes, P achievements.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,14 +32,14 @@ FILMS = 2  # episodes of a trial in the report
 
 
 class TaskTrials:
-    """One trial a task: its held-out seeds."""
+    """One trial for each task: an episode for each of its held-out seeds."""
 
     def __init__(self, config: Config, datasets: Sequence[Dataset]) -> None:
         self._config, self._datasets = config, datasets
         self.names = [dataset.meta.tasks[0] for dataset in datasets]
 
     def play(self, number: int, make_policy: MakePolicy, pictures: Path | None) -> str:
-        """Which episodes succeeded, as "0110..."."""
+        """Play the episodes of one task; returns "0110...", a 1 for each successful one. Two films go to `pictures`."""
         config, task = self._config, self.names[number]
         played = play(config.env, task, trial_seeds(config, task), make_policy(number), config.evaluation.batch)
         if pictures:
@@ -60,9 +60,10 @@ def compared(
     datasets: Sequence[Dataset],
     together: bool = False,
 ) -> dict[str, Any]:
-    """`success`, `against_cloning` and `outcomes` of `{policy: {task or achievement: "0110..."}}`.
+    """The results `success`, `against_cloning` and `outcomes` of all policies.
 
-    `seeds`: of each task's episodes. `together`: see `mean_over_tasks`.
+    `achieved` is `{policy: {task or achievement: "0110..."}}`, with a 1 for each successful episode; `seeds` are those
+    of each task's episodes; `together` is explained at `mean_over_tasks`.
     """
     counts = {name: {task: (o.count("1"), len(o)) for task, o in tasks.items()} for name, tasks in achieved.items()}
     outcomes = {"seeds": {task: [found[0], found[-1]] for task, found in seeds.items()}, "achieved": achieved}
@@ -76,18 +77,18 @@ def compared(
 
 
 def as_bits(outcomes: NDArray[np.bool_]) -> str:
-    """Bool `[N]` as "0110...": a tenth of a list in JSON."""
+    """Bool `[N]` as a string "0110...", which takes a tenth of the space of a list in JSON."""
     return "".join("01"[outcome] for outcome in outcomes.tolist())
 
 
 def trial_seeds(config: Config, task: str) -> list[int]:
-    """Of all episodes that a policy is measured in."""
+    """The held-out seeds of all episodes that a policy is evaluated in."""
     settings = config.evaluation
     return evaluation_seeds(config, task, settings.full_episodes if settings.full else settings.episodes)
 
 
 def episode_film(recording: Recording, played: str) -> Film:
-    """A recorded episode of the game `played`, with its actions in words."""
+    """A film of a recorded episode of the game `played`, with its actions in words."""
     outcome = "success" if recording.success else "no success"
     captions = action_captions(recording.actions, game(played).action_names)
     return Film(f"{recording.label} ({outcome})", {"real": recording.frames}, captions)

@@ -1,4 +1,4 @@
-"""Many environments of one task side by side.
+"""Many environments of one task, stepped together.
 
 Shapes: N environments, A action factors, P achievements (0 where a game has none), H W pixels.
 """
@@ -16,7 +16,7 @@ __all__ = ["LockstepEnvs"]
 
 
 class LockstepEnvs:
-    """N environments of one task side by side; each plays one episode and is then left alone (no autoreset)."""
+    """N environments of one task that are stepped together; each plays one episode (there is no autoreset)."""
 
     def __init__(self, config: EnvConfig, task: str, seeds: Sequence[int]) -> None:
         self._envs = [make_env(config, task) for _ in seeds]
@@ -25,12 +25,12 @@ class LockstepEnvs:
         self._frames = np.zeros((len(seeds), config.height, config.width, 3), np.uint8)
         self._over = np.ones(len(seeds), bool)
         self._achievements = len(game(config.game).achievements)
-        self.labels: list[str] = []  # missions, set by reset; empty ones where whoever plays says what for
-        self.infos: list[dict[str, Any]] = []  # of each environment's last step or reset
-        self.events: NDArray[np.bool_] = np.zeros((len(seeds), self._achievements), bool)  # [N, P], of the last step
+        self.labels: list[str] = []  # the missions, set by `reset`; empty strings if the policy chooses its task
+        self.infos: list[dict[str, Any]] = []  # the `info` of each environment's last step or reset
+        self.events: NDArray[np.bool_] = np.zeros((len(seeds), self._achievements), bool)  # [N, P] of the last step
 
     def reset(self) -> np.ndarray:
-        """First frames, uint8 [N, H, W, 3]; sets `labels`."""
+        """Begin the episodes; returns the first frames, uint8 [N, H, W, 3], and sets `labels`."""
         first = [env.reset(seed=seed) for env, seed in zip(self._envs, self._seeds, strict=True)]
         self._frames = np.stack([frame for frame, _ in first])
         self._over = np.zeros(len(first), bool)
@@ -42,10 +42,10 @@ class LockstepEnvs:
     def step(
         self, actions: np.ndarray, active: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Play int64 `actions` [N, A] where bool `active` [N] and the episode is not over; sets `events`.
+        """Play int64 `actions` [N, A] in the environments that are `active` (bool [N]) and whose episode is not over.
 
-        Returns frames uint8 [N, H, W, 3], rewards float32 [N], terminated, truncated and success bool [N]: those of
-        this step, so the last four, and the events, are 0 where nothing was played; frames repeat there.
+        Returns frames uint8 [N, H, W, 3], rewards float32 [N], and terminated, truncated and success, bool [N], of this
+        step; sets `events`. In the other environments the last frame is repeated, and everything else is 0.
         """
         n = len(self._envs)
         assert actions.shape == (n, self._actions) and active.shape == (n,), (actions.shape, active.shape)

@@ -1,6 +1,6 @@
-"""Whoever plays: the agent, chance, or anything else that takes frames and gives actions.
+"""The interface of policies, which get frames and return actions, and the random policy.
 
-N environments, A action factors, H W pixels.
+Shapes: N environments, A action factors, H W pixels.
 """
 
 from collections.abc import Sequence
@@ -15,30 +15,30 @@ __all__ = ["Policy", "RandomPolicy", "TaskPolicy"]
 
 
 class Policy(Protocol):
-    """Something that plays N episodes at once."""
+    """A policy that plays N episodes at once."""
 
     def begin(self, frames: NDArray[np.uint8], labels: list[str]) -> None:
-        """N episodes begin: their first frames `[N, H, W, 3]` and their missions. What came before is forgotten."""
+        """Begin N new episodes with their first frames `[N, H, W, 3]` and missions; earlier episodes are forgotten."""
 
     def act(self) -> NDArray[np.int64]:
-        """Actions `[N, A]`, sampled, for all N; those of episodes that are over are not played."""
+        """Sample the next actions `[N, A]` of all episodes; those of episodes that are over are ignored."""
 
     def observe(self, actions: NDArray[np.int64], frames: NDArray[np.uint8]) -> None:
-        """What was played `[N, A]` and the frames that came `[N, H, W, 3]`; of episodes that are over, the last one."""
+        """Receive the played actions `[N, A]` and the next frames `[N, H, W, 3]`; finished episodes repeat theirs."""
 
 
 class TaskPolicy(Policy, Protocol):
     """A policy whose task may change within an episode."""
 
     def relabel(self, labels: list[str]) -> None:
-        """What the N episodes ask for from now on."""
+        """Set the labels of the N episodes' tasks from now on."""
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these of the N episodes only."""
+        """Continue with the episodes of these indices only."""
 
 
 class RandomPolicy:
-    """Every choice of every factor equally likely."""
+    """A policy that chooses uniformly among the choices of each action factor."""
 
     def __init__(self, actions: ActionSpec, rng: np.random.Generator) -> None:
         self._sizes = actions.sizes
@@ -52,11 +52,11 @@ class RandomPolicy:
         return self._rng.integers(self._sizes, size=(self._episodes, len(self._sizes)))
 
     def observe(self, actions: NDArray[np.int64], frames: NDArray[np.uint8]) -> None:
-        """Chance does not look."""
+        """Ignored: actions do not depend on frames."""
 
     def relabel(self, labels: list[str]) -> None:
-        """Nor listen."""
+        """Ignored: actions do not depend on the task."""
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these of the N episodes only."""
+        """Continue with the episodes of these indices only."""
         self._episodes = len(rows)

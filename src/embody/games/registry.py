@@ -1,7 +1,7 @@
-"""The games that there are: the folders beside this file, and those that other packages bring.
+"""The registry of games: the folders beside this file, and games that other packages provide.
 
-A game is a package folder with a module `game` whose `GAME` is a `Game`; another package names its `Game` in an entry
-point of the group `embody.games`. Nothing of a game is imported before it is asked for, but for its `game` module.
+A game is a subpackage with a module `game` whose `GAME` is a `Game`. Another package provides one by an entry point
+in the group `embody.games`. Only the `game` modules are imported here; each game imports its other modules when used.
 """
 
 import importlib
@@ -42,19 +42,19 @@ __all__ = [
     "stored_config",
 ]
 
-_GROUP = "embody.games"  # of entry points
+_GROUP = "embody.games"  # the group of entry points
 
 Simulated = Literal["imagination", "cloning", "random"]  # who plays in a simulator
 
 
 @dataclass(frozen=True)
 class Simulator:
-    """An environment of a game that runs in other processes, behind servers."""
+    """Environments of a game that run in other processes and are reached through servers."""
 
-    # Plays `evaluation.episodes` episodes in the environment of that name, behind each of the servers (host:port), and
-    # returns a summary: (config, name, servers, who plays, logger, command, device).
+    # Plays `evaluation.episodes` episodes and returns their summary. Its arguments: config, name of the environment,
+    # addresses of the servers (host:port), policy, logger, command line, device of the models.
     play: Callable[[Config, str, Sequence[str], Simulated, "LoggerManager", str, "torch.device"], Mapping[str, Any]]
-    preset: str  # that `embody evaluate --env KIND:NAME` begins with, where the command names none
+    preset: str  # the preset of `embody evaluate --env KIND:NAME` if the command names none
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Recordings:
     """A kind of recordings that `embody import` reads."""
 
     summary: str  # one line, for the command line
-    open: Callable[[Path, str | None], "Source"]  # of a folder (or an index file), and which environment's
-    has_environments: bool = False  # a folder may hold recordings of several
+    open: Callable[[Path, str | None], "Source"]  # arguments: a folder or index file, and the name of an environment
+    has_environments: bool = False  # whether a folder may have recordings of several environments
 
 
-def _nothing_of_its_own() -> "GameEvaluation":
+def _default_evaluation() -> "GameEvaluation":
     from embody.games.trials import GameEvaluation
 
     return GameEvaluation()
@@ -74,40 +74,41 @@ def _nothing_of_its_own() -> "GameEvaluation":
 
 @dataclass(frozen=True)
 class Game:
-    """What embody knows of a game. All but the name may be left out: such a game is data that nobody plays."""
+    """Everything that embody needs of a game. Only the name is required; without `make_env` it has recordings only."""
 
     name: str
-    presets: Mapping[str, Callable[[], Config]] = field(default_factory=dict)
-    tasks: tuple[str, ...] = ()  # that `make_env` knows
-    action_names: tuple[tuple[str, ...], ...] = ()  # of the choices of each factor
-    vocabulary: tuple[str, ...] = ()  # every word of the missions or labels; "<pad>" and "<unknown>" first
-    achievements: tuple[str, ...] = ()  # [P]; a recording of such a game has their events
-    labels: tuple[str, ...] = ()  # [P]: what each asks for, in words
-    keys: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # of a player: key -> factor and choice
-    make_env: Callable[[EnvConfig, str], PixelEnv] | None = None  # of a task; None: not played here
-    make_demonstrator: Callable[[str], Demonstrator] | None = None  # of a task
-    # One that plays as well, but for something else; None where the task allows nothing else.
+    presets: Mapping[str, Callable[[], Config]] = field(default_factory=dict)  # name -> a function that makes it
+    tasks: tuple[str, ...] = ()  # the tasks of `make_env`
+    action_names: tuple[tuple[str, ...], ...] = ()  # for each action factor, the names of its choices
+    vocabulary: tuple[str, ...] = ()  # every word of the missions or labels, after "<pad>" and "<unknown>"
+    achievements: tuple[str, ...] = ()  # [P]: the achievements whose events its recordings have
+    labels: tuple[str, ...] = ()  # [P]: the achievements in words
+    # For a person who plays: the name of a key in the browser -> the action factor and its choice.
+    keys: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    make_env: Callable[[EnvConfig, str], PixelEnv] | None = None  # the environment of a task
+    make_demonstrator: Callable[[str], Demonstrator] | None = None  # the expert of a task
+    # An expert that pursues another goal than the task's; None if the task allows no other goal.
     make_off_task_demonstrator: Callable[[str], Demonstrator | None] = lambda task: None
-    recordings: Mapping[str, Recordings] = field(default_factory=dict)  # that `embody import KIND` reads
-    # An object of the game's, such as `minerl.data.make` returns, as recordings with frames of that height and width;
-    # None: it is none of the game's. A trainer takes such objects beside datasets.
+    recordings: Mapping[str, Recordings] = field(default_factory=dict)  # the kinds of `embody import KIND`
+    # Opens an object that a trainer was given as data, such as that of `minerl.data.make`, as recordings with frames
+    # of the given (height, width); None if the object does not belong to this game.
     source_of: Callable[[object, tuple[int, int]], "Source | None"] = lambda data, frame: None
-    simulators: Mapping[str, Simulator] = field(default_factory=dict)  # that `embody evaluate --env KIND:NAME` plays in
-    evaluation: Callable[[], "GameEvaluation"] = _nothing_of_its_own
+    simulators: Mapping[str, Simulator] = field(default_factory=dict)  # the kinds of `embody evaluate --env KIND:NAME`
+    evaluation: Callable[[], "GameEvaluation"] = _default_evaluation
 
     @property
     def actions(self) -> ActionSpec | None:
-        """Its environment's; None where they have no names: then its presets alone say them."""
+        """The environment's actions; None if they have no names, and then only the presets define them."""
         return ActionSpec.of_names(self.action_names) if self.action_names else None
 
 
 def games() -> Mapping[str, Game]:
-    """All games by name, this package's first. A `UserError` if two have one name."""
+    """All games by name, those of this package first. A `UserError` if two games have the same name."""
     return _games()
 
 
 def game(name: str) -> Game:
-    """The game `name`, "none" for data without a game; a `UserError` lists the known ones."""
+    """The game called `name`; "none" is for data without a game. A `UserError` lists the known games."""
     if name == "none":
         return Game("none")
     if name not in games():
@@ -128,17 +129,20 @@ def _games() -> dict[str, Game]:
     by_name: dict[str, Game] = {}
     for one in known:
         if one.name in (*by_name, "none"):
-            raise UserError(f"two games are called {one.name!r}: uninstall one of the packages that bring them")
+            raise UserError(f"two games are called {one.name!r}: uninstall one of the packages that provide them")
         by_name[one.name] = one
     return by_name
 
 
 def make_env(config: EnvConfig, task: str) -> PixelEnv:
-    """The environment of `task` with its step limit; a `UserError` if the game or the config does not have it."""
+    """The environment of `task` with the config's step limit and frame size.
+
+    Raises a `UserError` if the game has no environment, or if the task or the actions do not fit the config.
+    """
     played = game(config.game)
     if played.make_env is None:
         raise UserError(
-            f"env.game {config.game} has no environment here: nothing can be collected; bring recordings with"
+            f"env.game {config.game} has no environment, so nothing can be collected: import recordings with"
             " `embody import`"
         )
     if task not in played.tasks:
@@ -146,7 +150,7 @@ def make_env(config: EnvConfig, task: str) -> PixelEnv:
     if task not in config.tasks:
         raise UserError(f"task {task!r} is not in env.tasks, which has {', '.join(config.tasks)}")
     own = played.actions
-    if own is not None and config.actions != own:  # such as those of recordings, which the run took over
+    if own is not None and config.actions != own:  # for example the actions of recordings, which the run adopted
         raise UserError(f"env.actions: {config.game} has sizes {own.sizes}, got {config.actions.sizes}")
     return played.make_env(config, task)
 
@@ -155,12 +159,12 @@ def make_env(config: EnvConfig, task: str) -> PixelEnv:
 
 
 def preset_names() -> list[str]:
-    """Of all games."""
+    """The names of the presets of all games."""
     return [name for one in games().values() for name in one.presets]
 
 
 def preset(name: str) -> Config:
-    """The preset `name`; a `UserError` lists the known ones."""
+    """The preset called `name`; a `UserError` lists the known presets."""
     for one in games().values():
         if name in one.presets:
             return one.presets[name]()
@@ -170,7 +174,7 @@ def preset(name: str) -> Config:
 
 
 def stored_config(values: Mapping[str, Any]) -> Config:
-    """The config that `to_dict` gave: its schedule is of the kind that its preset has."""
+    """The config that `to_dict` turned into `values`; its schedule has the type of its preset's schedule."""
     kind = type(preset(str(values.get("preset", Config.preset))).schedule)
     return from_dict(Config, values, {Schedule: kind})
 
@@ -179,7 +183,7 @@ def stored_config(values: Mapping[str, Any]) -> Config:
 
 
 def simulator(environment: str) -> tuple[Simulator, str]:
-    """The simulator and the name that `KIND:NAME` says; a `UserError` lists the kinds."""
+    """The simulator and the environment's name in `KIND:NAME`; a `UserError` lists the kinds."""
     kind, _, name = environment.partition(":")
     for one in games().values():
         if kind in one.simulators and name:
@@ -198,28 +202,28 @@ def _videos(folder: Path, environment: str | None) -> "Source":
 
 
 def recording_kinds() -> Mapping[str, Recordings]:
-    """What `embody import` reads: plain videos, and the recordings of every game."""
-    return {"videos": Recordings("Plain videos, whose actions nobody knows.", _videos)} | {
+    """The kinds of recordings that `embody import` reads: plain videos, and those of all games."""
+    return {"videos": Recordings("Plain videos without actions.", _videos)} | {
         kind: found for one in games().values() for kind, found in one.recordings.items()
     }
 
 
 def open_recordings(kind: str, folder: Path, environment: str | None = None) -> "Source":
-    """The recordings in `folder`; of those of several environments, `environment`'s. A `UserError` lists the kinds."""
+    """The recordings in `folder`, those of `environment` if it has several; a `UserError` lists the kinds."""
     kinds = recording_kinds()
     if kind not in kinds:
         raise UserError(f"unknown recordings {kind!r}{did_you_mean(kind, kinds)}: choose one of {', '.join(kinds)}")
     if environment is not None and not kinds[kind].has_environments:
         several = ", ".join(name for name, found in kinds.items() if found.has_environments)
-        raise UserError(f"--env {environment}: only recordings of {several} are of several environments, not {kind}")
+        raise UserError(f"--env {environment}: {kind} recordings have no environments, only those of {several} do")
     return kinds[kind].open(folder, environment)
 
 
 def source_of(data: object, frame: tuple[int, int]) -> "Source":
-    """`data`, an object that one of the games knows, as recordings with frames of that height and width."""
+    """Open `data`, an object that belongs to one of the games, as recordings with frames of that (height, width)."""
     for one in games().values():
         if (source := one.source_of(data, frame)) is not None:
             return source
     raise UserError(
-        f"data is a {type(data).__name__}, which no game reads: give a dataset (`open_dataset`), or several"
+        f"data is a {type(data).__name__}, which no game can read: give one or more datasets (`open_dataset`)"
     )

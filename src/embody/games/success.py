@@ -1,4 +1,4 @@
-"""Success in the real environment: policies play held-out seeds side by side; demonstrations are counted.
+"""Success in the real environment: of policies on held-out seeds, and of the recorded demonstrations.
 
 N environments, T timesteps, A action factors, H W pixels.
 """
@@ -40,7 +40,7 @@ class Envs(Protocol):
 
 @dataclass(frozen=True)
 class Recording:
-    """One episode as it was played; timestep 0 has no action."""
+    """The frames and actions of one played episode; timestep 0 has no action."""
 
     task: str
     label: str
@@ -51,10 +51,10 @@ class Recording:
 
 @dataclass(frozen=True)
 class Successes:
-    """What one policy achieved on one task."""
+    """The outcomes of one policy's episodes of one task."""
 
     success: NDArray[np.bool_]  # [N]
-    length: NDArray[np.int64]  # [N]: actions played
+    length: NDArray[np.int64]  # [N]: the number of actions played
     recordings: tuple[Recording, ...]  # the first few episodes
 
     @property
@@ -72,9 +72,9 @@ def play(
     record: int = 4,
     envs: Callable[[EnvConfig, str, Sequence[int]], Envs] = LockstepEnvs,
 ) -> Successes:
-    """One episode for each of `seeds`, `batch` at a time; the first `record` of them are kept as pictures.
+    """Play one episode for each of `seeds`, at least one, with `batch` environments at a time.
 
-    The environment's step limit ends the episodes that do not end themselves. `seeds` are not empty.
+    The first `record` episodes are returned as recordings. The environment's step limit truncates long episodes.
     """
     assert seeds and batch >= 1, f"play {task}: {len(seeds)} seeds, batches of {batch}"
     parts = []
@@ -127,17 +127,17 @@ def _play_batch(task: str, envs: Envs, policy: Policy, record: int) -> Successes
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Successes and episodes of the recorded data, by task."""
+    """How many recorded episodes succeeded, of how many, by task."""
 
     tasks: Mapping[str, Counts]
     by_noise: Mapping[str, Mapping[str, Counts]]  # share of random actions, or "off_task" -> task -> counts
 
 
 def demonstrations(datasets: Iterable[Dataset], split: str) -> Demonstrations:
-    """How often the recorded episodes of `split` succeed: overall, and by the share of random actions in them.
+    """Count the successes of the recorded episodes of `split`: overall, and by their share of random actions.
 
-    Those in which the expert was up to something else stand apart. A recording with events counts for each of its
-    dataset's tasks. Plain videos do not: nobody knows what happened.
+    Off-task episodes are a group of their own. An episode with events counts once for each task of its dataset.
+    Episodes without labels are not counted, since their success is unknown.
     """
     tasks: dict[str, Counts] = defaultdict(lambda: (0, 0))
     by_noise: dict[str, dict[str, Counts]] = defaultdict(lambda: defaultdict(lambda: (0, 0)))
@@ -166,10 +166,11 @@ def _outcomes(dataset: Dataset, row: EpisodeRow) -> Iterable[tuple[str, bool]]:
 def summary(
     results: Mapping[str, Mapping[str, Counts]], recorded: Demonstrations | None = None, together: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Rates with 95% intervals, ready for JSON: `{policy: {mean, low, high, episodes, tasks: {task: {mean, ...}}}}`.
+    """Success rates with 95% intervals as JSON values: `{policy: {mean, low, high, episodes, tasks: {task: ...}}}`.
 
-    `results` is `{policy: {task: (successes, episodes)}}`. `recorded` adds the policy `demonstrations`, which also has
-    `by_noise`: `{"0.25": {mean, low, high, episodes}}`, if there is any with labels. `together`: see `mean_over_tasks`.
+    `results` is `{policy: {task: (successes, episodes)}}`. `recorded`, if it has any task, adds the entry
+    `demonstrations` with `by_noise`: `{"0.25": {mean, low, high, episodes}}`. `together` is explained at
+    `mean_over_tasks`.
     """
     table = {policy: _rates(tasks, together) for policy, tasks in results.items()}
     if recorded is not None and recorded.tasks:

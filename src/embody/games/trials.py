@@ -1,4 +1,4 @@
-"""What a game's policies are measured in, and what else it measures and shows of a run."""
+"""The interface of a game's evaluation: the episodes that policies play, and further measures and report sections."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,35 +15,35 @@ from embody.metrics.targets import HEADLINES, Target
 
 __all__ = ["Found", "GameEvaluation", "MakePolicy", "Trials"]
 
-MakePolicy = Callable[[int], TaskPolicy]  # a fresh one; the number is that of its random numbers
-Found = Mapping[str, Sequence[Any]]  # policy -> what each trial came to
+MakePolicy = Callable[[int], TaskPolicy]  # makes a new policy; the argument seeds its random numbers
+Found = Mapping[str, Sequence[Any]]  # policy -> the outcome of each trial, as `Trials.play` returned it
 
 
 class Trials(Protocol):
-    """What every policy plays: each trial is played once, kept, and put together with the others when all are there."""
+    """The trials that every policy plays. A trial is a group of episodes; its outcome is saved when it ends."""
 
-    names: list[str]
+    names: list[str]  # of the trials
 
     def play(self, number: int, make_policy: MakePolicy, pictures: Path | None) -> Any:
-        """Play the trial of that number; what it came to, ready for JSON. Films go to `pictures`."""
+        """Play one trial; returns its outcome as JSON values. Films go to the folder `pictures` if it is given."""
         ...
 
     def results(self, found: Found) -> dict[str, Any]:
-        """Rates of each policy, the difference to cloning's, and which episodes ("01...") of which seeds succeeded."""
+        """The success rates of each policy, their differences from BC's, and the outcome of each episode."""
         ...
 
 
 @dataclass(frozen=True)
 class GameEvaluation:
-    """What a game measures and shows beyond what every run does; the defaults add nothing."""
+    """What a game measures and reports beyond what every run does; the defaults add nothing."""
 
-    trials: Callable[[Config, Sequence[Dataset]], Trials] | None = None  # None: policies are not played
-    one_task_a_dataset: bool = False  # then datasets of tasks that the run has not are not measured with
+    trials: Callable[[Config, Sequence[Dataset]], Trials] | None = None  # None: policies play no episodes
+    one_task_a_dataset: bool = False  # if so, datasets of tasks that the run does not have are not used
     frame_measures: Callable[[Sequence[Dataset]], FrameMeasures] | None = None  # made from the run's datasets
-    drift: tuple[
-        str, ...
-    ] = ()  # keys of `FrameMeasures.of_rollouts` that are also measured before the agent's training
-    ablation: Mapping[str, str] = field(default_factory=dict)  # such keys -> the title of a column of percents
+    # Keys of `FrameMeasures.of_rollouts` that are also measured before the agent's training.
+    drift: tuple[str, ...] = ()
+    # Keys of `FrameMeasures.of_rollouts` that the ablation's table shows -> the titles of their columns, in percent.
+    ablation: Mapping[str, str] = field(default_factory=dict)
     success: str = "success"  # what the rate of a policy is called in a sentence
     targets: tuple[Target, ...] = HEADLINES
     sections: Callable[[Results], Sequence[Section]] = lambda results: ()  # of the report

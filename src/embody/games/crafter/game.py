@@ -1,4 +1,4 @@
-"""Crafter, as embody knows it."""
+"""The registration of Crafter."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GAME"]
 
-_KEYS = {  # as in the package's own program
+_KEYS = {  # the keys of the package's own program -> actions
     **{"a": "move_left", "d": "move_right", "w": "move_up", "s": "move_down", " ": "do", "Tab": "sleep"},
     **{"r": "place_stone", "t": "place_table", "f": "place_furnace", "p": "place_plant"},
     **{"1": "make_wood_pickaxe", "2": "make_stone_pickaxe", "3": "make_iron_pickaxe"},

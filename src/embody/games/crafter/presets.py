@@ -54,11 +54,11 @@ def crafter_small() -> Config:
             fps=5,
             actions=ActionSpec.of_names(ACTION_NAMES),
         ),
-        # Half a million steps; docs/crafter.md has what each level of noise achieves.
+        # These are about half a million steps; docs/crafter.md shows how many achievements each noise level has.
         collect=CollectConfig(
             train_episodes=1000, noise_levels=(0.0, 0.1, 0.3), random_fraction=0.05, unlabelled_fraction=0.2
         ),
-        # Crafter shows 9x9 cells of 7x7 pixels: a patch, a latent and a token of the dynamics is 2x2 of them.
+        # A cell has 7x7 pixels. A patch covers 2x2 cells, and each patch has one latent and one dynamics token.
         tokenizer=TokenizerConfig(
             patch=14,
             padded=(70, 70),
@@ -69,9 +69,9 @@ def crafter_small() -> Config:
             context=2,
         ),
         tokenizer_objective=TokenizerObjective(
-            mask_max=0.05,  # what is masked, nothing foretells: at 0.3 that is most of the loss (LOG.md)
+            mask_max=0.05,  # masked cells cannot be predicted from others: at 0.3 they are most of the loss (LOG.md)
             lpips="none",
-            uniform_share=0.5,  # tables, diamonds, zombies are rare cells, and learnt last
+            uniform_share=0.5,  # tables, diamonds and zombies are rare and learnt last
         ),
         dynamics=DynamicsConfig(tokens=25, channels=32, registers=4, context=32, trunk=trunk),
         dynamics_objective=DynamicsObjective(
@@ -86,25 +86,25 @@ def crafter_small() -> Config:
         ),
         agent=AgentConfig(
             hidden=160,
-            distances=1,  # what comes later than the next action takes most of the gradient, and is chance (LOG.md)
+            distances=1,  # later actions are mostly unpredictable and would take most of the gradient (LOG.md)
             words=4,
-            # Crafter's own reward: an achievement a step, and health. A policy hardly
-            # heeds a label that the inventory foretells, and imagination finds what the reward head pays by mistake or
-            # what no recording does (LOG.md).
+            # Crafter's own reward, for achievements and health. With goal "one" the policy mostly ignores its label, and
+            # imagination exploits errors of the reward head (LOG.md).
             goal="recorded",
             reward_range=(-1.0, 1.2),
             value_range=(-2.0, 12.0),
         ),
         agent_objective=AgentObjective(
             heads_input="context",
-            dynamics_weight=0.0,  # the world is as good as it gets before; so the agent has twice the steps
+            dynamics_weight=0.0,  # the dynamics model has converged before, so the agent gets twice the steps
             uniform_share=0.125,
             miss_share=0.25,
             policy_weight=10.0,  # LOG.md
-            event_lead=24,  # short clips alone would show the last steps of each search
+            event_lead=24,  # without it, short clips would show only the last steps before an event
         ),
         sampling=SamplingConfig(k_sample=2, support=0.03),
-        # Three quarters of the contexts end where a dream may hold an event; all are where agents live to be.
+        # Three quarters of the contexts end shortly before an event; all are from the first 200 timesteps of episodes,
+        # which agents survive.
         imagination=ImaginationConfig(
             context=16,
             horizon=15,
@@ -132,7 +132,7 @@ def crafter_small() -> Config:
 def crafter() -> Config:
     """Crafter with larger models, 12M parameters; one GPU.
 
-    The world and the agent are larger than those of `crafter_small`, and pass over the data more often.
+    The dynamics model and the agent are larger than those of `crafter_small` and train for more epochs.
     """
     small = crafter_small()
     trunk = replace(small.dynamics.trunk, width=256, depth=6, heads=4, kv_heads=2, pattern="STS", mlp_width=704)

@@ -1,9 +1,9 @@
-"""The contents of grid cells (agent and its direction, objects, doors, walls, empty), read off a frame.
+"""Reads the contents of MiniGrid's cells (agent and direction, objects, doors, walls, floor) from a frame.
 
-A frame is a mosaic of square tiles. In real frames every tile is one of a few hundred exact pictures; the nearest of
-these says what a cell of an imagined frame shows.
+A frame is a grid of square tiles. In real frames every tile equals one of a few hundred templates; the nearest template
+is taken as the content of a cell in an imagined frame.
 
-M templates, R rows, C columns of cells.
+Shapes: M templates, R rows and C columns of cells.
 """
 
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ from embody.metrics.rollouts import NEAR, Rollouts, at_horizon
 __all__ = ["CellReader", "cell_accuracy", "changed_cell_accuracy"]
 
 Array = NDArray[Any]
-_TEMPLATES = 200  # episodes a task and split whose frames give the templates
-CHUNK = 512  # frames at a time: bounds the memory of the distance table
+_TEMPLATE_EPISODES = 200  # of each task and split, whose tiles are the templates
+CHUNK = 512  # frames that are compared at a time, which limits the memory of their distances
 
 
 @dataclass(frozen=True)
 class CellReader:
-    """Names each cell of a frame by the nearest of the templates."""
+    """Classifies each cell of a frame by its nearest template."""
 
-    templates: NDArray[np.uint8]  # [M, tile, tile, 3], all different, in a fixed order
+    templates: NDArray[np.uint8]  # [M, tile, tile, 3], all distinct, in a fixed order
 
     @classmethod
     def from_frames(cls, frames: NDArray[np.uint8], tile: int = 8) -> "CellReader":
-        """The reader whose templates are all distinct tiles of real `frames`, uint8 `[N, H, W, 3]`; exact."""
+        """The reader whose templates are the distinct `tile` x `tile` squares of `frames`, uint8 [N, H, W, 3]."""
         if frames.dtype != np.uint8:
             raise UserError(f"cell templates: frames must be uint8 [N, H, W, 3], got {frames.dtype}")
         tiles = _tiles(frames, tile).reshape(-1, tile * tile * 3)
@@ -41,24 +41,24 @@ class CellReader:
 
     @classmethod
     def from_datasets(cls, datasets: Sequence[Dataset]) -> "CellReader":
-        """The reader whose templates are the tiles of both splits' first episodes."""
+        """The reader whose templates are the distinct tiles of the first 200 episodes of each task and split."""
         rows = [
             (dataset, row)
             for split in ("train", "validation")
             for dataset in datasets
-            for row in dataset.episodes(split)[:_TEMPLATES]
+            for row in dataset.episodes(split)[:_TEMPLATE_EPISODES]
         ]
         return cls.from_frames(np.concatenate([dataset.frames(row.id, 0, row.length) for dataset, row in rows]))
 
     @property
     def tile(self) -> int:
-        """Pixels a cell's side."""
+        """The side of a cell in pixels."""
         return int(self.templates.shape[1])
 
     def read(self, frames: Array) -> NDArray[np.int64]:
-        """Template index of every cell, least squared distance: `[..., H, W, 3]` -> `[..., R, C]`.
+        """The index of the template with the least squared distance to each cell: `[..., H, W, 3]` -> `[..., R, C]`.
 
-        `frames` is uint8, or float in [0, 1]. On uint8 the distances are whole numbers below 2^24: exact in float32.
+        `frames` is uint8, or float in [0, 1]. For uint8 the distances are integers below 2^24, thus exact in float32.
         """
         known = self.templates.reshape(len(self.templates), -1).astype(np.float32)
         weights, offset = -2 * known.T, (known**2).sum(axis=1)
@@ -74,7 +74,7 @@ class CellReader:
         return index.reshape(*frames.shape[:-3], *index.shape[1:])
 
     def of_reconstructions(self, decoded: NDArray[np.uint8], real: NDArray[np.uint8]) -> dict[str, Any]:
-        """`cell_accuracy` of frames `[N, H, W, 3]`."""
+        """`cell_accuracy` of the `decoded` frames against the `real` ones, both `[N, H, W, 3]`."""
         return {"cell_accuracy": cell_accuracy(self.read(decoded), self.read(real))}
 
     def of_rollouts(self, r: Rollouts, steps: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:
@@ -106,15 +106,15 @@ def _tiles(frames: Array, tile: int) -> Array:
 
 
 def cell_accuracy(predicted: Array, true: Array) -> float | None:
-    """Share of cells read the same, of index arrays of one shape; None if there are no cells."""
+    """The share of equal cells in two index arrays of the same shape; None if they are empty."""
     assert predicted.shape == true.shape, (predicted.shape, true.shape)
     return float((predicted == true).mean()) if true.size else None
 
 
 def changed_cell_accuracy(predicted: Array, true: Array, reference: Array) -> float | None:
-    """Share of cells read the same among those where `true` differs from `reference`; None if nothing changed.
+    """The share of correctly predicted cells among those where `true` differs from `reference`; None if there are none.
 
-    `reference` (the last context frame's cells) broadcasts to `true`. Repeating it scores 0 here.
+    `reference`, the cells of the last context frame, broadcasts to `true`. Predicting `reference` itself scores 0.
     """
     assert predicted.shape == true.shape, (predicted.shape, true.shape)
     changed = true != reference

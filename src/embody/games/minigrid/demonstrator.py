@@ -1,6 +1,6 @@
-"""Experts by task: minigrid's own bot for BabyAI, a breadth-first planner for DoorKey and Fetch.
+"""MiniGrid's experts: the package's own bot for BabyAI, and a breadth-first planner for DoorKey and Fetch.
 
-Every expert looks at the true state each time it is asked, so that it recovers from actions it did not suggest.
+Every expert reads the true state at each step, so it continues from actions that it did not suggest.
 """
 
 import itertools
@@ -14,15 +14,15 @@ from embody.games.environment import Demonstrator, DemonstratorLost
 __all__ = ["make_demonstrator", "make_off_task_demonstrator"]
 
 LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)
-STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # (column, row) of a move in each direction; RIGHT turns to the next
-# How the bot fails where it did not foresee a random action.
+STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # (column, row) of a step in each direction; RIGHT turns to the next one
+# What the bot raises after random actions that it does not expect.
 BOT_ERRORS = (AssertionError, AttributeError, IndexError, TypeError)
 
 Cell = tuple[int, int]  # column, row
 
 
 def make_demonstrator(task: str) -> Demonstrator:
-    """The expert of a task."""
+    """The expert of a task; a `UserError` if the task has none."""
     if task.startswith("BabyAI-"):
         return BotExpert()
     planners = {"MiniGrid-DoorKey": unlock_and_leave, "MiniGrid-Fetch": fetch}
@@ -33,17 +33,17 @@ def make_demonstrator(task: str) -> Demonstrator:
 
 
 def make_off_task_demonstrator(task: str) -> Demonstrator | None:
-    """One that plays as well, but another mission of the same room; None if the task's rooms allow one alone."""
+    """An expert that pursues another mission of the same room; None if the task's rooms allow only one mission."""
     if task.startswith("BabyAI-"):
         return BotExpert(another_mission)
     return PlannerExpert(fetch_another) if task.startswith("MiniGrid-Fetch") else None
 
 
 class BotExpert:
-    """minigrid's `BabyAIBot`, told that it sees the whole room (as the agent does), rebuilt when it loses its plan."""
+    """The package's `BabyAIBot`, which sees the whole room as the agent does; it is rebuilt when its plan fails."""
 
     def __init__(self, mission: Callable[[Any], Any] = lambda game: game) -> None:
-        """`mission`: what an episode's game is to the bot."""
+        """`mission` maps the game of an episode to the one that the bot plays, which may have other instructions."""
         self._mission = mission
 
     def reset(self, env: Any) -> None:
@@ -67,7 +67,7 @@ class BotExpert:
         except BOT_ERRORS as error:
             if self._game.carrying is None:
                 raise DemonstratorLost(self._game.mission) from error
-            # A new bot cannot begin with its hands full: put the thing down, and try again from there.
+            # A new bot cannot start while the agent carries something: drop it first.
             return DROP if self._game.grid.get(*self._game.front_pos) is None else RIGHT
 
     def _build(self) -> None:
@@ -78,7 +78,7 @@ class BotExpert:
 
 
 def _objects_exist(game: Any) -> bool:
-    """Whether every object that a BabyAI mission names is still there; opening a box destroys it."""
+    """Whether every object that a BabyAI mission names still exists; opening a box destroys it."""
     present = {id(cell) for cell in (*game.grid.grid, game.carrying) if cell is not None}
     return all(any(id(thing) in present for thing in description.obj_set) for description in _named(game.instrs))
 
@@ -90,7 +90,7 @@ def _named(instructions: Any) -> list[Any]:
 
 
 def another_mission(game: Any) -> Any:
-    """The game under another mission of its kind and with its objects; it draws which. The game itself if none is."""
+    """The game with a random other mission of the same kind about its objects; the game itself if there is none."""
     from minigrid.envs.babyai.core.verifier import ObjDesc
 
     kinds = sorted({(thing.type, thing.color) for thing in game.grid.grid if thing is not None and thing.can_pickup()})
@@ -101,11 +101,11 @@ def another_mission(game: Any) -> Any:
     chosen = others[game.np_random.integers(len(others))]
     other = type(game.instrs)(*(ObjDesc(*kind) for kind in chosen))
     other.reset_verifier(game)
-    return _UnderAnotherMission(game, other)
+    return _GameWithMission(game, other)
 
 
-class _UnderAnotherMission:
-    """A game with other instructions."""
+class _GameWithMission:
+    """A game whose instructions are replaced."""
 
     def __init__(self, game: Any, instructions: Any) -> None:
         self._game, self.instrs, self.unwrapped = game, instructions, self
@@ -131,7 +131,10 @@ class PlannerExpert:
 
 
 def unlock_and_leave(game: Any) -> int | None:
-    """DoorKey: to the goal if the way is free; else open the door, or fetch the key (which may also block the way)."""
+    """DoorKey: walk to the goal if it can be reached; else open the door or, without the key, pick up the key.
+
+    A door that is closed but unlocked is opened too; a key that blocks the way to it is picked up.
+    """
     at = {cell.type: (i % game.width, i // game.width) for i, cell in enumerate(game.grid.grid) if cell is not None}
     action = _route(game, lambda position, ahead: position == at["goal"])
     if action is not None:
@@ -145,12 +148,12 @@ def unlock_and_leave(game: Any) -> int | None:
 
 
 def fetch(game: Any) -> int | None:
-    """Fetch: to the nearest object that fits the mission, and pick it up."""
+    """Fetch: walk to the nearest object that the mission names, and pick it up."""
     return _fetch(game, lambda kind: kind == (game.targetType, game.targetColor))
 
 
 def fetch_another(game: Any) -> int | None:
-    """The same with what does not fit it; None where all fits."""
+    """Fetch, off-task: pick up the nearest object that the mission does not name; None if it names all."""
     return _fetch(game, lambda kind: kind != (game.targetType, game.targetColor))
 
 
@@ -164,7 +167,7 @@ def _fetch(game: Any, wanted: Callable[[tuple[str, str]], bool]) -> int | None:
 
 
 def _face(game: Any, cells: set[Cell], then: int) -> int | None:
-    """The next action towards facing one of `cells`; `then` when one is faced; None if none can be reached."""
+    """`then` if the agent faces one of `cells`, else the next action towards the nearest; None if none is reachable."""
     column, row = STEPS[game.agent_dir]
     if (game.agent_pos[0] + column, game.agent_pos[1] + row) in cells:
         return then
@@ -172,7 +175,7 @@ def _face(game: Any, cells: set[Cell], then: int) -> int | None:
 
 
 def _route(game: Any, arrived: Callable[[Cell, Cell], bool]) -> int | None:
-    """The first action of a shortest walk to where `arrived(position, cell ahead)`; None if there is none."""
+    """The first action of a shortest path to a state in which `arrived(position, cell ahead)`; None if none exists."""
     start = (int(game.agent_pos[0]), int(game.agent_pos[1]), int(game.agent_dir))
     queue = deque([(start, -1)])  # state, the first action that led to it
     seen = {start}

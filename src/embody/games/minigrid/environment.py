@@ -1,4 +1,4 @@
-"""MiniGrid seen in full, as 48x48 pixels.
+"""MiniGrid as a gymnasium environment of 48x48 pixels that shows the whole grid.
 
 Shapes: H = W = 48 pixels.
 """
@@ -20,13 +20,18 @@ ACTIONS = len(ACTION_NAMES[0])
 
 
 class MiniGridPixels(gymnasium.Env[np.ndarray, Any]):
-    """One MiniGrid environment. Observation: uint8 [H, W, 3], the whole grid, black to the right of and below it.
+    """One MiniGrid environment.
 
-    Action: int64 [1], or an int, of 0..6. Reward: 1 on success, else 0. `info`: "mission" (str) and "success" (bool).
+    Observation: uint8 [H, W, 3], the whole grid; the frame is black to the right of and below it. Action: an int from 0
+    to 6, or int64 [1]. Reward: 1 on success, else 0. `info` has "mission" (str) and "success" (bool).
     """
 
     def __init__(self, task: str, max_steps: int, height: int, width: int) -> None:
-        """`UserError` if `height` x `width` pixels do not hold the grid in whole tiles, or minigrid is missing."""
+        """Frames have `height` x `width` pixels; an episode is truncated after `max_steps` actions.
+
+        Raises a `UserError` if the frame is smaller than the grid or not a multiple of 8 pixels, or if minigrid is not
+        installed.
+        """
         _load_minigrid()
         from minigrid.core.grid import Grid
 
@@ -38,7 +43,7 @@ class MiniGridPixels(gymnasium.Env[np.ndarray, Any]):
                 f"env.height, env.width: {task} has {self.game.height}x{self.game.width} cells of {TILE} pixels,"
                 f" a frame of {height}x{width} must be at least that, and a multiple of {TILE}"
             )
-        # The partial view that MiniGrid computes at every step is read by nobody: skip it.
+        # Skip the partial view that MiniGrid computes at every step, since it is not used.
         self.game.gen_obs = lambda: {}
         self._render_tile = Grid.render_tile
         self._floor = Grid.render_tile(None, tile_size=TILE)
@@ -48,14 +53,14 @@ class MiniGridPixels(gymnasium.Env[np.ndarray, Any]):
         self.action_space = spaces.MultiDiscrete([ACTIONS])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """The first frame of the episode that `seed` gives."""
+        """The first frame and `info` of the episode of `seed`."""
         self.game.reset(seed=seed)
         return self._frame(), self._info(False)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Frame, reward, terminated, truncated, info after one action."""
         _, reward, terminated, truncated, _ = self.game.step(int(np.asarray(action).item()))
-        # MiniGrid's reward falls with a step counter that no frame shows.
+        # MiniGrid's own reward falls with the number of steps, which no frame shows; use 1 instead.
         success = reward > 0
         return self._frame(), float(success), terminated, truncated and not terminated, self._info(success)
 
@@ -63,7 +68,7 @@ class MiniGridPixels(gymnasium.Env[np.ndarray, Any]):
         return {"mission": self.game.mission, "success": bool(success)}
 
     def _frame(self) -> np.ndarray:
-        """MiniGrid's `get_frame(highlight=False, tile_size=8)`, without the visibility that it computes and drops."""
+        """Equal to MiniGrid's `get_frame(highlight=False, tile_size=8)`, but faster: no visibility is computed."""
         game, canvas = self.game, self._canvas
         for index, cell in enumerate(game.grid.grid):  # row-major
             row, column = divmod(index, game.width)
@@ -75,7 +80,7 @@ class MiniGridPixels(gymnasium.Env[np.ndarray, Any]):
 
 
 def _load_minigrid() -> None:
-    """Import minigrid, which registers its environments, without the greeting and the prints."""
+    """Import minigrid, which registers its environments, and suppress what it and pygame print."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
         import minigrid.core.roomgrid  # noqa: F401

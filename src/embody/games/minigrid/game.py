@@ -1,4 +1,4 @@
-"""MiniGrid, as embody knows it."""
+"""The registration of MiniGrid."""
 
 from typing import TYPE_CHECKING
 

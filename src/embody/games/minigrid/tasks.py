@@ -1,4 +1,4 @@
-"""The tasks of MiniGrid, its actions and the words of its missions, without its package."""
+"""MiniGrid's tasks, actions and words, written out so that datasets can be used without the package `minigrid`."""
 
 __all__ = ["ACTION_NAMES", "TASKS", "VOCABULARY"]
 
@@ -11,9 +11,9 @@ TASKS = (
     "MiniGrid-Fetch-6x6-N2-v0",
 )
 
-ACTION_NAMES = (("left", "right", "forward", "pick up", "drop", "toggle", "done"),)  # of each factor
+ACTION_NAMES = (("left", "right", "forward", "pick up", "drop", "toggle", "done"),)  # the choices of its only factor
 
-# Every word of these tasks' missions; datasets keep it, so new words go to the end.
+# Every word of these tasks' missions. Datasets store the places of words, so new words go to the end.
 VOCABULARY: tuple[str, ...] = (
     "<pad>", "<unknown>",
     "a", "and", "ball", "blue", "box", "door", "fetch", "get", "go", "goal", "green", "grey", "key", "must", "next",
