@@ -88,8 +88,8 @@ def crafter_small() -> Config:
             hidden=160,
             distances=1,  # later actions are mostly unpredictable and would take most of the gradient (LOG.md)
             words=4,
-            # Crafter's own reward, for achievements and health. With goal "one" the policy mostly ignores its label, and
-            # imagination exploits errors of the reward head (LOG.md).
+            # Crafter's own reward, for achievements and health. With goal "one" the policy mostly ignores its label,
+            # and imagination exploits errors of the reward head (LOG.md).
             goal="recorded",
             reward_range=(-1.0, 1.2),
             value_range=(-2.0, 12.0),
