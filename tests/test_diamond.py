@@ -362,7 +362,7 @@ def test_the_table_counts_lost_episodes_separately() -> None:
     assert "| iron pickaxe | 0.0% (0.0-49.0) | 0 | - |" in table
     each = episodes_table(reversed(episodes)).splitlines()
     assert each[0].startswith("| episode | seed | end | minutes | log | planks |") and len(each) == 2 + 6
-    assert each[2] == "| 0 | 7 | over | 60.00 | 0.50 |" + " - |" * 11 + " 50.00 |"
+    assert each[2] == "| 0 | 7 | terminated | 60.00 | 0.50 |" + " - |" * 11 + " 50.00 |"
     assert {line.count("|") for line in each} == {each[0].count("|")}
     nothing = diamond_table(diamond_summary(episodes[4:5], requested=5))
     assert "0 of 5 episodes played" in nothing and "| log" not in nothing
@@ -418,12 +418,12 @@ def test_two_simulators_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads(path.with_suffix(".json").read_text())["items"]["coal"]["mean"] == 0
     page = path.with_suffix(".md").read_text()
     assert "| diamond | 100.0% (43.8-100.0) | 3 | 0.0 min |" in page
-    assert f"| 2 | {lines[2]['seed']} | over | 0.01 | 0.00 | 0.00 | - | 0.00 |" in page  # its first log, planks, table
+    assert f"| 2 | {lines[2]['seed']} | terminated | 0.01 | 0.00 | 0.00 | - | 0.00 |" in page  # its first log, planks, table
     assert "episode 2, step 6: place_crafting_table done, now use_iron_pickaxe" in logged(config)
 
 
 class Placing(RandomPolicy):
-    """Chance, but that it always puts a crafting table down."""
+    """The random policy, except that it always places a crafting table."""
 
     def act(self) -> np.ndarray:
         actions = super().act()
