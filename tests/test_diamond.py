@@ -418,7 +418,7 @@ def test_two_simulators_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads(path.with_suffix(".json").read_text())["items"]["coal"]["mean"] == 0
     page = path.with_suffix(".md").read_text()
     assert "| diamond | 100.0% (43.8-100.0) | 3 | 0.0 min |" in page
-    assert f"| 2 | {lines[2]['seed']} | terminated | 0.01 | 0.00 | 0.00 | - | 0.00 |" in page  # its first log, planks, table
+    assert f"| 2 | {lines[2]['seed']} | terminated | 0.01 | 0.00 | 0.00 | - | 0.00 |" in page
     assert "episode 2, step 6: place_crafting_table done, now use_iron_pickaxe" in logged(config)
 
 
