@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 
 from embody.cli import main
-from embody.data import Dataset, DatasetWriter, Video, open_dataset
+from embody.data import Dataset, DatasetWriter, Episode, Video, open_dataset
 from embody.data.sources.videos import VideoSource
 from embody.data.video import draw_pointer
 from embody.errors import UserError
@@ -34,7 +34,7 @@ from embody.games.minecraft.recordings import MinerlSource, VptSource
 from embody.games.minecraft.tasks import TASKS
 from embody.games.minecraft.vpt import read_segment
 from embody.logger_manager import LoggerManager
-from embody.recording.importing import REPORT, import_recordings, read_report
+from embody.recording.importing import REPORT, import_recordings, read_changes, read_report
 from embody.run.inputs import import_source
 from tests.recordings import (
     NAVIGATE,
@@ -218,6 +218,28 @@ def test_videos_of_different_rates_are_named_before_any_is_imported(
     assert not (tmp_path / "data" / "mine").exists()
     with pytest.raises(SystemExit):
         run("import", "videos", tmp_path / "logs", *options(tmp_path), "--name", "none")
+
+
+class Changing(VideoSource):
+    """Videos of which some are changed."""
+
+    def read(self, name: str) -> Episode:
+        changes = ("cut at the end", "turned") if name == "b.mp4" else ()
+        return dataclasses.replace(super().read(name), changes=changes)
+
+
+def test_what_an_import_changes_is_said_and_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embody.data.sources.videos.VideoSource", Changing)
+    for name in ("a.mp4", "b.mp4"):
+        write_video(tmp_path / "raw" / name, 10)
+    for _ in range(2):  # also where there is nothing left to do
+        run("import", "videos", tmp_path / "raw", *options(tmp_path))
+        assert "changed b.mp4: cut at the end; turned" in capsys.readouterr().out
+    root = tmp_path / "data" / "videos"
+    assert [(one.file, one.changes) for one in read_changes(root)] == [("b.mp4", ("cut at the end", "turned"))]
+    assert read_report(root) == []
 
 
 # --- what is broken -------------------------------------------------------------------------------------------------

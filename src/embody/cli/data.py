@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Collect", "Encode", "Import"]
 
-_SHOWN = 10  # broken recordings that are named; the report has all
+_SHOWN = 10  # recordings of each kind that are named; the report has all
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Import:
         self._import(recordings, root, logger)
 
     def _import(self, source: "Source", root: Path, logger: "LoggerManager") -> None:
-        from embody.recording.importing import REPORT, import_recordings, read_report
+        from embody.recording.importing import REPORT, import_recordings, read_changes, read_report
 
         with logger.progress(f"import {root.name}", len(source.names())) as bar:
 
@@ -98,6 +98,11 @@ class Import:
                 encode=self.reencode,
                 progress=progress,
             )
+        changed = read_changes(root)
+        for recording in changed[:_SHOWN]:
+            logger.info(f"changed {recording.file}: {'; '.join(recording.changes)}")
+        if len(changed) > _SHOWN:
+            logger.info(f"changed {len(changed) - _SHOWN} more: see {root / REPORT}")
         skipped = read_report(root)
         for broken in skipped[:_SHOWN]:
             logger.warning(f"skipped {broken.file}: {broken.where}: {broken.what}")

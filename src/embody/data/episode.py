@@ -42,6 +42,7 @@ class Episode:
     events: NDArray[np.bool_] | None = None  # [T, K]: which tasks are achieved at timestep t
     camera: NDArray[np.float32] | None = None  # [T, 2]: the camera's recorded motion in degrees, before binning
     is_null: NDArray[np.bool_] | None = None  # [T]: the action that led here was "do nothing"
+    changes: tuple[str, ...] = ()  # what its import changed, in words; stored in the report of the import only
 
     def __post_init__(self) -> None:
         where = f"episode of {self.task} with seed {self.seed}"

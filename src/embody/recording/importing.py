@@ -27,7 +27,7 @@ from embody.data.sources.source import Source
 from embody.errors import UserError
 from embody.recording.workers import worker_pool
 
-__all__ = ["REPORT", "Skipped", "import_recordings", "read_report"]
+__all__ = ["REPORT", "Changed", "Skipped", "import_recordings", "read_changes", "read_report"]
 
 RECORD = "import.json"  # in the dataset's folder: what it was imported from
 REPORT = "import-report.json"
@@ -43,6 +43,14 @@ class Skipped:
     file: str  # name of the recording
     what: str  # what is wrong
     where: str  # one of its files, and the line if there is one
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A recording that became an episode with changes."""
+
+    file: str  # name of the recording
+    changes: tuple[str, ...]  # see `Episode.changes`
 
 
 @dataclass(frozen=True)
@@ -63,9 +71,9 @@ def import_recordings(
     """Write the recordings of `source` as the dataset `root`, splits "train" and "validation".
 
     The episodes, their order and their splits depend on the source and `validation_share` (0 to below 1) only. Broken
-    recordings are left out and listed in `root/import-report.json`. `encode` writes a copy of each video for random
-    access into `root`; otherwise the dataset refers to the original files. With more than one worker, processes are
-    spawned, so a script that calls this needs `if __name__ == "__main__"`.
+    recordings are left out. `root/import-report.json` lists them, and what was changed in others. `encode` writes a
+    copy of each video for random access into `root`; otherwise the dataset refers to the original files. With more
+    than one worker, processes are spawned, so a script that calls this needs `if __name__ == "__main__"`.
 
     A `UserError` if there is no readable recording, or if `root` was imported from something else.
     """
@@ -88,6 +96,7 @@ def import_recordings(
         writer = DatasetWriter(root, meta)
         write_json(root / RECORD, provenance)
         skipped = {broken.file: broken for broken in read_report(root)}
+        changed = {recording.file: recording for recording in read_changes(root)}
         shards = _shards(source, names, validation_share)
         pending = _pending(shards, {split: writer.shards(split) for split in ("train", "validation")}, skipped)
         done = len(names) - sum(len(shard.names) for shard in pending)
@@ -102,10 +111,12 @@ def import_recordings(
                 else:
                     skipped.pop(name, None)  # it was repaired since the last call
                     episodes.append(result)
+                    if result.changes:
+                        changed[name] = Changed(name, result.changes)
                 done += 1
                 progress(done, len(names), len(skipped))
             # The report is written before the shard, because resuming needs to know which shards are empty.
-            _write_report(root, list(skipped.values()))
+            _write_report(root, list(skipped.values()), list(changed.values()))
             if episodes:
                 writer.write_shard(shard.split, writer.shards(shard.split), episodes)
         if len(skipped) == len(names):
@@ -224,14 +235,25 @@ def _check_folder(root: Path, provenance: dict[str, Any]) -> None:
 
 def read_report(root: Path) -> list[Skipped]:
     """The recordings that were left out of the dataset in `root`."""
+    return [Skipped(**line) for line in _report(root).get("skipped", [])]
+
+
+def read_changes(root: Path) -> list[Changed]:
+    """The recordings of the dataset in `root` that the import changed."""
+    return [Changed(line["file"], tuple(line["changes"])) for line in _report(root).get("changed", [])]
+
+
+def _report(root: Path) -> dict[str, Any]:
     path = root / REPORT
-    if not path.exists():
-        return []
-    return [Skipped(**line) for line in json.loads(path.read_text(encoding="utf-8"))["skipped"]]
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _write_report(root: Path, skipped: Sequence[Skipped]) -> None:
+def _write_report(root: Path, skipped: Sequence[Skipped], changed: Sequence[Changed]) -> None:
     """Write the report, one line for each recording."""
-    lines = [json.dumps(asdict(broken), ensure_ascii=False) for broken in skipped]
+    lists = {"skipped": skipped, "changed": changed}
+    texts = []
+    for name, recordings in lists.items():
+        lines = [json.dumps(asdict(recording), ensure_ascii=False) for recording in recordings]
+        texts.append(f'"{name}": [\n' + ",\n".join(lines) + "\n]")
     with atomic_write(root / REPORT) as path:
-        path.write_text('{"skipped": [\n' + ",\n".join(lines) + "\n]}\n", encoding="utf-8")
+        path.write_text("{" + ", ".join(texts) + "}\n", encoding="utf-8")
