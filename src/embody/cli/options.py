@@ -124,7 +124,6 @@ def check_options(arguments: Sequence[str], known: Mapping[str, Option], command
             )
 
 
-@functools.cache
 def field_docs(kind: type) -> Mapping[str, str]:
     """The docstrings that stand under the fields of a dataclass, by name, each in one line."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
