@@ -263,7 +263,7 @@ def test_actions_that_were_set_are_not_replaced(tmp_path: Path) -> None:
     write_minerl(tmp_path / "raw", TREECHOP)
     dataset = import_recordings(MinerlSource(tmp_path / "raw", TREECHOP), tmp_path / "data" / TREECHOP)
     config = in_folder(minecraft_small(), tmp_path).with_actions(ActionSpec((2, 121)))
-    with pytest.raises(ValueError, match=r"datasets have actions \(2.*, the run \(2, 121\)"):
+    with pytest.raises(ValueError, match=r"datasets have actions of sizes \(2.*, run minecraft_small has \(2, 121\)"):
         Trainer(config=config).train_tokenizer(dataset)
     assert minecraft_small().with_actions(VPT.spec) == minecraft_small()
 
