@@ -470,7 +470,7 @@ def test_the_plan_of_the_papers_size(capsys: pytest.CaptureFixture[str]) -> None
     assert rows["activations or caches, short batch"][1] == pytest.approx(4 * dynamics.row_bytes(64) / gib, rel=1e-3)
     assert rows["activations or caches, long batch"][1] == pytest.approx(dynamics.row_bytes(256) / gib, rel=1e-3)
     state = [rows[name][1] for name in ("weights", "gradients", "optimiser state", "EMA")]
-    rest = rows["bfloat16 copies of weights"][1] + rows["activations or caches, long batch"][1]
+    rest = rows["16-bit copies of weights"][1] + rows["activations or caches, long batch"][1]
     assert rows["all, nothing sharded"][1] == pytest.approx(sum(state) + rest, rel=1e-3)
     assert rows["all, the first four sharded over 64"][1] == pytest.approx(sum(state) / 64 + rest, rel=1e-3)
     # Frozen, or shared with the agent: what phase 2 trains.
@@ -481,7 +481,7 @@ def test_the_plan_of_the_papers_size(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_bytes_of_the_papers_size_by_hand() -> None:
     config = minecraft()
     tokenizer, dynamics, agent, imagination = phases(config)
-    # bfloat16 copies: queries, keys and values, their output, three matrices of the MLP.
+    # 16-bit copies: queries, keys and values, their output, three matrices of the MLP.
     world = 36 * (2048 * (16 + 2 + 2) * 128 + 2048 * 2048 + 3 * 2048 * 5632)
     halves = 2 * 16 * (1024 * 3 * 16 * 64 + 1024 * 1024 + 3 * 1024 * 2688)
     assert (tokenizer.copies, dynamics.copies) == (2 * halves, 2 * world)

@@ -583,6 +583,7 @@ def test_the_device_is_a_gpu_where_there_is_one(config: Config, monkeypatch: pyt
         assert Trainer(config=dataclasses.replace(config, device=asked)).device == torch.device(expected)
     auto = dataclasses.replace(config, device="auto", precision="auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert Trainer(config=auto).config.precision == "bfloat16"  # a GPU's
     assert Trainer(config=auto).config.device == "auto"  # the run may go on elsewhere
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -15,6 +15,7 @@ from embody.dynamics.shortcut import Levels, noise_to
 from embody.errors import UserError, install_extra
 from embody.nn.compiled import compile_steps
 from embody.nn.noise import Noise
+from embody.nn.precision import Precision, check_precision
 from embody.nn.transformer import Block, Transformer
 from embody.saving.tensors import load_tensors, load_weights
 from embody.tokenizer import Lpips, Tokenizer
@@ -92,23 +93,22 @@ class WorldAndAgent(nn.Module):
 M = TypeVar("M", bound=nn.Module)
 
 
-Precision = Literal["float32", "bfloat16", "int8", "float8"]
-
-
 def for_inference(model: M, *, precision: Precision = "bfloat16", compiled: bool = False) -> M:
     """A frozen copy of a tokenizer, dynamics or agent, or of a module that holds them, for inference.
 
-    In `bfloat16` the matrices of the layers are cast once, instead of by autocast at every call. In `int8` and `float8`
-    torchao also rounds them to 8 bits with a scale for each row; products stay in bfloat16. If `compiled`, calls with a
-    cache are compiled, which takes about half a minute for each new input shape.
+    In `bfloat16` and `float16` the matrices of the layers are cast once, instead of by autocast at every call. In
+    `int8` and `float8` torchao also rounds them to 8 bits with a scale for each row; products stay in bfloat16. If
+    `compiled`, calls with a cache are compiled, which takes about half a minute for each new input shape. A `UserError`
+    if the model is on a GPU that would emulate bfloat16 (see `check_precision`).
     """
+    check_precision(precision, next(model.parameters()).device)
     model = copy.deepcopy(model).requires_grad_(False).eval()
     if precision != "float32":
         for block in [module for module in model.modules() if isinstance(module, Block)]:
             for matrix in block.modules():
                 if isinstance(matrix, nn.Linear):
-                    matrix.to(torch.bfloat16)
-            if precision != "bfloat16":
+                    matrix.to(torch.float16 if precision == "float16" else torch.bfloat16)
+            if precision in ("int8", "float8"):
                 _quantise(block, precision)
     if compiled:
         for part in _cached(model):

@@ -25,6 +25,7 @@ from embody.evaluation.results import results_markdown
 from embody.games import Simulated, preset, simulator
 from embody.logger_manager import LoggerManager, ProgressBar
 from embody.model import WorldAndAgent, load_dynamics, load_lpips, load_tokenizer, load_world_and_agent
+from embody.nn.precision import check_precision
 from embody.recording import collect, is_collected
 from embody.run.folder import config_path, record_stage, write_config
 from embody.run.inputs import Data, inputs
@@ -72,6 +73,8 @@ class Trainer:
         self._chose_precision = config.precision == "auto"
         if self._chose_precision:
             config = dataclasses.replace(config, precision=fastest_precision(self.device))
+        elif config.precision != "auto":
+            check_precision(config.precision, self.device)
         self.config = config
         self.logger = logger or LoggerManager(config.run_dir, Path(config.logs_dir), config.name)
 

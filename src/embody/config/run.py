@@ -177,8 +177,9 @@ class Config:
     """Downloaded weights (`embody weights`) are in this folder, which all runs share."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Training and evaluation use this device; auto means a GPU if torch finds one."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Matrix products have this number format; auto means bfloat16 where it is measured to be faster."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Matrix products have this number format; auto means bfloat16 where it is measured to be faster, and on a GPU
+    without bfloat16 units float16 or float32."""
     workers: Natural = 0
     """This many processes load batches, at least 0; 0 means a thread that loads one batch ahead."""
     recompute: bool = False

@@ -41,7 +41,7 @@ class Phase:
     name: str
     stage: StageConfig
     state: Resident
-    copies: int  # bytes of the bfloat16 weights that autocast makes and keeps for the backward pass
+    copies: int  # bytes of the 16-bit weights that autocast makes and keeps for the backward pass
     row_bytes: Callable[[int], float]  # activations, or the caches of a dream
     row_flops: Callable[[int], float]
 
@@ -179,7 +179,7 @@ def plan(config: Config, *, gpus: int, frames: float, mfu: float, peak_tflops: f
             _table(f"{config.name}: parameters", ["millions"], _parameter_rows(config)),
             _table(
                 f"memory a GPU of {gpus}, GiB (without workspaces; float32 weights,"
-                f" {'float32' if config.precision == 'float32' else 'bfloat16'} products)",
+                f" {'bfloat16' if config.precision == 'auto' else config.precision} products)",
                 [phase.name for phase in trained],
                 _memory_rows(trained, gpus),
             ),
@@ -234,7 +234,7 @@ def _memory_rows(trained: Sequence[Phase], gpus: int) -> _Rows:
         row("gradients", lambda phase: phase.state.gradients),
         row("optimiser state", lambda phase: phase.state.optimiser),
         row("EMA", lambda phase: phase.state.average),
-        row("bfloat16 copies of weights", lambda phase: phase.copies),
+        row("16-bit copies of weights", lambda phase: phase.copies),
         row("activations or caches, short batch", lambda phase: kept(phase, 0)),
         row("activations or caches, long batch", lambda phase: kept(phase, -1)),
         row("all, nothing sharded", lambda phase: total(phase, 1)),

@@ -106,9 +106,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, soft_cap: float = 0
         parts = zip(q.split(_MAX_BATCH), k.split(_MAX_BATCH), v.split(_MAX_BATCH), strict=True)
         return torch.cat([attend(*part, causal=causal, soft_cap=soft_cap) for part in parts])
     if not soft_cap:
-        # The backward pass of SDPA in bfloat16 is slow on CPUs, so attention is computed in float32.
-        if q.device.type == "cpu" and v.dtype == torch.bfloat16:
-            with torch.autocast("cpu", enabled=False):  # autocast would cast the inputs back to bfloat16
+        # The backward pass of SDPA in 16 bits is slow on CPUs, so attention is computed in float32.
+        if q.device.type == "cpu" and v.dtype in (torch.bfloat16, torch.float16):
+            with torch.autocast("cpu", enabled=False):  # autocast would cast the inputs back to 16 bits
                 o = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=causal, enable_gqa=True)
             return o.to(v.dtype)
         return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=causal, enable_gqa=True)

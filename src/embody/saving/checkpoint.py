@@ -1,5 +1,6 @@
 """Checkpoints: the whole state of a training, saved to one file and loaded from it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -46,6 +47,8 @@ class Progress:
     begin: int = 0  # the step at which warm-up began: 0, or the end of a finished training that was continued
     skipped: int = 0  # steps that were skipped because their loss or gradient was not finite
     in_a_row: int = 0  # how many of these were the last ones before `step`
+    loss_scale: float = 2.0**16  # the factor of the loss in float16 (`LossScale`)
+    steps_at_scale: int = 0  # finite steps in a row since it last changed
     changes: tuple[Mapping[str, Any], ...] = ()  # changed settings, as {"step": ..., NAME: [old, new]}
 
 
@@ -99,13 +102,16 @@ def steps_done(path: Path) -> int:
 
 def _progress(path: Path, saved: Mapping[str, Any]) -> Progress:
     """The progress in a checkpoint's metadata; a `UserError` if `save_checkpoint` did not write them."""
-    counts: list[Any] = [saved.get(name) for name in ("step", "begin", "skipped", "in_a_row", "steps")]
+    names = ("step", "begin", "skipped", "in_a_row", "steps_at_scale", "steps")
+    counts: list[Any] = [saved.get(name) for name in names]
+    scale: Any = saved.get("loss_scale")
     changes, recipe = saved.get("changes"), saved.get("config")
-    valid = all(type(count) is int and 0 <= count < 2**53 for count in counts) and counts[0] <= counts[4]
+    valid = all(type(count) is int and 0 <= count < 2**53 for count in counts) and counts[0] <= counts[-1]
+    valid = valid and isinstance(scale, float) and 1 <= scale < math.inf
     if not (valid and isinstance(changes, list) and isinstance(recipe, Mapping)):
         raise UserError(f"{path} is not a checkpoint of this version: delete it to start again, or use another --name")
-    step, begin, skipped, in_a_row, _ = counts
-    return Progress(step, begin, skipped, in_a_row, tuple(changes))
+    step, begin, skipped, in_a_row, steps_at_scale, _ = counts
+    return Progress(step, begin, skipped, in_a_row, scale, steps_at_scale, tuple(changes))
 
 
 def _may_change(name: str, values: tuple[Any, Any]) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from embody.errors import UserError
+from embody.training.loss_scale import LossScale
 
 __all__ = ["MOST_IN_A_ROW", "FiniteSteps"]
 
@@ -32,18 +33,22 @@ class FiniteSteps:
         """Remember the running statistics before the losses of a step change them."""
         self.before = [statistic.clone() for statistic in self.statistics]
 
-    def decide(self, loss: Tensor, norm: Tensor, optimizers: Sequence[torch.optim.Optimizer]) -> Tensor:
+    def decide(
+        self, loss: Tensor, norm: Tensor, optimizers: Sequence[torch.optim.Optimizer], scale: LossScale | None = None
+    ) -> Tensor:
         """Whether `loss` and the gradients' `norm`, both `[]`, are finite: bool `[]`, on their device.
 
-        If not, the running statistics are put back, and the optimisers' next step changes nothing.
+        If not, the running statistics are put back, and the optimisers' next step changes nothing. A step whose
+        gradients overflowed because of `scale` is left out, too, but not counted.
         """
         finite = torch.isfinite(loss.detach()) & torch.isfinite(norm)
+        counted = ~finite if scale is None else ~finite & ~scale.update(loss, norm)
         for statistic, before in zip(self.statistics, self.before, strict=True):
             statistic.copy_(torch.where(finite, statistic, before))
         for optimizer in optimizers:
             optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # read by fused AdamW and our Muon
-        self.skipped += ~finite
-        self.in_a_row.copy_(torch.where(finite, 0, self.in_a_row + 1))
+        self.skipped += counted
+        self.in_a_row.copy_(torch.where(finite, 0, self.in_a_row + counted))
         torch.maximum(self.longest, self.in_a_row, out=self.longest)
         return finite
 

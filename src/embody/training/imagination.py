@@ -215,12 +215,14 @@ class ImaginationStage:
 
     def _dreamer(self) -> WorldAndAgent:
         """The model to dream with: a copy whose frozen matrices are cast once, with the current heads."""
-        autocast = torch.is_autocast_enabled(self.model.agent.token_MD.device.type)
+        device = self.model.agent.token_MD.device.type
+        autocast = torch.is_autocast_enabled(device)
         heads_only = self.run_config.imagination.finetune == "heads"
         if not autocast and not self.run_config.compile:
             return self.model
         if self.dreamer is None or not heads_only:
-            precision: Precision = "bfloat16" if autocast else "float32"
+            half: Precision = "float16" if torch.get_autocast_dtype(device) == torch.float16 else "bfloat16"
+            precision: Precision = half if autocast else "float32"
             self.dreamer = for_inference(
                 self.model, precision=precision, compiled=self.run_config.compile and heads_only
             )

@@ -24,6 +24,7 @@ from embody.saving.checkpoint import Progress, TrainingState, load_checkpoint, s
 from embody.saving.differences import described
 from embody.training.ema import MovingAverage
 from embody.training.finite import FiniteSteps
+from embody.training.loss_scale import LossScale
 from embody.training.optimizers import clipped_gradients, learning_rate, make_optimizers, set_rates
 from embody.training.throughput import Throughput
 
@@ -112,7 +113,8 @@ def train(
     training has come.
 
     A step that is not finite is left out; a `UserError` ends the training after too many of them in a row
-    (`FiniteSteps`). A signal ends it with `Interrupted`, after a checkpoint of the step that it came in.
+    (`FiniteSteps`). In float16 the loss is scaled (`LossScale`). A signal ends it with `Interrupted`, after a
+    checkpoint of the step that it came in.
     """
     config, model, steps = stage.config, stage.model, stage.steps
     device = next(model.parameters()).device
@@ -128,8 +130,10 @@ def train(
     for change in progress.changes:
         logger.info(f"{stage.name}: since step {change['step']}, {_changed(change)}")
     finite = FiniteSteps(stage.losses, device, progress.skipped, progress.in_a_row)
+    scale = LossScale(device, progress.loss_scale, progress.steps_at_scale) if precision == "float16" else None
     throughput, note = Throughput(device, precision), ""
-    autocast = functools.partial(torch.autocast, device.type, torch.bfloat16, precision == "bfloat16")
+    dtype = torch.float16 if precision == "float16" else torch.bfloat16
+    autocast = functools.partial(torch.autocast, device.type, dtype, precision != "float32")
     batches = _batches(stage, first, last)
     model.train()
     for block in [module for module in model.modules() if isinstance(module, Block)]:
@@ -146,8 +150,8 @@ def train(
             finite.begin()
             with autocast():
                 loss, metrics = stage.loss(batch, context)
-            norm = clipped_gradients(loss, optimizers, config.clip)
-            counts = finite.decide(loss, norm, optimizers)
+            norm = clipped_gradients(loss, optimizers, config.clip, None if scale is None else scale.value)
+            counts = finite.decide(loss, norm, optimizers, scale)
             for optimizer in optimizers:
                 optimizer.step()
             average.update(model, step, counts)
@@ -159,6 +163,7 @@ def train(
             if logged:
                 rates = throughput.rates()
                 tensors = {**metrics, "loss": loss.detach(), "gradient_norm": norm, "skipped_steps": finite.skipped}
+                tensors |= {} if scale is None else {"loss_scale": scale.value}
                 values = {name: float(tensor) for name, tensor in tensors.items()}
                 note = f"loss {values['loss']:.3f}, {rates['frames_per_second']:,.1f} frames/s, MFU {rates['mfu']:.0%}"
                 values = {name: value for name, value in values.items() if math.isfinite(value)}
@@ -167,6 +172,8 @@ def train(
             ending = signalled()
             if saved or done == last or ending is not None:
                 progress = replace(progress, step=done, skipped=int(finite.skipped), in_a_row=int(finite.in_a_row))
+                if scale is not None:
+                    progress = replace(progress, loss_scale=float(scale.value), steps_at_scale=int(scale.steps))
                 if not progress.in_a_row or done == last:  # while steps fail, the last good checkpoint stays
                     save_checkpoint(checkpoint, state, progress, steps=steps, recipe=recipe)
                     kept = done

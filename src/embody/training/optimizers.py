@@ -49,8 +49,17 @@ def set_rates(optimizers: Sequence[torch.optim.Optimizer], share: float) -> None
             group["lr"] = share * group["full_lr"]
 
 
-def clipped_gradients(loss: Tensor, optimizers: Sequence[torch.optim.Optimizer], clip: float) -> Tensor:
-    """Compute the gradients of `loss` and scale them to a joint norm of at most `clip`; returns the unscaled norm."""
-    loss.backward()
+def clipped_gradients(
+    loss: Tensor, optimizers: Sequence[torch.optim.Optimizer], clip: float, scale: Tensor | None = None
+) -> Tensor:
+    """Compute the gradients of `loss` and shrink them to a joint norm of at most `clip`; returns the norm before.
+
+    With a `scale` `[]` the backward pass computes the gradients times `scale`; they are divided by it before the norm.
+    """
     trained = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    if scale is None:
+        loss.backward()
+    else:
+        (loss.float() * scale).backward()
+        torch._foreach_div_([p.grad for p in trained if p.grad is not None], scale)
     return nn.utils.clip_grad_norm_(trained, clip)

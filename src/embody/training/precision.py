@@ -1,4 +1,4 @@
-"""Measures which number format multiplies matrices fastest on this machine, and how fast."""
+"""Chooses the number format that multiplies matrices fastest on this machine, and measures how fast."""
 
 import functools
 import statistics
@@ -7,13 +7,16 @@ from typing import Literal
 
 import torch
 
+from embody.nn.precision import gpu_precision
+
 __all__ = ["fastest_precision", "matrix_rate"]
 
 
-def fastest_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
-    """`bfloat16` on GPUs and on CPUs whose bf16 product takes at most half of the float32 one; else `float32`."""
+def fastest_precision(device: torch.device) -> Literal["float32", "bfloat16", "float16"]:
+    """On a GPU see `gpu_precision`; `bfloat16` on CPUs whose bf16 product takes at most half of the float32 one, else
+    `float32`."""
     if device.type == "cuda":
-        return "bfloat16"
+        return gpu_precision(device)
     return "bfloat16" if 2 * _seconds(torch.bfloat16) < _seconds(torch.float32) else "float32"
 
 
