@@ -26,6 +26,27 @@ def test_messages_go_to_console_and_file(tmp_path: Path, capsys: pytest.CaptureF
     assert "INFO three [tasks]" in info and "WARNING careful" in warning
 
 
+FORGED = "a\n2026-01-01 00:00:00 INFO all is well\x1b[31m\udcff[/nope]"
+
+
+def test_a_name_cannot_forge_a_line_or_reach_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logger = make(tmp_path)
+    logger.info(f"changed {FORGED}")
+    logger.warning(f"skipped {FORGED}")
+    with logger.progress(FORGED, total=1) as bar:
+        bar.advance(note=FORGED)
+    logger.lines("| a |\n| \x1b |")
+    with (tmp_path / "terminal").open("w", encoding="utf-8") as file:
+        logger.console = Console(file=file, force_terminal=True, width=200)
+        with logger.progress(FORGED, total=1) as bar:
+            bar.advance(note=FORGED)
+    logger.close()
+    for text in (capsys.readouterr().out, logger.log_path.read_text()):
+        assert "\x1b" not in text and all("all is well" not in line[:35] for line in text.splitlines()), text
+        assert r"changed a\n2026-01-01 00:00:00 INFO all is well\x1b[31m\udcff[/nope]" in text
+    assert "\x1b[31m\\udcff" not in (tmp_path / "terminal").read_text()
+
+
 def test_metrics_reach_json_and_tensorboard(tmp_path: Path) -> None:
     logger = make(tmp_path)
     logger.metrics("tokenizer", 10, {"loss": 0.5, "psnr": 20})

@@ -1,13 +1,28 @@
-"""The exception for a user's mistake, which the command line prints as one line. Any other exception is a bug."""
+"""The exception for a user's mistake, which the command line prints as one line, and the words of such messages.
+
+Any other exception is a bug.
+"""
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "did_you_mean", "install_extra"]
+__all__ = ["UserError", "did_you_mean", "install_extra", "one_line"]
+
+_LONGEST = 2000  # characters of a message
 
 
 class UserError(ValueError):
     """A user's mistake. The message says in one line what is wrong, where, and what to do."""
+
+
+def one_line(text: object, limit: int = _LONGEST) -> str:
+    """`text` as one line of at most `limit` characters that is safe to print and to log, whoever wrote it.
+
+    Line breaks, control and formatting characters and invalid UTF-8 are escaped as Python's `repr` does (`\\n`,
+    `\\x1b`). The end of a longer text is replaced by "...".
+    """
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(text)[: limit + 1])
+    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
 
 
 def install_extra(extra: str) -> str:

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from embody.errors import one_line
 from embody.saving.atomic_write import atomic_write
 
 if TYPE_CHECKING:
@@ -67,14 +68,14 @@ class ProgressBar:
         self.last_line = self.began
         self.note = ""
         if bar is not None:
-            self.task = bar.add_task(description, total=total, completed=start, note="")
+            self.task = bar.add_task(one_line(description), total=total, completed=start, note="")
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """Count `steps` more. `note` (such as a loss) is shown beside the bar until the next one replaces it."""
         self.done += steps
         self.note = self.note if note is None else note
         if self.bar is not None:
-            self.bar.update(self.task, advance=steps, note=self.note)
+            self.bar.update(self.task, advance=steps, note=one_line(self.note))
         if time.monotonic() - self.last_line >= QUIET_SECONDS:
             self.write_line()
 
@@ -112,8 +113,13 @@ class LoggerManager:
         self._purge: dict[str, int] = {}
 
     def info(self, message: str) -> None:
-        """Write `message` to the console and the log file."""
+        """Write `message` to the console and the log file, as one line: see `one_line`."""
         self._write("INFO", message)
+
+    def lines(self, text: str) -> None:
+        """Write each line of `text`, such as a table, as `info` does."""
+        for line in text.splitlines():
+            self.info(line)
 
     def warning(self, message: str) -> None:
         """As `info`, in yellow and with the prefix "warning: "."""
@@ -121,12 +127,12 @@ class LoggerManager:
 
     def _write(self, level: str, message: str) -> None:
         style, prefix = ("yellow", "warning: ") if level == "WARNING" else (None, "")
-        self.console.print(prefix + message, style=style, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(one_line(prefix + message), style=style, markup=False, highlight=False, soft_wrap=True)
         self.record(level, message)
 
     def record(self, level: str, message: str) -> None:
-        """Write `message` to the log file only."""
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {level} {message}\n")
+        """Write `message` to the log file only, as one line."""
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {level} {one_line(message)}\n")
         self._log.flush()
 
     def metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
@@ -182,7 +188,8 @@ class LoggerManager:
             yield quiet
             quiet.write_line()
             return
-        columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate()]
+        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn()]
+        columns += [MofNCompleteColumn(), _Rate()]
         columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)]
         with Progress(*columns, console=self.console) as bar:
             shown = ProgressBar(self, description, total, start, bar)

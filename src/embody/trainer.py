@@ -149,7 +149,7 @@ class Trainer:
         check_upstream(self.config, "tokenizer")
         datasets = self._datasets(data)
         results = measure_run(self.config, datasets, self.device, self.logger, command)
-        self.logger.info(results_markdown(results))
+        self.logger.lines(results_markdown(results))
         return results
 
     def evaluate_in_simulator(
@@ -183,7 +183,7 @@ class Trainer:
         logger = LoggerManager(config.run_dir / "ablation", Path(config.logs_dir), f"{config.name}-ablation")
         hashed = tokenizer_hash(config)
         path = ablate(config, tokenizer, hashed, datasets, logger, steps=steps, seeds=seeds, made_by=made_by)
-        logger.info(path.read_text())
+        logger.lines(path.read_text())
         logger.close()
         return path
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from embody.cli.operating_system import keep_files_open, keep_freed_memory
 from embody.cli.parse import is_users_mistake, parse
+from embody.errors import one_line
 from embody.interruption import Interrupted, raise_on_signals
 
 __all__ = ["main"]
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if not is_users_mistake(error):
             raise
-        print(f"embody: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"embody: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else int(signal.SIGINT)

@@ -76,7 +76,7 @@ def evaluate_in_simulator(
             summary = {**diamond_summary(log.episodes.values(), len(seeds)), "recipe": recipe, "made": made}
             write_results(path.with_suffix(".json"), summary)
             write_diamond_page(path.with_suffix(".md"), summary, log.episodes.values())
-    logger.info(diamond_table(summary))
+    logger.lines(diamond_table(summary))
     return summary
 
 
