@@ -266,8 +266,31 @@ def test_a_simulator_that_cannot_be_made_is_reported_at_once(small: Server) -> N
     assert time.monotonic() - began < 10
     with pytest.raises(ValueError, match="refuses: CartPole-v0 is no environment of MineRL's"):
         connect(small, "CartPole-v0")
-    with pytest.raises(ValueError, match="refuses: HELLO needs step_seconds and reset_seconds, above 0 and up to 3600"):
+    with pytest.raises(ValueError, match="refuses: HELLO needs step_seconds and reset_seconds of 1 to 3600"):
         connect(small, reset_seconds=1e6)
+    with pytest.raises(ValueError, match="refuses: HELLO needs step_seconds and reset_seconds of 1 to 3600"):
+        connect(small, step_seconds=0.5)
+    connect(small).close()  # neither of them ended the server
+
+
+@pytest.mark.parametrize("environment", ["secrets:MineRLObtainDiamond-v0", "", "a/b-v0", "a\nb", "a" * 101, "-v0"])
+def test_a_name_of_an_environment_cannot_import_a_module(small: Server, environment: str) -> None:
+    with pytest.raises(ValueError, match="is no name of an environment"):
+        connect(small, environment)
+    host, port = small.address.split(":")
+    with socket.create_connection((host, int(port))) as client:
+        hello = {"environment": environment, "max_steps": 5, "step_seconds": 5.0, "reset_seconds": 5.0}
+        protocol.send(client, protocol.encode(protocol.HELLO, hello, {}))
+        kind, values, _ = protocol.receive(client, 5.0)
+    assert kind == protocol.REFUSED and "is no name of an environment" in values["reason"]
+
+
+@pytest.mark.parametrize("kind", [protocol.REFUSED, protocol.FAILED])
+def test_a_servers_words_are_one_line_of_bounded_length(kind: int) -> None:
+    with answering(message(kind, {"reason": "no\n\x1b[31m\u202e" + "x" * 10_000})) as address:
+        with pytest.raises((UserError, SimulatorUnreachable), match=r"no\\n\\x1b\[31m\\u202exxx") as refusal:
+            connect(address)
+    assert str(refusal.value).isprintable() and len(str(refusal.value)) < 800
 
 
 def test_a_restarted_server_must_have_the_same_simulator() -> None:
@@ -436,7 +459,7 @@ def test_wrong_observations_lose_the_episode(answer: bytes, says: str) -> None:
             env.reset(seed=0)
 
 
-@pytest.mark.parametrize("reward", ["1", None, 10**400, []])
+@pytest.mark.parametrize("reward", ["1", None, True, 10**400, []])
 def test_wrong_rewards_lose_the_episode(reward: Any) -> None:
     step = {"inventory": {}, "gui": False, "reward": reward, "done": False}
     first = message(protocol.OBSERVATION, {"inventory": {}, "gui": True}, frame=FRAME)
@@ -555,6 +578,7 @@ def test_the_server_runs_on_old_pythons(name: str) -> None:
         "time",
         "typing",
         "pkg_resources",
+        "re",
     }
     assert imported <= library | {"numpy", "gym", "minerl", "protocol"}
     assert "pickle" not in (SERVER.parent / name).read_text().replace("nothing is pickled", "")

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from PIL import Image
 
-from embody.errors import UserError
+from embody.errors import UserError, one_line
 from embody.games.minecraft.actions import VPT, ActionSpace, minerl_space
 from embody.games.minecraft.simulator import protocol
 
@@ -71,6 +71,11 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
         and the address is unknown or refuses connections. Raises a `UserError` if the server has another environment,
         unknown actions or another version of the protocol, or if `address` is not `host:port`.
         """
+        if not protocol.ENVIRONMENT.fullmatch(environment):
+            raise UserError(
+                f"{one_line(environment, 100)} is no name of an environment: it may have letters, digits, '_', '.' and"
+                " '-', such as MineRLObtainDiamond-v0"
+            )
         if "VectorObf" in environment:
             raise UserError(
                 f"{environment} takes obfuscated actions (VectorObf: a vector of 64 numbers of unknown meaning),"
@@ -125,7 +130,7 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
         """Wait for the step that `step_async` requested: frame, reward, terminated, truncated, info."""
         values, frame = self._receive_observation(self.step_seconds)
         reward, done = values.get("reward"), values.get("done")
-        if not isinstance(reward, int | float) or not abs(reward) < _MAX_COUNT or not isinstance(done, bool):
+        if type(reward) not in (int, float) or not abs(reward) < _MAX_COUNT or not isinstance(done, bool):
             raise self._lost("the server's answer has no reward or end")
         self.steps += 1
         truncated = self.steps >= self.max_steps
@@ -212,12 +217,13 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
             if kind == protocol.WELCOME:
                 raise UserError(f"{self.address[0]}:{self.address[1]}: {error}") from error
             raise lost from error
-        if received == protocol.REFUSED:
+        if received in (protocol.REFUSED, protocol.FAILED):
             self.close()
-            raise UserError(f"the simulator's server refuses: {values.get('reason')}")
-        if received == protocol.FAILED:
-            self.close()
-            raise SimulatorFailed(f"the simulator failed: {values.get('reason')}")
+            said = values.get("reason")
+            reason = one_line(said if isinstance(said, str) else _REPR.repr(said), protocol.REASON)
+            if received == protocol.REFUSED:
+                raise UserError(f"the simulator's server refuses: {reason}")
+            raise SimulatorFailed(f"the simulator failed: {reason}")
         if received != kind:
             raise self._lost(f"the server answered with a message of kind {received}, expected {kind}")
         return values, arrays

@@ -17,12 +17,14 @@ other values are JSON. A body has at most 4 MiB; a longer one is refused before 
     any of these                        ->    REFUSED {reason}: the message was wrong and had no effect
     any of these                        ->    FAILED {reason}: the simulator failed; the server closes the connection
 
-HELLO names the client's timeouts: `step_seconds` for the answer to STEP, `reset_seconds` for all others. `gui` says
-whether a GUI is open; it is null if the simulator does not tell.
+HELLO names the client's timeouts, at least 1 second and at most an hour: `step_seconds` for the answer to STEP,
+`reset_seconds` for all others. A name of an environment matches `ENVIRONMENT`. A reason has at most 500 characters.
+`gui` says whether a GUI is open; it is null if the simulator does not tell.
 """
 
 import json
 import math
+import re
 import socket
 import struct
 import time
@@ -34,6 +36,9 @@ LIMIT = 4 * 2**20  # the most bytes of a body; a frame of 640x360 has 0.7 millio
 HELLO, WELCOME, RESET, STEP, OBSERVATION, REFUSED, FAILED = KINDS = range(1, 8)
 DTYPES = {"uint8": "|u1", "float32": "<f4"}
 _HEADER, _LENGTH = struct.Struct("!4sHHI"), struct.Struct("!I")
+ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # no colon: gym imports the module before a colon
+REASON = 500  # the most characters of a reason
+SHORTEST, LONGEST = 1, 3600  # seconds: the timeouts that a client may name
 SECONDS = 60.0  # how long sending or receiving one message may take
 
 

@@ -26,7 +26,6 @@ import numpy as np
 import protocol
 
 LIMIT_SHARE = 0.9  # of the client's timeout: the server gives up earlier, so that its message still reaches the client
-MAX_SECONDS = 3600  # the longest timeout that a client may name
 HELLO_SECONDS = 10.0  # how long a new client may send nothing while another one is waiting
 
 
@@ -112,6 +111,8 @@ def exit_hung(connection: socket.socket, seconds: float) -> None:
 
 def make(environment: str, max_steps: int) -> Any:
     """The registered environment with a limit of `max_steps` instead of MineRL's own, 15 minutes for ObtainDiamond."""
+    if not protocol.ENVIRONMENT.fullmatch(environment):
+        raise Refused(f"{environment[:100]!a} is no name of an environment: letters, digits, '_', '.' and '-' only")
     try:
         registered = gym.spec(environment)
     except Exception as error:
@@ -205,17 +206,17 @@ def serve(connection: socket.socket, listener: socket.socket, simulator: Simulat
                 current = time_limits(values)
             elif not limits:
                 raise Refused("send HELLO first")
-            with exit_after(connection, current.get(kind, MAX_SECONDS)):
+            with exit_after(connection, current.get(kind, protocol.LONGEST)):
                 answer = protocol.encode(*answer_to(kind, values, arrays, simulator))
             limits = current
         except Refused as refusal:
-            answer = protocol.encode(protocol.REFUSED, {"reason": str(refusal)}, {})
+            answer = protocol.encode(protocol.REFUSED, {"reason": str(refusal)[: protocol.REASON]}, {})
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+            reason = ascii(f"{type(error).__name__}: {error}")[1:-1][: protocol.REASON]
             try:
                 protocol.send(connection, protocol.encode(protocol.FAILED, {"reason": reason}, {}))
             finally:
-                with exit_after(connection, current.get(protocol.RESET, MAX_SECONDS)):
+                with exit_after(connection, current.get(protocol.RESET, protocol.LONGEST)):
                     simulator.close()
             raise ConnectionError("the simulator failed, " + reason) from error
         protocol.send(connection, answer)
@@ -238,8 +239,8 @@ def await_message(connection: socket.socket, listener: socket.socket, idle_timeo
 def time_limits(hello: dict) -> dict:
     """How many seconds the simulator may take for each kind of message: 90% of the client's timeouts in HELLO."""
     waits: list = [hello.get(name) for name in ("step_seconds", "reset_seconds")]
-    if not all(type(wait) in (int, float) and 0 < wait <= MAX_SECONDS for wait in waits):
-        raise Refused(f"HELLO needs step_seconds and reset_seconds, above 0 and up to {MAX_SECONDS}")
+    if not all(type(wait) in (int, float) and protocol.SHORTEST <= wait <= protocol.LONGEST for wait in waits):
+        raise Refused(f"HELLO needs step_seconds and reset_seconds of {protocol.SHORTEST} to {protocol.LONGEST}")
     step, reset = [LIMIT_SHARE * wait for wait in waits]
     return {protocol.HELLO: reset, protocol.RESET: reset, protocol.STEP: step}
 
