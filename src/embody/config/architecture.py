@@ -53,10 +53,10 @@ class TransformerConfig:
     soft_cap: NotNegative = 0.0
     """Attention logits x become soft_cap * tanh(x / soft_cap), at least 0; 0 turns the cap off [P: capped]."""
     rope_base: Positive = 10_000.0
-    """Inside a frame, rotary embedding turns number pair i of a head by base^(-2i / head width) radians a position; the
-    base is above 0."""
+    """Rotary embedding inside a frame has this base, above 0: it rotates pair i of a head's numbers by base^(-2i / head
+    width) radians per position."""
     time_rope: tuple[Positive, Positive] = (1.0, 10_000.0)
-    """Along time, rotary embedding has this fastest rotation in radians a frame and this base, both above 0."""
+    """Rotary embedding along time has this fastest rotation, in radians per frame, and this base; both are above 0."""
     time_query_gain: float = 1.0
     """Normalised queries of time layers are multiplied by a learned gain that starts at this number; small heads with
     QK-norm attend too evenly at 1."""
@@ -164,13 +164,13 @@ class AgentConfig:
     """The bins of the value head span returns from the first number to the second, which must be higher; in the
     environment's units of reward."""
     reward_loss: Literal["two_hot", "mse"] = "two_hot"
-    """The reward head is trained by cross-entropy on two-hot targets (two_hot) [P], or by the squared error of its mean
-    (mse); it is decoded around its most likely bin, or by its mean."""
+    """The reward head is trained by cross-entropy on two-hot targets and decoded around its most likely bin (two_hot)
+    [P], or trained by the squared error of its mean and decoded as its mean (mse)."""
     goal: Goal = "one"
-    """The agent is asked for one task, whose every event pays 1 (one), or for all tasks at once while it is told which
-    are left: the first event of each pays 1 (all), or the game's own rewards pay (recorded)."""
+    """The agent's goal is one task, each event of which has reward 1 (one), or all tasks at once, with the remaining
+    ones as an input: the first event of each has reward 1 (all), or the game's own rewards count (recorded)."""
     tasks: Count = 32
-    """In multi-achievement mode (goal all or recorded), recordings may have this many tasks, at least 1."""
+    """In multi-achievement mode (goal all or recorded), a dataset has at most this many tasks; at least 1."""
     event_hidden: Count = 128
     """Hidden layers of `EventClassifier` and `RiskModel` have this many units, at least 1; multi-achievement mode
     only."""

@@ -27,8 +27,8 @@ class TokenizerObjective:
     lpips_weight: NotNegative = 0.2
     """The perceptual loss has this weight, at least 0; the squared error has weight 1 [P: 0.2]."""
     decoder_share: ShareBelowOne = 0.0
-    """The last steps train the decoder alone, while masking falls to 0; they are this share of all steps, at least 0,
-    below 1 [P: 0]."""
+    """At the end of the training, this share of the steps trains only the decoder, while masking falls to 0; at least
+    0, below 1 [P: 0]."""
     uniform_share: PositiveShare = 1.0
     """This share of the rows is drawn uniformly, above 0, at most 1; the others are clips of successful episodes or
     around events [P: 1]."""
@@ -39,8 +39,8 @@ class DynamicsObjective:
     """Phase 1b: the dynamics learns by shortcut forcing (tau is the signal level, d the step size)."""
 
     loss_space: Literal["x", "v"] = "x"
-    """Errors are squared in the clean latent (x) [P], or in the velocity (v), where they weigh 1 / (1 - tau)^2 as
-    much."""
+    """The loss is the squared error of the clean latent (x) [P], or of the velocity (v), which is the former divided by
+    (1 - tau)^2."""
     step_draw: Literal["partial", "uniform"] = "partial"
     """Either only the bootstrap rows have d > d_min (partial), or every frame draws d from {1, 1/2, 1/4, ..., d_min}
     (uniform) [P]."""
@@ -99,7 +99,7 @@ class AgentObjective:
     """`RiskModel` is trained for this many optimiser steps after `EventClassifier`, at least 1; multi-achievement mode
     only."""
     once: bool = False
-    """If true, a task is over with its first event, in returns and in dreams, so that it pays only once."""
+    """If true, a task ends with its first event, in returns and in dreams, so that it is rewarded only once."""
     clone_null: bool = True
     """If true, behaviour cloning includes the timesteps that were reached by doing nothing; VPT leaves them out."""
     world_lr_scale: NotNegative = 0.1
@@ -131,11 +131,11 @@ class ImaginationConfig:
     beta: NotNegative = 0.3
     """The divergence KL[policy || prior] has this weight in the policy loss, at least 0 [P: 0.3]."""
     margin: NotNegative = 0.0
-    """Advantages closer to 0 than this are ignored, since their sign is chance; in units of the return, at least 0
-    [P: 0]."""
+    """Advantages closer to 0 than this are ignored, since their sign is mostly noise; in units of the return, at least
+    0 [P: 0]."""
     finetune: Literal["heads", "agent"] = "heads"
-    """Either only the policy and value heads learn (heads) [P], or the agent's layers too, and the dynamics' where they
-    are shared (agent). A frozen copy then gives the prior, and a single task's rewards and ends."""
+    """Phase 3 trains the policy and value heads (heads) [P], or also the agent's layers and those it shares with the
+    dynamics (agent); a frozen copy then gives the prior and, for goal one, rewards and ends."""
     updates: Count = 1
     """Each batch of dreams serves this many gradient steps, at least 1."""
     uniform_share: PositiveShare = 1.0
@@ -145,4 +145,4 @@ class ImaginationConfig:
     """Contexts are drawn from this many first timesteps of each recording, at least 0; 0 means all. An agent that dies
     earlier than the demonstrator never sees the later ones."""
     shuffle_rewards: bool = False
-    """The control shuffled_rewards: the rewards of a batch of dreams are shuffled."""
+    """If true, the rewards of a batch of dreams are shuffled (the control shuffled_rewards)."""

@@ -27,7 +27,8 @@ class EnvConfig:
     """The real environment and its tasks."""
 
     game: str = "none"
-    """The environment is this game of `embody.games`; none means data of a game that cannot be played."""
+    """The environment is this game of `embody.games`; none means that there are only recordings and nothing is
+    played."""
     tasks: tuple[str, ...] = ()
     """These are the names of the tasks; each has a dataset of the same name."""
     max_steps: tuple[Count, ...] = ()
@@ -58,8 +59,8 @@ class DataConfig:
     sources: tuple[str, ...] = ()
     """Datasets are read from these folders, inside data_dir unless absolute; by default one for each of env.tasks."""
     weights: tuple[Positive, ...] = ()
-    """Each source gives its weight over the sum of the weights as its share of the rows, above 0; by default all tasks
-    have equal shares."""
+    """The share of the rows that come from a source is proportional to its weight, above 0; by default all tasks have
+    equal shares."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class CollectConfig:
     workers: Natural = 0
     """This many processes play side by side, at least 0; 0 means one a core."""
     seed: Natural = 0
-    """The environments have this seed, also in the evaluation, at least 0; runs of other seeds share data and tests."""
+    """Environment seeds, also those of the evaluation, are derived from this number, at least 0. Runs that differ only
+    in the training seed (--seed) share recordings and evaluation episodes."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ class EvaluationConfig:
     episodes: Count = 100
     """Each policy plays this many episodes of each task, at least 1."""
     full: bool = False
-    """Whether the evaluation has full_episodes episodes and the controls best_demonstrations and shuffled_rewards."""
+    """If true, the evaluation plays full_episodes episodes of each task and also measures the controls
+    best_demonstrations, no_world_model and shuffled_rewards."""
     full_episodes: Count = 200
     """In a full evaluation each policy plays this many episodes of each task, at least 1."""
     batch: Count = 100
@@ -149,8 +152,8 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What an agent is asked for during an episode of the evaluation; a game with such settings has its own
-    subclass."""
+    """The order in which the agent pursues tasks during an episode of the evaluation; a game with such settings has its
+    own subclass."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ class Config:
     name: str = "minigrid"
     """The run has this name, and so have its folders in models_dir, runs_dir and logs_dir."""
     preset: str = "minigrid"
-    """The run began as this preset."""
+    """The run started from this preset."""
     seed: Natural = 0
     """Initial weights, batches and noise are drawn from this seed, at least 0."""
     world: str = ""
@@ -221,7 +224,7 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
     """The evaluation."""
     schedule: Schedule = Schedule()
-    """What the agent is asked for during an episode; a preset has its game's kind of schedule."""
+    """The order in which the agent pursues tasks during an episode; each game has its own kind of schedule."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
