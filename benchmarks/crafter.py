@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embody.config import Config
-from embody.data import atomic_write
+from embody.data import write_text
 from embody.games.crafter.presets import crafter_small
 from embody.games.crafter.tasks import ACHIEVEMENTS, LABELS
 from embody.recording import play_episodes
@@ -63,8 +63,7 @@ def main() -> None:
     text = table(arguments.noise, columns, rates, arguments.episodes, arguments.limit)
     print(text)
     if arguments.out:
-        with atomic_write(arguments.out) as path:
-            path.write_text(text, encoding="utf-8")
+        write_text(arguments.out, text)
 
 
 def table(noise: list[float], columns: list[list[float]], rates: list[float], episodes: int, limit: int) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from embody.data import atomic_write
+from embody.data import write_text
 from embody.games import DemonstratorLost, environment_seeds, make_env
 from embody.games.crafter.demonstrator import CrafterExpert
 from embody.games.crafter.environment import CrafterPixels
@@ -44,8 +44,7 @@ def main() -> None:
     text = table(shown, kinds, names)
     print(text)
     if arguments.out:
-        with atomic_write(arguments.out) as path:
-            path.write_text(text, encoding="utf-8")
+        write_text(arguments.out, text)
 
 
 def play(episodes: int) -> tuple[Frames, NDArray[np.int64], dict[int, str]]:

@@ -1,4 +1,4 @@
-"""Locks of folders, full disks, and a package that imports where Unix's own modules are missing."""
+"""Locks of folders, and a package that imports where Unix's own modules are missing."""
 
 import errno
 import os
@@ -6,17 +6,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import filelock
 import psutil
 import pytest
-import torch
-from safetensors import SafetensorError
 
 from embody.errors import UserError
 from embody.run.memory import peak_memory_gib
-from embody.saving import tensors
 from embody.saving.atomic_write import exclusive_lock
 
 HOLD = """
@@ -105,14 +101,3 @@ def test_without_the_kernels_peaks_psutil_says_what_it_knows(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "resource", None)
     resident = psutil.Process().memory_info().rss / 2**30
     assert peak_memory_gib(8) == pytest.approx(resident, rel=0.1)
-
-
-def test_a_full_disk_is_the_systems_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(tensors, "save_file", full)
-    with pytest.raises(OSError, match="No space left on device") as found:
-        tensors.save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1)}, {})
-    assert found.value.errno == errno.ENOSPC and found.value.filename == str(tmp_path / "a.safetensors")
-    assert not list(tmp_path.iterdir())

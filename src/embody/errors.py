@@ -6,13 +6,17 @@ Any other exception is a bug.
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "did_you_mean", "install_extra", "one_line"]
+__all__ = ["UserError", "WriteError", "did_you_mean", "install_extra", "one_line"]
 
 _LONGEST = 2000  # characters of a message
 
 
 class UserError(ValueError):
     """A user's mistake. The message says in one line what is wrong, where, and what to do."""
+
+
+class WriteError(UserError):
+    """A file or folder that the system does not let this process write: the disk is full, or read-only."""
 
 
 def one_line(text: object, limit: int = _LONGEST) -> str:

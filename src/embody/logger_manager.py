@@ -22,10 +22,10 @@ from rich.progress import (
 from rich.text import Text
 
 from embody.errors import one_line
-from embody.saving.atomic_write import atomic_write
+from embody.saving.atomic_write import write_text, writing
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    from embody.saving.scalars import ScalarWriter
 
 __all__ = ["LoggerManager", "ProgressBar", "drop_half_line", "read_metrics"]
 
@@ -102,14 +102,16 @@ class LoggerManager:
 
     def __init__(self, run_dir: Path, logs_dir: Path, name: str) -> None:
         self.run_dir = run_dir
-        run_dir.mkdir(parents=True, exist_ok=True)
-        logs_dir.mkdir(parents=True, exist_ok=True)
         self.console = Console()
         self.log_path = logs_dir / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.log"
-        self._log = self.log_path.open("a", encoding="utf-8")
+        with writing(run_dir):
+            run_dir.mkdir(parents=True, exist_ok=True)
+        with writing(self.log_path):
+            logs_dir.mkdir(parents=True, exist_ok=True)
+            self._log = self.log_path.open("a", encoding="utf-8")
         self.metrics_path = run_dir / "metrics.jsonl"
         self._metrics: TextIO | None = None  # opened by the first line: a command that only reads a run changes nothing
-        self._boards: dict[str, SummaryWriter] = {}
+        self._boards: dict[str, ScalarWriter] = {}
         self._purge: dict[str, int] = {}
 
     def info(self, message: str) -> None:
@@ -132,8 +134,9 @@ class LoggerManager:
 
     def record(self, level: str, message: str) -> None:
         """Write `message` to the log file only, as one line."""
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {level} {one_line(message)}\n")
-        self._log.flush()
+        with writing(self.log_path):
+            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {level} {one_line(message)}\n")
+            self._log.flush()
 
     def metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Append the `values` of `stage` at `step` to `metrics.jsonl` and TensorBoard (tags `stage/key`).
@@ -145,14 +148,13 @@ class LoggerManager:
             f"metrics of {stage} must not be named {sorted(head.keys() & values.keys())}"
         )
         numbers = {key: float(value) for key, value in values.items()}
-        if self._metrics is None:
-            drop_half_line(self.metrics_path)
-            self._metrics = self.metrics_path.open("a", encoding="utf-8")
-        self._metrics.write(json.dumps(head | numbers) + "\n")
-        self._metrics.flush()
-        board = self._board(stage)
-        for key, number in numbers.items():
-            board.add_scalar(f"{stage}/{key}", number, step)
+        with writing(self.metrics_path):
+            if self._metrics is None:
+                drop_half_line(self.metrics_path)
+                self._metrics = self.metrics_path.open("a", encoding="utf-8")
+            self._metrics.write(json.dumps(head | numbers) + "\n")
+            self._metrics.flush()
+        self._board(stage).add(step, {f"{stage}/{key}": number for key, number in numbers.items()})
 
     def truncate(self, stage: str, step: int) -> None:
         """Delete the metrics of `stage` after `step`, which a resumed stage writes again."""
@@ -160,20 +162,16 @@ class LoggerManager:
             self._metrics.close()
             self._metrics = None
         kept = [m for m in read_metrics(self.metrics_path) if m.get("stage") != stage or m.get("step", 0) <= step]
-        with atomic_write(self.metrics_path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        write_text(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
         if board := self._boards.pop(stage, None):
             board.close()
         self._purge[stage] = step + 1
 
-    def _board(self, stage: str) -> "SummaryWriter":
+    def _board(self, stage: str) -> "ScalarWriter":
         if stage not in self._boards:
-            from torch.utils.tensorboard import (
-                SummaryWriter,
-            )  # takes a second to import, so only if metrics are written
+            from embody.saving.scalars import ScalarWriter  # imports TensorBoard, so only if metrics are written
 
-            folder = self.run_dir / "tensorboard" / stage
-            self._boards[stage] = SummaryWriter(str(folder), purge_step=self._purge.get(stage))
+            self._boards[stage] = ScalarWriter(self.run_dir / "tensorboard" / stage, self._purge.get(stage))
         return self._boards[stage]
 
     @contextmanager

@@ -34,6 +34,7 @@ from embody.run.provenance import check_upstream, log_sampling_differences, toke
 from embody.run.stages import CONTROLS
 from embody.run.timing import machine_line
 from embody.run.trainings import make_weights
+from embody.saving.atomic_write import check_writable
 from embody.tokenizer import Tokenizer
 from embody.training.encode import encode_dataset
 from embody.training.precision import fastest_precision
@@ -191,8 +192,13 @@ class Trainer:
         """All phases, from collecting to the report. Demonstrations are collected only if `is_collected(config)`."""
         if not self.config.weights("tokenizer").exists() and not self.config.world:
             load_lpips(self.config)  # raises now, not after collecting, if the weights of LPIPS are missing
+        if not self.config.weights("imagination").exists():
+            check_writable(self.config.weights("imagination").parent)
         if is_collected(self.config):
             self.collect()
+        if not self.config.weights("tokenizer").exists():  # then every dataset is encoded after the first training
+            for dataset in open_datasets(self.config):
+                check_writable(dataset.root / "latents")
         if not self.config.world:
             self.train_tokenizer()
         self.encode()

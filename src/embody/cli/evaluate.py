@@ -9,7 +9,7 @@ from embody.cli.settings import Preset, Settings, trainer, with_full
 from embody.config import Config
 from embody.errors import UserError
 from embody.games import Simulated
-from embody.saving.atomic_write import atomic_write
+from embody.saving.atomic_write import write_text
 
 __all__ = ["Compare", "Evaluate", "Report"]
 
@@ -62,8 +62,7 @@ class Compare:
         table = compare_runs([Path(self.runs_dir) / name / "results.json" for name in self.names])
         print(table)
         if self.out:
-            with atomic_write(self.out) as temporary:
-                temporary.write_text(f"{table}\n", encoding="utf-8")
+            write_text(self.out, f"{table}\n")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from embody.data.sampling.reader import discounted_returns
 from embody.data.sampling.sampler import ClipSampler
 from embody.data.video import Video, index_video, reencode
 from embody.data.writer import DatasetWriter
-from embody.saving.atomic_write import atomic_write, exclusive_lock, write_json
+from embody.saving.atomic_write import exclusive_lock, write_json, write_text
 
 __all__ = [
     "EVERY_TASK",
@@ -38,7 +38,6 @@ __all__ = [
     "Shard",
     "Video",
     "exclusive_lock",
-    "atomic_write",
     "batches",
     "check_datasets",
     "discounted_returns",
@@ -55,4 +54,5 @@ __all__ = [
     "stage_steps",
     "steps_per_epoch",
     "write_json",
+    "write_text",
 ]

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from embody.data.dataset import Dataset, Shard
 from embody.errors import UserError
-from embody.saving.atomic_write import atomic_write
+from embody.saving.atomic_write import atomic_write, write_json, writing
 
 __all__ = ["LatentWriter", "Latents", "open_latents"]
 
@@ -43,8 +45,7 @@ class LatentWriter:
         path = self.folder / "meta.json"
         if not path.exists():
             values = {"fingerprint": dataset.fingerprint, "tokens": tokens, "channels": channels}
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            write_json(path, values)
         elif (found := _read_shape(dataset, self.folder)) != self.shape:
             raise UserError(
                 f"latents {self.folder} are {found[0]}x{found[1]} a frame, not {tokens}x{channels}: delete the folder"
@@ -58,13 +59,24 @@ class LatentWriter:
     def filling(self, shard: Shard) -> Iterator[NDArray[np.float16]]:
         """Yield the array of a shard to fill, float16 `[shard.stop - shard.start, L, Z]`, in the order of its steps.
 
-        The array is memory-mapped, so it may be larger than memory. If the block raises, nothing is written.
+        The array is memory-mapped, so it may be larger than memory. If the block raises, nothing is written. A
+        `WriteError` before the block if the disk has not enough space.
         """
-        shape = (shard.stop - shard.start, *self.shape)
-        with atomic_write(self.folder / f"{shard.name}.npy") as path:
-            array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+        shape, target = (shard.stop - shard.start, *self.shape), self.folder / f"{shard.name}.npy"
+        size = math.prod(shape) * np.dtype(np.float16).itemsize
+        with atomic_write(target, size) as path:
+            with writing(target, size):
+                array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+                _allocate(path)
             yield array
             array.flush()
+
+
+def _allocate(path: Path) -> None:
+    """Reserve the disk space of a file: on a disk that fills up, writing to its memory map would kill the process."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 class Latents:

@@ -1,6 +1,7 @@
 """Writing a dataset shard by shard. Complete shards survive if the writer is killed (see docs/data.md)."""
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from embody.data.episode import EVERY_TASK, Episode
 from embody.data.steps import optional_columns, steps_table
 from embody.data.video import Video, VideoIndex, identity, index_video
 from embody.errors import UserError
-from embody.saving.atomic_write import atomic_write, write_json
+from embody.saving.atomic_write import write_bytes, write_json
 
 __all__ = ["DatasetWriter"]
 
@@ -94,13 +95,11 @@ class DatasetWriter:
         else:
             pixels = np.concatenate([episode.frames for episode in episodes if not isinstance(episode.frames, Video)])
             _write_pixels(self.root / "frames" / f"{name}.h5", pixels)
-        with atomic_write(self.root / "steps" / f"{name}.parquet") as path:
-            pq.write_table(steps_table(episodes, pixels), path, compression="zstd")
+        _write_table(self.root / "steps" / f"{name}.parquet", steps_table(episodes, pixels))
         rows = [_row(episode, split, index) | video for episode, video in zip(episodes, videos, strict=True)]
         new = pa.Table.from_pylist(rows, schema=SCHEMAS[self.version])
         table = pa.concat_tables([self._table, new], promote_options="default")
-        with atomic_write(self.root / "episodes.parquet") as path:
-            pq.write_table(table, path, compression="zstd")
+        _write_table(self.root / "episodes.parquet", table)
         self._table = table
 
     def finish(self) -> None:
@@ -181,10 +180,18 @@ def _is_extended(episode: Episode) -> bool:
     return isinstance(episode.frames, Video) or not episode.labelled or bool(optional_columns(episode))
 
 
+def _write_table(path: Path, table: pa.Table) -> None:
+    content = io.BytesIO()
+    pq.write_table(table, content, compression="zstd")
+    write_bytes(path, content.getbuffer())
+
+
 def _write_pixels(path: Path, frames: NDArray[np.uint8]) -> None:
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    content = io.BytesIO()  # where HDF5 itself cannot write a file, it may crash the process later
+    with h5py.File(content, "w") as file:
         chunks = (min(CHUNK_FRAMES, len(frames)), *frames.shape[1:])
         file.create_dataset("frames", data=frames, chunks=chunks, compression="gzip", compression_opts=GZIP_LEVEL)
+    write_bytes(path, content.getbuffer())
 
 
 def _row(episode: Episode, split: str, shard: int) -> dict[str, Any]:

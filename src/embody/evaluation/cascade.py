@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from embody.config import Config, DynamicsObjective, StageConfig, digest, to_dict
-from embody.data import BatchShapes, Dataset, atomic_write, recorded_actions, write_json
+from embody.data import BatchShapes, Dataset, recorded_actions, write_json, write_text
 from embody.dynamics import Dynamics
 from embody.errors import UserError
 from embody.evaluation.held_out import dream_held_out
@@ -286,10 +286,7 @@ def _write_table(path: Path, rows: Sequence[Row], finished: _FinishedRows) -> No
         seconds, *others = row.paper
         lines.append([row.name, *ours, seconds and f"{seconds} s", *others])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    with atomic_write(path) as temporary:
-        temporary.write_text(
-            "\n\n".join(["# The paper's cascade", *_description(rows, finished), table]) + "\n", "utf-8"
-        )
+    write_text(path, "\n\n".join(["# The paper's cascade", *_description(rows, finished), table]) + "\n")
 
 
 def _description(rows: Sequence[Row], finished: _FinishedRows) -> list[str]:

@@ -34,7 +34,7 @@ from embody.metrics.results_file import lookup, read_results
 from embody.metrics.rollouts import NEAR
 from embody.metrics.sections import Chart, Section
 from embody.metrics.tables import decibels, duration, listed, short_task
-from embody.saving.atomic_write import atomic_write
+from embody.saving.atomic_write import write_text
 
 __all__ = ["write_report"]
 
@@ -83,8 +83,7 @@ def write_report(run_dir: Path) -> Path:
         times=_times(results),
         config=_config(config),
     )
-    with atomic_write(run_dir / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(run_dir / "report.html", page)
     return run_dir / "report.html"
 
 

@@ -27,7 +27,7 @@ from embody.metrics.tables import (
     three_figures,
     two_decimals,
 )
-from embody.saving.atomic_write import atomic_write
+from embody.saving.atomic_write import write_text
 
 __all__ = [
     "evaluation_of",
@@ -72,8 +72,7 @@ def write_results_page(path: Path, results: Results) -> None:
         f" Wall time by stage: {listed(stages)}.",
         results_markdown(results),
     ]
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n\n".join(page), encoding="utf-8")
+    write_text(path, "\n\n".join(page))
 
 
 def _headlines(results: Results) -> str:

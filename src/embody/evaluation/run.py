@@ -27,6 +27,7 @@ from embody.metrics.results_file import read_results, write_results
 from embody.metrics.rewards import measure_returns
 from embody.metrics.rollouts import measure
 from embody.model import WorldAndAgent, fetched_lpips
+from embody.saving.atomic_write import check_writable
 from embody.tokenizer import Tokenizer
 
 __all__ = ["FinishedParts", "evaluate_run"]
@@ -62,7 +63,7 @@ def evaluate_run(
     own = game(config.env.game).evaluation()
     datasets = _measured(config, own, datasets)
     pictures = config.run_dir / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
+    check_writable(pictures)
     frame_measures = None if own.frame_measures is None else own.frame_measures(datasets)
     if not any(row.labelled for dataset in datasets for row in dataset.episodes("validation")):
         logger.warning("dreams are not measured: no held-out episode has actions")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from embody.errors import UserError
-from embody.saving.atomic_write import atomic_write
+from embody.saving.atomic_write import write_bytes
 
 __all__ = ["Film", "action_captions", "dream_gif", "png", "read_films", "read_pairs", "write_films", "write_pairs"]
 
@@ -85,8 +85,9 @@ def read_pairs(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, content.getbuffer())
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -123,8 +124,9 @@ def dream_gif(
     palette = _palette(images)
     first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     pause = [milliseconds] * (len(images) - 1) + [4 * milliseconds]
-    with atomic_write(path) as temporary:
-        first.save(temporary, "GIF", save_all=True, append_images=rest, duration=pause, loop=0, optimize=True)
+    content = io.BytesIO()
+    first.save(content, "GIF", save_all=True, append_images=rest, duration=pause, loop=0, optimize=True)
+    write_bytes(path, content.getbuffer())
 
 
 def _palette(images: Sequence[Image.Image]) -> Image.Image:

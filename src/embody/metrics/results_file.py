@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from embody.errors import UserError
-from embody.saving.atomic_write import atomic_write
+from embody.saving.atomic_write import write_text
 
 __all__ = ["Results", "lookup", "read_results", "write_results"]
 
@@ -26,8 +26,7 @@ def lookup(results: Results, key: str) -> Any:
 
 def write_results(path: Path, results: Results) -> None:
     """Write `results` as JSON, atomically. NaN and infinity become null, numpy values plain numbers and lists."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(_plain(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(_plain(results), indent=2, allow_nan=False) + "\n")
 
 
 def read_results(path: Path) -> dict[str, Any]:

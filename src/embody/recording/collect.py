@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from embody.config import Config
-from embody.data import DatasetWriter, Episode, Meta, atomic_write, exclusive_lock, is_complete
+from embody.data import DatasetWriter, Episode, Meta, exclusive_lock, is_complete, write_json
 from embody.errors import UserError
 from embody.games import game, make_env
 from embody.recording.play import Split, play_episodes
@@ -84,9 +84,8 @@ def _collect_task(
             progress(task, total, total)
             return
         writer = DatasetWriter(root, meta)
-        with atomic_write(root / RECORD) as path:
-            record = {name: value for name, value in _record(config, task).items() if value != _LATER.get(name)}
-            path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        record = {name: value for name, value in _record(config, task).items() if value != _LATER.get(name)}
+        write_json(root / RECORD, record)
         missing = [job for job in jobs if job.index >= writer.shards(job.split)]
         done = total - sum(job.count for job in missing)
         progress(task, done, total)

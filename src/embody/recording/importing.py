@@ -16,15 +16,15 @@ from embody.data import (
     DatasetWriter,
     Episode,
     Video,
-    atomic_write,
     exclusive_lock,
     is_complete,
     open_dataset,
     reencode,
     write_json,
+    write_text,
 )
 from embody.data.sources.source import Source
-from embody.errors import UserError
+from embody.errors import UserError, WriteError
 from embody.recording.workers import worker_pool
 
 __all__ = ["REPORT", "Changed", "Skipped", "import_recordings", "read_changes", "read_report"]
@@ -199,6 +199,8 @@ def _read(source: Source, name: str, root: Path, encode: bool) -> Episode | Skip
         if encode and isinstance(episode.frames, Video):
             target = root / "videos" / f"{name.removesuffix('.mp4')}.mp4"
             episode = replace(episode, frames=reencode(episode.frames, target, fps=source.meta().fps))
+    except WriteError:
+        raise  # the recording is not to blame
     except (ValueError, OSError) as error:
         return _skipped(name, str(source.provenance["source"]), " ".join(str(error).split()))
     except Exception as error:  # damaged bytes may raise anything; the other recordings are still imported
@@ -255,5 +257,4 @@ def _write_report(root: Path, skipped: Sequence[Skipped], changed: Sequence[Chan
     for name, recordings in lists.items():
         lines = [json.dumps(asdict(recording), ensure_ascii=False) for recording in recordings]
         texts.append(f'"{name}": [\n' + ",\n".join(lines) + "\n]")
-    with atomic_write(root / REPORT) as path:
-        path.write_text("{" + ", ".join(texts) + "}\n", encoding="utf-8")
+    write_text(root / REPORT, "{" + ", ".join(texts) + "}\n")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from embody.config import Config, to_dict
-from embody.errors import UserError
+from embody.errors import UserError, WriteError
 from embody.games import stored_config
-from embody.saving.atomic_write import atomic_write, exclusive_lock, write_json
+from embody.saving.atomic_write import exclusive_lock, write_bytes, write_json
 
 __all__ = ["config_path", "read_config", "record_stage", "write_config"]
 
@@ -51,9 +51,9 @@ def record_stage(config: Config, stage: str, *, restart: bool = False) -> Iterat
             with timed(config, stage, restart=restart) as record:
                 yield record
         except Exception:
-            if previous is None:
-                path.unlink()
-            else:
-                with atomic_write(path) as temporary:
-                    temporary.write_bytes(previous)
+            with contextlib.suppress(WriteError, OSError):  # on a full disk, the error of the block is the one to show
+                if previous is None:
+                    path.unlink()
+                else:
+                    write_bytes(path, previous)
             raise

@@ -13,6 +13,7 @@ import torch
 
 from embody.config import Config
 from embody.data import write_json
+from embody.errors import WriteError
 from embody.recording.workers import processes
 from embody.run.memory import peak_memory_gib
 
@@ -36,8 +37,11 @@ def timed(config: Config, stage: str, *, restart: bool = False) -> Iterator[Call
 
     try:
         yield record
-    finally:
-        record()
+    except BaseException:
+        with contextlib.suppress(WriteError):  # on a full disk, the error of the block is the one to show
+            record()
+        raise
+    record()
 
 
 def resources(config: Config, device: torch.device) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from embody.run.provenance import (
     tokenizer_hash,
 )
 from embody.run.stages import CONTROLS, STAGES, StageSpec
-from embody.saving.atomic_write import atomic_write
+from embody.saving.atomic_write import atomic_write, check_writable
 from embody.saving.checkpoint import steps_done
 from embody.saving.tensors import load_tensors, load_weights, save_tensors, tensors_hash
 from embody.training.agent import AgentStage, EventsStage, RiskStage
@@ -55,6 +55,8 @@ def make_weights(
         log_sampling_differences(config, [name], logger)
         return path
     kept = config.finished_state(name)
+    for folder in (path.parent, kept.parent):
+        check_writable(folder)
     with record_stage(config, name) as record:
         trained: list[Stage] = []
         history: dict[str, Any] = {}
@@ -104,7 +106,7 @@ def _load_initial_state(config: Config, name: str, model: nn.Module, path: Path,
                 f"{path} cannot be trained further: its optimiser state ({kept}) is missing; start a run with another"
                 f" --name from these weights: --train-{STAGES[name].phase}.init-from {path}"
             )
-        with atomic_write(checkpoint) as temporary:
+        with atomic_write(checkpoint, kept.stat().st_size) as temporary:
             shutil.copyfile(kept, temporary)
     if initial is None:
         return {}

@@ -1,17 +1,34 @@
 """Writing files atomically, and locking folders against a second process."""
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from embody.errors import UserError
+from embody.errors import UserError, WriteError
 
-__all__ = ["atomic_write", "exclusive_lock", "write_json"]
+__all__ = [
+    "atomic_write",
+    "check_writable",
+    "exclusive_lock",
+    "write_bytes",
+    "write_json",
+    "write_text",
+    "writing",
+]
+
+_ADVICE = {
+    errno.ENOSPC: "free some space, then run the same command again",
+    errno.EDQUOT: "free some of your quota, then run the same command again",
+    errno.EFBIG: "raise the limit of file sizes (`ulimit -f`), or use another file system",
+}
+_FAILED_WRITES = (*_ADVICE, errno.EROFS)  # errors that only writing raises
 
 
 @contextlib.contextmanager
@@ -22,9 +39,10 @@ def exclusive_lock(folder: Path, waiting: Callable[[str], None] | None = None) -
 
     The lock is the file `.NAME.lock` beside the folder. The system releases it when its process ends, so the file of a
     killed process blocks nobody. Where locks are not supported (some network file systems, a read-only parent), the
-    block runs without one.
+    block runs without one. A `WriteError` if the folder cannot be created.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     real = folder.resolve()  # one lock for the folder, also if a link leads to it
     lock = filelock.FileLock(real.with_name(f".{real.name}.lock"), timeout=0, fallback_to_soft=False)
     with contextlib.suppress(OSError):
@@ -47,20 +65,80 @@ def exclusive_lock(folder: Path, waiting: Callable[[str], None] | None = None) -
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path, which is renamed to `path` if the block succeeds; so `path` is never half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def writing(path: Path, size: int | None = None) -> Iterator[None]:
+    """Raise any error of the system in the block as a `WriteError` that names `path`.
+
+    `size`: bytes that the file needs, if known; the message for a full disk says it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(_message(path, error, size)) from error
+
+
+def _message(path: Path, error: OSError, size: int | None) -> str:
+    space = ""
+    if error.errno == errno.ENOSPC and size is not None:
+        with contextlib.suppress(OSError):
+            space = f" ({_megabytes(size)} needed, {_megabytes(shutil.disk_usage(path.parent).free)} free)"
+    advice = _ADVICE.get(error.errno or 0, "allow writing there, or choose another folder")
+    return f"{path} cannot be written: {error.strerror or error}{space}: {advice}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.3f} MB"
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, size: int | None = None) -> Iterator[Path]:
+    """Yield a temporary path, which is renamed to `path` if the block succeeds; so `path` is never half-written.
+
+    A `WriteError` if the file cannot be written; `size`: see `writing`. Other errors of the block pass through.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
     try:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        _remove(temporary)  # first, so that the message counts its space as free
+        if error.errno in _FAILED_WRITES:
+            raise WriteError(_message(path, error, size)) from error
+        raise
     finally:
+        _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write `content` atomically; a `WriteError` if that is not possible."""
+    with atomic_write(path, len(content)) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, as `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON-ready `values` atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    """Write JSON-ready `values`, as `write_bytes`."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def check_writable(folder: Path) -> None:
+    """Create `folder`; a `WriteError` if no file can be created there."""
+    probe = folder / ".writable.tmp"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink(missing_ok=True)

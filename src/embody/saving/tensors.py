@@ -3,15 +3,14 @@
 import contextlib
 import hashlib
 import json
-import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from embody.errors import UserError
@@ -19,18 +18,39 @@ from embody.saving.atomic_write import atomic_write
 
 __all__ = ["load_metadata", "load_tensors", "load_weights", "save_tensors", "tensors_hash"]
 
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write `tensors` and JSON-ready `metadata` to `path`. If the process is killed, the old file stays intact."""
-    contiguous = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    with atomic_write(path) as temporary:
-        try:
-            save_file(contiguous, str(temporary), metadata={"about": json.dumps(metadata, sort_keys=True)})
-        except SafetensorError as error:  # the number of the system's error is only in its text
-            if found := re.search(r"os error (\d+)", str(error)):
-                number = int(found[1])
-                raise OSError(number, os.strerror(number), str(path)) from error
-            raise
+    """Write `tensors` and JSON-ready `metadata` to `path`, atomically; a `WriteError` if that is not possible.
+
+    The format is that of safetensors. Its own `save_file` copies all tensors, writes to a private temporary file, which
+    a killed process leaves behind, and takes away the group's right to read.
+    """
+    # Larger elements come first, so that each tensor is aligned.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header: dict[str, Any] = {"__metadata__": {"about": json.dumps(metadata, sort_keys=True)}}
+    end = 0
+    for name, t in ordered:
+        begin, end = end, end + t.numel() * t.element_size()
+        header[name] = {"dtype": _DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [begin, end]}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with atomic_write(path, 8 + len(head) + end) as temporary, temporary.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for _, t in ordered:
+            file.write(_bytes(t).data)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -57,7 +77,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _metadata(file: Any) -> dict[str, Any]:
-    return json.loads((file.metadata() or {}).get("about", "{}"))
+    values = json.loads((file.metadata() or {}).get("about", "{}"))
+    return values if isinstance(values, dict) else {}
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
@@ -85,6 +106,9 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     """Twelve hex digits, a hash of all names and values."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(name.encode() + value.numpy().tobytes())
+        digest.update(name.encode() + _bytes(tensors[name]).tobytes())
     return digest.hexdigest()[:12]
+
+
+def _bytes(t: Tensor) -> NDArray[np.uint8]:
+    return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

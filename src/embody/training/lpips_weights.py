@@ -19,6 +19,7 @@ from torch import Tensor
 
 from embody.config import Config
 from embody.errors import UserError
+from embody.saving.atomic_write import check_writable
 from embody.saving.tensors import save_tensors
 from embody.tokenizer.lpips import LPIPS_NETS, LpipsNet
 
@@ -42,6 +43,7 @@ def fetch_lpips(config: Config, index: str) -> list[Path]:
     """
     paths = {net: config.lpips_weights(net) for net in LPIPS_NETS}
     if not all(path.exists() for path in paths.values()):
+        check_writable(next(iter(paths.values())).parent)
         archive = _download(index)
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
             for net, path in paths.items():

@@ -11,12 +11,13 @@ from typing import Any, Literal
 import numpy as np
 
 from embody.config import from_dict, to_dict
-from embody.data import atomic_write
+from embody.data import write_text
 from embody.errors import UserError
 from embody.games.minecraft.tasks import ITEMS
 from embody.logger_manager import drop_half_line
 from embody.metrics.rates import rate
 from embody.metrics.tables import percent
+from embody.saving.atomic_write import writing
 
 __all__ = ["DiamondEpisode", "EpisodeLog", "diamond_summary", "diamond_table", "episodes_table", "write_diamond_page"]
 
@@ -49,8 +50,9 @@ class EpisodeLog:
         self.path = path
         self.episodes: dict[int, DiamondEpisode] = {}
         recipe = json.loads(json.dumps(recipe))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drop_half_line(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            drop_half_line(path)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         if not lines:
             self._write({"recipe": recipe})
@@ -79,7 +81,7 @@ class EpisodeLog:
         return [n for n in range(episodes) if n not in self.episodes or self.episodes[n].end == "lost"]
 
     def _write(self, values: Mapping[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -174,5 +176,4 @@ def write_diamond_page(path: Path, summary: Mapping[str, Any], episodes: Iterabl
         "Minutes until each episode first obtained each item:",
         episodes_table(episode for episode in episodes if episode.episode < summary["requested"]),
     ]
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n\n".join(page), encoding="utf-8")
+    write_text(path, "\n\n".join(page))
