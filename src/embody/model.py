@@ -1,6 +1,7 @@
 """Tokenizer, dynamics and agent together: loading their weights, and copies for inference."""
 
 import copy
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,7 +18,7 @@ from embody.nn.compiled import compile_steps
 from embody.nn.noise import Noise
 from embody.nn.precision import Precision, check_precision
 from embody.nn.transformer import Block, Transformer
-from embody.saving.tensors import load_tensors, load_weights
+from embody.saving.tensors import load_metadata, load_tensors, tensor_names
 from embody.tokenizer import Lpips, Tokenizer
 from embody.tokenizer.lpips import LpipsNet
 
@@ -133,12 +134,12 @@ def _cached(model: nn.Module) -> list[nn.Module]:
 
 def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
     """The tokenizer in a weights file, for use, and what the file says of itself; a `UserError` if it has none."""
-    tensors, recipe = load_tensors(path)
-    model = Tokenizer(
-        _config(TokenizerConfig, recipe, "tokenizer", path), _config(tuple[int, int], recipe, "frame", path)
-    )
-    load_weights(model, tensors, path)
-    return model.eval(), recipe
+
+    def build(recipe: dict[str, Any], names: Collection[str]) -> Tokenizer:
+        config = _config(TokenizerConfig, recipe, "tokenizer", path)
+        return Tokenizer(config, _config(tuple[int, int], recipe, "frame", path))
+
+    return _load(path, build)
 
 
 def load_lpips(config: Config) -> Lpips | None:
@@ -163,23 +164,38 @@ def fetched_lpips(config: Config, net: LpipsNet) -> Lpips | None:
 
 def load_dynamics(path: Path) -> tuple[Dynamics, dict[str, Any]]:
     """The dynamics in a weights file of phase 1; as `load_tokenizer`."""
-    tensors, recipe = load_tensors(path)
-    model = Dynamics(_config(DynamicsConfig, recipe, "dynamics", path), _config(ActionSpec, recipe, "actions", path))
-    load_weights(model, tensors, path)
-    return model.eval(), recipe
+    return _load(path, lambda recipe, names: _dynamics(recipe, path))
 
 
 def load_world_and_agent(path: Path) -> tuple[WorldAndAgent, dict[str, Any]]:
     """The dynamics and the agent in a weights file of phase 2 or 3; as `load_tokenizer`."""
-    tensors, recipe = load_tensors(path)
-    dynamics = Dynamics(_config(DynamicsConfig, recipe, "dynamics", path), _config(ActionSpec, recipe, "actions", path))
-    model = WorldAndAgent(
-        dynamics, Agent(_config(AgentConfig, recipe, "agent", path), dynamics.config.trunk, dynamics.actions)
-    )
-    if any(name.startswith("agent.heads.cloned.") for name in tensors):
-        model.agent.heads.keep_cloned_policy()
-    load_weights(model, tensors, path)
+
+    def build(recipe: dict[str, Any], names: Collection[str]) -> WorldAndAgent:
+        dynamics, config = _dynamics(recipe, path), _config(AgentConfig, recipe, "agent", path)
+        model = WorldAndAgent(dynamics, Agent(config, dynamics.config.trunk, dynamics.actions))
+        if any(name.startswith("agent.heads.cloned.") for name in names):
+            model.agent.heads.keep_cloned_policy()
+        return model
+
+    return _load(path, build)
+
+
+def _load(path: Path, build: Callable[[dict[str, Any], Collection[str]], M]) -> tuple[M, dict[str, Any]]:
+    """The model that `build` makes from a weights file's metadata and the names of its tensors, with these tensors.
+
+    Before the model takes memory, its shapes, those of a model on the meta device, are compared with the file's.
+    """
+    recipe, names = load_metadata(path), tensor_names(path)
+    with torch.device("meta"):
+        expected = build(recipe, names).state_dict()
+    tensors, _ = load_tensors(path, expected)
+    model = build(recipe, names)
+    model.load_state_dict(tensors)
     return model.eval(), recipe
+
+
+def _dynamics(recipe: dict[str, Any], path: Path) -> Dynamics:
+    return Dynamics(_config(DynamicsConfig, recipe, "dynamics", path), _config(ActionSpec, recipe, "actions", path))
 
 
 def _config(cls: Any, recipe: dict[str, Any], name: str, path: Path) -> Any:

@@ -29,7 +29,7 @@ from embody.run.provenance import (
 from embody.run.stages import CONTROLS, STAGES, StageSpec
 from embody.saving.atomic_write import atomic_write, check_writable
 from embody.saving.checkpoint import steps_done
-from embody.saving.tensors import load_tensors, load_weights, save_tensors, tensors_hash
+from embody.saving.tensors import load_tensors, save_tensors, tensors_hash
 from embody.training.agent import AgentStage, EventsStage, RiskStage
 from embody.training.dynamics import DynamicsStage
 from embody.training.imagination import ImaginationStage
@@ -110,17 +110,10 @@ def _load_initial_state(config: Config, name: str, model: nn.Module, path: Path,
             shutil.copyfile(kept, temporary)
     if initial is None:
         return {}
-    tensors, _ = load_tensors(initial)
     if not checkpoint.exists():
-        frozen = {name: value for name, value in model.state_dict().items() if name not in _trainable_names(model)}
-        load_weights(
-            model, frozen | {name: tensors[name] for name in _trainable_names(model) if name in tensors}, initial
-        )
-    return {"initial_weights": tensors_hash(tensors)}
-
-
-def _trainable_names(model: nn.Module) -> set[str]:
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        model.load_state_dict(load_tensors(initial, trained, ignore_others=True)[0], strict=False)
+    return {"initial_weights": tensors_hash(load_tensors(initial)[0])}
 
 
 def _training_stages(

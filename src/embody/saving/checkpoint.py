@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from embody.errors import UserError
 from embody.saving.differences import described, differences
-from embody.saving.tensors import load_metadata, load_tensors, load_weights, save_tensors
+from embody.saving.tensors import load_metadata, load_tensors, save_tensors
 
 __all__ = ["MAY_CHANGE", "Progress", "TrainingState", "load_checkpoint", "save_checkpoint", "steps_done"]
 
@@ -22,6 +22,10 @@ MAY_CHANGE = frozenset(
         "precision",
     }
 )
+
+# By kind of optimiser: the tensors that it keeps in the shape of each parameter, and whether it counts steps.
+_MOMENTS = {"AdamW": (("exp_avg", "exp_avg_sq"), True), "Muon": (("momentum",), False)}
+_REMEDY = "delete it to start again, or use another --name"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class Progress:
     changes: tuple[Mapping[str, Any], ...] = ()  # changed settings, as {"step": ..., NAME: [old, new]}
 
 
+_METADATA = {*(field.name for field in fields(Progress)), "steps", "config"}
+
+
 def save_checkpoint(
     path: Path, state: TrainingState, progress: Progress, *, steps: int, recipe: Mapping[str, Any]
 ) -> None:
@@ -69,7 +76,7 @@ def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Map
     finished and now has more `steps`, warm-up begins again at its end. A `UserError` if the file is damaged, another
     setting differs, or the checkpoint is beyond `steps`.
     """
-    tensors, saved = load_tensors(path)
+    saved = load_metadata(path)
     progress = _progress(path, saved)
     different = differences(saved["config"], recipe)
     if fixed := {name: values for name, values in different.items() if not _may_change(name, values)}:
@@ -80,11 +87,22 @@ def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Map
     if progress.step > steps:
         raise UserError(f"{path} is at step {progress.step}, beyond the {steps} steps asked for: set more steps")
 
+    expected = {
+        f"{part}.{name}": t for part, module in state.modules.items() for name, t in module.state_dict().items()
+    }
+    moments = [_moments(optimizer) for optimizer in state.optimizers]
+    optional = {
+        f"optimizer{i}.{name}": t for i, listed in enumerate(moments) for names in listed for name, t in names.items()
+    }
+    tensors, _ = load_tensors(path, expected | optional, optional)
+
     def part(name: str) -> dict[str, Tensor]:
         return {key[len(name) + 1 :]: t for key, t in tensors.items() if key.startswith(f"{name}.")}
 
+    for i, listed in enumerate(moments):
+        _check_moments(path, listed, part(f"optimizer{i}"), progress.step)
     for name, module in state.modules.items():
-        load_weights(module, part(name), path)
+        module.load_state_dict(part(name))
     for i, optimizer in enumerate(state.optimizers):
         _unflatten(optimizer, part(f"optimizer{i}"))
     if different:
@@ -102,16 +120,26 @@ def steps_done(path: Path) -> int:
 
 def _progress(path: Path, saved: Mapping[str, Any]) -> Progress:
     """The progress in a checkpoint's metadata; a `UserError` if `save_checkpoint` did not write them."""
-    names = ("step", "begin", "skipped", "in_a_row", "steps_at_scale", "steps")
+    names = ("in_a_row", "skipped", "step", "steps", "begin", "steps_at_scale")
     counts: list[Any] = [saved.get(name) for name in names]
     scale: Any = saved.get("loss_scale")
     changes, recipe = saved.get("changes"), saved.get("config")
-    valid = all(type(count) is int and 0 <= count < 2**53 for count in counts) and counts[0] <= counts[-1]
+    valid = saved.keys() == _METADATA and all(type(count) is int and 0 <= count < 2**53 for count in counts)
     valid = valid and isinstance(scale, float) and 1 <= scale < math.inf
     if not (valid and isinstance(changes, list) and isinstance(recipe, Mapping)):
-        raise UserError(f"{path} is not a checkpoint of this version: delete it to start again, or use another --name")
-    step, begin, skipped, in_a_row, steps_at_scale, _ = counts
+        raise UserError(f"{path} is not a checkpoint of this version: {_REMEDY}")
+    in_a_row, skipped, step, steps, begin, steps_at_scale = counts
+    in_order = in_a_row <= skipped <= step <= steps and begin <= step and steps_at_scale <= step
+    if not (in_order and all(_is_change(change, step) for change in changes)):
+        raise UserError(f"{path} holds numbers of steps that no training has: {_REMEDY}")
     return Progress(step, begin, skipped, in_a_row, scale, steps_at_scale, tuple(changes))
+
+
+def _is_change(change: Any, step: int) -> bool:
+    """Whether `change` can be one of `Progress.changes` of a training that has done `step` steps."""
+    if not isinstance(change, Mapping) or type(change.get("step")) is not int or not 0 <= change["step"] <= step:
+        return False
+    return all(isinstance(values, list) and len(values) == 2 for name, values in change.items() if name != "step")
 
 
 def _may_change(name: str, values: tuple[Any, Any]) -> bool:
@@ -133,3 +161,34 @@ def _unflatten(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) 
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> list[dict[str, Tensor]]:
+    """For each parameter, tensors with the names, shapes and dtypes of those that `_flatten` gives.
+
+    An optimiser has those of a parameter from its first gradient on.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments, counts_steps = _MOMENTS[type(optimizer).__name__]
+    found = []
+    for i, parameter in enumerate(parameters):
+        step = {f"{i}.step": torch.zeros(())} if counts_steps else {}
+        found.append({f"{i}.{name}": parameter for name in moments} | step)
+    return found
+
+
+def _check_moments(
+    path: Path, moments: Sequence[Mapping[str, Tensor]], tensors: Mapping[str, Tensor], step: int
+) -> None:
+    """A `UserError` if an optimiser after `step` steps cannot have these `tensors`; shapes and dtypes are checked."""
+    for names in moments:
+        missing = sorted(names.keys() - tensors.keys())
+        if 0 < len(missing) < len(names):
+            raise UserError(f"{path} lacks the optimiser's {missing[0]}: {_REMEDY}")
+    for name, value in tensors.items():
+        if name.endswith(".step") and not (float(value).is_integer() and 0 <= value <= step):
+            raise UserError(
+                f"{path}: the optimiser's {name} is {float(value):g}, not a whole number up to {step}: {_REMEDY}"
+            )
+        if name.endswith(".exp_avg_sq") and value.lt(0).any():
+            raise UserError(f"{path}: the optimiser's {name} holds negative numbers: {_REMEDY}")

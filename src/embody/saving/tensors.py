@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from embody.errors import UserError
 from embody.saving.atomic_write import atomic_write
 
-__all__ = ["load_metadata", "load_tensors", "load_weights", "save_tensors", "tensors_hash"]
+__all__ = ["load_metadata", "load_tensors", "save_tensors", "tensor_names", "tensors_hash"]
+
+_REMEDY = "it was trained with another config; use that config, or another --name"
+_SHOWN = 100  # characters of a name from a file that an error message shows
 
 _DTYPES = {
     torch.float64: "F64",
@@ -53,16 +56,59 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
             file.write(_bytes(t).data)
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and metadata that `save_tensors` wrote; a `UserError` if the file is missing or damaged."""
+def load_tensors(
+    path: Path,
+    expected: Mapping[str, Tensor] | None = None,
+    optional: Collection[str] = (),
+    *,
+    ignore_others: bool = False,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and metadata that `save_tensors` wrote; a `UserError` if the file is missing or damaged.
+
+    With `expected`, which may be on the meta device, the file must hold tensors of these names, shapes and dtypes (it
+    may lack those of the names in `optional`) and no others, unless they are ignored. Names and shapes are compared
+    before a tensor is read. All numbers must be finite.
+    """
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(file)  # noqa: SIM118 (not a mapping)
+        names = set(file.keys())
+        if expected is not None:
+            names = names & expected.keys() if ignore_others else names
+            _check_names_and_shapes(path, file, names, expected, optional)
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in sorted(names)}
+        metadata = _metadata(file)
+    for name, wanted in (expected or {}).items():
+        if name in tensors and tensors[name].dtype != wanted.dtype:
+            raise UserError(f"{path}: {name} has {tensors[name].dtype}, the config asks for {wanted.dtype}: {_REMEDY}")
+        if name in tensors and not tensors[name].isfinite().all():
+            raise UserError(f"{path}: {name} holds NaN or infinity: train it again")
+    return tensors, metadata
+
+
+def _check_names_and_shapes(
+    path: Path, file: Any, names: Collection[str], expected: Mapping[str, Tensor], optional: Collection[str]
+) -> None:
+    """A `UserError` says which is the first of the tensors `names` that is missing, unknown or misshapen in `file`."""
+    for name in sorted({*expected, *names}):
+        if name not in expected:
+            raise UserError(f"{path} has an unknown tensor {name[:_SHOWN]!r}: {_REMEDY}")
+        if name in names:
+            shape, wanted = list(file.get_slice(name).get_shape()), list(expected[name].shape)
+            if shape != wanted:
+                raise UserError(f"{path}: {name} has shape {shape}, the config asks for {wanted}: {_REMEDY}")
+        elif name not in optional:
+            raise UserError(f"{path} lacks {name}: {_REMEDY}")
 
 
 def load_metadata(path: Path) -> dict[str, Any]:
     """The metadata that `save_tensors` wrote, without reading the tensors; errors as `load_tensors`."""
     with _opened(path) as file:
         return _metadata(file)
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The names of the tensors in a file that `save_tensors` wrote; errors as `load_tensors`."""
+    with _opened(path) as file:
+        return list(file.keys())
 
 
 @contextlib.contextmanager
@@ -79,27 +125,6 @@ def _opened(path: Path) -> Iterator[Any]:
 def _metadata(file: Any) -> dict[str, Any]:
     values = json.loads((file.metadata() or {}).get("about", "{}"))
     return values if isinstance(values, dict) else {}
-
-
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Load all of `module`'s state. A `UserError` names the first tensor that is missing, unknown or misshapen."""
-    own = module.state_dict()
-    for name in sorted(own.keys() | tensors.keys()):
-        if name not in tensors:
-            raise UserError(
-                f"{where} lacks {name}: it was trained with another config; use that config, or another --name"
-            )
-        if name not in own:
-            raise UserError(
-                f"{where} has an unknown tensor {name}: it was trained with another config; use that config, or"
-                " another --name"
-            )
-        if own[name].shape != tensors[name].shape:
-            raise UserError(
-                f"{where}: {name} has shape {list(tensors[name].shape)}, the config asks for {list(own[name].shape)}:"
-                " use the config it was trained with, or another --name"
-            )
-    module.load_state_dict(dict(tensors))
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
