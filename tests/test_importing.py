@@ -114,14 +114,37 @@ def test_minerl(tmp_path: Path) -> None:
         assert episode.frames.path == folder / "recording.mp4" and row.length == len(trajectory.rewards) + 1
 
 
-def test_a_minerl_video_may_lack_its_last_frame(tmp_path: Path) -> None:
-    folder = write_trajectory(
-        tmp_path, TREECHOP, "a", minerl_arrays(TREECHOP, 30), Path(__file__), frames=41, success=True
-    )
-    write_video(folder / "recording.mp4", 40)
+@pytest.mark.parametrize("missing, said", [(1, "1 timestep"), (5, "5 timesteps")])
+def test_a_minerl_video_may_lack_its_last_frames(tmp_path: Path, missing: int, said: str) -> None:
+    arrays = minerl_arrays(TREECHOP, 30)
+    arrays["reward"][29] = 1  # on the last frame
+    folder = write_trajectory(tmp_path, TREECHOP, "a", arrays, Path(__file__), frames=41, success=True)
+    whole = read_trajectory(folder, TREECHOP).timesteps()
+    write_video(folder / "recording.mp4", 41 - missing)
     episode = MinerlSource(tmp_path, TREECHOP).read("v3_a")
-    assert isinstance(episode.frames, Video) and (episode.frames.start, episode.frames.length) == (10, 30)
-    assert not episode.is_terminal.any()
+    assert isinstance(episode.frames, Video) and (episode.frames.start, episode.frames.length) == (10, 31 - missing)
+    for name in ("actions", "rewards", "camera", "is_null"):
+        np.testing.assert_array_equal(getattr(episode, name), whole[name][: 31 - missing], name)
+    assert not episode.is_terminal.any() and not episode.success and whole["success"]
+    assert episode.changes == (f"cut off at the end: {said} without a frame",)
+
+
+@pytest.mark.parametrize("counted, frames, start, kept", [(41, 44, 10, 31), (28, 28, 0, 28), (28, 26, 0, 26)])
+def test_minerls_frames_are_those_that_its_metadata_counts(
+    tmp_path: Path, counted: int, frames: int, start: int, kept: int
+) -> None:
+    folder = write_trajectory(
+        tmp_path, TREECHOP, "a", minerl_arrays(TREECHOP, 30), Path(__file__), frames=counted, success=True
+    )
+    write_video(folder / "recording.mp4", frames)
+    episode = MinerlSource(tmp_path, TREECHOP).read("v3_a")
+    assert isinstance(episode.frames, Video) and (episode.frames.start, episode.frames.length) == (start, kept)
+    said = (
+        f"cut off at the end: {31 - kept} timesteps without a frame"
+        if kept < 31
+        else "3 frames that its metadata does not count"
+    )
+    assert len(episode.changes) == 1 and said in episode.changes[0]
 
 
 def test_obtain_is_of_every_task(tmp_path: Path) -> None:
@@ -172,6 +195,35 @@ def test_vpt(tmp_path: Path) -> None:
     for frame in shown:
         draw_pointer(frame, 350, 150)
     np.testing.assert_array_equal(dataset.frames(0, 300, 303), shown)
+
+
+def test_a_log_that_ends_a_little_early_or_late_is_cut_to_its_video(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = write_video(tmp_path / "x.mp4", 30)
+    for name, lines in (("whole", 30), ("short", 25), ("long", 35), ("too_short", 24), ("too_long", 36)):
+        write_segment(tmp_path / "raw", name, video, [vpt_line(dx=i) for i in range(lines)])
+    half = tmp_path / "raw" / "short.jsonl"
+    half.write_bytes(half.read_bytes().rstrip() + b'\n{"mouse": {')
+    run("import", "vpt", tmp_path / "raw", *options(tmp_path))
+    said = capsys.readouterr().out
+    dataset = open_dataset(tmp_path / "data" / "vpt")
+    assert {row.source: row.length for row in dataset.episodes()} == {"whole": 30, "short": 25, "long": 30}
+    changes = {one.file: one.changes for one in read_changes(dataset.root)}
+    assert changes == {
+        "short": (
+            "line 26 of short.jsonl is incomplete and left out",
+            "cut off at the end: 5 timesteps without an action",
+        ),
+        "long": ("cut off at the end: 5 timesteps without a frame",),
+    }
+    assert "changed long: cut off at the end: 5 timesteps without a frame" in said
+    assert {one.file: one.what for one in read_report(dataset.root)} == {
+        "too_short": "30 frames, but too_short.jsonl has 24 lines: they may differ by at most 5",
+        "too_long": "30 frames, but too_long.jsonl has 36 lines: they may differ by at most 5",
+    }
+    for row in dataset.episodes():
+        assert len(dataset.frames(row.id, 0, row.length)) == row.length
 
 
 def test_reencoded_videos_are_the_datasets_own(tmp_path: Path) -> None:
@@ -252,7 +304,7 @@ def break_minerl(folder: Path, case: str) -> None:
             whole = (folder / "recording.mp4").read_bytes()
             (folder / "recording.mp4").write_bytes(whole[: len(whole) // 2])
         case "shorter video":
-            write_video(folder / "recording.mp4", 60)
+            write_video(folder / "recording.mp4", 64)
         case "no frame":
             (folder / "recording.mp4").write_bytes(b"")
         case "no video":
@@ -273,7 +325,7 @@ def break_minerl(folder: Path, case: str) -> None:
 
 MINERL_CASES = {
     "truncated": ("recording.mp4", "truncated|cannot be read"),
-    "shorter video": ("recording.mp4", "60 frames, its metadata says 70"),
+    "shorter video": ("recording.mp4", "64 frames, its metadata says 70: they may differ by at most 5"),
     "no frame": ("recording.mp4", "cannot be read"),
     "no video": ("recording.mp4", "is missing"),
     "lacks a key": ("rendered.npz", r"action\$jump is missing"),
@@ -292,7 +344,7 @@ def break_vpt(folder: Path, case: str) -> None:
         case "no frame":
             video.write_bytes(b"")
         case "fewer lines":
-            lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:-1]))
+            lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:-6]))
         case "bad json":
             lines.write_text(lines.read_text().replace('"isGuiOpen"', "isGuiOpen", 1))
         case "unknown key":
@@ -312,7 +364,7 @@ def break_vpt(folder: Path, case: str) -> None:
 VPT_CASES = {
     "truncated": ("b.mp4", "truncated|cannot be read"),
     "no frame": ("b.mp4", "cannot be read"),
-    "fewer lines": ("b.mp4", "30 frames, but b.jsonl has 29 lines"),
+    "fewer lines": ("b.mp4", "30 frames, but b.jsonl has 24 lines: they may differ by at most 5"),
     "bad json": ("b.jsonl, line 1", "bad JSON"),
     "unknown key": ("b.jsonl, line 1", "unknown key 'w'"),
     "nan": ("b.jsonl, line 1", "NaN is not a number"),
@@ -396,8 +448,8 @@ def test_nothing_whole_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     with pytest.raises(ValueError, match="no video in"):
         import_recordings(VideoSource(tmp_path / "raw"), tmp_path / "out")
-    write_segment(tmp_path / "raw", "a", write_video(tmp_path / "x.mp4", 5), [vpt_line()])
-    with pytest.raises(ValueError, match="none of 1 recordings can be read: a, a.mp4: 5 frames"):
+    write_segment(tmp_path / "raw", "a", write_video(tmp_path / "x.mp4", 7), [vpt_line()])
+    with pytest.raises(ValueError, match="none of 1 recordings can be read: a, a.mp4: 7 frames"):
         import_recordings(VptSource(tmp_path / "raw"), tmp_path / "out")
     for share in (-0.1, 1.0):
         with pytest.raises(ValueError, match="validation share"):

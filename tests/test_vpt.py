@@ -221,7 +221,47 @@ def test_broken_lines_are_named(tmp_path: Path, case: str) -> None:
     lines, said = BROKEN[case]
     first = [json.dumps(vpt_line(stats={"minecraft.mine_block:minecraft.oak_log": 1}))] if lines else []
     path = tmp_path / "a.jsonl"
-    path.write_text("\n".join([*first, *lines]))
+    last = [json.dumps(vpt_line())] if lines else []  # the last line is read up to, see below
+    path.write_text("\n".join([*first, *lines, *last]))
     with pytest.raises(ValueError, match=rf"a\.jsonl.*{said}") as error:
         read_segment(path, "a")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rest", [b'{"mouse": {"dx"', b'{"mouse": "\xc3', b'{"mo\0\0\0\0', b'{"mouse": {\n\n'])
+def test_a_last_line_that_was_not_written_to_its_end_is_left_out(tmp_path: Path, rest: bytes) -> None:
+    lines = [vpt_line(("forward",), dx=20), vpt_line(("jump",))]
+    path = write_lines(tmp_path / "a.jsonl", lines)
+    whole = read_segment(path, "a")
+    assert whole.changes == ()
+    path.write_bytes(path.read_bytes().rstrip() + b"\n" + rest)
+    segment = read_segment(path, "a")
+    np.testing.assert_array_equal(segment.actions, whole.actions)
+    assert segment.changes == ("line 3 of a.jsonl is incomplete and left out",)
+    path.write_bytes(rest)
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 1: bad JSON"):
+        read_segment(path, "a")
+
+
+def test_what_stands_behind_the_last_line_is_no_line(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [vpt_line(), vpt_line()])
+    path.write_bytes(path.read_bytes() + b"\r\n\n" + bytes(100))
+    segment = read_segment(path, "a", frames=2)
+    assert len(segment.actions) == 2 and segment.changes == ()
+
+
+@pytest.mark.parametrize("frames", range(1, 13))
+def test_a_segment_has_the_timesteps_of_its_video_and_its_lines(tmp_path: Path, frames: int) -> None:
+    lines = [vpt_line(("forward",) if i % 2 else (), dx=i) for i in range(7)]
+    path = write_lines(tmp_path / "a.jsonl", lines)
+    whole = read_segment(path, "a")
+    if abs(frames - 7) > 5:
+        with pytest.raises(ValueError, match=rf"a.mp4: {frames} frames, but a.jsonl has 7 lines: .* at most 5"):
+            read_segment(path, "a", frames)
+        return
+    segment = read_segment(path, "a", frames)
+    kept = min(frames, 7)
+    for name in ("actions", "camera", "is_null", "events", "pointer"):
+        np.testing.assert_array_equal(getattr(segment, name), getattr(whole, name)[:kept], name)
+    said = "cut off at the end: 1 timestep without a frame" if frames == 6 else f"end: {abs(frames - 7)} timestep"
+    assert len(segment.changes) == (frames != 7) and all(said in change for change in segment.changes)

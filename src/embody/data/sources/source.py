@@ -18,7 +18,9 @@ from embody.data.episode import Episode
 from embody.data.video import index_video
 from embody.errors import UserError
 
-__all__ = ["PickledByFields", "Source", "count_frames", "seed_from_name", "video_shape"]
+__all__ = ["MAX_CUT", "PickledByFields", "Source", "common_length", "count_frames", "seed_from_name", "video_shape"]
+
+MAX_CUT = 5  # timesteps by which a video and its action log may differ at the end
 
 
 class Source(Protocol):
@@ -73,6 +75,20 @@ def count_frames(path: Path) -> int:
     """The number of frames of a video; a `UserError` if it is broken."""
     with _reading(path):
         return index_video(path).frames
+
+
+def common_length(frames: int, steps: int, difference: str) -> tuple[int, tuple[str, ...]]:
+    """The number of timesteps that a video and its action log have in common, and in words what is cut off at the end.
+
+    `frames` and `steps`: the timesteps of the video and those of the log. A recorder that is stopped may write a few
+    more of one than of the other. A `UserError` that begins with `difference` if they differ by more than `MAX_CUT`.
+    """
+    count = abs(frames - steps)
+    if count > MAX_CUT:
+        raise UserError(f"{difference}: they may differ by at most {MAX_CUT}")
+    timesteps = "1 timestep" if count == 1 else f"{count} timesteps"
+    cut = f"cut off at the end: {timesteps} without {'an action' if frames > steps else 'a frame'}"
+    return min(frames, steps), (cut,) if count else ()
 
 
 def video_shape(path: Path) -> tuple[int, int, int]:

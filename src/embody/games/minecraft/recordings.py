@@ -1,7 +1,7 @@
 """Minecraft's recordings as sources of episodes: MineRL's trajectories and VPT's segments."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,21 +55,11 @@ class MinerlSource:
 
     def read(self, name: str) -> Episode:
         trajectory = read_trajectory(self._folder / name, self.environment)
-        timesteps = trajectory.timesteps()
-        length = len(trajectory.rewards) + 1
-        missing = trajectory.first_frame + length - count_frames(trajectory.video)
-        if missing > 1:
-            frames = trajectory.first_frame + length
-            raise UserError(f"{trajectory.video}: {frames - missing} frames, its metadata says {frames}")
-        length -= max(0, missing)  # a video may lack its last frame; that timestep is left out
+        length, changes = trajectory.shown(count_frames(trajectory.video))
+        timesteps = trajectory.cut(length - 1).timesteps()
         success = timesteps.pop("success")
-        return minerl_episode(
-            self.environment,
-            Video(trajectory.video, trajectory.first_frame, length),
-            {key: None if array is None else array[:length] for key, array in timesteps.items()},
-            name,
-            success,
-        )
+        video = Video(trajectory.video, trajectory.first_frame, length)
+        return replace(minerl_episode(self.environment, video, timesteps, name, success), changes=changes)
 
 
 def minerl_tasks(environment: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -127,10 +117,8 @@ class VptSource(PickledByFields):
             if not path.is_file():
                 raise UserError(f"{path}: the file is missing")
         frames = count_frames(video)
-        segment = read_segment(lines, name)
+        segment = read_segment(lines, name, frames)
         length = len(segment.actions)
-        if frames != length:
-            raise UserError(f"{video}: {frames} frames, but {lines.name} has {length} lines")
         cursor = segment.cursor(video_shape(video)[0])
         return Episode(
             frames=Video(video, 0, length, cursor if (cursor >= 0).any() else None),
@@ -146,4 +134,5 @@ class VptSource(PickledByFields):
             events=segment.events,
             camera=segment.camera,
             is_null=segment.is_null,
+            changes=segment.changes,
         )

@@ -5,6 +5,7 @@ embody, timestep t has the action that led to frame t, which is the action of li
 the last line has no outcome and is left out.
 """
 
+import dataclasses
 import json
 import math
 import os.path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embody.data.sources.source import common_length
 from embody.errors import UserError
 from embody.games.minecraft.actions import VPT
 from embody.games.minecraft.events import events_of_inventory, events_of_stats
@@ -52,6 +54,7 @@ class Segment:
     pointer: NDArray[
         np.float64
     ]  # [T, 2]: the mouse pointer's x and y over the frame's height; NaN while no GUI is open
+    changes: tuple[str, ...] = ()  # what was cut off, see `Episode.changes`
 
     def cursor(self, height: int) -> NDArray[np.int16]:
         """The mouse pointer `[T, 2]` in pixels of a video of that `height`; -1 while no GUI is open."""
@@ -100,32 +103,47 @@ def _inside(folder: Path, name: str) -> Path | None:
     return folder / normal if inside else None
 
 
-def read_segment(path: Path, name: str) -> Segment:
+def read_segment(path: Path, name: str, frames: int | None = None) -> Segment:
     """Read the segment in the file `path`; a `UserError` says which line is damaged and how.
 
-    The version of the recorder is the last part of `name` that looks like `6.9`, or else of the path.
+    `frames`: the number of frames of its video, by default that of its lines. The segment has the timesteps that both
+    have; see `common_length`. The version of the recorder is the last part of `name` that looks like `6.9`, or else of
+    the path.
     """
     parts = [*Path(name).parts[::-1], *path.absolute().parts[::-1], *path.resolve().parts[::-1]]
     version = next((part for part in parts if re.fullmatch(r"\d+\.\d+", part)), "")
-    return _segment(_lines(path), path, _GUI_SCALE.get(version, 1.0))
+    lines, incomplete = _lines(path)
+    length, cut = len(lines), ()
+    if frames is not None:
+        video = path.with_suffix(".mp4")
+        difference = f"{video}: {frames} frames, but {path.name} has {length} lines"
+        length, cut = common_length(frames, length, difference)
+    segment = _segment(lines[:length], path, _GUI_SCALE.get(version, 1.0))
+    return dataclasses.replace(segment, changes=(*incomplete, *cut))
 
 
-def _lines(path: Path) -> list[Line]:
-    lines: list[Line] = []
+def _lines(path: Path) -> tuple[list[Line], tuple[str, ...]]:
+    """The lines of a file, and in words what was left out: a last line that was not written to its end."""
     try:
-        with path.open("rb") as file:
-            for text in file:
-                line = json.loads(text, parse_constant=_reject_constant)
-                if not isinstance(line, dict):
-                    raise UserError("not an object")
-                lines.append(line)
+        content = path.read_bytes().rstrip(b"\0 \r\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}, line {len(lines) + 1}: bad JSON ({error})") from error
-    if not lines:
+    if not content:
         raise UserError(f"{path}: the file is empty")
-    return lines
+    lines: list[Line] = []
+    texts = content.split(b"\n")
+    try:
+        for text in texts:
+            line = json.loads(text, parse_constant=_reject_constant)
+            if not isinstance(line, dict):
+                raise UserError("not an object")
+            lines.append(line)
+    except (ValueError, RecursionError) as error:
+        number = len(lines) + 1
+        if 1 < number == len(texts) and isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+            return lines, (f"line {number} of {path.name} is incomplete and left out",)
+        raise UserError(f"{path}, line {number}: bad JSON ({error})") from error
+    return lines, ()
 
 
 def _reject_constant(constant: str) -> float:

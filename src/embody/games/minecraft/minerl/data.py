@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.data.video import OpenVideos, Video, identity, index_video
+from embody.data.video import OpenVideos, Video, VideoIndex, identity, index_video
 from embody.errors import UserError
 from embody.games.minecraft.actions import minerl_space
 from embody.games.minecraft.minerl.trajectory import CORRUPTED, POV, Trajectory, find_trajectories, read_trajectory
@@ -191,8 +191,13 @@ class _Steps:
 
 def _load(folder: Path, environment: str) -> _Steps:
     trajectory = read_trajectory(folder, environment)
+    index = index_video(trajectory.video)
+    length, changes = trajectory.shown(index.frames)
+    if length < len(trajectory.rewards):
+        warnings.warn(f"{folder.name}: {'; '.join(changes)}", stacklevel=2)
+        trajectory = trajectory.cut(length)
     return _Steps(
-        obs=_nested({**trajectory.observations, "pov": _pov(trajectory)}),
+        obs=_nested({**trajectory.observations, "pov": _pov(trajectory, index)}),
         action=_nested(trajectory.actions),
         reward=trajectory.rewards,
         monitor=_nested(trajectory.monitor),
@@ -200,11 +205,11 @@ def _load(folder: Path, environment: str) -> _Steps:
     )
 
 
-def _pov(trajectory: Trajectory) -> NDArray[np.uint8]:
+def _pov(trajectory: Trajectory, index: VideoIndex) -> NDArray[np.uint8]:
     """The frames `[T + 1, 64, 64, 3]`; as in the package, the last frame is a copy of the one before it."""
     path = trajectory.video
     shown = Video(path, trajectory.first_frame, len(trajectory.rewards))
-    frames = OpenVideos().read(shown, index_video(path), identity(path), *POV)
+    frames = OpenVideos().read(shown, index, identity(path), *POV)
     return np.concatenate([frames, frames[-1:]])
 
 

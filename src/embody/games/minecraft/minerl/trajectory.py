@@ -9,13 +9,14 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embody.data.sources.source import MAX_CUT, common_length
 from embody.errors import UserError
 from embody.games.minecraft.actions import minerl_space
 from embody.games.minecraft.events import was_crafted, was_obtained
@@ -72,6 +73,31 @@ class Trajectory:
             "events": events,
             "success": bool(achieved if events is None else events.any()),
         }
+
+    def shown(self, frames: int) -> tuple[int, tuple[str, ...]]:
+        """How many of the T + 1 observations a video file of `frames` frames shows, and in words what is cut off.
+
+        A `UserError` if it lacks more than `MAX_CUT`.
+        """
+        counted = self.metadata["true_video_frame_count"]
+        needed = self.first_frame + len(self.rewards) + 1
+        difference = f"{self.video}: {frames} frames, its metadata says {counted}"
+        length, cut = common_length(min(frames, counted), needed, difference)
+        more = (f"{frames - counted} frames that its metadata does not count are left out",) if frames > counted else ()
+        return length - self.first_frame, (*more, *cut)
+
+    def cut(self, steps: int) -> "Trajectory":
+        """The first `steps` actions and the observations around them; a shortened trajectory is no success."""
+        if steps == len(self.rewards):
+            return self
+        return replace(
+            self,
+            actions=_first(self.actions, steps),
+            rewards=self.rewards[:steps],
+            observations=_first(self.observations, steps + 1),
+            monitor=_first(self.monitor, steps + 1),
+            metadata={**self.metadata, "success": False},
+        )
 
     def _events(self, actions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """The events `[T + 1, P]`, from the inventory, rewards, the tool's damage, and `actions` `[T + 1, A]`."""
@@ -150,9 +176,10 @@ def read_trajectory(folder: Path, environment: str) -> Trajectory:
     _check(path, arrays, _expected_kinds(environment))
     steps = len(arrays["reward"])
     first = metadata["true_video_frame_count"] - (steps + 1)
-    if first < 0:
+    if first < -MAX_CUT:
         frames = metadata["true_video_frame_count"]
-        raise UserError(f"{folder}: {steps + 1} observations, but its video has {frames} frames")
+        said = f"{steps + 1} observations, but its video has {frames} frames: they may differ by at most {MAX_CUT}"
+        raise UserError(f"{folder}: {said}")
     trajectory = Trajectory(
         environment=environment,
         name=folder.name,
@@ -162,7 +189,7 @@ def read_trajectory(folder: Path, environment: str) -> Trajectory:
         monitor=_part(arrays, "monitor"),
         metadata=metadata,
         video=folder / "recording.mp4",
-        first_frame=first,
+        first_frame=max(0, first),
     )
     try:
         space.factors(trajectory.actions)
@@ -212,6 +239,10 @@ def _check(path: Path, arrays: Mapping[str, NDArray], expected: Mapping[str, str
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             at = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
             raise UserError(f"{path}: {key} is not finite at step {at}")
+
+
+def _first(arrays: Mapping[str, NDArray], length: int) -> dict[str, NDArray]:
+    return {key: array[:length] for key, array in arrays.items()}
 
 
 def _part(arrays: Mapping[str, NDArray], part: str) -> dict[str, NDArray]:
