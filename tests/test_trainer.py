@@ -614,7 +614,7 @@ def test_a_finished_stage_trains_on_from_its_end(finished_config: Config) -> Non
         Trainer(config=longer).train_agent()
     before = path.read_bytes()
     Trainer(config=longer).train_tokenizer()  # is finished
-    with pytest.raises(UserError, match=f"at step {steps + 4}, beyond the {steps} steps asked for"):
+    with pytest.raises(UserError, match=f"at step {steps + 4}, beyond the {steps} steps of the training"):
         Trainer(config=changed(longer, "train_tokenizer", steps=steps)).train_tokenizer()
     assert path.read_bytes() == before
 

@@ -249,7 +249,7 @@ def test_a_checkpoint_of_other_settings_is_refused_and_kept(tmp_path: Path) -> N
         UserError, match=r"\(training\.length was 8, is now 16; data was \['a'\], is now \['b'\]\): del"
     ):
         run(OneNumber([1.0] * 4), tmp_path, recipe=other)
-    with pytest.raises(UserError, match="at step 2, beyond the 1 steps asked for"):
+    with pytest.raises(UserError, match="at step 2, beyond the 1 steps of the training"):
         run(OneNumber([1.0]), tmp_path, recipe=recipe)
     with pytest.raises(UserError, match=r"training\.muon_lr was 0, is now 0\.1"):
         run(OneNumber([1.0] * 4), tmp_path, recipe={**recipe, "training": {"lr": 1, "length": 8, "muon_lr": 0.1}})

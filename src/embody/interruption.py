@@ -1,4 +1,4 @@
-"""Signals that ask a command to end, and how a training ends only when its state is whole."""
+"""Signals that ask a command to end. A training ends only after a complete step."""
 
 import contextlib
 import multiprocessing
@@ -23,7 +23,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def raise_on_signals() -> None:
-    """From now on Ctrl-C, SIGTERM and SIGHUP raise `Interrupted` in the main thread, but not those ignored (nohup)."""
+    """From now on Ctrl-C, SIGTERM and SIGHUP raise `Interrupted` in the main thread, unless they are ignored
+    (nohup)."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
@@ -34,9 +35,9 @@ def raise_on_signals() -> None:
 
 
 def follow_parent(worker: int = 0) -> None:
-    """Begin a worker process: it leaves signals, which reach every process of a job, to its parent, and ends with it.
+    """Set up a worker process: it ignores signals, which its parent gets too, and ends when its parent ends.
 
-    `worker` is its number among its parent's, which some callers give.
+    `worker` is not used; some callers pass the number of the worker.
     """
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -52,7 +53,8 @@ def follow_parent(worker: int = 0) -> None:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Callable[[], int | None]]:
-    """Keep the first signal that comes while the block runs, for the block to ask; a second one raises at once.
+    """Keep the first signal that comes while the block runs, so that the block can end in order; a second one raises at
+    once.
 
     Yields a function that returns the kept signal's number, or None. Only the main thread receives signals: in any
     other thread the function always returns None.

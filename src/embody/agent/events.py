@@ -1,6 +1,6 @@
 """Predicts which tasks a step achieved from the frames before and after it.
 
-The reward head reads features, which hold the action. Off the recorded distribution it predicts a reward from the
+The features that the reward head reads contain the action. Where there are no recordings it predicts a reward from the
 action alone, and imagination exploits that (docs/LOG.md). These logits do not see the action.
 Legend: B rows, T timesteps, S tokens, C channels, P tasks.
 """

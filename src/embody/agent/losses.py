@@ -61,7 +61,7 @@ class AgentLoss(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and metrics at the timesteps of features `[B, T, H]`.
 
-        The policy learns from the rows that the batch says are `cloned`. Nothing is learnt from rows without labels.
+        The policy learns only from rows whose `bc` is true. Unlabelled rows (plain videos) teach nothing.
         """
         out, L = heads(features), heads.config.distances
         mask = batch.mask & batch.labelled[:, None]

@@ -44,7 +44,7 @@ class RiskModel(nn.Module):
         """Logits of `actions`, int64 `[..., A]`, taken at latents `[..., S, C]`."""
         seen = self.token(before).flatten(-2)
         taken = [F.one_hot(a, size) for a, size in zip(actions.unbind(-1), self.sizes, strict=True)]
-        # In bfloat16 a continue probability above 99.8% would round to 1, and most ends have such small probabilities.
+        # In bfloat16 a continue probability above 99.8% would round to 1, and an end is mostly less likely than 0.2%.
         return RiskLogits(*self.mlp(torch.cat((seen, *taken), dim=-1)).float().unbind(-1))
 
     def shares(self, costs: Tensor) -> Tensor:

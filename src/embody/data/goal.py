@@ -2,8 +2,8 @@
 
 A `Goal` decides how recordings are relabelled, what the `task` field of a batch holds and how the agent embeds it, the
 reward and the continue probability of a dreamt step, and which rewards a dream is evaluated on. The loader, the agent,
-the dream, the player and the evaluation all use it. It is part of `data`, the lowest package among these; so its
-methods take arrays and tensors, and a model only as an `OutcomeModel`.
+the dream, the player and the evaluation all use it. It belongs to `data`, the lowest of these packages. So its methods
+take arrays, tensors, and models only by the protocol `OutcomeModel`.
 
 Shapes: B rows, T timesteps, W words, P tasks, I inputs of the task's embedding, A action factors, L Z latents,
 H features.
@@ -77,7 +77,7 @@ class Goal(ABC):
 
     @abstractmethod
     def keeps_rewards(self, task: str) -> bool:
-        """Whether an episode recorded for `task` is used with its recorded rewards."""
+        """Whether an episode recorded for `task` keeps its recorded rewards."""
 
     @abstractmethod
     def paying_steps(self, events: RecordedEvents, task: int) -> NDArray[np.int64] | None:

@@ -36,7 +36,8 @@ __all__ = ["Dreams", "action_shuffle_ratios", "dream_held_out", "tokenizer_quali
 
 _FRAMES = 128  # frames decoded at a time
 _PASS = 1024  # frames in one pass of the dynamics, at most
-_WHOLE, _CLIP = 100, 20  # longest episode, in frames, that is encoded entirely; frames of a clip of a longer one
+_ENTIRE = 100  # frames; longer episodes are not encoded entirely, but in clips
+_CLIP = 20  # frames of such a clip
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ def tokenizer_quality(
 
 def _clips(length: int) -> list[tuple[int, int]]:
     """First and last (exclusive) timesteps of the clips that are encoded from an episode."""
-    if length <= _WHOLE:
+    if length <= _ENTIRE:
         return [(0, length)]
-    return [(start, start + _CLIP) for start in np.linspace(0, length - _CLIP, _WHOLE // _CLIP).astype(int).tolist()]
+    return [(start, start + _CLIP) for start in np.linspace(0, length - _CLIP, _ENTIRE // _CLIP).astype(int).tolist()]
 
 
 @torch.no_grad()
@@ -163,8 +164,8 @@ def action_shuffle_ratios(
     """Flow loss with actions shuffled over the batch, divided by that with the true ones. Near 1, actions are ignored.
 
     Both losses have the same noise and signal levels (d = d_min, tau uniform on its grid), no weights, and count only
-    timesteps with an action. `action_shuffle_ratio` has signal levels as in training: if these hold contexts at a fixed
-    level, only the frames between them count. `action_shuffle_ratio_noised` draws a level for each frame.
+    timesteps with an action. `action_shuffle_ratio` has signal levels as in training: if every other frame has the
+    context level, only the frames between them count. `action_shuffle_ratio_noised` draws a level for each frame.
     """
     of_noised = _action_shuffle_ratio(config, dynamics, datasets, tokenizer_hash, held=False)
     held = config.dynamics_objective.contexts == "alternate"

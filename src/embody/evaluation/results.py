@@ -40,7 +40,7 @@ __all__ = [
     "write_results_page",
 ]
 
-_MANY = 6  # at most this many tasks stand side by side
+_MANY = 6  # at most this many tasks are columns of one table
 
 
 def evaluation_of(results: Results) -> GameEvaluation:
@@ -63,7 +63,7 @@ def results_markdown(results: Results) -> str:
 
 
 def write_results_page(path: Path, results: Results) -> None:
-    """`results_markdown` as a page, headed by what repeats the run: command, seed, machine, date and times."""
+    """`results_markdown` as a page that begins with the command, seed, machine, date and times of the run."""
     stages = {stage: duration(seconds) for stage, seconds in results.get("stage_seconds", {}).items()}
     page = [
         f"# Results of `{results.get('command')}`",

@@ -38,7 +38,7 @@ _FILMS = 8  # dreams in the report
 _DRIFT = (
     *("psnr_db", "gain_over_copy_db", "ssim", "frechet"),  # without LPIPS, which takes longer than all others
 )
-_FORM = 3  # format of the parts: parts of another format, which an older version measured, are not used
+_FORMAT = 3  # format of the parts: parts of another format, which an older version measured, are not used
 _FILMS_A_TASK = 2  # episodes of imagination in the report
 
 
@@ -93,7 +93,9 @@ def evaluate_run(
         return {key: values[key] for key in (*_DRIFT, *own.drift)}
 
     trials = None if own.trials is None else own.trials(config, datasets)
-    makers = {name: partial(_policy, config, tokenizer, model, datasets) for name, model in _all(policies).items()}
+    makers = {
+        name: partial(_policy, config, tokenizer, model, datasets) for name, model in _with_random(policies).items()
+    }
     results: dict[str, Any] = {}
     with logger.progress("evaluate", 2 + len(makers) * (len(trials.names) if trials else 0)) as bar:
         results["tokenizer"] = finished.part("tokenizer", "", measure_tokenizer)
@@ -130,7 +132,7 @@ class FinishedParts:
         Parts with another digest or model are not used. `on_part` is called after each part.
         """
         found = read_results(path) if path.exists() else {}
-        self._path, self._digest, self._models, self._on_part = path, f"{digest} {_FORM}", dict(models), on_part
+        self._path, self._digest, self._models, self._on_part = path, f"{digest} {_FORMAT}", dict(models), on_part
         usable = found.get("of") == self._digest and not (found["complete"] and found["models"] == self._models)
         same = {name for name, model in self._models.items() if usable and found["models"].get(name) == model}
         self._parts: dict[str, dict[str, Any]] = {name: found["parts"].get(name, {}) for name in same}
@@ -169,7 +171,7 @@ def _measured(config: Config, own: GameEvaluation, datasets: Sequence[Dataset]) 
     return held_out
 
 
-def _all(policies: Mapping[str, WorldAndAgent]) -> dict[str, WorldAndAgent | None]:
+def _with_random(policies: Mapping[str, WorldAndAgent]) -> dict[str, WorldAndAgent | None]:
     return {"random": None, **policies}
 
 

@@ -104,7 +104,7 @@ def _interval(value: Mapping[str, float]) -> str:
 
 
 def _others(policies: Mapping[str, Any]) -> list[str]:
-    """What the numbers are to be seen against: no skill, and the players of the recordings."""
+    """The rates to compare with: those of the random policy and of the recordings."""
     found = [
         f"{title} {percent(policies[policy]['mean'])}"
         for policy, title in (("random", "the random policy"), ("demonstrations", "the held-out demonstrations"))

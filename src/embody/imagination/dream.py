@@ -83,8 +83,8 @@ class Dream:
     ) -> Tensor:
         """Start from a context: latents `[B, T, *, *]`, actions `[B, T, A]`, is_first `[B, T]`, and a batch's `task`.
 
-        `frames_before` is the number of earlier frames, which are forgotten. Returns features `[B, T, H]`, empty
-        without an agent. Raises a `UserError` if the context is longer than the ring.
+        `frames_before` is the time index of the first frame: that many earlier frames are forgotten. Returns features
+        `[B, T, H]`, empty without an agent. Raises a `UserError` if the context is longer than the ring.
         """
         rows, frames = latents.shape[:2]
         if frames > self.ring:
@@ -103,7 +103,8 @@ class Dream:
 
     @torch.no_grad()
     def reread(self, rows: Tensor, latents: Tensor, actions: Tensor, is_first: Tensor, task: Tensor) -> Tensor:
-        """Recompute the history of `rows` (int64 `[n]`) for other tasks `[n, W]`; arguments are as in `reset`.
+        """Compute the history of `rows` (int64 `[n]`) again for other tasks `[n, W]`; other arguments are as in
+        `reset`.
 
         Returns the features `[n, T, H]` of these rows. Other rows do not change.
         """
@@ -166,35 +167,35 @@ class Dream:
         into the cache.
         """
         self.flush()
-        latents, features, judged = [], [], []
+        latents, features, outcomes = [], [], []
         for action in actions.unbind(dim=1):
             z_BLZ, features_BH = self.advance(action)
             latents.append(z_BLZ)
             features.append(features_BH)  # features of the frame before
             assert self.last_outcome is not None
-            judged.append(self.last_outcome)
+            outcomes.append(self.last_outcome)
         features_BTH = torch.stack((*features[1:], self.flush()), dim=1)
-        steps = StepOutcome(*(torch.stack(parts, dim=1) for parts in zip(*judged, strict=True)))
+        steps = StepOutcome(*(torch.stack(parts, dim=1) for parts in zip(*outcomes, strict=True)))
         outcome = self._outcome(features_BTH, steps)
         return Imagined(torch.stack(latents, dim=1), features_BTH, *outcome, steps.achieved)
 
     def _step_outcome(self, actions: Tensor, z: Tensor) -> StepOutcome:
         """The predicted outcome of a step whose `actions` `[B, A]` led from the last frame to `z` `[B, L, Z]`.
 
-        Sets `task` to what is left after it.
+        Sets `task` to the tasks that are left after it.
         """
         before, self.last = self.last, z
         if self.with_agent is None:
             return StepOutcome.nothing(len(actions), z.device)
-        assert self.task is not None and before is not None, "reset comes first, and says what is asked"
-        self.task, judged = self.with_agent.goal.step_outcome(self.with_agent, self.task, before, actions, z)
-        return judged
+        assert self.task is not None and before is not None, "call reset with a task first"
+        self.task, outcome = self.with_agent.goal.step_outcome(self.with_agent, self.task, before, actions, z)
+        return outcome
 
-    def _outcome(self, features: Tensor, judged: StepOutcome) -> tuple[Tensor, Tensor]:
+    def _outcome(self, features: Tensor, predicted: StepOutcome) -> tuple[Tensor, Tensor]:
         """Reward and continue probability `[...]` at features `[..., H]`; empty without an agent."""
         if self.with_agent is None:
-            return judged.reward, judged.continues
-        return self.with_agent.goal.outcome(self.with_agent, features, judged.reward, judged.continues)
+            return predicted.reward, predicted.continues
+        return self.with_agent.goal.outcome(self.with_agent, features, predicted.reward, predicted.continues)
 
     @torch.no_grad()
     def select(self, rows: Tensor) -> None:

@@ -130,7 +130,7 @@ def dream_gif(
 
 
 def _palette(images: Sequence[Image.Image]) -> Image.Image:
-    """One palette for all frames, or colours flicker: half the commonest colours, exact, half a summary of the rest."""
+    """One palette for all frames, so that colours do not flicker: the 128 commonest colours, and 128 for the rest."""
     montage = np.concatenate([np.asarray(image) for image in images])
     colours, counts = np.unique(montage.reshape(-1, 3), axis=0, return_counts=True)
     exact = colours[np.argsort(-counts, kind="stable")[:128]]

@@ -55,7 +55,7 @@ def measure(
     features: Features = random_features,
     tolerance: int = TOLERANCE,
 ) -> dict[str, Any]:
-    """All measures by name, JSON-ready; None if there is nothing to measure, or PSNR is infinite.
+    """All measures by name, JSON-ready; a value is None if there is nothing to measure, or if PSNR is infinite.
 
     - `gain_over_copy_db`: PSNR of imagined frames minus that of copies of the last context frame; the squared error is
       pooled over horizons 1-10 (`gain_over_copy_db_beyond`: over horizons after 10).

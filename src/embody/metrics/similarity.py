@@ -104,7 +104,7 @@ def frechet(features: NDArray[np.float64], others: NDArray[np.float64]) -> float
 def random_features(frames: NDArray[np.uint8]) -> NDArray[np.float64]:
     """32 features of each frame uint8 `[N, H, W, 3]`, from a convolutional network with fixed random weights.
 
-    Latents of the tokenizer would not do: they miss what the tokenizer misses, differ between runs, and have so many
+    The tokenizer's latents are not suitable: they miss what the tokenizer misses, differ between runs, and have so many
     dimensions that their covariance needs thousands of frames. Features of a classifier would need a download.
     """
     weights, parts = _random_weights(), []

@@ -22,8 +22,8 @@ def no_bound(results: Results) -> None:
 class Target:
     """A headline number, and the bound that a game asks its runs to meet, if any.
 
-    A run at the ceiling meets every target: a bound beyond the ceiling counts as the ceiling, and a run cannot be asked
-    to be above it.
+    A run at the ceiling meets every target: a bound beyond the ceiling counts as the ceiling, and "above the ceiling"
+    counts as "at the ceiling".
     """
 
     title: str

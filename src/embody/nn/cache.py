@@ -59,7 +59,7 @@ class RingCache:
     def fill(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Write the keys and values of a context, `[rows * tokens, G, n, K]`, into an empty ring."""
         n = k.shape[2]
-        assert self.empty and n <= self.context, "several frames fit an empty cache only"
+        assert self.empty and n <= self.context, "several frames at once need an empty cache"
         places = (self.position[0] + self.every_place[:n]) % self.context
         self.k[layer][:, :, places] = k.to(self.dtype)
         self.v[layer][:, :, places] = v.to(self.dtype)

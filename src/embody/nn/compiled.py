@@ -26,7 +26,7 @@ def compile_steps(module: nn.Module) -> None:
     import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
-    plain, on_gpu = _with_code_of_its_own(module), next(module.parameters()).is_cuda
+    plain, on_gpu = _with_own_code(module), next(module.parameters()).is_cuda
     # Guards that check at every call whether the layers have changed took a tenth of a frame's time.
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
     if not on_gpu:
@@ -45,7 +45,7 @@ def compile_steps(module: nn.Module) -> None:
     module.forward = forward
 
 
-def _with_code_of_its_own(module: nn.Module) -> Callable[..., Any]:
+def _with_own_code(module: nn.Module) -> Callable[..., Any]:
     """A copy of `module.forward` with a code object of its own.
 
     torch.compile finds compiled code by the code object, which all instances of a class share, and without guards it

@@ -135,7 +135,7 @@ class RowNoise:
     def _bits(self, rows: int, count: int) -> Tensor:
         """int64 `[B, count]` whose 64 bits are all random."""
         row_B = torch.arange(rows, device=self.device) if self.row_B is None else self.row_B
-        assert len(row_B) == rows, f"noise of {len(row_B)} rows was asked for {rows}"
+        assert len(row_B) == rows, f"noise of {len(row_B)} rows cannot be drawn for {rows} rows"
         key_B1 = _mix_(row_B * _signed(_GOLDEN) + _signed(self._next()))[:, None]
         return _mix_(key_B1 + torch.arange(count, device=self.device) * _signed(_GOLDEN))
 

@@ -55,7 +55,8 @@ class Mlp(nn.Module):
 
 
 def _as_trained(run: Callable[["Block", *Ts], Tensor]) -> Callable[["Block", *Ts], Tensor]:
-    """`run`, which is compiled and recomputed as its block's `compiled` and `recompute` say, if gradients are on."""
+    """`run`, compiled if `block.compiled` and recomputed in the backward pass if `block.recompute`; unchanged without
+    gradients."""
     compiled = functools.cache(lambda: torch.compile(run))
 
     @functools.wraps(run)
@@ -200,7 +201,7 @@ def run_second_stream(
     memory: Memory,
     cache: RingCache | None = None,
 ) -> Tensor:
-    """Agent tokens `[B, T, M, D]` after `blocks`, in which they attend to the dynamics' memory; that does not
+    """Agent tokens `[B, T, M, D]` after `blocks`, in which they attend to the dynamics' memory, which does not
     change."""
     T, M = g_BTMD.shape[1:3]
     S = memory.inputs[0].shape[2]
@@ -219,8 +220,8 @@ def run_second_stream(
 
 
 def precision(blocks: Iterable[nn.Module], device: torch.device) -> torch.dtype:
-    """The type in which `blocks` multiply: that of their matrices if it is not float32, else autocast's, if it is
-    on."""
+    """The dtype in which `blocks` multiply: that of their matrices or, if that is float32 and autocast is on,
+    autocast's."""
     block = next(iter(blocks))
     assert isinstance(block, Block)
     own = block.mlp.out.weight.dtype

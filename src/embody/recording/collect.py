@@ -80,7 +80,7 @@ def _collect_task(
     tasks = played.achievements or (task,)
     meta = Meta(tasks, env.actions, env.height, env.width, env.fps, played.vocabulary, played.labels)
     with exclusive_lock(root, waiting):
-        if is_complete(root):  # by the process that was waited for
+        if is_complete(root):  # another process completed it meanwhile
             progress(task, total, total)
             return
         writer = DatasetWriter(root, meta)

@@ -93,9 +93,9 @@ def _draw_noise(config: Config, rng: np.random.Generator) -> float:
 
 
 def _player(env: PixelEnv, expert: Demonstrator, noise: float, rng: np.random.Generator) -> Callable[[int | None], int]:
-    """The episode's policy, from the previous action to the next. If the expert is lost, the rest is random.
+    """The episode's policy: from the previous action to the next. Once the expert is lost, all actions are random.
 
-    Such an episode is kept, since without it the demonstrations would look better than they are.
+    Such an episode is kept: without it the demonstrations would seem better than they are.
     """
     lost = noise == 1
     if not lost:
@@ -105,9 +105,8 @@ def _player(env: PixelEnv, expert: Demonstrator, noise: float, rng: np.random.Ge
         nonlocal lost
         if not lost:
             try:
-                suggested = expert.action(
-                    previous
-                )  # called at every step, because the bot tracks the actions that are really played
+                # Called at every step, because the expert tracks the actions that are really played.
+                suggested = expert.action(previous)
             except DemonstratorLost:
                 lost = True
         return int(rng.integers(env.actions)) if lost or rng.random() < noise else suggested

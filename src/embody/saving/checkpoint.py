@@ -85,7 +85,7 @@ def load_checkpoint(path: Path, state: TrainingState, *, steps: int, recipe: Map
             " those settings, or use another --name"
         )
     if progress.step > steps:
-        raise UserError(f"{path} is at step {progress.step}, beyond the {steps} steps asked for: set more steps")
+        raise UserError(f"{path} is at step {progress.step}, beyond the {steps} steps of the training: set more steps")
 
     expected = {
         f"{part}.{name}": t for part, module in state.modules.items() for name, t in module.state_dict().items()

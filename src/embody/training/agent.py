@@ -171,7 +171,7 @@ class _StepModelStage:
 class EventsStage(_StepModelStage):
     """After the agent, trains `EventClassifier` alone, on pairs of frames of which many have an event or a miss.
 
-    Events are too rare in the agent's own batches: from 2,000 of those it learns only half of Crafter's events
+    Events are too rare in the agent's own batches: from 2,000 of them it would learn only half of Crafter's events
     (docs/LOG.md).
     """
 

@@ -72,7 +72,7 @@ def dream_trajectories(
     )
     features = [dream.reset(batch.latents, batch.actions, batch.is_first, batch.task)[:, -1]]
     latents, actions, rewards = [], [], [torch.zeros(batch.rows, device=batch.rewards.device)]
-    continues, asked = [torch.ones_like(rewards[0])], []
+    continues, tasks = [torch.ones_like(rewards[0])], []
     for _ in range(horizon):
         with torch.no_grad():
             action = model.agent.heads.act(features[-1], sampling.support).sample(noise)
@@ -83,7 +83,7 @@ def dream_trajectories(
         rewards.append(step.reward)
         continues.append(step.continues)
         assert dream.task is not None
-        asked.append(dream.task)
+        tasks.append(dream.task)
     return Trajectories(
         batch,
         torch.stack(latents, dim=1),
@@ -92,7 +92,7 @@ def dream_trajectories(
         torch.stack(rewards, dim=1),
         torch.stack(continues, dim=1),
         _alive(torch.stack(continues, dim=1)),
-        model.goal.concatenate_timesteps(asked),
+        model.goal.concatenate_timesteps(tasks),
     )
 
 
@@ -151,7 +151,7 @@ class ImaginationStage:
         )
 
     def batches(self, start: int) -> Iterable[Trajectories]:
-        """Dreams of the policy at the step that asks for them; each batch is yielded `updates` times."""
+        """Batches of dreams, made with the current policy when the first of their `updates` steps begins."""
         updates, device = self.run_config.imagination.updates, self.model.agent.token_MD.device
         assert start % updates == 0, "training can resume only where new dreams begin"
         for number, contexts in enumerate(self.contexts(start // updates), start // updates):
@@ -166,7 +166,7 @@ class ImaginationStage:
         return batches(self.datasets, self.clips(), seed=seed, start=start, workers=workers)
 
     def dream(self, contexts: Batch, noise: Noise) -> Trajectories:
-        """One dream from each of the `contexts`, with the rewards and ends that the losses use."""
+        """One dream from each of the `contexts`; its rewards and ends are those that the losses use."""
         config = self.run_config.imagination
         dreamt = dream_trajectories(
             self._dreamer(), contexts, self.run_config.sampling, horizon=config.horizon, noise=noise
@@ -256,7 +256,8 @@ class ImaginationStage:
 
 
 def _shuffled(dreamt: Trajectories, noise: Noise) -> Tensor:
-    """The control shuffled_rewards: rewards `[B, T + 1]`, permuted among the timesteps at which dreams were alive."""
+    """The control shuffled_rewards: rewards `[B, T + 1]`, permuted among all timesteps before the ends of the
+    dreams."""
     rewards = dreamt.rewards.clone()
     arrived = rewards[:, 1:][dreamt.alive]
     order = noise.uniform(*dreamt.alive.shape)[dreamt.alive].argsort()

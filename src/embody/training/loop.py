@@ -37,13 +37,13 @@ class StepContext:
 
     step: int  # from 0
     steps: int  # of the whole training
-    noise: Noise  # on the model's device, of this step and the batch's rows: all that a loss draws
+    noise: Noise  # the source of all random numbers of the loss, on the model's device
     reduce: Reduce = one_process
-    begin: int = 0  # the step at which a finished training goes on; 0 in a training that was never finished
+    begin: int = 0  # the step from which a finished training continues; 0 if it was never finished
 
     @property
     def progress(self) -> float:
-        """The share of the training done before this step, in [0, 1); 1 where a finished training goes on."""
+        """The share of the training done before this step, in [0, 1); 1 if a finished training continues."""
         return 1.0 if self.begin else self.step / self.steps
 
 
@@ -113,8 +113,8 @@ def train(
     training has come.
 
     A step that is not finite is left out; a `UserError` ends the training after too many of them in a row
-    (`FiniteSteps`). In float16 the loss is scaled (`LossScale`). A signal ends it with `Interrupted`, after a
-    checkpoint of the step that it came in.
+    (`FiniteSteps`). In float16 the loss is scaled (`LossScale`). After a signal, the current step is finished and
+    saved, then `Interrupted` is raised.
     """
     config, model, steps = stage.config, stage.model, stage.steps
     device = next(model.parameters()).device
@@ -174,7 +174,8 @@ def train(
                 progress = replace(progress, step=done, skipped=int(finite.skipped), in_a_row=int(finite.in_a_row))
                 if scale is not None:
                     progress = replace(progress, loss_scale=float(scale.value), steps_at_scale=int(scale.steps))
-                if not progress.in_a_row or done == last:  # while steps fail, the last good checkpoint stays
+                # While steps are not finite, the last good checkpoint is kept.
+                if not progress.in_a_row or done == last:
                     save_checkpoint(checkpoint, state, progress, steps=steps, recipe=recipe)
                     kept = done
                 on_checkpoint()
@@ -195,5 +196,5 @@ def _changed(change: Mapping[str, Any]) -> str:
 
 
 def _batches(stage: Stage, first: int, last: int) -> Iterator[StageBatch]:
-    # No batch is asked for when nothing is left to train: loading could be slow or fail.
+    # If nothing is left to train, no batch is loaded: that could be slow or fail.
     return iter(stage.batches(first)) if first < last else iter(())

@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
                     self.state[weight]["momentum"] = torch.zeros_like(weight)
             momenta = [self.state[weight]["momentum"] for weight in weights]
             skipped = None if self.found_inf is None else self.found_inf > 0
-            if skipped is not None:  # momenta that move towards themselves stay
+            if skipped is not None:  # a momentum averaged with itself does not change
                 gradients = [torch.where(skipped, m, g) for m, g in zip(momenta, gradients, strict=True)]
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
             directions = torch._foreach_lerp(gradients, momenta, group["momentum"])

@@ -1,4 +1,5 @@
-"""The ranges of rewards and returns in the training split, and whether the bins of the heads hold them."""
+"""The ranges of rewards and returns in the training split, and the check that they lie in the range of the heads'
+bins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Phase 1a: the tokenizer learns to reconstruct video with dropped patches; optionally its decoder goes on alone."""
+"""Phase 1a: the tokenizer learns to reconstruct video with dropped patches; then, optionally, only its decoder."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -65,7 +65,7 @@ class TokenizerStage:
 
 
 class DecoderStage:
-    """The last steps of phase 1a train the decoder alone, while masking falls to 0, its value in use.
+    """The last steps of phase 1a train only the decoder, while masking falls to 0, as in use.
 
     The encoder and the statistics do not change, so neither do the latents.
     """

@@ -45,7 +45,7 @@ class Batch:
         return self._map(lambda field: field.to(device, non_blocking=True))
 
     def shared(self) -> "Batch":
-        """The same batch in memory that processes share, but for `flow`."""
+        """The same batch with all fields except `flow` in memory that processes share."""
         return self._map(Tensor.share_memory_)
 
     def select(self, rows: Tensor) -> "Batch":

@@ -1,4 +1,5 @@
-"""The episodes that each kind of row is drawn from: all, those that achieve their task, those with a miss."""
+"""The episodes that each kind of row is drawn from: all of them, those that achieve their task, or those with a
+miss."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -128,9 +128,8 @@ class _Batches(TorchDataset[Batch]):
         arrays = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
         arrays["bc"], arrays["flow"] = np.array(self.mix.bc_rows(rows)), np.array(self.mix.flow_rows(rows))
         name, shape, kind = readers[0].frame_field
-        arrays[name] = np.empty(
-            (rows, length, *shape), kind
-        )  # each value is written once: memory limits the speed of large batches
+        # Each value is written once: memory limits the speed of large batches.
+        arrays[name] = np.empty((rows, length, *shape), kind)
         for shown, clip in zip(arrays[name], drawn, strict=True):
             readers[clip.source].read_frames(clip.episode, clip.start, shown)
         return Batch(**{name: torch.from_numpy(array) for name, array in arrays.items()})

@@ -58,9 +58,8 @@ class ClipReader:
         self.dataset, self.latents, self.factors, self.tasks = dataset, latents, factors, tasks
         self.relabelling, self.goal = relabelling, goal_of(relabelling.goal)
         self.returns = discounted_returns(dataset.rewards, dataset.offsets, relabelling.gamma)
-        self.bounds = list(
-            itertools.pairwise(dataset.offsets.tolist())
-        )  # first and last (exclusive) row of each episode in the flat arrays
+        # The first and last (exclusive) row of each episode in the flat arrays.
+        self.bounds = list(itertools.pairwise(dataset.offsets.tolist()))
         self.labelled = [row.labelled for row in dataset.episodes()]
         vocabulary = dataset.meta.vocabulary
         self.task = [label_indices(row.label, vocabulary, relabelling.words) for row in dataset.episodes()]

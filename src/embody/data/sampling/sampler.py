@@ -61,7 +61,8 @@ class ClipSampler:
         self.seed, self.placement = seed, placement
         groups = np.asarray(group_index)
         self._episodes = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-        # The timesteps (or anchors) of all episodes of a group are numbered consecutively; an episode's end at a stop.
+        # The timesteps (or anchors) of all episodes of a group are numbered consecutively; each stop ends an episode's
+        # numbers.
         drawable = self.lengths - int(placement.contexts)
         drawable[list(self.anchors)] = [len(timesteps) for timesteps in self.anchors.values()]
         self._stops = [np.cumsum(drawable[episodes]) for episodes in self._episodes]
