@@ -307,8 +307,8 @@ def test_a_full_evaluation_is_asked_for_each_time(done: Path) -> None:
 def test_a_damaged_run_config(done: Path, refused: Refusal) -> None:
     path = done / "runs/tiny/config.json"
     for wrong, says in (
-        ("{", "cannot be read"),
-        ("[]", "cannot be read"),
+        ("{", "is damaged"),
+        ("[]", "not a JSON object"),
         ('{"colour": 1}', "unknown field 'colour'"),
         ('{"seed": "x"}', "seed"),
     ):

@@ -108,10 +108,10 @@ def test_results_survive_the_file_and_nan_becomes_null(tmp_path: Path) -> None:
     assert read_results(path) == {"a": {"b": 0.5, "n": 3}, "c": [None, None, 1], "d": [1.0, 1.0]}
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
     path.write_text('{"a": ')
-    with pytest.raises(ValueError, match="results.json is not valid JSON"):
+    with pytest.raises(ValueError, match="results.json is damaged"):
         read_results(path)
     path.write_text("[]")
-    with pytest.raises(ValueError, match="is not a JSON object"):
+    with pytest.raises(ValueError, match="not a JSON object"):
         read_results(path)
 
 

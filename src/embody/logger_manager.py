@@ -23,6 +23,7 @@ from rich.text import Text
 
 from embody.errors import one_line
 from embody.saving.atomic_write import write_text, writing
+from embody.saving.json_files import MOST_BYTES, open_regular, parse_json
 
 if TYPE_CHECKING:
     from embody.saving.scalars import ScalarWriter
@@ -33,17 +34,19 @@ QUIET_SECONDS = 30.0  # seconds between two progress lines in the log file
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, oldest first; empty if there is no file. A half-written line is skipped."""
+    """The lines of a `metrics.jsonl`, oldest first; empty if there is no file. A half-written line is skipped,
+    and so is any line that is no JSON object."""
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
+    with open_regular(path) as file:
+        while text := file.readline(MOST_BYTES):
+            try:
+                line = parse_json(text)
+            except ValueError:
+                continue
+            if isinstance(line, dict):
+                lines.append(line)
     return lines
 
 

@@ -5,7 +5,6 @@ Shapes: N steps (all episodes, concatenated), A action factors, H W pixels.
 
 import dataclasses
 import hashlib
-import json
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +22,7 @@ from embody.data.episode import Episode, EpisodeRow
 from embody.data.steps import Steps
 from embody.data.video import OpenVideos, Video, VideoIndex
 from embody.errors import UserError
+from embody.saving.json_files import read_object
 
 __all__ = [
     "EPISODE_SCHEMA",
@@ -116,8 +116,8 @@ ROW_FIELDS = ("task", "label", "source", "noise", "seed", "success")  # fields o
 
 def read_meta(root: Path) -> tuple[Meta, dict[str, int] | None, int]:
     """Meta, number of shards by split (None: incomplete) and format version; a `UserError` if meta.json is damaged."""
+    values = read_object(root / "meta.json", f"delete the folder and run {_MADE_BY} again")
     try:
-        values = json.loads((root / "meta.json").read_text(encoding="utf-8"))
         version = values.pop("format_version")
         splits = values.pop("splits")
         if version in SCHEMAS:

@@ -1,7 +1,6 @@
 """The latents of a dataset on disk: flat float16 shards in the order of the dataset's steps, memory-mapped."""
 
 import itertools
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from embody.data.dataset import Dataset, Shard
 from embody.errors import UserError
 from embody.saving.atomic_write import atomic_write, write_json, writing
+from embody.saving.json_files import read_object
 
 __all__ = ["LatentWriter", "Latents", "open_latents"]
 
@@ -24,8 +24,8 @@ def _folder(dataset: Dataset, tokenizer_hash: str) -> Path:
 
 def _read_shape(dataset: Dataset, folder: Path) -> tuple[int, int]:
     """Tokens and channels of a frame; a `UserError` if the latents were encoded from other episodes."""
+    values = read_object(folder / "meta.json", "delete the folder and run `embody encode`")
     try:
-        values = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         fingerprint, shape = values["fingerprint"], (int(values["tokens"]), int(values["channels"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"latents {folder}: meta.json is damaged: delete the folder and run `embody encode`") from error

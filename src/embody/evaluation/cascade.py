@@ -5,7 +5,6 @@ other rows, and then dreams the same held-out clips. Everything that the paper's
 config: model size, learning rates, held contexts, the distribution of tau, the schedule of the bootstrap loss.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from embody.imagination import Dream
 from embody.logger_manager import LoggerManager
 from embody.metrics.rollouts import NEAR, FrameMeasures, measure
 from embody.nn.noise import GeneratorNoise
+from embody.saving.json_files import read_object
 from embody.tokenizer import Tokenizer
 from embody.training.dynamics import DynamicsStage
 from embody.training.loop import train
@@ -143,8 +143,8 @@ class _FinishedRows:
         self.results: Results = {}
         if not path.exists():
             return
+        found = read_object(path, "delete it")
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
             self.made_by, self.results, stored = found["made"], found["results"], found["settings"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error}): delete it") from error

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from embody.errors import UserError
 from embody.saving.atomic_write import write_text
+from embody.saving.json_files import read_object
 
 __all__ = ["Results", "lookup", "read_results", "write_results"]
 
@@ -31,13 +31,7 @@ def write_results(path: Path, results: Results) -> None:
 
 def read_results(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; a `UserError` if the file holds something else."""
-    try:
-        values = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): run `embody evaluate` again") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not a JSON object: run `embody evaluate` again")
-    return values
+    return read_object(path, "run `embody evaluate` again")
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from embody.errors import UserError
 from embody.games import game, make_env
 from embody.recording.play import Split, play_episodes
 from embody.recording.workers import processes, worker_pool
+from embody.saving.json_files import read_object
 
 __all__ = ["Progress", "collect", "is_collected"]
 
@@ -124,7 +125,8 @@ def _check_folder(config: Config, task: str) -> None:
     root = Path(config.data_dir) / task
     if not (root / RECORD).exists():
         return
-    found, wanted = _LATER | json.loads((root / RECORD).read_text(encoding="utf-8")), _record(config, task)
+    found = _LATER | read_object(root / RECORD, f"delete {root} and collect again")
+    wanted = _record(config, task)
     for name, value in wanted.items():
         if found.get(name) != value:
             raise UserError(

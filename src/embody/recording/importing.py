@@ -26,6 +26,7 @@ from embody.data import (
 from embody.data.sources.source import Source
 from embody.errors import UserError, WriteError
 from embody.recording.workers import worker_pool
+from embody.saving.json_files import read_object
 
 __all__ = ["REPORT", "Changed", "Skipped", "import_recordings", "read_changes", "read_report"]
 
@@ -226,7 +227,7 @@ def _check_folder(root: Path, provenance: dict[str, Any]) -> None:
         if (root / "meta.json").exists() and is_complete(root):
             raise UserError(f"{root} holds a dataset that was not imported: choose another --name")
         return
-    found = json.loads((root / RECORD).read_text(encoding="utf-8"))
+    found = read_object(root / RECORD, f"delete {root} and import again")
     for name, value in provenance.items():
         if found.get(name) != value:
             raise UserError(
@@ -247,7 +248,7 @@ def read_changes(root: Path) -> list[Changed]:
 
 def _report(root: Path) -> dict[str, Any]:
     path = root / REPORT
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_object(path, "delete it and import again") if path.exists() else {}
 
 
 def _write_report(root: Path, skipped: Sequence[Skipped], changed: Sequence[Changed]) -> None:

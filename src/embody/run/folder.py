@@ -1,7 +1,6 @@
 """The config that is stored in a run's folder. `Config` itself knows the paths of all other files of a run."""
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from embody.config import Config, to_dict
 from embody.errors import UserError, WriteError
 from embody.games import stored_config
 from embody.saving.atomic_write import exclusive_lock, write_bytes, write_json
+from embody.saving.json_files import read_object
 
 __all__ = ["config_path", "read_config", "record_stage", "write_config"]
 
@@ -23,8 +23,9 @@ def read_config(run_dir: Path) -> Config | None:
     path = config_path(run_dir)
     if not path.exists():
         return None
+    values = read_object(path, "delete it, or use another --name")
     try:
-        return stored_config(json.loads(path.read_text(encoding="utf-8")))
+        return stored_config(values)
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): delete it, or use another --name") from error
 

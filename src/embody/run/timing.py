@@ -1,7 +1,6 @@
 """Wall time and peak memory of a run, and the machine it ran on."""
 
 import contextlib
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +12,10 @@ import torch
 
 from embody.config import Config
 from embody.data import write_json
-from embody.errors import WriteError
+from embody.errors import UserError, WriteError
 from embody.recording.workers import processes
 from embody.run.memory import peak_memory_gib
+from embody.saving.json_files import read_object
 
 __all__ = ["machine_line", "resources", "timed"]
 
@@ -68,7 +68,10 @@ def machine_line(device: torch.device, precision: str) -> str:
 
 
 def _read(path: Path) -> dict[str, float]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = read_object(path, "delete it") if path.exists() else {}
+    if not all(isinstance(value, int | float) and value >= 0 for value in found.values()):
+        raise UserError(f"{path} is damaged (numbers of at least 0 expected): delete it")
+    return found
 
 
 def _gpu(device: torch.device) -> dict[str, str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from embody.errors import UserError
 from embody.saving.atomic_write import atomic_write
+from embody.saving.json_files import MOST_BYTES, open_regular, parse_json
 
 __all__ = ["load_metadata", "load_tensors", "save_tensors", "tensor_names", "tensors_hash"]
 
@@ -75,7 +76,7 @@ def load_tensors(
             names = names & expected.keys() if ignore_others else names
             _check_names_and_shapes(path, file, names, expected, optional)
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in sorted(names)}
-        metadata = _metadata(file)
+        metadata = _metadata(path, file)
     for name, wanted in (expected or {}).items():
         if name in tensors and tensors[name].dtype != wanted.dtype:
             raise UserError(f"{path}: {name} has {tensors[name].dtype}, the config asks for {wanted.dtype}: {_REMEDY}")
@@ -102,7 +103,7 @@ def _check_names_and_shapes(
 def load_metadata(path: Path) -> dict[str, Any]:
     """The metadata that `save_tensors` wrote, without reading the tensors; errors as `load_tensors`."""
     with _opened(path) as file:
-        return _metadata(file)
+        return _metadata(path, file)
 
 
 def tensor_names(path: Path) -> list[str]:
@@ -116,15 +117,26 @@ def _opened(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise UserError(f"no weights at {path}: run `embody train {path.stem}` first, or use another --name")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            yield file
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete it and run `embody train {path.stem}` again") from error
+        with open_regular(path) as bare:
+            if int.from_bytes(bare.read(8), "little") > MOST_BYTES:
+                raise ValueError(f"its header has more than {MOST_BYTES // 2**20} MiB")
+        opened = safe_open(str(path), framework="pt")
+    except (SafetensorError, ValueError) as error:
+        raise _damaged(path, error) from error
+    with opened as file:
+        yield file
 
 
-def _metadata(file: Any) -> dict[str, Any]:
-    values = json.loads((file.metadata() or {}).get("about", "{}"))
+def _metadata(path: Path, file: Any) -> dict[str, Any]:
+    try:
+        values = parse_json((file.metadata() or {}).get("about", "{}"))
+    except ValueError as error:
+        raise _damaged(path, error) from error
     return values if isinstance(values, dict) else {}
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is damaged ({error}): delete it and run `embody train {path.stem}` again")
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -18,6 +18,7 @@ from embody.logger_manager import drop_half_line
 from embody.metrics.rates import rate
 from embody.metrics.tables import percent
 from embody.saving.atomic_write import writing
+from embody.saving.json_files import parse_json
 
 __all__ = ["DiamondEpisode", "EpisodeLog", "diamond_summary", "diamond_table", "episodes_table", "write_diamond_page"]
 
@@ -58,7 +59,7 @@ class EpisodeLog:
             self._write({"recipe": recipe})
             return
         try:
-            found, *rest = map(json.loads, lines)
+            found, *rest = map(parse_json, lines)
             for values in rest:
                 episode = _episode(values)
                 self.episodes[episode.episode] = episode  # a later line replaces that of a lost episode
