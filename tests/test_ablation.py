@@ -168,7 +168,7 @@ def test_the_whole_cascade_is_interrupted_and_goes_on(
 def test_the_table_by_hand(row: int, shown: str, tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     rows = cascade(config)
-    kept = ablation._Kept(tmp_path / "ablation.json", {"steps": 7, "evaluation": {"context": 4}})
+    kept = ablation._FinishedRows(tmp_path / "ablation.json", {"steps": 7, "evaluation": {"context": 4}})
     rest = {"copy_psnr_db": 1.0, "rollouts": 3, "step_seconds": 0.5, "frames_per_second": 20.0}
     for number, seed, gain in ((0, 0, 2.0), (0, 1, 4.0), (1, 0, 5.0), (1, 1, None)):
         found = {"psnr_db": 30.0, "gain_over_copy_db": gain, "changed_cell_accuracy_h10": 0.25}
@@ -192,7 +192,7 @@ def test_what_cannot_be_compared_is_refused(run: Config, capsys: pytest.CaptureF
         return said
 
     path = run.run_dir / "ablation.json"
-    assert "steps 0 and seeds 2 must be at least 1" in refused("--steps", "0")
+    assert "steps (0) and seeds (2) must be at least 1" in refused("--steps", "0")
     path.write_text(json.dumps({"made": {}, "results": {}, "settings": {"steps": 3}}))
     assert "ablation.json was made with other settings (steps differs): delete it" in refused("--steps", "2")
     path.write_text("{")

@@ -266,7 +266,7 @@ def test_videos_of_different_rates_are_named_before_any_is_imported(
     with pytest.raises(SystemExit):
         run("import", "videos", folder, *options(tmp_path), "--name", "mine")
     said = capsys.readouterr().err
-    assert "2 of 20, 1 of 30 (such as a.mp4)" in said and "-vf fps=20" in said
+    assert "2 of 20, 1 of 30 frames a second (such as a.mp4)" in said and "-vf fps=20" in said
     assert not (tmp_path / "data" / "mine").exists()
     with pytest.raises(SystemExit):
         run("import", "videos", tmp_path / "logs", *options(tmp_path), "--name", "none")
