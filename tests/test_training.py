@@ -236,7 +236,7 @@ def test_twenty_steps_in_a_row_that_are_not_finite_end_the_training(tmp_path: Pa
 
 
 def test_without_a_checkpoint_the_training_is_said_to_begin_anew(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="begins anew"):
+    with pytest.raises(UserError, match="starts again"):
         run(OneNumber([math.nan] * 30, checkpoint_every=100), tmp_path)
 
 

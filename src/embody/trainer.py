@@ -127,8 +127,8 @@ class Trainer:
     def train_agent(self, data: Data | None = None, *, variant: str = "agent") -> WorldAndAgent:
         """Phase 2: train the agent, or one of its controls, unless it is finished.
 
-        `best_demonstrations` clones only episodes of the expert without random actions. `no_world_model` starts from
-        an untrained dynamics, whose layers are trained by the agent's losses alone, on the same latents.
+        `best_demonstrations` clones only episodes of the expert without random actions. `no_world_model` starts from an
+        untrained dynamics, whose layers are trained only by the agent's losses, on the same latents.
         """
         return load_world_and_agent(self.train(variant, data))[0]
 

@@ -132,7 +132,9 @@ class DynamicsConfig:
         if self.k_max & (self.k_max - 1):
             raise UserError(f"dynamics.k_max must be a power of two, got {self.k_max}")
         if "S" not in self.trunk.layers:
-            raise UserError("dynamics.trunk.pattern needs a space layer (S): only there do tokens of a frame interact")
+            raise UserError(
+                "dynamics.trunk.pattern needs a space layer (S), the only kind in which tokens of a frame interact"
+            )
 
 
 @dataclass(frozen=True)

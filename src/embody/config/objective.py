@@ -68,7 +68,7 @@ class DynamicsObjective:
 
 @dataclass(frozen=True)
 class AgentObjective:
-    """Phase 2: behaviour cloning, and the reward, value and continue heads; the dynamics loss goes on beside them."""
+    """Phase 2: behaviour cloning, and the reward, value and continue heads; the dynamics loss continues."""
 
     heads_input: Literal["noised", "context"] = "noised"
     """The heads read frames that are noised as the dynamics loss noises them (noised) [P], or always at the context

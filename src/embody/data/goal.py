@@ -179,7 +179,8 @@ class Goal(ABC):
 
 
 class OneTask(Goal):
-    """One task, named by a label. Each of its events in a recording pays 1; the heads predict rewards in dreams."""
+    """One task, named by a label. Each of its events in a recording has reward 1; the heads predict rewards in
+    dreams."""
 
     lists_remaining_tasks = False
     predicts_outcomes = False
@@ -351,7 +352,7 @@ class _ManyTasks(Goal):
 
 
 class AllAchievements(_ManyTasks):
-    """Multi-achievement mode: a timestep pays 1 if it achieves any task for the first time in its episode."""
+    """Multi-achievement mode: a timestep has reward 1 if it achieves any task for the first time in its episode."""
 
     name = "all"
 

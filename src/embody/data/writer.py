@@ -38,7 +38,7 @@ GZIP_LEVEL = 4
 
 
 class DatasetWriter:
-    """Writes a dataset shard by shard. After a kill, a new writer on the same folder continues behind the last shard.
+    """Writes a dataset shard by shard. After a kill, a new writer on the same folder continues after the last shard.
 
     A shard is complete once `episodes.parquet`, which is rewritten last, lists it. Only one writer may be open at a
     time. A `UserError` if `root` holds a dataset with another meta or format version, or files that are no dataset.

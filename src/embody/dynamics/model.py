@@ -43,7 +43,7 @@ class ActionEmbedding(nn.Module):
     def forward(self, actions: Tensor, is_first: Tensor, labelled: Tensor) -> Tensor:
         """Embeddings `[B, T, D]` of actions `[B, T, A]`.
 
-        First timesteps use the "no action" entry; rows that are not `labelled` use the learned embedding alone.
+        First timesteps use the "no action" entry; rows that are not `labelled` use only the learned embedding.
         """
         embedded = self.table(actions + self.offsets).sum(dim=2)
         nothing = self.table.weight[-1].to(embedded.dtype)

@@ -118,7 +118,7 @@ def bootstrap_velocity(
 
 
 class ShortcutLoss(nn.Module):
-    """The whole loss: flow rows at d_min, bootstrap rows above it, separate-image rows, unlabelled rows."""
+    """The loss of the dynamics: flow rows at d_min, bootstrap rows above it, separate-image rows, unlabelled rows."""
 
     def __init__(self, objective: DynamicsObjective) -> None:
         super().__init__()

@@ -193,8 +193,8 @@ _QUALITY: Mapping[str, tuple[str, Callable[[Any], str], str]] = {
     "frechet": (
         "Frechet distance of random features (lower is better)",
         three_figures,
-        "distance between the whole set of frames and the real set; 0 for equal sets. The features come from a fixed"
-        " random network, so the numbers compare runs of embody, not papers.",
+        "distance between the set of all dreamt frames and the set of real ones; 0 for equal sets. The features come"
+        " from a fixed random network, so the numbers compare runs of embody, not papers.",
     ),
 }
 

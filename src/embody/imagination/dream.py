@@ -110,12 +110,12 @@ class Dream:
         """
         self.flush()
         assert self.world_cache is not None and self.agent_cache is not None and self.task is not None
-        anew = Dream(self.model, k_sample=self.k_sample, noise=self.noise, longest=self.ring)
+        recomputed = Dream(self.model, k_sample=self.k_sample, noise=self.noise, longest=self.ring)
         before = self.world_cache.frames - latents.shape[1]
-        features = anew.reset(latents, actions, is_first, task, frames_before=before)
-        assert anew.world_cache is not None and anew.agent_cache is not None
-        self.world_cache.replace(rows, anew.world_cache)
-        self.agent_cache.replace(rows, anew.agent_cache)
+        features = recomputed.reset(latents, actions, is_first, task, frames_before=before)
+        assert recomputed.world_cache is not None and recomputed.agent_cache is not None
+        self.world_cache.replace(rows, recomputed.world_cache)
+        self.agent_cache.replace(rows, recomputed.agent_cache)
         self.task = self.task.index_copy(0, rows, task)
         return features
 

@@ -93,9 +93,9 @@ class Player:
     def relabel(self, labels: list[str]) -> None:
         """Set the task labels of all `N` episodes; the history is kept.
 
-        A label of one task applies to the whole history, which is recomputed, because in training a clip has one label:
-        `act` then acts as if the label had been given from the start. In multi-achievement mode the tasks that are left
-        apply from the next frame on, because in training they change within a clip.
+        A label of one task applies to the entire history, which is recomputed, because in training a clip has one
+        label: `act` then acts as if the label had been given from the start. In multi-achievement mode the tasks that
+        are left apply from the next frame on, because in training they change within a clip.
         """
         assert self.features is not None and self.task is not None, "begin comes first"
         before, self.task = self.task, self._tasks(labels)

@@ -33,8 +33,8 @@ def horizon_chart(
 ) -> Chart | None:
     """The measure `key` of dreams, and of copies of the last frame if those have it; None if neither has values.
 
-    A horizon without a value leaves a gap in the line; `join` connects the horizons beside it. `show` and `low`: see
-    `line_chart`.
+    A horizon without a value leaves a gap in the line; `join` connects the horizons before and after it. `show` and
+    `low`: see `line_chart`.
     """
     lines = []
     for name, place, style in (("dream", key, "b"), ("copy of the last frame", f"copy_{key}", "e")):

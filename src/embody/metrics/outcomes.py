@@ -1,4 +1,4 @@
-"""The outcomes of episodes in `results.json`, and paired differences of two policies.
+"""The outcomes of episodes in `results.json`, and paired differences between two policies.
 
 Legend: S training seeds (one run each), N episodes of each, P achievements (or tasks, if a goal is one task).
 """

@@ -89,9 +89,9 @@ def bootstrap(outcomes: Outcomes, statistic: Statistic, resamples: int = _RESAMP
     """The percentile interval (2.5 to 97.5) of any statistic, over seeds and over episodes.
 
     A resample draws S seeds and N episodes with replacement. All drawn seeds have the same episodes: episode n is one
-    world, which every seed plays. With one seed the interval is over episodes alone and says nothing about other
-    seeds. With few seeds it is too narrow if they differ; docs/statistics.md tells how often it contains the true
-    value. `seed` fixes the draws. (`scipy.stats.bootstrap` resamples along one axis, not two crossed ones.)
+    world, which every seed plays. With one seed the interval is over episodes only and says nothing about other seeds.
+    With few seeds it is too narrow if they differ; docs/statistics.md tells how often it contains the true value.
+    `seed` fixes the draws. (`scipy.stats.bootstrap` resamples along one axis, not two crossed ones.)
     """
     _check(outcomes)
     drawn = [statistic(outcomes[places]) for places in _resampled(outcomes.shape, resamples, seed)]

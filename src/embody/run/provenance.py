@@ -87,7 +87,7 @@ def log_stale(config: Config, name: str, logger: LoggerManager) -> None:
 
 
 def check_upstream(config: Config, *names: str, skip_missing: bool = False) -> None:
-    """A `UserError` if weights of the stages `names` are missing or were trained with other settings than `config`.
+    """A `UserError` if weights of the stages `names` are missing or were trained with settings other than `config`'s.
 
     Their data may differ, as a tokenizer can serve tasks that it was not trained on. So may their sampling settings.
     `skip_missing`: missing weights are no error.

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a training, saved to one file and loaded from it."""
+"""Checkpoints: the complete state of a training, saved to one file and loaded from it."""
 
 import math
 from collections.abc import Mapping, Sequence

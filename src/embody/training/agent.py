@@ -1,4 +1,4 @@
-"""Phase 2: the agent learns behaviour cloning, rewards, values and continues; the dynamics loss goes on.
+"""Phase 2: the agent learns behaviour cloning, rewards, values and continues; the dynamics loss continues.
 
 If the agent has its own weights, its losses do not change the dynamics; if it shares the dynamics' layers, as in the
 paper, they finetune it. In multi-achievement mode `EventsStage` and `RiskStage` then train the outcome models.
@@ -74,7 +74,7 @@ class AgentStage:
                 agent.heads.reward_mean.fill_(rewards.mean)
                 agent.heads.reward_std.fill_(max(rewards.std, 1e-3))
         self.model: WorldAndAgent = WorldAndAgent(dynamics, agent)
-        # The dynamics learns only if its loss goes on or if it shares its layers with the agent.
+        # The dynamics learns only if its loss continues or if it shares its layers with the agent.
         trains_world = config.agent_objective.dynamics_weight > 0 or not config.agent.own_weights
         dynamics.requires_grad_(trains_world)
         self.losses = nn.ModuleDict(
@@ -169,7 +169,7 @@ class _StepModelStage:
 
 
 class EventsStage(_StepModelStage):
-    """After the agent, trains `EventClassifier` alone, on pairs of frames of which many have an event or a miss.
+    """After the agent, trains only `EventClassifier`, on pairs of frames of which many have an event or a miss.
 
     Events are too rare in the agent's own batches: from 2,000 of them it would learn only half of Crafter's events
     (docs/LOG.md).
@@ -196,7 +196,7 @@ class EventsStage(_StepModelStage):
 
 
 class RiskStage(_StepModelStage):
-    """After `EventsStage`, trains `RiskModel` alone, on steps drawn uniformly, because it predicts expectations.
+    """After `EventsStage`, trains only `RiskModel`, on steps drawn uniformly, because it predicts expectations.
 
     A clip may begin at any timestep but the last and may outlast its episode. So an episode's last steps, which often
     have a cost, are drawn as often as others; only its first seven are drawn less often.
@@ -220,8 +220,8 @@ class RiskStage(_StepModelStage):
         assert risk is not None
         paid = (batch.task[:, :-1] & ~batch.task[:, 1:]).sum(dim=-1)
         costs = risk.shares(paid - batch.rewards[:, 1:])
-        said = risk(self.latents(batch, context.noise)[:, :-1], batch.actions[:, 1:])
-        return risk_loss(said, costs, batch.is_terminal[:, 1:], _steps(batch), context.reduce), {}
+        predicted = risk(self.latents(batch, context.noise)[:, :-1], batch.actions[:, 1:])
+        return risk_loss(predicted, costs, batch.is_terminal[:, 1:], _steps(batch), context.reduce), {}
 
     def row_flops(self, frames: int, context: StepContext) -> float:
         return risk_row_flops(self.agent_stage.run_config, frames)

@@ -17,9 +17,9 @@ MOST_IN_A_ROW = 20
 class FiniteSteps:
     """Decides on the device, step by step, whether a step counts, so that the host never waits for a decision.
 
-    A step that is not finite leaves the weights, their average, the optimisers' state and the running statistics of
-    the losses as they were. `skipped` and `in_a_row`, int64 `[]`, count such steps of the whole training and up to now;
-    `longest`, int64 `[]`, is the longest series of them since this object was made.
+    A step that is not finite leaves the weights, their average, the optimisers' state and the running statistics of the
+    losses as they were. `skipped` and `in_a_row`, int64 `[]`, count such steps of the entire training, and the last
+    ones in a row; `longest`, int64 `[]`, is the longest series of them since this object was made.
     """
 
     def __init__(self, losses: nn.Module, device: torch.device, skipped: int = 0, in_a_row: int = 0) -> None:
@@ -59,7 +59,9 @@ class FiniteSteps:
         """
         if int(self.longest) < MOST_IN_A_ROW:
             return
-        resume = f"goes on from step {kept} ({checkpoint})" if kept else "begins anew, as no checkpoint was written yet"
+        resume = (
+            f"goes on from step {kept} ({checkpoint})" if kept else "starts again, as no checkpoint was written yet"
+        )
         raise UserError(
             f"{stage}: {int(self.longest)} steps in a row up to step {steps} had a loss or gradient that is not finite:"
             f" lower its lr and muon_lr; the command then {resume}"

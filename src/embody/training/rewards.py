@@ -65,7 +65,7 @@ def reward_statistics(
 
 
 def _most(events: NDArray[np.int64], gamma: float) -> float:
-    """The highest return in an episode that pays 1 at `events`; it is that of a timestep just before an event."""
+    """The highest return in an episode with reward 1 at `events`; a timestep just before an event has it."""
     most = value = 0.0
     for gap in reversed(np.diff(events, append=events[-1:])):
         value = 1 + gamma ** int(gap) * value

@@ -78,8 +78,8 @@ class Mix:
     """The kinds of rows in a batch, in this order, by their shares of the batch (0 to 1):
 
     - "uniform": a clip from any episode;
-    - "miss": a clip that contains a miss, from a recording with events. A miss is a step with the most frequent action
-      at the task's events, but without an event;
+    - "miss": a clip that contains a miss, from a recording with events. A miss is a step without an event, whose action
+      is the most frequent one at the task's events;
     - "relevant": the remaining rows (half of them in the paper): a clip of an episode that achieves its task or, if the
       recording has events, a clip around an event.
     """

@@ -229,7 +229,7 @@ class _Shared(TorchDataset["Batch | UserError"]):
 
     def __getitem__(self, step: int) -> Batch | UserError:
         try:
-            # Shared here and not by the queue's thread: an error in that one would leave the training waiting for ever.
+            # Shared here and not by the queue's thread, in which an error would leave the training waiting forever.
             return self.loaded[step].shared()
         except UserError as error:
             return error

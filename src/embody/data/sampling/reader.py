@@ -68,7 +68,7 @@ class ClipReader:
 
     @cached_property
     def misses(self) -> list[NDArray[np.int64]]:
-        """The steps, for each task, with the most frequent action at the task's events, but without an event."""
+        """For each task, the steps without an event whose action is the most frequent one at the task's events."""
         actions, found = self.dataset.actions, []
         for events in self.events.of_task:
             kinds, counts = np.unique(actions[events], axis=0, return_counts=True)

@@ -31,7 +31,7 @@ class ClipSampler:
       the episode's padded and real timesteps. If the clip would end after the episode, it is moved back to end with it;
       so the end of an episode, where rewards come, is drawn as often as its middle.
     - With `contexts` the drawn timestep, never the last of an episode, is the last one of the context. The clip
-      continues with `after` timesteps behind it.
+      continues for `after` timesteps.
     - In an episode with `anchors`, one of these is drawn instead of any timestep. The clip contains it at a uniform
       position, or ends up to `lead` timesteps before it. A context ends 1 to `lead` timesteps before its anchor.
 
