@@ -257,17 +257,23 @@ def test_videos(tmp_path: Path) -> None:
     assert read_report(dataset.root) == []
 
 
-def test_videos_of_different_rates_are_named_before_any_is_imported(
+def test_videos_of_different_rates_become_of_the_most_common(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "raw"
     for name, fps in (("a.mp4", 30), ("b.mp4", 20), ("c.mp4", 20)):
         write_video(folder / name, 10, fps=fps)
+    run("import", "videos", folder, *options(tmp_path), "--name", "mine")
+    assert "changed a.mp4: 10 frames, 30.00 a second, became 7, 20 a second" in capsys.readouterr().out
+    dataset = open_dataset(tmp_path / "data" / "mine")
+    assert dataset.meta.fps == 20
+    assert {row.source: row.length for row in dataset.episodes()} == {"a.mp4": 7, "b.mp4": 10, "c.mp4": 10}
+    run("import", "videos", folder, *options(tmp_path), "--name", "fast", "--fps", 30, "--fit", "crop")
+    meta = open_dataset(tmp_path / "data" / "fast").meta
+    assert (meta.fps, meta.fit) == (30, "crop")
     with pytest.raises(SystemExit):
-        run("import", "videos", folder, *options(tmp_path), "--name", "mine")
-    said = capsys.readouterr().err
-    assert "2 of 20, 1 of 30 frames a second (such as a.mp4)" in said and "-vf fps=20" in said
-    assert not (tmp_path / "data" / "mine").exists()
+        run("import", "videos", folder, *options(tmp_path), "--name", "none", "--fps", 0)
+    assert "--fps 0: must be at least 1" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run("import", "videos", tmp_path / "logs", *options(tmp_path), "--name", "none")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from embody.config import ActionSpec
+from embody.config import ActionSpec, Fit
 from embody.data import (
     EVERY_TASK,
     BatchShapes,
@@ -30,7 +30,8 @@ from embody.data import (
     open_latents,
     reencode,
 )
-from embody.data.video import OpenVideos, draw_pointer, identity
+from embody.data.container import identity
+from embody.data.video import OpenVideos, draw_pointer
 from embody.tokenizer import Tokenizer
 from embody.training.encode import encode_dataset
 from tests.tiny_models import FRAME, TOKENIZER
@@ -45,8 +46,8 @@ def real(name: str) -> Path:
     return (DATA / name).resolve()
 
 
-def read(video: Video, height: int, width: int, files: OpenVideos | None = None) -> np.ndarray:
-    return (files or OpenVideos()).read(video, index_video(video.path), identity(video.path), height, width)
+def read(video: Video, height: int, width: int, files: OpenVideos | None = None, fit: Fit = "letterbox") -> np.ndarray:
+    return (files or OpenVideos()).read(video, index_video(video.path), identity(video.path), height, width, fit)
 
 
 def decoded(path: Path) -> np.ndarray:
@@ -247,7 +248,7 @@ def test_damage_inside_a_frame_shows_when_it_is_read(tmp_path: Path) -> None:
     index = index_video(path)
     whole = Video(path, 0, index.frames)
     with pytest.raises(ValueError, match=r"damaged\.mp4 cannot be read"):
-        OpenVideos().read(whole, index, identity(path), 64, 64)
+        OpenVideos().read(whole, index, identity(path), 64, 64, "letterbox")
     with pytest.raises(ValueError, match=r"damaged\.mp4 cannot be read"):
         reencode(whole, tmp_path / "anew.mp4")
     assert not (tmp_path / "anew.mp4").exists()

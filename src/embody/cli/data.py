@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from embody.cli.settings import Preset, Settings, trainer
-from embody.config import Config
+from embody.config import Config, Fit
 from embody.errors import UserError
 from embody.games import open_recordings
 
@@ -62,6 +62,12 @@ class Import:
     """Folder of all runs; the metrics of the import go to its folder `import`."""
     logs_dir: str = Config.logs_dir
     """Folder of the log files."""
+    fit: Fit | None = None
+    """Videos of another shape than the frames keep their proportions between black bars (letterbox), are cut (crop), or
+    lose their proportions (stretch). Without it, vpt is stretched, as its simulator's frames are, and videos are
+    letterboxed."""
+    fps: int | None = None
+    """Recordings are brought to this number of frames a second; without it, to the most common one, rounded."""
     workers: int = 2
     """Number of processes that read recordings, at least 1."""
     validation_share: float = 0.05
@@ -76,14 +82,22 @@ class Import:
 
         if self.workers < 1:
             raise UserError(f"--workers {self.workers}: at least one process must read")
-        recordings = open_recordings(self.kind, self.source, self.env)
+        if self.fps is not None and self.fps < 1:
+            raise UserError(f"--fps {self.fps}: must be at least 1")
+        recordings = open_recordings(self.kind, self.source, self.env, fit=self.fit, fps=self.fps)
         called = recordings.provenance.get("environment", self.kind)
         root = Path(self.data_dir) / (self.name or called)
         logger = LoggerManager(Path(self.runs_dir) / "import", Path(self.logs_dir), f"import-{root.name}")
         self._import(recordings, root, logger)
 
     def _import(self, source: "Source", root: Path, logger: "LoggerManager") -> None:
-        from embody.recording.importing import REPORT, import_recordings, read_changes, read_report
+        from embody.recording.importing import (
+            REPORT,
+            import_recordings,
+            read_changes,
+            read_other_files,
+            read_report,
+        )
 
         with logger.progress(f"import {root.name}", len(source.names())) as bar:
 
@@ -98,16 +112,16 @@ class Import:
                 encode=self.reencode,
                 progress=progress,
             )
-        changed = read_changes(root)
-        for recording in changed[:_SHOWN]:
-            logger.info(f"changed {recording.file}: {'; '.join(recording.changes)}")
-        if len(changed) > _SHOWN:
-            logger.info(f"changed {len(changed) - _SHOWN} more: see {root / REPORT}")
         skipped = read_report(root)
-        for broken in skipped[:_SHOWN]:
-            logger.warning(f"skipped {broken.file}: {broken.where}: {broken.what}")
-        if len(skipped) > _SHOWN:
-            logger.warning(f"skipped {len(skipped) - _SHOWN} more: see {root / REPORT}")
+        for say, done, lines in (
+            (logger.info, "changed", [f"{one.file}: {'; '.join(one.changes)}" for one in read_changes(root)]),
+            (logger.info, "left alone", [f"{name}: {reason}" for name, reason in read_other_files(root).items()]),
+            (logger.warning, "skipped", [f"{broken.file}: {broken.where}: {broken.what}" for broken in skipped]),
+        ):
+            for line in lines[:_SHOWN]:
+                say(f"{done} {line}")
+            if len(lines) > _SHOWN:
+                say(f"{done} {len(lines) - _SHOWN} more: see {root / REPORT}")
         repaired = f"; once repaired, they are imported by another --name, or after deleting {root}" if skipped else ""
         logger.info(
             f"{root} is finished: {len(dataset.episodes())} episodes, {len(skipped)} broken recordings left"

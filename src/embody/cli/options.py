@@ -148,7 +148,7 @@ def _values(hint: Any) -> str:
         return f"{{{','.join(map(str, inner))}}}"
     if origin is tuple:
         return f"{_values(inner[0])} ..." if inner[-1] is ... else " ".join(map(_values, inner))
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):  # the latter if it has a Literal
         return _values(inner[0])
     return _KINDS[hint]
 

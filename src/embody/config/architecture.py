@@ -15,6 +15,8 @@ __all__ = ["ActionSpec", "AgentConfig", "DynamicsConfig", "Goal", "TokenizerConf
 
 Choices = Annotated[int, Range(2)]
 Goal = Literal["one", "all", "recorded"]
+# How a picture becomes one of another shape: whole with black bars, cut at two sides, or with other proportions.
+Fit = Literal["letterbox", "crop", "stretch"]
 
 
 @dataclass(frozen=True)

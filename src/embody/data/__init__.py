@@ -1,5 +1,6 @@
 """Datasets of episodes on disk, and batches of clips in an order that can be resumed."""
 
+from embody.data.container import index_video
 from embody.data.dataset import Dataset, Meta, Shard, is_complete, open_dataset
 from embody.data.episode import EVERY_TASK, Episode, EpisodeRow, label_indices, label_words
 from embody.data.latents import Latents, LatentWriter, open_latents
@@ -15,7 +16,7 @@ from embody.data.sampling.loader import (
 )
 from embody.data.sampling.reader import discounted_returns
 from embody.data.sampling.sampler import ClipSampler
-from embody.data.video import Video, index_video, reencode
+from embody.data.video import Video, reencode
 from embody.data.writer import DatasetWriter
 from embody.saving.atomic_write import exclusive_lock, write_json, write_text
 

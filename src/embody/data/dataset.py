@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import h5py
 import numpy as np
@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from embody.config import ActionSpec, from_dict
+from embody.config import ActionSpec, Fit, from_dict
+from embody.data.container import VideoIndex
 from embody.data.episode import Episode, EpisodeRow
 from embody.data.steps import Steps
-from embody.data.video import OpenVideos, Video, VideoIndex
+from embody.data.video import OpenVideos, Video
 from embody.errors import UserError
 from embody.saving.json_files import read_object
 
@@ -82,6 +83,7 @@ class Meta:
     vocabulary: tuple[str, ...]  # words of the labels; index 0 "<pad>", 1 "<unknown>"
     # The label of each task, if episodes have events; else empty. Not in `repr`: see Dataset.fingerprint.
     labels: tuple[str, ...] = field(default=(), repr=False)
+    fit: Fit = field(default="letterbox", repr=False)  # how frames of video files become frames of another shape
 
     def __post_init__(self) -> None:
         if self.vocabulary[:2] != (PADDING, UNKNOWN) or len(set(self.vocabulary)) != len(self.vocabulary):
@@ -94,6 +96,8 @@ class Meta:
             raise UserError(
                 f"dataset meta: {len(self.tasks)} tasks but {len(self.labels)} labels: give one label for each task"
             )
+        if self.fit not in get_args(Fit):
+            raise UserError(f"dataset meta: fit {self.fit!r} must be one of {', '.join(get_args(Fit))}")
 
 
 @dataclass(frozen=True)
@@ -271,13 +275,11 @@ class Dataset:
         A `UserError` names a video file that is missing, has changed or cannot be decoded.
         """
         if self.is_video:
-            video = self._video(episode_id)
-            cursor = None if video.cursor is None else video.cursor[start:stop]
-            part = Video(video.path, video.start + start, stop - start, cursor)
+            part = self._video(episode_id).part(start, stop)
             row = self._table.slice(episode_id, 1)
             keys, pts = (row[name].combine_chunks().flatten().to_numpy() for name in ("video_keys", "video_pts"))
             index = VideoIndex(row["video_frames"][0].as_py(), keys, pts)
-            return self._videos.read(part, index, row["video_identity"][0].as_py(), *self.size)
+            return self._videos.read(part, index, row["video_identity"][0].as_py(), *self.size, self.meta.fit)
         if self._pid != os.getpid():  # HDF5 handles do not survive a fork
             self._files, self._pid = {}, os.getpid()
         rows, shard = self.rows(episode_id, start, stop), self.shard_of(episode_id)
@@ -291,7 +293,9 @@ class Dataset:
         rows = self.rows(episode_id, 0, length := self._rows[episode_id].length)
         has_cursor = self.steps.cursor is not None and "cursor" in self._recorded(episode_id)
         cursor = self.steps.cursor[rows] if self.steps.cursor is not None and has_cursor else None
-        return Video(self.root / path, start, length, cursor)
+        has_numbers = self.steps.frame_numbers is not None and "frame_number" in self._recorded(episode_id)
+        numbers = self.steps.frame_numbers[rows] if self.steps.frame_numbers is not None and has_numbers else None
+        return Video(self.root / path, start, length, cursor, numbers)
 
     def _check_videos(self) -> None:
         """A `UserError` names a video file that is missing or has another size. Its content is checked on reading."""
@@ -349,6 +353,8 @@ class Dataset:
         if self.version == EXTENDED:
             names = ("labelled", "recorded", "video_start", "video_identity")
             content.update(repr((self.meta.labels, [self._table[name].to_pylist() for name in names])).encode())
+        if self.is_video:
+            content.update(self.meta.fit.encode())
         for array in self.steps.content():
             content.update(np.ascontiguousarray(array).tobytes())
         return content.hexdigest()[:16]

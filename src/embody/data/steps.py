@@ -16,13 +16,17 @@ from embody.data.video import Video
 
 __all__ = ["OPTIONAL", "Steps", "optional_columns", "steps_table"]
 
-OPTIONAL = ("events", "camera", "is_null", "cursor")  # a shard has such a column only if one of its episodes has it
+# A shard has such a column only if one of its episodes has it.
+OPTIONAL = ("events", "camera", "is_null", "cursor", "frame_number")
 
 
 def optional_columns(episode: Episode) -> list[str]:
     """The names of the optional columns that `episode` has."""
     found = [name for name in OPTIONAL[:3] if getattr(episode, name) is not None]
-    return found + ["cursor"] * (isinstance(episode.frames, Video) and episode.frames.cursor is not None)
+    if isinstance(episode.frames, Video):
+        found += ["cursor"] * (episode.frames.cursor is not None)
+        found += ["frame_number"] * (episode.frames.frame_numbers is not None)
+    return found
 
 
 def steps_table(episodes: Sequence[Episode], frames: NDArray[np.uint8] | None) -> pa.Table:
@@ -47,6 +51,9 @@ def steps_table(episodes: Sequence[Episode], frames: NDArray[np.uint8] | None) -
         )
     if "cursor" in optional:
         columns["cursor"] = _fixed(np.concatenate([_cursor(episode) for episode in episodes]))
+    if "frame_number" in optional:
+        videos = [episode.frames for episode in episodes if isinstance(episode.frames, Video)]
+        columns["frame_number"] = pa.array(np.concatenate([video.numbers for video in videos]).astype(np.int32))
     digest = {} if frames is None else {"frames_sha256": hashlib.sha256(frames.tobytes()).hexdigest()}
     return pa.table(columns).replace_schema_metadata(digest)
 
@@ -72,6 +79,7 @@ class Steps:
     camera: NDArray[np.float32] | None  # [N, 2]
     is_null: NDArray[np.bool_] | None  # [N]
     cursor: NDArray[np.int16] | None  # [N, 2]
+    frame_numbers: NDArray[np.int32] | None  # [N]
 
     @classmethod
     def read(cls, tables: Sequence[pa.Table], factors: int) -> "Steps":
@@ -92,11 +100,12 @@ class Steps:
             _pairs(tables, "camera", np.zeros(2, np.float32)),
             None if null is None else null.to_numpy(zero_copy_only=False),
             _pairs(tables, "cursor", np.full(2, -1, np.int16)),
+            table["frame_number"].fill_null(-1).to_numpy() if "frame_number" in table.column_names else None,
         )
 
     def content(self) -> list[NDArray]:
         """The arrays that enter the dataset's fingerprint, in order."""
-        optional = (self.camera, self.is_null, self.cursor)
+        optional = (self.camera, self.is_null, self.cursor, self.frame_numbers)
         events = [self.event_rows, self.event_tasks] if len(self.event_rows) else []
         return [self.actions, self.rewards, self.is_terminal, *events, *(x for x in optional if x is not None)]
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from embody.data.container import VideoIndex, identity, index_video
 from embody.data.dataset import (
     EPISODE_SCHEMA,
     EXTENDED,
@@ -25,7 +26,7 @@ from embody.data.dataset import (
 )
 from embody.data.episode import EVERY_TASK, Episode
 from embody.data.steps import optional_columns, steps_table
-from embody.data.video import Video, VideoIndex, identity, index_video
+from embody.data.video import Video
 from embody.errors import UserError
 from embody.saving.atomic_write import write_bytes, write_json
 
@@ -57,7 +58,7 @@ class DatasetWriter:
         else:
             if self.root.exists() and any(not entry.name.endswith(".tmp") for entry in self.root.iterdir()):
                 raise UserError(f"{self.root} holds files but no dataset: choose another folder")
-            self.version = EXTENDED if meta.labels else PLAIN
+            self.version = EXTENDED if meta.labels or meta.fit != Meta.fit else PLAIN
             self._write_meta(None)
         table = self.root / "episodes.parquet"
         self._table = pq.read_table(table) if table.exists() else EPISODE_SCHEMA.empty_table()
@@ -111,7 +112,7 @@ class DatasetWriter:
     def _write_meta(self, splits: dict[str, int] | None) -> None:
         values = {"format_version": self.version, **dataclasses.asdict(self.meta), "splits": splits}
         if self.version == PLAIN:
-            del values["labels"]
+            del values["labels"], values["fit"]
         write_json(self.root / "meta.json", values)
 
     def _is_video(self, episodes: Sequence[Episode]) -> bool:
@@ -135,10 +136,10 @@ class DatasetWriter:
             if video.path not in known:
                 known[video.path] = index_video(video.path), identity(video.path)
             index, content = known[video.path]
-            if video.start + video.length > index.frames:
+            if video.numbers[-1] >= index.frames:
                 raise UserError(
                     f"dataset {self.root}: video {video.path} has {index.frames} frames, the episode with seed"
-                    f" {episode.seed} needs {video.start + video.length}"
+                    f" {episode.seed} needs {video.numbers[-1] + 1}"
                 )
             path = video.path.absolute()
             columns.append(

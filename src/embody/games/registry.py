@@ -8,13 +8,13 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from embody.config import ActionSpec, Config, EnvConfig, Schedule, from_dict
+from embody.config import ActionSpec, Config, EnvConfig, Fit, Schedule, from_dict
 from embody.errors import UserError, did_you_mean
 from embody.games.environment import Demonstrator, PixelEnv
 
@@ -208,15 +208,27 @@ def recording_kinds() -> Mapping[str, Recordings]:
     }
 
 
-def open_recordings(kind: str, folder: Path, environment: str | None = None) -> "Source":
-    """The recordings in `folder`, those of `environment` if it has several; a `UserError` lists the kinds."""
+def open_recordings(
+    kind: str, folder: Path, environment: str | None = None, *, fit: Fit | None = None, fps: int | None = None
+) -> "Source":
+    """The recordings in `folder`, those of `environment` if it has several.
+
+    `fit` and `fps` replace the source's own settings of these names. A `UserError` lists the kinds, or names a setting
+    that the kind does not have.
+    """
     kinds = recording_kinds()
     if kind not in kinds:
         raise UserError(f"unknown recordings {kind!r}{did_you_mean(kind, kinds)}: choose one of {', '.join(kinds)}")
     if environment is not None and not kinds[kind].has_environments:
         several = ", ".join(name for name, found in kinds.items() if found.has_environments)
         raise UserError(f"--env {environment}: {kind} recordings have no environments, only those of {several} do")
-    return kinds[kind].open(folder, environment)
+    source: Any = kinds[kind].open(folder, environment)
+    settings = {name: value for name, value in (("fit", fit), ("fps", fps)) if value is not None}
+    own = {one.name for one in fields(source)} if is_dataclass(source) else set()
+    for name, value in settings.items():
+        if name not in own:
+            raise UserError(f"--{name} {value}: {kind} recordings have no such setting, their format says it")
+    return replace(source, **settings) if settings else source
 
 
 def source_of(data: object, frame: tuple[int, int]) -> "Source":

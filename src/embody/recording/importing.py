@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -28,7 +28,7 @@ from embody.errors import UserError, WriteError
 from embody.recording.workers import worker_pool
 from embody.saving.json_files import read_object
 
-__all__ = ["REPORT", "Changed", "Skipped", "import_recordings", "read_changes", "read_report"]
+__all__ = ["REPORT", "Changed", "Skipped", "import_recordings", "read_changes", "read_other_files", "read_report"]
 
 RECORD = "import.json"  # in the dataset's folder: what it was imported from
 REPORT = "import-report.json"
@@ -72,9 +72,10 @@ def import_recordings(
     """Write the recordings of `source` as the dataset `root`, splits "train" and "validation".
 
     The episodes, their order and their splits depend on the source and `validation_share` (0 to below 1) only. Broken
-    recordings are left out. `root/import-report.json` lists them, and what was changed in others. `encode` writes a
-    copy of each video for random access into `root`; otherwise the dataset refers to the original files. With more
-    than one worker, processes are spawned, so a script that calls this needs `if __name__ == "__main__"`.
+    recordings are left out. `root/import-report.json` lists them, what was changed in others, and the files that are no
+    recordings. `encode` writes a copy of each video for random access into `root`; otherwise the dataset refers to the
+    original files. With more than one worker, processes are spawned, so a script that calls this needs
+    `if __name__ == "__main__"`.
 
     A `UserError` if there is no readable recording, or if `root` was imported from something else.
     """
@@ -96,6 +97,7 @@ def import_recordings(
     with exclusive_lock(root), worker_pool(workers) as pool:
         writer = DatasetWriter(root, meta)
         write_json(root / RECORD, provenance)
+        other_files = source.other_files()
         skipped = {broken.file: broken for broken in read_report(root)}
         changed = {recording.file: recording for recording in read_changes(root)}
         shards = _shards(source, names, validation_share)
@@ -117,7 +119,7 @@ def import_recordings(
                 done += 1
                 progress(done, len(names), len(skipped))
             # The report is written before the shard, because resuming needs to know which shards are empty.
-            _write_report(root, list(skipped.values()), list(changed.values()))
+            _write_report(root, list(skipped.values()), list(changed.values()), other_files)
             if episodes:
                 writer.write_shard(shard.split, writer.shards(shard.split), episodes)
         if len(skipped) == len(names):
@@ -198,7 +200,7 @@ def _read(source: Source, name: str, root: Path, encode: bool) -> Episode | Skip
     try:
         episode = source.read(name)
         if encode and isinstance(episode.frames, Video):
-            target = root / "videos" / f"{name.removesuffix('.mp4')}.mp4"
+            target = root / "videos" / f"{name}.mp4"
             episode = replace(episode, frames=reencode(episode.frames, target, fps=source.meta().fps))
     except WriteError:
         raise  # the recording is not to blame
@@ -246,16 +248,27 @@ def read_changes(root: Path) -> list[Changed]:
     return [Changed(line["file"], tuple(line["changes"])) for line in _report(root).get("changed", [])]
 
 
+def read_other_files(root: Path) -> dict[str, str]:
+    """The files beside the recordings of the dataset in `root`, and why each is none."""
+    return {line["file"]: line["reason"] for line in _report(root).get("other_files", [])}
+
+
 def _report(root: Path) -> dict[str, Any]:
     path = root / REPORT
     return read_object(path, "delete it and import again") if path.exists() else {}
 
 
-def _write_report(root: Path, skipped: Sequence[Skipped], changed: Sequence[Changed]) -> None:
-    """Write the report, one line for each recording."""
-    lists = {"skipped": skipped, "changed": changed}
+def _write_report(
+    root: Path, skipped: Sequence[Skipped], changed: Sequence[Changed], other_files: Mapping[str, str]
+) -> None:
+    """Write the report, one line for each recording or file."""
+    lists = {
+        "skipped": [asdict(broken) for broken in skipped],
+        "changed": [asdict(recording) for recording in changed],
+        "other_files": [{"file": name, "reason": reason} for name, reason in other_files.items()],
+    }
     texts = []
-    for name, recordings in lists.items():
-        lines = [json.dumps(asdict(recording), ensure_ascii=False) for recording in recordings]
+    for name, values in lists.items():
+        lines = [json.dumps(value, ensure_ascii=False) for value in values]
         texts.append(f'"{name}": [\n' + ",\n".join(lines) + "\n]")
     write_text(root / REPORT, "{" + ", ".join(texts) + "}\n")

@@ -6,21 +6,39 @@ form `FILE[, line N]: what is wrong`.
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
-import av
+import numpy as np
+from numpy.typing import NDArray
 
+from embody.data.container import frame_times, index_video, open_video, readable
 from embody.data.dataset import Meta
 from embody.data.episode import Episode
-from embody.data.video import index_video
+from embody.data.picture import orientation_of, shown_size
 from embody.errors import UserError
 
-__all__ = ["MAX_CUT", "PickledByFields", "Source", "common_length", "count_frames", "seed_from_name", "video_shape"]
+__all__ = [
+    "MAX_CUT",
+    "PickledByFields",
+    "Source",
+    "change_of_shape",
+    "common_length",
+    "count_frames",
+    "is_hidden",
+    "most_common_rate",
+    "seed_from_name",
+    "video_rate",
+    "video_shape",
+    "video_times",
+]
 
 MAX_CUT = 5  # timesteps by which a video and its action log may differ at the end
+_SAME_SHAPE = 0.01  # relative difference of height / width that counts as none
 
 
 class Source(Protocol):
@@ -38,6 +56,9 @@ class Source(Protocol):
 
     def names(self) -> list[str]:
         """The names of the recordings, sorted; a `UserError` if there are none."""
+
+    def other_files(self) -> Mapping[str, str]:
+        """The files beside the recordings that a user may take for some, and why each is none."""
 
     def group(self, name: str) -> str:
         """A key that recordings of the same world or player share; a split puts all of a group on one side."""
@@ -91,11 +112,54 @@ def common_length(frames: int, steps: int, difference: str) -> tuple[int, tuple[
     return min(frames, steps), (cut,) if count else ()
 
 
-def video_shape(path: Path) -> tuple[int, int, int]:
-    """Height and width in pixels and frames a second (rounded) of a video; a `UserError` if it cannot be opened."""
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            return stream.height, stream.width, round(stream.average_rate or 0)
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise UserError(f"{path}: cannot be opened as a video ({error})") from error
+def video_times(path: Path) -> NDArray[np.float64]:
+    """`frame_times` of a video; a `UserError` if it is broken."""
+    with _reading(path):
+        return frame_times(path)
+
+
+def video_shape(path: Path) -> tuple[int, int]:
+    """Height and width in square pixels of a video as players show it; a `UserError` if its start cannot be decoded."""
+    with _reading(path), readable(path):
+        container, stream = open_video(path)
+        with container:
+            frame = next(container.decode(stream), None)
+            if frame is None:
+                raise UserError(f"video {path} has no frame: leave it out")
+            aspect = stream.sample_aspect_ratio or Fraction(1)
+            height, width = shown_size(frame.height, frame.width, orientation_of(frame), aspect)
+            return max(1, round(height)), max(1, round(width))
+
+
+def video_rate(path: Path) -> int:
+    """The rounded frames a second that a video declares, 0 if none; a `UserError` if it cannot be opened."""
+    with _reading(path), readable(path):
+        container, stream = open_video(path)
+        with container:
+            return round(stream.average_rate or stream.guessed_rate or 0)
+
+
+def most_common_rate(paths: Iterable[Path]) -> int:
+    """The most common rounded rate of readable videos, in frames a second; the lowest of equally common ones.
+
+    0 if none of them declares a rate.
+    """
+    rates: Counter[int] = Counter()
+    for path in paths:
+        with contextlib.suppress(UserError):
+            rates[video_rate(path)] += 1
+    del rates[0]
+    return max(rates, key=lambda rate: (rates[rate], -rate), default=0)
+
+
+def change_of_shape(shape: tuple[int, int], meta: Meta) -> tuple[str, ...]:
+    """What the dataset's `fit` does to a video of height and width `shape`; nothing if it has the dataset's shape."""
+    if abs(shape[0] * meta.width / (shape[1] * meta.height) - 1) < _SAME_SHAPE:
+        return ()
+    done = {"letterbox": "letterboxed", "crop": "cropped", "stretch": "stretched"}[meta.fit]
+    return (f"{shape[1]}x{shape[0]} pixels {done} to the shape of {meta.width}x{meta.height}",)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, such as those that systems write beside a user's files."""
+    return name.startswith(".")

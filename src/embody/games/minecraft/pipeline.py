@@ -61,6 +61,9 @@ class PipelineSource:
             raise UserError(f"{self.provenance['source']}: the pipeline has no trajectory")
         return names
 
+    def other_files(self) -> dict[str, str]:
+        return {}
+
     def group(self, name: str) -> str:
         return stream_of(name)
 

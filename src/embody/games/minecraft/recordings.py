@@ -8,8 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from embody.config import Fit
 from embody.data import EVERY_TASK, Episode, Meta, Video
-from embody.data.sources.source import PickledByFields, count_frames, seed_from_name, video_shape
+from embody.data.rates import at_rate
+from embody.data.sources.source import (
+    PickledByFields,
+    change_of_shape,
+    count_frames,
+    most_common_rate,
+    seed_from_name,
+    video_rate,
+    video_shape,
+)
 from embody.errors import UserError
 from embody.games.minecraft.actions import VPT, minerl_space
 from embody.games.minecraft.minerl import find_trajectories, read_trajectory
@@ -46,12 +56,15 @@ class MinerlSource:
     def names(self) -> list[str]:
         return sorted(p.relative_to(self._folder).as_posix() for p in find_trajectories(self.root, self.environment))
 
+    def other_files(self) -> dict[str, str]:
+        return {}
+
     def group(self, name: str) -> str:
         return stream_of(name)
 
     def meta(self) -> Meta:
         tasks, labels = minerl_tasks(self.environment)
-        return Meta(tasks, minerl_space(self.environment).spec, *POV, _FPS, VOCABULARY, labels)
+        return Meta(tasks, minerl_space(self.environment).spec, *POV, _FPS, VOCABULARY, labels, "stretch")
 
     def read(self, name: str) -> Episode:
         trajectory = read_trajectory(self._folder / name, self.environment)
@@ -90,10 +103,12 @@ class VptSource(PickledByFields):
 
     source: Path  # the folder or the index
     shard_size: int = 32  # episodes of a shard
+    fit: Fit = "stretch"  # how frames become those of another shape; the simulator stretches its frames, too
+    fps: int | None = None  # timesteps a second to which all are brought; None: the most common rate, rounded
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return {"kind": "vpt", "source": str(self.source.absolute())}
+        return {"kind": "vpt", "source": str(self.source.absolute()), "fit": self.fit, "fps": self.fps}
 
     @cached_property
     def _places(self) -> dict[str, Path | None]:
@@ -102,11 +117,19 @@ class VptSource(PickledByFields):
     def names(self) -> list[str]:
         return sorted(self._places)
 
+    def other_files(self) -> dict[str, str]:
+        return {}
+
     def group(self, name: str) -> str:
         return re.sub(r"-\d{8}-\d{6}$", "", name)  # segments of one session
 
+    @cached_property
+    def _rate(self) -> int:
+        videos = (stem.with_name(f"{stem.name}.mp4") for stem in self._places.values() if stem)
+        return self.fps or most_common_rate(videos) or _FPS
+
     def meta(self) -> Meta:
-        return Meta(TASKS, VPT.spec, 360, 640, _FPS, VOCABULARY, tuple(map(task_label, TASKS)))
+        return Meta(TASKS, VPT.spec, 360, 640, self._rate, VOCABULARY, tuple(map(task_label, TASKS)), self.fit)
 
     def read(self, name: str) -> Episode:
         stem = self._places[name]
@@ -119,8 +142,9 @@ class VptSource(PickledByFields):
         frames = count_frames(video)
         segment = read_segment(lines, name, frames)
         length = len(segment.actions)
-        cursor = segment.cursor(video_shape(video)[0])
-        return Episode(
+        shape = video_shape(video)
+        cursor = segment.cursor(shape[0])
+        episode = Episode(
             frames=Video(video, 0, length, cursor if (cursor >= 0).any() else None),
             actions=segment.actions,
             rewards=np.zeros(length, np.float32),  # there are events instead
@@ -134,5 +158,6 @@ class VptSource(PickledByFields):
             events=segment.events,
             camera=segment.camera,
             is_null=segment.is_null,
-            changes=segment.changes,
+            changes=(*segment.changes, *change_of_shape(shape, self.meta())),
         )
+        return at_rate(episode, video_rate(video), self.meta().fps)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.data.sources.source import common_length
+from embody.data.sources.source import common_length, is_hidden
 from embody.errors import UserError
 from embody.games.minecraft.actions import VPT
 from embody.games.minecraft.events import events_of_inventory, events_of_stats
@@ -75,10 +75,11 @@ def find_segments(source: Path) -> list[tuple[str, Path | None]]:
     """
     if source.is_dir():
         stems = {path.with_suffix("") for suffix in ("mp4", "jsonl") for path in source.rglob(f"*.{suffix}")}
-        found = sorted((stem.relative_to(source).as_posix(), stem) for stem in stems)
+        named = sorted((stem.relative_to(source).as_posix(), stem) for stem in stems)
+        found = [(name, stem) for name, stem in named if not any(map(is_hidden, name.split("/")))]
         if not found:
             raise UserError(f"no recording in {source}: expected files NAME.mp4 and NAME.jsonl")
-        return [(name, stem) for name, stem in found]
+        return list(found)
     try:
         index = json.loads(source.read_text(encoding="utf-8"))
         basedir, relpaths = str(index.get("basedir", "")), [str(path) for path in index["relpaths"]]

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embody.data.video import OpenVideos, Video, VideoIndex, identity, index_video
+from embody.data.container import VideoIndex, identity, index_video
+from embody.data.video import OpenVideos, Video
 from embody.errors import UserError
 from embody.games.minecraft.actions import minerl_space
 from embody.games.minecraft.minerl.trajectory import CORRUPTED, POV, Trajectory, find_trajectories, read_trajectory
@@ -209,7 +210,7 @@ def _pov(trajectory: Trajectory, index: VideoIndex) -> NDArray[np.uint8]:
     """The frames `[T + 1, 64, 64, 3]`; as in the package, the last frame is a copy of the one before it."""
     path = trajectory.video
     shown = Video(path, trajectory.first_frame, len(trajectory.rewards))
-    frames = OpenVideos().read(shown, index, identity(path), *POV)
+    frames = OpenVideos().read(shown, index, identity(path), *POV, "stretch")
     return np.concatenate([frames, frames[-1:]])
 
 
