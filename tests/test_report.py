@@ -278,11 +278,11 @@ def world(gain: float | None) -> dict[str, Any]:
         (
             compared(0.008, -0.011, 0.03),
             "unclear",
-            "No difference can be told: success is 84.2% after behaviour cloning",
+            "No clear difference: success is 84.2% after behaviour cloning",
         ),
-        (compared(0.02, 0.0, 0.03), "unclear", "No difference can be told"),
-        (compared(-0.02, -0.03, 0.0), "unclear", "No difference can be told"),
-        (compared(0, 0, 0, 1, 1), "unclear", "No difference can be told: success is 100% after behaviour cloning and"),
+        (compared(0.02, 0.0, 0.03), "unclear", "No clear difference"),
+        (compared(-0.02, -0.03, 0.0), "unclear", "No clear difference"),
+        (compared(0, 0, 0, 1, 1), "unclear", "No clear difference: success is 100% after behaviour cloning and"),
         (compared(0, 0, 0, 0, 0), "unclear", "Neither policy has learned the task: success is 0%"),
         (
             measured(0.5, 0.7),
@@ -326,7 +326,7 @@ def test_the_verdict_shows_the_interval_that_contains_zero() -> None:
 
 def test_crafter_calls_its_rate_otherwise() -> None:
     table = results_markdown(some_results() | {"game": "crafter"})
-    assert table.startswith("**No difference can be told: the achievement rate is 60.0% after")
+    assert table.startswith("**No clear difference: the achievement rate is 60.0% after")
 
 
 # --- charts ---------------------------------------------------------------------------------------------------------

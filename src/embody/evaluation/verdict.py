@@ -50,12 +50,12 @@ def _imagination_against_cloning(results: Results, policies: Mapping[str, Any], 
     elif difference["high"] < 0:
         headline, outcome = f"Imagination lowered {change}", "worse"
     elif before == after == 1:
-        headline = f"No difference can be told: {success} is 100% after behaviour cloning and after imagination"
+        headline = f"No clear difference: {success} is 100% after behaviour cloning and after imagination"
     elif before == after == 0:
         headline = f"Neither policy has learned the task: {success} is 0% after behaviour cloning and after imagination"
     else:
         headline = (
-            f"No difference can be told: {success} is {percent(before)} after behaviour cloning and {percent(after)}"
+            f"No clear difference: {success} is {percent(before)} after behaviour cloning and {percent(after)}"
             " after imagination"
         )
         details.append(f"The difference is {numbers}, which contains 0.")
