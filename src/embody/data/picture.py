@@ -64,8 +64,9 @@ def fitted(
 ) -> NDArray[np.uint8]:
     """`picture`, an rgb24 frame that is shown with height and width `shown`, as `[*size, 3]`; `size`: height, width.
 
-    "letterbox" keeps all of it, in the middle of black bars; "crop" keeps its middle and fills `size`; "stretch" fills
-    `size` with all of it. Resizing is FFmpeg's area filter (`SWS_AREA`), the mean of the pixels that a new one covers.
+    "letterbox" keeps all of it, between black bars; "crop" fills `size` with its middle; "stretch" changes its
+    proportions to those of `size`. Resizing is FFmpeg's area filter (`SWS_AREA`), the mean of the pixels that a new one
+    covers.
     """
     scales = size[0] / shown[0], size[1] / shown[1]
     inner = size

@@ -1,4 +1,4 @@
-"""Bringing recordings to the frame rate of their dataset.
+"""Converts recordings to the frame rate of their dataset.
 
 Shapes: F frames of a file, T timesteps of an episode.
 """
@@ -14,8 +14,8 @@ from embody.errors import UserError
 
 __all__ = ["at_rate", "frames_at_rate", "mean_rate"]
 
-_SAME_RATE = 0.002  # relative difference of rates that counts as none, such as 29.97 and 30 frames a second
-_JITTER = 0.45  # of a timestep or of the mean time between frames, the shorter: by so much a frame may be late
+_SAME_RATE = 0.002  # rates with at most this relative difference count as equal, such as 29.97 and 30 frames a second
+_JITTER = 0.45  # a frame may be late by this share of a timestep, or of the mean time between frames if that is shorter
 
 
 def frames_at_rate(times: NDArray[np.float64], fps: int) -> NDArray[np.int32]:
@@ -44,9 +44,9 @@ def mean_rate(times: NDArray[np.float64]) -> float:
 def at_rate(episode: Episode, rate: int, fps: int) -> Episode:
     """`episode`, recorded at `rate` timesteps a second from consecutive frames of a video file, at `fps`.
 
-    If `fps` is a multiple of `rate`, the action that led to a frame is held for as many timesteps, of which the last
-    shows the frame. If `rate` is a multiple of `fps`, as many equal actions are merged into one. A `UserError` if
-    neither is the case, or if actions to merge differ.
+    If `fps` is n times `rate`, the action that led to a frame is held for n timesteps, the last of which shows the
+    frame. If `rate` is n times `fps`, n equal actions are merged into one. A `UserError` if neither is the case, or if
+    actions that would be merged differ.
     """
     assert isinstance(episode.frames, Video) and episode.frames.frame_numbers is None
     where = f"{episode.frames.path}: {rate} frames a second, the dataset {fps}"
@@ -60,7 +60,7 @@ def at_rate(episode: Episode, rate: int, fps: int) -> Episode:
 
 
 def _held(episode: Episode, video: Video, times: int, change: str) -> Episode:
-    """Each timestep but the first as `times` timesteps."""
+    """Each timestep except the first becomes `times` timesteps."""
     rows = np.append(0, np.repeat(np.arange(1, episode.length), times))
     is_last = np.diff(rows, append=-1) != 0
     return dataclasses.replace(
@@ -77,9 +77,9 @@ def _held(episode: Episode, video: Video, times: int, change: str) -> Episode:
 
 
 def _merged(episode: Episode, video: Video, times: int, change: str, where: str) -> Episode:
-    """Timestep 0, and then one for each `times` timesteps; those left over at the end are left out."""
+    """Timestep 0 stays; then each `times` timesteps become one. An incomplete group at the end is left out."""
     steps = (episode.length - 1) // times
-    rows = np.arange(steps + 1) * times  # what a group led to is shown at its end
+    rows = np.arange(steps + 1) * times  # the last frame of a group shows its result
 
     def groups(array: NDArray) -> NDArray:
         return array[1 : steps * times + 1].reshape(steps, times, *array.shape[1:])

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 MAX_CUT = 5  # timesteps by which a video and its action log may differ at the end
-_SAME_SHAPE = 0.01  # relative difference of height / width that counts as none
+_SAME_SHAPE = 0.01  # ratios of height to width with a smaller relative difference count as equal
 
 
 class Source(Protocol):
@@ -58,7 +58,7 @@ class Source(Protocol):
         """The names of the recordings, sorted; a `UserError` if there are none."""
 
     def other_files(self) -> Mapping[str, str]:
-        """The files beside the recordings that a user may take for some, and why each is none."""
+        """Files that a user may expect to be recordings, and why each of them is not one."""
 
     def group(self, name: str) -> str:
         """A key that recordings of the same world or player share; a split puts all of a group on one side."""

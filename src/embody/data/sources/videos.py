@@ -28,7 +28,8 @@ from embody.errors import UserError
 
 __all__ = ["VideoSource"]
 
-# A file with such a name is a recording, which is named if it is broken. Other files are if they hold a video.
+# A file with such a suffix counts as a recording, and is reported if it is broken. Other files count if they hold a
+# video.
 _SUFFIXES = frozenset(
     ".mp4 .m4v .mov .qt .3gp .3g2 .mkv .webm .avi .mpg .mpeg .m2v .ts .mts .m2ts .vob .flv .f4v .wmv .asf .ogv .rm"
     " .rmvb .gif .apng .mxf .nut .y4m .ivf .h264 .264 .h265 .265 .hevc .dv".split()
@@ -43,7 +44,7 @@ class VideoSource(PickledByFields):
     folder: Path
     shard_size: int = 32
     fit: Fit = "letterbox"  # how videos of another shape become frames
-    fps: int | None = None  # frames a second to which all are brought; None: the most common rate, rounded
+    fps: int | None = None  # the rate to which all videos are converted; None: the most common rate, rounded
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -61,7 +62,7 @@ class VideoSource(PickledByFields):
 
     @cached_property
     def _listed(self) -> tuple[list[str], dict[str, str]]:
-        """The names of the videos, sorted, and why each other file is none."""
+        """The sorted names of the videos; and each other file, with the reason why it is not a recording."""
         names: list[str] = []
         others: dict[str, str] = {}
 
