@@ -448,7 +448,7 @@ def test_films_and_pairs_survive_the_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pairs.npz holds no films"):
         read_films(tmp_path / "pairs.npz")
     (tmp_path / "dreams.npz").write_bytes(b"PK\x03\x04half")
-    with pytest.raises(ValueError, match="dreams.npz: cannot be read"):
+    with pytest.raises(ValueError, match="dreams.npz cannot be read"):
         read_films(tmp_path / "dreams.npz")
     with pytest.raises(AssertionError, match="film 'x'"):
         Film("x", {"real": noise(4)}, ("", "left"))
