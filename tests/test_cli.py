@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -105,6 +106,23 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("train tokenizer chess", "unknown preset 'chess'"),
         ("train paint", "unknown stage 'paint': choose one of tokenizer, dynamics"),
         ("train", "`embody train` needs STAGE: `embody train --help` describes them"),
+        ("run --name ''", "--name '' is empty: it must be the name of one folder"),
+        ("run --name ' '", "--name ' ' is empty"),
+        ("run --name ..", "--name '..' begins or ends with a space, or ends with a dot"),
+        ("run --name ../elsewhere", "--name '../elsewhere' has one of the characters / \\ :"),
+        ("run --name /tmp/elsewhere", "--name '/tmp/elsewhere' has one of the characters"),
+        ("run --name C:run", "--name 'C:run' has one of the characters"),
+        ("run --name first --name second/third", "--name 'second/third' has one of the characters"),
+        ("report --name 'a\\b'", "has one of the characters"),
+        (f"encode --name {'x' * 201}", "--name 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...' has more than 200 bytes"),
+        ("train tokenizer --name 'a\nb'", "--name 'a\\nb' has a control character"),
+        ("train agent --world ..", "world '..' begins or ends with a space, or ends with a dot"),
+        ("train agent --name a --world a", "world a is the run itself: name another run"),
+        ("train agent --train-agent.init-from ../a", "train_agent.init_from '../a' has one of the characters"),
+        ("collect --env.tasks ../a --env.max-steps 9", "env.tasks '../a' has one of the characters"),
+        ("train tokenizer --data.sources ''", "data.sources has an empty name"),
+        ("import videos . --name ../a", "--name '../a' has one of the characters"),
+        ("compare a ../b", "run '../b' has one of the characters"),
         ("run minigrid --colour red", "unknown setting --colour: `embody run --help-all` lists all"),
         ("run minigrid --seed red", "Error parsing --seed"),
         (
@@ -194,7 +212,7 @@ def test_a_mistake_is_one_line(
     command: str, says: str, refused: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert says in refused(*command.split())
+    assert says in refused(*shlex.split(command))
     left = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".log"]
     assert {path.name for path in left} <= {"metrics.jsonl", "seconds.json", "memory.json"}  # a record of the attempt
 
@@ -289,6 +307,38 @@ def test_a_policy_is_played_with_the_settings_it_learnt_with(done: Path, refused
     assert artefacts(done) == before and stored(done) == tiny_config(done)
 
 
+@pytest.mark.parametrize("name", ["東京", "Łódź 2", "تجربة", "a.b", "-x", "émile"])
+def test_a_name_in_letters_of_any_alphabet(
+    place: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(dataclasses.replace(tiny_config(place), name=name))
+    main(["train", "tokenizer", f"--name={name}", "--train-tokenizer.steps", "2"])
+    assert (place / "models" / name / "tokenizer.safetensors").exists()
+    assert f"models/{name}/tokenizer.safetensors is finished" not in capsys.readouterr().out
+    main(["report", f"--name={name}"])
+    assert name in (place / "runs" / name / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_terminal_without_the_letters_of_a_name(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "embody", "report", "--name", "東京"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 2 and "no run in runs/\\u6771\\u4eac" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_whose_folder_was_renamed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "runs/tiny").rename(place / "runs/other")
+    main(["train", "tokenizer", "--name", "other", "--train-tokenizer.steps", "2"])
+    assert (place / "models/other/tokenizer.safetensors").exists() and not (place / "runs/tiny").exists()
+    kept = stored_config(json.loads((place / "runs/other/config.json").read_text()))
+    assert kept.name == "other" and kept.train_tokenizer.batch == tiny_config(place).train_tokenizer.batch
+
+
 def test_a_run_keeps_its_preset(done: Path, refused: Refusal) -> None:
     assert "runs/tiny began as the preset minigrid, not minecraft" in refused("run", "minecraft", "--name", "tiny")
 
@@ -379,7 +429,7 @@ def test_a_full_disk_is_one_line(place: Path, refused: Refusal, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         assert "No space left on device" in refused("train", "tokenizer", "--name", "tiny")
-    assert not list((place / "models/tiny").iterdir())
+    assert not (place / "models/tiny").exists()
 
 
 def test_as_many_files_may_be_open_as_the_system_allows(refused: Refusal) -> None:

@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from embody.cli.operating_system import keep_files_open, keep_freed_memory
+from embody.cli.operating_system import escape_unprintable_text, keep_files_open, keep_freed_memory
 from embody.cli.parse import is_users_mistake, parse
 from embody.errors import one_line
 from embody.interruption import Interrupted, raise_on_signals
@@ -15,6 +15,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `embody`: a user's mistake is one line and exit code 2, any other exception a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    escape_unprintable_text()
     keep_freed_memory()
     keep_files_open()
     raise_on_signals()

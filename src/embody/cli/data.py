@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from embody.cli.settings import Preset, Settings, trainer
-from embody.config import Config, Fit
+from embody.config import Config, Fit, check_name
 from embody.errors import UserError
 from embody.games import open_recordings
 
@@ -86,6 +86,7 @@ class Import:
             raise UserError(f"--fps {self.fps}: must be at least 1")
         recordings = open_recordings(self.kind, self.source, self.env, fit=self.fit, fps=self.fps)
         called = recordings.provenance.get("environment", self.kind)
+        check_name("--name", called if self.name is None else self.name)
         root = Path(self.data_dir) / (self.name or called)
         logger = LoggerManager(Path(self.runs_dir) / "import", Path(self.logs_dir), f"import-{root.name}")
         self._import(recordings, root, logger)

@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from embody.cli.settings import Preset, Settings, trainer, with_full
-from embody.config import Config
+from embody.config import Config, check_name
 from embody.errors import UserError
 from embody.games import Simulated
 from embody.saving.atomic_write import write_text
@@ -59,6 +59,8 @@ class Compare:
     def start(self, typed: str) -> None:
         from embody.evaluation.compare import compare_runs
 
+        for name in self.names:
+            check_name("run", name)
         table = compare_runs([Path(self.runs_dir) / name / "results.json" for name in self.names])
         print(table)
         if self.out:

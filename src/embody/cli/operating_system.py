@@ -2,9 +2,10 @@
 
 import contextlib
 import ctypes
+import io
 import sys
 
-__all__ = ["keep_files_open", "keep_freed_memory"]
+__all__ = ["escape_unprintable_text", "keep_files_open", "keep_freed_memory"]
 
 
 def keep_freed_memory() -> None:
@@ -17,6 +18,13 @@ def keep_freed_memory() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def escape_unprintable_text() -> None:
+    """Print what the terminal's encoding lacks, such as letters of a run's name, as escapes instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def keep_files_open() -> None:

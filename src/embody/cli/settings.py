@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from embody.cli.options import RECORDED
-from embody.config import Config
+from embody.config import Config, check_name
 from embody.errors import UserError
 from embody.games import preset, simulator
 from embody.run.folder import read_config
@@ -40,15 +40,18 @@ def base_config(arguments: Sequence[str]) -> Config:
     elsewhere = _value(arguments, "--env")
     default = preset(named or (simulator(elsewhere)[0].preset if elsewhere else "minigrid"))
     default = dataclasses.replace(default, cache_dir=cache_dir(default.cache_dir))
-    name = _value(arguments, "--name") or default.name
-    run_dir = Path(_value(arguments, "--runs-dir") or default.runs_dir) / name
+    name, runs_dir = _value(arguments, "--name"), _value(arguments, "--runs-dir") or default.runs_dir
+    if name is None:
+        name = default.name
+    check_name("--name", name)
+    run_dir = Path(runs_dir) / name
     stored = read_config(run_dir)
     if stored is None:
         return default
     if named not in (None, stored.preset):
         raise UserError(f"{run_dir} began as the preset {stored.preset}, not {named}: use another --name")
-    # How much is evaluated is asked for anew each time.
-    return with_full(stored, False)
+    # The folder may have been moved or renamed. How much is evaluated is asked for anew each time.
+    return with_full(dataclasses.replace(stored, name=name, runs_dir=runs_dir), False)
 
 
 def cache_dir(default: str = Config.cache_dir) -> str:
@@ -70,9 +73,10 @@ def with_full(config: Config, full: bool) -> Config:
 
 
 def _value(arguments: Sequence[str], name: str) -> str | None:
-    """What stands behind the option `name`, "" if nothing does; None if it is not given."""
+    """The value of the option `name` where it is given last; "" if it has none, None if it is not given."""
+    found = None
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option.replace("_", "-") == name:
-            return value if equals else next(iter(arguments[place + 1 :]), "")
-    return None
+            found = value if equals else next(iter(arguments[place + 1 :]), "")
+    return found

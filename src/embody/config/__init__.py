@@ -13,6 +13,7 @@ from embody.config.architecture import (
     TransformerConfig,
 )
 from embody.config.as_dict import digest, from_dict, to_dict
+from embody.config.names import check_name
 from embody.config.objective import AgentObjective, DynamicsObjective, ImaginationConfig, TokenizerObjective
 from embody.config.run import (
     CollectConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "TokenizerConfig",
     "TokenizerObjective",
     "TransformerConfig",
+    "check_name",
     "digest",
     "from_dict",
     "to_dict",

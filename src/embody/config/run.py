@@ -7,6 +7,7 @@ from typing import Literal
 
 from embody.config.architecture import ActionSpec, AgentConfig, DynamicsConfig, TokenizerConfig
 from embody.config.bounds import Count, Natural, NotNegative, Positive, Share, check_bounds
+from embody.config.names import check_name
 from embody.config.objective import AgentObjective, DynamicsObjective, ImaginationConfig, TokenizerObjective
 from embody.config.sampling import SamplingConfig
 from embody.errors import UserError
@@ -20,6 +21,8 @@ __all__ = [
     "Schedule",
     "StageConfig",
 ]
+
+_WEIGHTS = ".safetensors"  # the suffix of a file of weights
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        self._check_names()
         t, d, a = self.tokenizer, self.dynamics, self.agent
         t.encoder.check("tokenizer.encoder")
         t.decoder.check("tokenizer.decoder")
@@ -302,6 +306,21 @@ class Config:
                 f" more than dynamics.context {d.context}: shorten the dreams, or set finetune to heads"
             )
 
+    def _check_names(self) -> None:
+        check_name("name", self.name)
+        if self.world:
+            check_name("world", self.world)
+        if self.world == self.name:
+            raise UserError(f"world {self.world} is the run itself: name another run, or leave it out")
+        for task in () if self.data.sources else self.env.tasks:
+            check_name("env.tasks", task)
+        if "" in self.data.sources:
+            raise UserError("data.sources has an empty name: name the folder of a dataset")
+        for phase in ("tokenizer", "dynamics", "agent", "imagination"):
+            source = getattr(self, f"train_{phase}").init_from
+            if source and not source.endswith(_WEIGHTS):
+                check_name(f"train_{phase}.init_from", source)
+
     def with_actions(self, actions: ActionSpec) -> "Config":
         """This config with other actions."""
         return dataclasses.replace(self, env=dataclasses.replace(self.env, actions=actions))
@@ -318,7 +337,7 @@ class Config:
     def weights(self, stage: str) -> Path:
         """The file of a stage's finished weights."""
         run = self.world if self.world and stage in ("tokenizer", "dynamics") else self.name
-        return Path(self.models_dir) / run / f"{stage}.safetensors"
+        return Path(self.models_dir) / run / f"{stage}{_WEIGHTS}"
 
     def lpips_weights(self, net: str) -> Path:
         """The file of an LPIPS network's weights, shared by all runs."""
@@ -337,5 +356,5 @@ class Config:
         source: str = getattr(self, f"train_{phase}").init_from
         if not source:
             return None
-        is_file = source.endswith(".safetensors")
-        return Path(source) if is_file else Path(self.models_dir) / source / f"{phase}.safetensors"
+        is_file = source.endswith(_WEIGHTS)
+        return Path(source) if is_file else Path(self.models_dir) / source / f"{phase}{_WEIGHTS}"

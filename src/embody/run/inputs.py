@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from embody.config import ActionSpec, Config
+from embody.config import ActionSpec, Config, check_name
 from embody.data import Dataset, check_datasets, open_datasets, recorded_actions
 from embody.data.sources.source import Source
 from embody.errors import UserError
@@ -30,6 +30,7 @@ def inputs(config: Config, data: Data | None, logger: LoggerManager) -> tuple[Co
     else:
         source = source_of(data, config.env.frame)
         name = source.provenance.get("environment", source.provenance["kind"])
+        check_name("the recordings' name", name)
         datasets = [import_source(source, config.run_dir / "data" / name, logger)]
     for dataset in datasets:
         if dataset.meta.fps != config.env.fps:

@@ -136,9 +136,8 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Create `folder`; a `WriteError` if no file can be created there."""
-    probe = folder / ".writable.tmp"
+    """A `WriteError` if no file can be created in `folder`, or no folder where it shall be; leaves nothing behind."""
+    probe = next(place for place in (folder, *folder.parents) if place.exists()) / ".writable.tmp"
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink(missing_ok=True)
