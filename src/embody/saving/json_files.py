@@ -43,7 +43,7 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value that `text` holds as JSON in UTF-8. A `ValueError` says which bound it exceeds, or what is wrong.
+    """The value of `text`, which is JSON in UTF-8. A `ValueError` says which bound it exceeds, or what else is wrong.
 
     NaN, infinity, whole numbers of more than 64 bits and text that is not Unicode are refused too.
     """

@@ -88,7 +88,7 @@ def load_tensors(
 def _check_names_and_shapes(
     path: Path, file: Any, names: Collection[str], expected: Mapping[str, Tensor], optional: Collection[str]
 ) -> None:
-    """A `UserError` says which is the first of the tensors `names` that is missing, unknown or misshapen in `file`."""
+    """A `UserError` names the first tensor of `file` that is unknown, misshapen or missing. The file has `names`."""
     for name in sorted({*expected, *names}):
         if name not in expected:
             raise UserError(f"{path} has an unknown tensor {name[:_SHOWN]!r}: {_REMEDY}")
