@@ -139,7 +139,7 @@ def test_the_scale_grows_and_a_resumed_training_has_it(tmp_path: Path, monkeypat
         assert torch.equal(load_tensors(parts)[0][name], value)
 
 
-@pytest.mark.parametrize("wrong", [0.5, math.inf, "65536", None])
+@pytest.mark.parametrize("wrong", [0.5, -1.0, "65536", None])
 def test_a_checkpoint_with_another_scale_is_refused(tmp_path: Path, wrong: object) -> None:
     path = run(OneNumber([1.0] * 3), tmp_path, stop=1)
     tensors, metadata = load_tensors(path)

@@ -88,13 +88,13 @@ def test_statistics(recorded: Dataset) -> None:
 
 def test_recordings_that_a_goal_cannot_use_are_refused(recorded: Dataset, tmp_path: Path) -> None:
     own = make_dataset(tmp_path / "own", [5])
-    OneTask().check([recorded, own], 1)
+    OneTask().check([recorded, own], AGENT)
     for goal, name in zip(MANY, ("all", "recorded"), strict=True):
-        goal.check([recorded], 3)
+        goal.check([recorded], dataclasses.replace(AGENT, tasks=3))
         with pytest.raises(ValueError, match="agent.tasks is 2, but dataset .* has 3 tasks: set"):
-            goal.check([recorded], 2)
+            goal.check([recorded], dataclasses.replace(AGENT, tasks=2))
         with pytest.raises(ValueError, match=f'agent.goal {name} needs .* one task each: set agent.goal to "one"'):
-            goal.check([own], 3)
+            goal.check([own], dataclasses.replace(AGENT, tasks=3))
 
 
 # --- telling the agent

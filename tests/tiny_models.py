@@ -200,4 +200,4 @@ def _episode(seed: int, steps: int) -> Episode:
     actions[0], rewards[0] = 0, 0
     frames = random.integers(0, 256, (steps, 8, 12, 3), dtype=np.uint8)
     terminal = np.arange(steps) == steps - 1
-    return Episode(frames, actions, rewards, terminal, TASK, "go to the red door", "expert", 0.0, seed, True)
+    return Episode(frames, actions, rewards, terminal, TASK, "go to the red", "expert", 0.0, seed, True)

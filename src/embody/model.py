@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from embody.agent import Agent, EventClassifier, RiskModel
 from embody.config import ActionSpec, AgentConfig, Config, DynamicsConfig, TokenizerConfig, from_dict
+from embody.data.arrays import as_path
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
 from embody.dynamics.shortcut import Levels, noise_to
@@ -28,6 +29,7 @@ __all__ = [
     "Precision",
     "Tokenizer",
     "WorldAndAgent",
+    "check_tokenizer",
     "fetched_lpips",
     "for_inference",
     "load_dynamics",
@@ -91,6 +93,19 @@ class WorldAndAgent(nn.Module):
         return Levels(level, torch.full_like(level, 1 / self.dynamics.config.k_max))
 
 
+def check_tokenizer(tokenizer: Tokenizer, dynamics: Dynamics) -> None:
+    """A `UserError` if `dynamics` was not made for the latents of `tokenizer`, or is on another device."""
+    t, d = tokenizer.config, dynamics.config
+    if t.latents * t.channels != d.tokens * d.channels:
+        raise UserError(
+            f"the tokenizer's latents are {t.latents}x{t.channels}, the dynamics was made for"
+            f" {d.tokens * d.channels} numbers a frame: load both from one folder"
+        )
+    devices = [next(model.parameters()).device for model in (tokenizer, dynamics)]
+    if devices[0] != devices[1]:
+        raise UserError(f"the tokenizer is on {devices[0]}, the dynamics on {devices[1]}: move both to one device")
+
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -132,14 +147,15 @@ def _cached(model: nn.Module) -> list[nn.Module]:
     return [part for child in model.children() for part in _cached(child)]
 
 
-def load_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
+def load_tokenizer(path: Path | str) -> tuple[Tokenizer, dict[str, Any]]:
     """The tokenizer in a weights file, for use, and what the file says of itself; a `UserError` if it has none."""
+    file = as_path(path, "the file of a tokenizer's weights")
 
     def build(recipe: dict[str, Any], names: Collection[str]) -> Tokenizer:
-        config = _config(TokenizerConfig, recipe, "tokenizer", path)
-        return Tokenizer(config, _config(tuple[int, int], recipe, "frame", path))
+        config = _config(TokenizerConfig, recipe, "tokenizer", file)
+        return Tokenizer(config, _config(tuple[int, int], recipe, "frame", file))
 
-    return _load(path, build)
+    return _load(file, build)
 
 
 def load_lpips(config: Config) -> Lpips | None:
@@ -162,22 +178,24 @@ def fetched_lpips(config: Config, net: LpipsNet) -> Lpips | None:
     return Lpips(net, load_tensors(path)[0]) if path.exists() else None
 
 
-def load_dynamics(path: Path) -> tuple[Dynamics, dict[str, Any]]:
+def load_dynamics(path: Path | str) -> tuple[Dynamics, dict[str, Any]]:
     """The dynamics in a weights file of phase 1; as `load_tokenizer`."""
-    return _load(path, lambda recipe, names: _dynamics(recipe, path))
+    file = as_path(path, "the file of a dynamics' weights")
+    return _load(file, lambda recipe, names: _dynamics(recipe, file))
 
 
-def load_world_and_agent(path: Path) -> tuple[WorldAndAgent, dict[str, Any]]:
+def load_world_and_agent(path: Path | str) -> tuple[WorldAndAgent, dict[str, Any]]:
     """The dynamics and the agent in a weights file of phase 2 or 3; as `load_tokenizer`."""
+    file = as_path(path, "the file of an agent's weights")
 
     def build(recipe: dict[str, Any], names: Collection[str]) -> WorldAndAgent:
-        dynamics, config = _dynamics(recipe, path), _config(AgentConfig, recipe, "agent", path)
+        dynamics, config = _dynamics(recipe, file), _config(AgentConfig, recipe, "agent", file)
         model = WorldAndAgent(dynamics, Agent(config, dynamics.config.trunk, dynamics.actions))
         if any(name.startswith("agent.heads.cloned.") for name in names):
             model.agent.heads.keep_cloned_policy()
         return model
 
-    return _load(path, build)
+    return _load(file, build)
 
 
 def _load(path: Path, build: Callable[[dict[str, Any], Collection[str]], M]) -> tuple[M, dict[str, Any]]:

@@ -18,7 +18,7 @@ import torch
 from embody.config import Config
 from embody.data import Dataset, is_complete, open_datasets
 from embody.dynamics import Dynamics
-from embody.errors import UserError
+from embody.errors import UserError, one_line
 from embody.evaluation.cascade import ablate
 from embody.evaluation.report import write_report
 from embody.evaluation.results import results_markdown
@@ -31,7 +31,7 @@ from embody.run.folder import config_path, record_stage, write_config
 from embody.run.inputs import Data, inputs
 from embody.run.measuring import measure_run
 from embody.run.provenance import check_upstream, log_sampling_differences, tokenizer_hash
-from embody.run.stages import CONTROLS
+from embody.run.stages import CONTROLS, STAGES
 from embody.run.timing import machine_line
 from embody.run.trainings import make_weights
 from embody.saving.atomic_write import check_writable
@@ -45,9 +45,10 @@ __all__ = ["Trainer"]
 class Trainer:
     """The phases of one run.
 
-    `data` is a dataset or a sequence of datasets; by default those of the config's tasks. It may also be an object that
-    a game recognises as recordings, such as the result of MineRL's `minerl.data.make`; that is imported into a dataset
-    in the run's folder. Weights go to `models_dir/NAME`, checkpoints and results to `runs_dir/NAME`.
+    `data` is a dataset or its folder, or a sequence of these; by default the datasets of the config's tasks. It may
+    also be an object that a game recognises as recordings, such as the result of MineRL's `minerl.data.make`; that is
+    imported into a dataset in the run's folder. Weights go to `models_dir/NAME`, checkpoints and results to
+    `runs_dir/NAME`.
 
     `tokenizer_epochs`, `dynamics_epochs` and `agent_epochs` (phase 2) replace the config's; None keeps them.
     """
@@ -62,6 +63,10 @@ class Trainer:
         logger: LoggerManager | None = None,
     ) -> None:
         config = preset("minigrid") if config is None else config
+        if not isinstance(config, Config):
+            raise UserError(
+                f"a trainer's config must be a Config, such as preset('minigrid'), got {one_line(repr(config), 60)}"
+            )
         for stage, epochs in (
             ("train_tokenizer", tokenizer_epochs),
             ("train_dynamics", dynamics_epochs),
@@ -138,6 +143,8 @@ class Trainer:
 
     def train(self, name: str, data: Data | None = None) -> Path:
         """Train the stage `name` (one of `STAGES`), unless it is finished; returns the path of its weights."""
+        if name not in STAGES:
+            raise UserError(f"unknown stage {one_line(repr(name), 40)}: choose one of {', '.join(STAGES)}")
         datasets = self._datasets(data)  # first, because it sets the config's actions
         return make_weights(self.config, name, datasets, self.device, self.logger)
 

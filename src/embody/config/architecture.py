@@ -4,6 +4,7 @@ Values marked [P] are the paper's. Frame size and actions are settings of the en
 layers have the shape of the dynamics' layers, so neither is set here.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -27,6 +28,10 @@ class ActionSpec:
     """Each action factor has this many choices, at least 2."""
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "sizes", tuple(operator.index(size) for size in self.sizes))
+        except TypeError as error:
+            raise UserError(f"action sizes {self.sizes!r}: give an integer for each factor, such as (4,)") from error
         if not self.sizes or any(size < 2 for size in self.sizes):
             raise UserError(f"action sizes {self.sizes}: every factor needs at least 2 choices")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from embody.errors import UserError
+from embody.errors import UserError, one_line
 
 __all__ = [
     "Count",
@@ -64,19 +64,24 @@ def check_bounds(config: Any) -> None:
     for path, part in _parts(config, ""):
         hints = typing.get_type_hints(type(part), include_extras=True)
         for field in dataclasses.fields(part):
-            for number, allowed in _numbers(getattr(part, field.name), hints[field.name]):
+            for number, allowed, kind in _numbers(getattr(part, field.name), hints[field.name]):
+                if isinstance(number, bool) or not isinstance(number, int if kind is int else int | float):
+                    wanted = "an integer" if kind is int else "a number"
+                    raise UserError(f"{path}{field.name} must be {wanted} {allowed}, got {one_line(repr(number), 60)}")
                 if number not in allowed:
                     raise UserError(f"{path}{field.name} must be {allowed}, got {number:g}")
 
 
-def _numbers(value: Any, hint: Any) -> Iterator[tuple[float, Range]]:
-    """Each number in a field's value with its range; a tuple gives its numbers one by one."""
+def _numbers(value: Any, hint: Any) -> Iterator[tuple[float, Range, type]]:
+    """Each number in a field's value with its range and type; a tuple gives its numbers one by one."""
     if isinstance(value, tuple):
         kinds = [kind for kind in typing.get_args(hint) if kind is not ...]
         for place, item in enumerate(value):
             yield from _numbers(item, kinds[min(place, len(kinds) - 1)])
     else:
-        yield from ((value, allowed) for allowed in getattr(hint, "__metadata__", ()) if isinstance(allowed, Range))
+        for allowed in getattr(hint, "__metadata__", ()):
+            if isinstance(allowed, Range):
+                yield value, allowed, hint.__origin__
 
 
 def _parts(config: Any, path: str) -> Iterator[tuple[str, Any]]:

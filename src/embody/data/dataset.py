@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from embody.config import ActionSpec, Fit, from_dict
+from embody.data.arrays import as_path, texts, whole_number
 from embody.data.container import VideoIndex
 from embody.data.episode import Episode, EpisodeRow
 from embody.data.steps import Steps
 from embody.data.video import OpenVideos, Video
-from embody.errors import UserError
+from embody.errors import UserError, one_line
 from embody.saving.json_files import read_object
 
 __all__ = [
@@ -86,12 +87,20 @@ class Meta:
     fit: Fit = field(default="letterbox", repr=False)  # how frames of video files become frames of another shape
 
     def __post_init__(self) -> None:
+        for name in ("tasks", "vocabulary", "labels"):
+            object.__setattr__(self, name, texts(getattr(self, name), f"dataset meta: {name}"))
+        for name in ("height", "width", "fps"):
+            object.__setattr__(self, name, whole_number(getattr(self, name), f"dataset meta: {name}", low=1))
+        if not isinstance(self.actions, ActionSpec):
+            raise UserError(
+                f"dataset meta: actions must be an ActionSpec, such as ActionSpec((4,)), got {self.actions!r}"
+            )
         if self.vocabulary[:2] != (PADDING, UNKNOWN) or len(set(self.vocabulary)) != len(self.vocabulary):
             raise UserError(
                 f"dataset meta: vocabulary must begin with {PADDING!r}, {UNKNOWN!r}, and hold each word once"
             )
-        if not self.tasks or min(self.height, self.width, self.fps) < 1:
-            raise UserError("dataset meta: tasks must not be empty, and height, width and fps must be at least 1")
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise UserError("dataset meta: tasks must not be empty, and hold each name once")
         if self.labels and len(self.labels) != len(self.tasks):
             raise UserError(
                 f"dataset meta: {len(self.tasks)} tasks but {len(self.labels)} labels: give one label for each task"
@@ -147,7 +156,12 @@ def open_dataset(root: Path | str, size: tuple[int, int] | None = None) -> "Data
 
     `size`: (height, width) in pixels to which frames of video files are resized; by default the dataset's own.
     """
-    root = Path(root)
+    root = as_path(root, "a dataset's folder")
+    if size is not None:
+        if not isinstance(size, tuple | list) or len(size) != 2:
+            raise UserError(f"size must be (height, width) in pixels, got {one_line(repr(size), 60)}")
+        height, width = (whole_number(side, "size: height and width", low=1) for side in size)
+        size = height, width
     if not (root / "meta.json").exists():
         raise UserError(f"no dataset in {root}: run `embody collect` or `embody import` first")
     if not is_complete(root):
@@ -207,7 +221,9 @@ class Dataset:
         return self.version == EXTENDED and bool(self._table["video"][0].is_valid)
 
     def _read(self) -> None:
-        self._table = pq.read_table(self.root / "episodes.parquet").cast(SCHEMAS[self.version])
+        schema, table = SCHEMAS[self.version], pq.read_table(self.root / "episodes.parquet")
+        # A writer that was killed at its first extended shard leaves a table without the extended columns.
+        self._table = pa.concat_tables([schema.empty_table(), table], promote_options="default").cast(schema)
         columns = {name: self._table[name].to_pylist() for name in EPISODE_SCHEMA.names}
         if self.version == EXTENDED:  # null in rows that were written as version 1
             columns["labelled"] = self._table["labelled"].fill_null(True).to_pylist()
@@ -265,15 +281,24 @@ class Dataset:
 
     def rows(self, episode_id: int, start: int, stop: int) -> slice:
         """The rows of the flat arrays for timesteps `start` to `stop` of an episode, which must lie within it."""
-        begin, end = self.offsets[episode_id : episode_id + 2]
-        assert 0 <= start < stop <= end - begin, f"timesteps {start}:{stop} of episode {episode_id} of {end - begin}"
+        begin, end = self.offsets[self._known(episode_id) : episode_id + 2]
+        if not 0 <= start < stop <= end - begin:
+            raise UserError(
+                f"dataset {self.root}: episode {episode_id} has timesteps 0 to {end - begin - 1}, not {start}:{stop}"
+            )
         return slice(int(begin) + start, int(begin) + stop)
+
+    def _known(self, episode_id: int) -> int:
+        if not 0 <= episode_id < len(self._rows):
+            raise UserError(f"dataset {self.root} has no episode {episode_id}: ids are from 0 to {len(self._rows) - 1}")
+        return episode_id
 
     def frames(self, episode_id: int, start: int, stop: int) -> NDArray[np.uint8]:
         """Frames `start` to `stop` of an episode, uint8 `[n, H, W, 3]`; H and W are the dataset's `size`.
 
         A `UserError` names a video file that is missing, has changed or cannot be decoded.
         """
+        rows = self.rows(episode_id, start, stop)
         if self.is_video:
             part = self._video(episode_id).part(start, stop)
             row = self._table.slice(episode_id, 1)
@@ -282,7 +307,7 @@ class Dataset:
             return self._videos.read(part, index, row["video_identity"][0].as_py(), *self.size, self.meta.fit)
         if self._pid != os.getpid():  # HDF5 handles do not survive a fork
             self._files, self._pid = {}, os.getpid()
-        rows, shard = self.rows(episode_id, start, stop), self.shard_of(episode_id)
+        shard = self.shard_of(episode_id)
         path = self._frames_path(shard)
         if path not in self._files:
             self._files[path] = h5py.File(path, "r")["frames"]
@@ -329,7 +354,7 @@ class Dataset:
 
     def episode(self, episode_id: int) -> Episode:
         """The episode as it was written. Its frames are pixels, or a `Video` if they are in a file."""
-        row, steps = self._rows[episode_id], self.steps
+        row, steps = self._rows[self._known(episode_id)], self.steps
         rows = self.rows(episode_id, 0, row.length)
         found = self._recorded(episode_id)
         return Episode(

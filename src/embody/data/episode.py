@@ -10,8 +10,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from embody.data.arrays import (
+    flag,
+    flags,
+    frames_array,
+    integers,
+    real_number,
+    real_numbers,
+    text,
+    whole_number,
+)
 from embody.data.video import Video
-from embody.errors import UserError
+from embody.errors import UserError, one_line
 
 __all__ = ["EVERY_TASK", "Episode", "EpisodeRow", "label_indices", "label_words"]
 
@@ -25,7 +35,10 @@ class Episode:
     An episode that is cut off by a time limit has no terminal. A recording of many tasks has the task `EVERY_TASK` and
     `events`: for each of the dataset's K tasks it counts as an episode whose rewards are that task's events (0 or 1);
     its own `rewards` are then used by the goal "recorded" only. A plain video with the task `EVERY_TASK` has no events;
-    clips are drawn from it as often as from such a recording. Wrong shapes, dtypes or flags raise a `UserError`.
+    clips are drawn from it as often as from such a recording.
+
+    Arrays may be given as lists, tensors or arrays of other integer or float types (see `embody.data.arrays`); they are
+    kept in the types below. Wrong shapes, types or flags raise a `UserError`.
     """
 
     frames: NDArray[np.uint8] | Video  # [T, H, W, 3], or the video file that holds them
@@ -45,33 +58,9 @@ class Episode:
     changes: tuple[str, ...] = ()  # what its import changed, in words; stored in the report of the import only
 
     def __post_init__(self) -> None:
-        where = f"episode of {self.task} with seed {self.seed}"
-        if not isinstance(self.frames, Video):
-            shape = self.frames.shape
-            if len(self.frames) == 0 or self.frames.ndim != 4 or shape[3] != 3:
-                raise UserError(f"{where}: frames must be [T, H, W, 3] with T >= 1, got {list(shape)}")
-            if self.frames.dtype != np.uint8:
-                raise UserError(f"{where}: frames must be uint8, got {self.frames.dtype}")
-        if self.actions.ndim != 2:
-            raise UserError(f"{where}: actions must be [T, A], got {list(self.actions.shape)}")
-        steps, factors = self.length, self.actions.shape[1]
-        for name, dtype, shape in (
-            ("actions", np.int64, (steps, factors)),
-            ("rewards", np.float32, (steps,)),
-            ("is_terminal", np.bool_, (steps,)),
-            ("camera", np.float32, (steps, 2)),
-            ("is_null", np.bool_, (steps,)),
-            ("events", np.bool_, (steps, -1 if self.events is None else self.events.shape[-1])),
-        ):
-            array = getattr(self, name)
-            if array is None:
-                continue
-            if array.dtype != dtype:
-                raise UserError(f"{where}: {name} must be {np.dtype(dtype)}, got {array.dtype}")
-            if len(array) != steps:
-                raise UserError(f"{where}: {name} has {len(array)} steps, frames {steps}")
-            if array.shape != shape:
-                raise UserError(f"{where}: {name} must be {list(shape)}, got {list(array.shape)}")
+        where = f"episode of {one_line(repr(self.task), 40)} with seed {one_line(repr(self.seed), 40)}"
+        self._convert(where)
+        self._check_shapes(where)
         if self.labelled and (self.events is not None) != (self.task == EVERY_TASK):
             raise UserError(
                 f"{where}: an episode has events if, and only if, its task is {EVERY_TASK!r}: set both or neither"
@@ -80,16 +69,53 @@ class Episode:
             raise UserError(f"{where}: events must be false at timestep 0")
         if not self.labelled and (self.actions.any() or self.events is not None):
             raise UserError(f"{where}: a plain video (labelled=False) must have all-zero actions and no events")
-        if self.camera is not None and not np.isfinite(self.camera).all():
-            raise UserError(f"{where}: camera must be finite")
         if self.rewards[0] != 0 or self.actions[0].any():
             raise UserError(f"{where}: action and reward must be 0 at timestep 0")
-        if not np.isfinite(self.rewards).all():
-            raise UserError(f"{where}: rewards must be finite")
         if self.is_terminal[:-1].any():
             raise UserError(f"{where}: is_terminal must be false before the last timestep")
         if not 0 <= self.noise <= 1:
             raise UserError(f"{where}: noise must lie in 0..1, got {self.noise}")
+
+    def _convert(self, where: str) -> None:
+        """Give every field its type; a `UserError` if that is not possible, or an array has another shape."""
+
+        def set_field(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        for name in ("task", "label", "source"):
+            set_field(name, text(getattr(self, name), f"{where}: {name}"))
+        for name in ("success", "labelled"):
+            set_field(name, flag(getattr(self, name), f"{where}: {name}"))
+        set_field("seed", whole_number(self.seed, f"{where}: seed"))
+        set_field("noise", real_number(self.noise, f"{where}: noise"))
+        if not isinstance(self.frames, Video):
+            set_field("frames", frames_array(self.frames, f"{where}: frames", axis="T"))
+        actions = integers(self.actions, f"{where}: actions")
+        set_field("actions", actions[:, None] if actions.ndim == 1 else actions)
+        set_field("rewards", real_numbers(self.rewards, f"{where}: rewards"))
+        set_field("is_terminal", flags(self.is_terminal, f"{where}: is_terminal"))
+        for name, convert in (("events", flags), ("is_null", flags), ("camera", real_numbers)):
+            if getattr(self, name) is not None:
+                set_field(name, convert(getattr(self, name), f"{where}: {name}"))
+
+    def _check_shapes(self, where: str) -> None:
+        steps = self.length
+        for name, columns in (
+            ("actions", "A"),
+            ("rewards", None),
+            ("is_terminal", None),
+            ("events", "K"),
+            ("camera", 2),
+            ("is_null", None),
+        ):
+            array = getattr(self, name)
+            if array is None:
+                continue
+            wanted = f"[{steps}]" if columns is None else f"[{steps}, {columns}]"
+            if array.ndim != 1 + (columns is not None) or (columns == 2 and array.shape[1] != 2):
+                raise UserError(f"{where}: {name} must be {wanted}, got {list(array.shape)}")
+            if len(array) != steps:
+                raise UserError(f"{where}: {name} has {len(array)} steps, frames {steps}")
 
     @property
     def length(self) -> int:

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from embody.config import AgentConfig
 from embody.config import Goal as GoalName
+from embody.data.arrays import text
 from embody.data.dataset import Dataset
-from embody.data.episode import EVERY_TASK, label_indices
+from embody.data.episode import EVERY_TASK, label_indices, label_words
 from embody.data.recorded_events import RecordedEvents
-from embody.errors import UserError
+from embody.errors import UserError, one_line
 
 __all__ = ["AllAchievements", "ClipPlaces", "GameReward", "Goal", "OneTask", "OutcomeModel", "StepOutcome", "goal_of"]
 
@@ -97,8 +98,8 @@ class Goal(ABC):
         """
 
     @abstractmethod
-    def check(self, datasets: Sequence[Dataset], tasks: int) -> None:
-        """A `UserError` if an agent with `tasks` tasks cannot be trained for this goal on `datasets`."""
+    def check(self, datasets: Sequence[Dataset], config: AgentConfig) -> None:
+        """A `UserError` if an agent of `config` cannot be trained for this goal on `datasets`."""
 
     # --- the task as an input of the agent
 
@@ -108,7 +109,8 @@ class Goal(ABC):
     ) -> Tensor:
         """The task of each of N labels: word indices `[N, W]`, or remaining tasks, bool `[N, P]`.
 
-        `tasks` are the labels of the P tasks, `words` is W. A `UserError` if a label names an unknown task.
+        `tasks` are the labels of the P tasks, `words` is W. A `UserError` if a label is no text, names an unknown task
+        or has more than W words.
         """
 
     @abstractmethod
@@ -199,12 +201,17 @@ class OneTask(Goal):
     ) -> dict[str, NDArray]:
         return {"task": labels * labelled[:, None]}
 
-    def check(self, datasets: Sequence[Dataset], tasks: int) -> None:
-        pass
+    def check(self, datasets: Sequence[Dataset], config: AgentConfig) -> None:
+        for dataset in datasets:
+            recorded = dict.fromkeys(row.label for row in dataset.episodes() if row.labelled)
+            for label in (*recorded, *dataset.meta.labels):
+                _check_words(label, f"dataset {dataset.root}: label", config.words)
 
     def task_of_labels(
         self, labels: Sequence[str], vocabulary: Sequence[str], tasks: Sequence[str], words: int
     ) -> Tensor:
+        for label in labels:
+            _check_words(label, "label", words)
         return torch.from_numpy(np.stack([label_indices(label, vocabulary, words) for label in labels]))
 
     def rows_to_reread(self, old: Tensor, new: Tensor) -> Tensor:
@@ -276,12 +283,12 @@ class _ManyTasks(Goal):
         left_BTP = (achieved_at_BP[:, None] > places.timesteps[:, :, None]) & labelled[:, None, None]
         return {"task": left_BTP, "events": events.at(places.steps) & places.real[:, :, None]}
 
-    def check(self, datasets: Sequence[Dataset], tasks: int) -> None:
+    def check(self, datasets: Sequence[Dataset], config: AgentConfig) -> None:
         for dataset in datasets:
-            if len(dataset.meta.tasks) > tasks:
+            if len(dataset.meta.tasks) > config.tasks:
                 raise UserError(
-                    f"agent.tasks is {tasks}, but dataset {dataset.root} has {len(dataset.meta.tasks)} tasks: set"
-                    f" agent.tasks to {len(dataset.meta.tasks)}"
+                    f"agent.tasks is {config.tasks}, but dataset {dataset.root} has {len(dataset.meta.tasks)} tasks:"
+                    f" set agent.tasks to {len(dataset.meta.tasks)}"
                 )
             if any(row.labelled and row.task != EVERY_TASK for row in dataset.episodes()):
                 raise UserError(
@@ -296,7 +303,7 @@ class _ManyTasks(Goal):
         place = {task: number for number, task in enumerate(tasks)}
         left_NP = torch.zeros(len(labels), len(tasks), dtype=torch.bool)
         for left_P, label in zip(left_NP, labels, strict=True):
-            for task in filter(None, label.split(", ")):
+            for task in filter(None, text(label, "label").split(", ")):
                 if task not in place:
                     raise UserError(f"unknown task {task!r}: choose from {', '.join(tasks)}")
                 left_P[place[task]] = True
@@ -387,6 +394,14 @@ _GOALS: dict[GoalName, Goal] = {"one": OneTask(), "all": AllAchievements(), "rec
 def goal_of(name: GoalName) -> Goal:
     """The goal named by `AgentConfig.goal`."""
     return _GOALS[name]
+
+
+def _check_words(label: str, what: str, words: int) -> None:
+    found = len(label_words(text(label, what)))
+    if found > words:
+        raise UserError(
+            f"{what} {one_line(repr(label), 60)} has {found} words, the agent reads at most {words} (agent.words)"
+        )
 
 
 def _aligned_at_end(task_BW: Tensor) -> Tensor:

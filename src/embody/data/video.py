@@ -22,6 +22,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from embody.config import Fit
+from embody.data.arrays import as_path, whole_number
 from embody.data.container import VideoIndex, identity, index_video, open_video, readable
 from embody.data.picture import Orientation, fitted, orientation_of, pixels, rgb_frame, shown_size
 from embody.errors import UserError
@@ -68,10 +69,9 @@ class Video:
     frame_numbers: NDArray[np.int32] | None = None  # [T]: the number of each timestep's frame, never decreasing
 
     def __post_init__(self) -> None:
-        if self.start < 0 or self.length < 1:
-            raise UserError(
-                f"video {self.path}: start {self.start} must be at least 0, and length {self.length} at least 1"
-            )
+        object.__setattr__(self, "path", as_path(self.path, "a video's file"))
+        for name, low in (("start", 0), ("length", 1)):
+            object.__setattr__(self, name, whole_number(getattr(self, name), f"video {self.path}: {name}", low))
         if self.cursor is not None and (self.cursor.dtype != np.int16 or self.cursor.shape != (self.length, 2)):
             raise UserError(f"video {self.path}: cursor must be int16 [{self.length}, 2], got {self.cursor.shape}")
         numbers = self.frame_numbers

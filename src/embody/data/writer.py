@@ -2,7 +2,8 @@
 
 import dataclasses
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from embody.data.arrays import actions_array, as_path, text, whole_number
 from embody.data.container import VideoIndex, identity, index_video
 from embody.data.dataset import (
     EPISODE_SCHEMA,
@@ -27,7 +29,7 @@ from embody.data.dataset import (
 from embody.data.episode import EVERY_TASK, Episode
 from embody.data.steps import optional_columns, steps_table
 from embody.data.video import Video
-from embody.errors import UserError
+from embody.errors import UserError, one_line
 from embody.saving.atomic_write import write_bytes, write_json
 
 __all__ = ["DatasetWriter"]
@@ -45,8 +47,12 @@ class DatasetWriter:
     time. A `UserError` if `root` holds a dataset with another meta or format version, or files that are no dataset.
     """
 
-    def __init__(self, root: Path, meta: Meta) -> None:
-        self.root, self.meta = Path(root), meta
+    def __init__(self, root: Path | str, meta: Meta) -> None:
+        self.root, self.meta = as_path(root, "a dataset's folder"), meta
+        if not isinstance(meta, Meta):
+            raise UserError(f"dataset {root}: meta must be a Meta, got {one_line(repr(meta), 60)}")
+        if self.root.exists() and not self.root.is_dir():
+            raise UserError(f"{self.root} is a file: choose a folder for the dataset")
         if (self.root / "meta.json").exists():
             found, _, self.version = read_meta(self.root)
             if found != meta:
@@ -74,16 +80,19 @@ class DatasetWriter:
         """The number of complete shards of `split`, which is the index of the next one."""
         return self._counts().get(split, 0)
 
-    def write_shard(self, split: str, index: int, episodes: Sequence[Episode]) -> None:
-        """Add `episodes` as shard `index`, which must be `shards(split)`; atomic.
+    def write_shard(self, split: str, index: int, episodes: Iterable[Episode]) -> None:
+        """Add `episodes`, at least one, as shard `index`, which must be `shards(split)`; atomic.
 
-        A `UserError` if an episode does not fit the meta, or the dataset is complete.
+        A split's name consists of letters, digits, "_" and "-". A `UserError` if an episode does not fit the meta, or
+        the dataset is complete.
         """
+        if not re.fullmatch(r"[\w-]+", text(split, "a split's name")):
+            raise UserError(f"a split's name must consist of letters, digits, _ and -, got {split!r}")
+        episodes = self._listed(episodes)
         if is_complete(self.root):
             raise UserError(f"dataset {self.root} is complete: write to another folder, or delete this one")
-        assert index == self.shards(split) and episodes, (
-            f"shard {index} of {split} with {len(episodes)} episodes; the next is {self.shards(split)}"
-        )
+        if (index := whole_number(index, "a shard's index")) != self.shards(split):
+            raise UserError(f"dataset {self.root}: shard {index} of {split}: the next is {self.shards(split)}")
         for episode in episodes:
             self._check(episode)
         if self.version == PLAIN and any(_is_extended(episode) for episode in episodes):
@@ -102,6 +111,16 @@ class DatasetWriter:
         table = pa.concat_tables([self._table, new], promote_options="default")
         _write_table(self.root / "episodes.parquet", table)
         self._table = table
+
+    def _listed(self, episodes: Iterable[Episode]) -> list[Episode]:
+        found: list[object] = list(episodes) if isinstance(episodes, Iterable) else [None]
+        if not all(isinstance(episode, Episode) for episode in found):
+            raise UserError(
+                f"dataset {self.root}: a shard must be a list of Episode, got {one_line(repr(episodes), 60)}"
+            )
+        if not found:
+            raise UserError(f"dataset {self.root}: a shard needs at least one episode, got none")
+        return [episode for episode in found if isinstance(episode, Episode)]
 
     def finish(self) -> None:
         """Mark the dataset as complete: from now on it can be opened, but no longer extended."""
@@ -169,12 +188,7 @@ class DatasetWriter:
         elif episode.frames.shape[1:3] != (self.meta.height, self.meta.width):
             size = f"{self.meta.height}x{self.meta.width}"
             raise UserError(f"{where}: frames are {list(episode.frames.shape)}, the dataset's frames are {size} pixels")
-        sizes = np.array(self.meta.actions.sizes)
-        actions = episode.actions
-        if actions.shape[1] != len(sizes) or (actions < 0).any() or (actions >= sizes).any():
-            raise UserError(
-                f"{where}: actions must be [T, {len(sizes)}], each factor below its size in {self.meta.actions.sizes}"
-            )
+        actions_array(episode.actions, f"{where}: actions", self.meta.actions.sizes, episode.length)
 
 
 def _is_extended(episode: Episode) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from embody.config import ActionSpec, Config, EnvConfig, Fit, Schedule, from_dict
-from embody.errors import UserError, did_you_mean
+from embody.errors import UserError, did_you_mean, one_line
 from embody.games.environment import Demonstrator, PixelEnv
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def games() -> Mapping[str, Game]:
 
 def game(name: str) -> Game:
     """The game called `name`; "none" is for data without a game. A `UserError` lists the known games."""
+    if not isinstance(name, str):
+        raise UserError(f"a game's name must be text, got {one_line(repr(name), 60)}")
     if name == "none":
         return Game("none")
     if name not in games():
@@ -139,6 +141,10 @@ def make_env(config: EnvConfig, task: str) -> PixelEnv:
 
     Raises a `UserError` if the game has no environment, or if the task or the actions do not fit the config.
     """
+    if not isinstance(config, EnvConfig):
+        raise UserError(
+            f"make_env needs the env of a config, such as preset('minigrid').env, got {one_line(repr(config), 60)}"
+        )
     played = game(config.game)
     if played.make_env is None:
         raise UserError(
@@ -165,6 +171,8 @@ def preset_names() -> list[str]:
 
 def preset(name: str) -> Config:
     """The preset called `name`; a `UserError` lists the known presets."""
+    if not isinstance(name, str):
+        raise UserError(f"a preset's name must be text, got {one_line(repr(name), 60)}")
     for one in games().values():
         if name in one.presets:
             return one.presets[name]()

@@ -6,9 +6,11 @@ Legend: B rows, T timesteps, A action factors, L spatial tokens, Z channels, H f
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from embody.data.arrays import actions_tensor, flags_tensor, indices_tensor, latents_tensor, whole_number
 from embody.data.goal import StepOutcome
 from embody.dynamics import Dynamics, Prediction
 from embody.dynamics.shortcut import noise_to
@@ -48,6 +50,9 @@ class Dream:
     The agent's goal gives rewards and continue probabilities (`embody.data.goal`). Every frame, real or dreamt, is
     re-noised to the context level when it is written into the cache, at (tau, d) = (context level, d_min). Time and
     memory of a step are constant, because the cache is a ring of at most `dynamics.config.context` frames.
+
+    Arrays may also be given as lists or numpy arrays; a `UserError` if shape or type are wrong, an action is out of
+    range, or a call comes before `reset`. Values of tensors on a GPU are not checked.
     """
 
     def __init__(
@@ -60,13 +65,18 @@ class Dream:
     ) -> None:
         """`model`: the dynamics alone or with the agent. `longest`: frames of the longest dream, context included, if
         known; the ring then holds no more. Raises a `UserError` if `k_sample` does not divide `k_max`."""
+        if not isinstance(model, Dynamics | WorldAndAgent):
+            raise UserError(f"a dream needs a Dynamics or a WorldAndAgent, got a {type(model).__name__}")
         self.model = model
         self.with_agent = None if isinstance(model, Dynamics) else model  # the model, if it has an agent
         self.dynamics = dynamics = model if isinstance(model, Dynamics) else model.dynamics
         self.agent = self.with_agent.agent if self.with_agent else None
-        if k_sample < 1 or dynamics.config.k_max % k_sample:
+        if whole_number(k_sample, "k_sample") < 1 or dynamics.config.k_max % k_sample:
             raise UserError(f"k_sample {k_sample} must divide k_max {dynamics.config.k_max}: choose a power of two")
         self.k_sample, self.noise = k_sample, noise
+        if longest is not None:
+            whole_number(longest, "longest", low=1)
+        self.rows: int | None = None  # B, once there is a context
         self.ring = min(longest or dynamics.config.context, dynamics.config.context)
         self.d_min = 1 / dynamics.config.k_max
         self.levels: dict[tuple[float, ...], Tensor] = {}  # tensors of signal levels and step sizes, for reuse
@@ -86,7 +96,11 @@ class Dream:
         `frames_before` is the time index of the first frame: that many earlier frames are forgotten. Returns features
         `[B, T, H]`, empty without an agent. Raises a `UserError` if the context is longer than the ring.
         """
+        latents = self._latents(latents, "BT")
         rows, frames = latents.shape[:2]
+        actions, is_first = self._actions(actions, rows, frames), self._flags(is_first, rows, frames)
+        if self.with_agent is not None and (not isinstance(task, Tensor) or len(task) != rows):
+            raise UserError(f"a dream with an agent needs its task, a tensor with {rows} rows")
         if frames > self.ring:
             limit = "dynamics.context" if self.ring == self.dynamics.config.context else "the longest dream"
             raise UserError(f"a context of {frames} frames does not fit {limit} {self.ring}")
@@ -95,7 +109,7 @@ class Dream:
         for cache in (self.world_cache, self.agent_cache):
             if cache is not None:
                 cache.start_at(frames_before)
-        self.task, self.pending = task, None
+        self.task, self.pending, self.rows = task, None, rows
         features = self._see(self.dynamics.pack(latents), actions, is_first)
         if task is not None and self.with_agent is not None:
             self.task = self.with_agent.goal.select_timesteps(task, slice(-1, None))
@@ -125,6 +139,8 @@ class Dream:
 
         `task`, as in a batch of one timestep, is the task from now on.
         """
+        rows = self._begun()
+        latents, actions = self._latents(latents, "B", rows), self._actions(actions, rows)
         self.flush()
         if task is not None:
             self.task = task
@@ -146,6 +162,7 @@ class Dream:
         If the frame before is pending, the first pass also writes it into the cache, and its features `[B, H]` are
         returned; otherwise, and without an agent, they are empty. `flush` writes the last frame.
         """
+        actions = self._actions(actions, self._begun())
         z_B1LZ, features = self._sample(actions[:, None])
         self.pending = z_B1LZ, actions[:, None]
         self.last_outcome = self._step_outcome(actions, z_B1LZ[:, 0])
@@ -166,6 +183,11 @@ class Dream:
         It takes K passes a frame instead of K + 1: the first denoising pass of a frame also writes the frame before it
         into the cache.
         """
+        array = actions if isinstance(actions, Tensor) else np.asarray(actions)
+        steps_ahead = array.shape[1] if array.ndim > 1 else 0
+        if not steps_ahead:
+            raise UserError(f"imagine: actions must be int64 [B, T, A] with T >= 1, got {list(array.shape)}")
+        actions = self._actions(actions, self._begun(), steps_ahead)
         self.flush()
         latents, features, outcomes = [], [], []
         for action in actions.unbind(dim=1):
@@ -178,6 +200,22 @@ class Dream:
         steps = StepOutcome(*(torch.stack(parts, dim=1) for parts in zip(*outcomes, strict=True)))
         outcome = self._outcome(features_BTH, steps)
         return Imagined(torch.stack(latents, dim=1), features_BTH, *outcome, steps.achieved)
+
+    def _begun(self) -> int:
+        """B; a `UserError` if there is no context yet."""
+        if self.rows is None:
+            raise UserError("the dream has no context yet: call reset first")
+        return self.rows
+
+    def _latents(self, latents: Tensor, axes: str, *rows: int) -> Tensor:
+        numbers = self.dynamics.config.tokens * self.dynamics.config.channels
+        return latents_tensor(latents, "latents", axes, numbers, *rows, device=self.noise.device)
+
+    def _actions(self, actions: Tensor, *leading: int) -> Tensor:
+        return actions_tensor(actions, "actions", self.dynamics.actions.sizes, *leading, device=self.noise.device)
+
+    def _flags(self, is_first: Tensor, *shape: int) -> Tensor:
+        return flags_tensor(is_first, "is_first", *shape, device=self.noise.device)
 
     def _step_outcome(self, actions: Tensor, z: Tensor) -> StepOutcome:
         """The predicted outcome of a step whose `actions` `[B, A]` led from the last frame to `z` `[B, L, Z]`.
@@ -200,8 +238,10 @@ class Dream:
     @torch.no_grad()
     def select(self, rows: Tensor) -> None:
         """Keep only the dreams `rows`, int64 `[n]`."""
+        rows = indices_tensor(rows, "rows", self._begun(), device=self.noise.device)
         assert self.world_cache is not None
         self.flush()
+        self.rows = len(rows)
         self.world_cache = self.world_cache.select(rows)
         self.agent_cache = self.agent_cache.select(rows) if self.agent_cache else None
         self.task = self.task[rows] if self.task is not None else None

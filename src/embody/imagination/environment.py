@@ -7,8 +7,11 @@ import gymnasium
 import numpy as np
 import torch
 
+from embody.data.arrays import actions_tensor, whole_number
 from embody.data.sampling.batch import Batch
+from embody.errors import UserError
 from embody.imagination.dream import Dream
+from embody.model import check_tokenizer
 from embody.nn.noise import GeneratorNoise
 from embody.tokenizer import Tokenizer
 
@@ -24,6 +27,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """
 
     def __init__(self, tokenizer: Tokenizer, dream: Dream, contexts: Callable[[int], Batch], horizon: int) -> None:
+        check_tokenizer(tokenizer, dream.dynamics)
+        whole_number(horizon, "horizon", low=1)
         self.observation_space = gymnasium.spaces.Box(0, 255, (*tokenizer.frame, 3), np.uint8)
         self.action_space = gymnasium.spaces.MultiDiscrete(list(dream.dynamics.actions.sizes))
         self.tokenizer, self.dream, self.contexts, self.horizon = tokenizer, dream, contexts, horizon
@@ -38,7 +43,8 @@ class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if seed is not None:
             self.dream.noise = GeneratorNoise(torch.Generator(self.dream.noise.device).manual_seed(seed))
         context = self.contexts(int(self.np_random.integers(2**31)))
-        assert context.latents is not None and context.rows == 1
+        if context.latents is None or context.rows != 1:
+            raise UserError(f"contexts must return batches of one row with latents, got {context.rows} rows")
         self.steps, self.cache = 0, self.tokenizer.decoder_cache(1)
         self.dream.reset(context.latents, context.actions, context.is_first, context.task)
         pixels = [self._decode(latent) for latent in context.latents.unbind(1)]
@@ -46,8 +52,14 @@ class DreamEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     @torch.no_grad()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Imagine one timestep."""
-        actions = torch.as_tensor(np.asarray(action), dtype=torch.long, device=self.dream.noise.device).view(1, -1)
+        """Imagine one timestep after `action`, int64 `[A]`, or one integer if A is 1.
+
+        A `UserError` if the action is out of range, or `reset` was not called before.
+        """
+        sizes = self.dream.dynamics.actions.sizes
+        if self.dream.rows is None:
+            raise UserError("the dream has no context yet: call reset first")
+        actions = actions_tensor(action, "action", sizes, device=self.dream.noise.device)[None]
         self.steps += 1
         if self.dream.agent is None:
             latents, reward, going_on = self.dream.advance(actions)[0], 0.0, 1.0

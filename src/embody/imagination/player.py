@@ -9,10 +9,20 @@ import torch
 from torch import Tensor
 
 from embody.config import SamplingConfig, from_dict
+from embody.data.arrays import actions_tensor, as_path, frames_array, indices_tensor, texts, whole_number
+from embody.errors import UserError, one_line
 from embody.imagination.dream import Dream
-from embody.model import Precision, WorldAndAgent, for_inference, load_tokenizer, load_world_and_agent
+from embody.model import (
+    Precision,
+    WorldAndAgent,
+    check_tokenizer,
+    for_inference,
+    load_tokenizer,
+    load_world_and_agent,
+)
 from embody.nn.cache import RingCache
 from embody.nn.noise import GeneratorNoise
+from embody.nn.precision import check_precision
 from embody.tokenizer import Tokenizer
 
 __all__ = ["Player"]
@@ -24,6 +34,10 @@ class Player:
     `relabel` changes the tasks, `keep` drops finished episodes. As in training, the history starts with the first frame
     repeated `context` times. In multi-achievement mode a label names the tasks that are left, "collect wood, wake up";
     call `relabel` before observing the frame in which they change.
+
+    Frames and actions may be given as lists, tensors or arrays of any integer type. A `UserError` if their shape, type
+    or range is wrong, if a label is not as in training, or if `begin` was not called before. `observe` may be called
+    without `act`, with actions that someone else chose.
     """
 
     def __init__(
@@ -37,8 +51,12 @@ class Player:
         sampling: SamplingConfig,
         seed: int = 0,
     ) -> None:
-        self.tokenizer, self.agent, self.goal, self.context = tokenizer, model.agent, model.goal, context
-        self.vocabulary, self.labels = tuple(vocabulary), tuple(labels)
+        if not isinstance(model, WorldAndAgent):
+            raise UserError(f"a player needs a WorldAndAgent, got a {type(model).__name__}")
+        check_tokenizer(tokenizer, model.dynamics)
+        self.tokenizer, self.agent, self.goal = tokenizer, model.agent, model.goal
+        self.context = whole_number(context, "context", low=1)
+        self.vocabulary, self.labels = texts(vocabulary, "vocabulary"), texts(labels, "labels")
         self.task: Tensor | None = None  # words of labels [N, W], or the tasks that are left, bool [N, P]
         self.device = model.agent.token_MD.device
         self.noise = GeneratorNoise(torch.Generator(self.device).manual_seed(seed))
@@ -63,9 +81,10 @@ class Player:
         behaviour cloning.
 
         `precision` and `compiled` are those of `for_inference`. The tokenizer stays float32, so that latents equal
-        those that the dynamics was trained on.
+        those that the dynamics was trained on. A `UserError` if weights are missing, or torch has no such device.
         """
-        folder = Path(folder)
+        folder, device = as_path(folder, "a weights folder"), _device(device)
+        check_precision(precision, device)
         after = folder / "imagination.safetensors"
         model, recipe = load_world_and_agent(after if after.exists() else folder / "agent.safetensors")
         tokenizer, _ = load_tokenizer(folder / "tokenizer.safetensors")
@@ -79,15 +98,17 @@ class Player:
     @torch.no_grad()
     def begin(self, frames: np.ndarray, labels: list[str]) -> None:
         """Begin `N` new episodes with first frames uint8 `[N, H, W, 3]` and task labels."""
-        rows, sizes = len(frames), self.dream.dynamics.actions.sizes
+        pixels = self._pixels(frames)
+        rows, sizes = len(pixels), self.dream.dynamics.actions.sizes
+        task = self._tasks(labels, rows)
         self.tokenizer_cache = self.tokenizer.encoder_cache(rows)
         actions = torch.zeros(rows, len(sizes), dtype=torch.long, device=self.device)
         first = torch.ones(rows, dtype=torch.bool, device=self.device)
         self.history.clear()
-        self.history.extend([(self._encode(frames), actions, first)] * self.context)
-        self.task = self._tasks(labels)
-        task = self.goal.repeat_over_time(self.task, self.context)
-        self.features = self.dream.reset(*self._past(slice(None)), task)[:, -1]
+        self.history.extend([(self._encode(pixels), actions, first)] * self.context)
+        self.task = task
+        tasks = self.goal.repeat_over_time(self.task, self.context)
+        self.features = self.dream.reset(*self._past(slice(None)), tasks)[:, -1]
 
     @torch.no_grad()
     def relabel(self, labels: list[str]) -> None:
@@ -97,21 +118,22 @@ class Player:
         label: `act` then acts as if the label had been given from the start. In multi-achievement mode the tasks that
         are left apply from the next frame on, because in training they change within a clip.
         """
-        assert self.features is not None and self.task is not None, "begin comes first"
-        before, self.task = self.task, self._tasks(labels)
+        features, before = self._begun()
+        self.task = self._tasks(labels, len(features))
         rows = self.goal.rows_to_reread(before, self.task)
         if len(rows):
-            features = self.dream.reread(rows, *self._past(rows), self.task[rows])[:, -1]
-            self.features = self.features.index_copy(0, rows, features)
+            reread = self.dream.reread(rows, *self._past(rows), self.task[rows])[:, -1]
+            self.features = features.index_copy(0, rows, reread)
 
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
         """Keep only these episodes, in this order."""
-        assert self.features is not None and self.tokenizer_cache is not None and self.task is not None, "begin first"
-        chosen = torch.tensor(rows, dtype=torch.long, device=self.device)
+        features, task = self._begun()
+        assert self.tokenizer_cache is not None
+        chosen = indices_tensor(rows, "rows", len(features), device=self.device)
         self.dream.select(chosen)
         self.tokenizer_cache = self.tokenizer_cache.select(chosen)
-        self.features, self.task = self.features[chosen], self.task[chosen]
+        self.features, self.task = features[chosen], task[chosen]
         kept = [(latents[chosen], actions[chosen], first[chosen]) for latents, actions, first in self.history]
         self.history.clear()
         self.history.extend(kept)
@@ -119,20 +141,32 @@ class Player:
     @torch.no_grad()
     def act(self) -> np.ndarray:
         """Sampled actions int64 `[N, A]`."""
-        assert self.features is not None, "begin comes first"
-        return self.agent.heads.act(self.features, self.sampling.support).sample(self.noise).cpu().numpy()
+        features, _ = self._begun()
+        return self.agent.heads.act(features, self.sampling.support).sample(self.noise).cpu().numpy()
 
     @torch.no_grad()
     def observe(self, actions: np.ndarray, frames: np.ndarray) -> None:
         """Add the frames, uint8 `[N, H, W, 3]`, that followed `actions`, int64 `[N, A]`."""
-        taken, latents = torch.from_numpy(actions).to(self.device), self._encode(frames)
-        self.history.append((latents, taken, torch.zeros(len(frames), dtype=torch.bool, device=self.device)))
-        assert self.task is not None, "begin comes first"
-        self.features = self.dream.observe(latents, taken, self.goal.repeat_over_time(self.task, 1))
+        features, task = self._begun()
+        rows, sizes = len(features), self.dream.dynamics.actions.sizes
+        taken = actions_tensor(actions, "actions", sizes, rows, device=self.device)
+        latents = self._encode(self._pixels(frames, rows))
+        self.history.append((latents, taken, torch.zeros(rows, dtype=torch.bool, device=self.device)))
+        self.features = self.dream.observe(latents, taken, self.goal.repeat_over_time(task, 1))
 
-    def _encode(self, frames: np.ndarray) -> Tensor:
-        pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)
-        return self.tokenizer.encode(pixels[:, None], cache=self.tokenizer_cache)[:, 0]
+    def _begun(self) -> tuple[Tensor, Tensor]:
+        """The features and the task of the last frame; a `UserError` before `begin`."""
+        if self.features is None or self.task is None:
+            raise UserError("the player has no episodes yet: call begin first, with their first frames and labels")
+        return self.features, self.task
+
+    def _pixels(self, frames: np.ndarray, rows: int | None = None) -> Tensor:
+        """Frames as a tensor uint8 `[N, H, W, 3]` on the player's device."""
+        array = frames_array(frames, "frames", rows=rows, size=self.tokenizer.frame)
+        return torch.from_numpy(np.require(array, requirements=["W"])).to(self.device)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        return self.tokenizer.encode(pixels.permute(0, 3, 1, 2)[:, None], cache=self.tokenizer_cache)[:, 0]
 
     def _past(self, rows: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, actions and is_first, `[n, T, ...]`, of the history of `rows`."""
@@ -141,6 +175,21 @@ class Player:
         )
         return latents, actions, first
 
-    def _tasks(self, labels: Sequence[str]) -> Tensor:
+    def _tasks(self, labels: Sequence[str], rows: int) -> Tensor:
         words = self.agent.config.words
+        if len(labels := texts(labels, "labels")) != rows:
+            raise UserError(f"labels must be one for each of {rows} episodes, got {len(labels)}")
         return self.goal.task_of_labels(labels, self.vocabulary, self.labels, words).to(self.device)
+
+
+def _device(device: torch.device | str) -> torch.device:
+    """The device; a `UserError` if torch does not know or have it."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"device {one_line(device, 40)!r} cannot be used ({reason}): choose cpu, or cuda on a GPU"
+        ) from error
+    return found

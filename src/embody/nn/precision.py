@@ -1,10 +1,10 @@
 """Which number formats a GPU has units for."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-from embody.errors import UserError
+from embody.errors import UserError, one_line
 
 __all__ = ["Precision", "check_precision", "gpu_precision"]
 
@@ -23,7 +23,14 @@ def gpu_precision(device: torch.device) -> Literal["float32", "bfloat16", "float
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
-    """A `UserError` if `device` is a GPU that would emulate `precision`; int8 and float8 need bfloat16, too."""
+    """A `UserError` if `precision` is unknown, or `device` is a GPU that would emulate it.
+
+    Products of int8 and float8 weights need bfloat16, too.
+    """
+    if precision not in get_args(Precision):
+        raise UserError(
+            f"unknown precision {one_line(repr(precision), 40)}: choose from {', '.join(get_args(Precision))}"
+        )
     if device.type == "cuda" and precision not in ("float32", "float16"):
         major, minor = torch.cuda.get_device_capability(device)
         if (major, minor) < _BFLOAT16:

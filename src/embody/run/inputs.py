@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embody.config import ActionSpec, Config, check_name
-from embody.data import Dataset, check_datasets, open_datasets, recorded_actions
+from embody.data import Dataset, check_datasets, open_dataset, open_datasets, recorded_actions
 from embody.data.sources.source import Source
 from embody.errors import UserError
 from embody.games import preset, source_of
@@ -13,19 +13,22 @@ from embody.recording.importing import import_recordings
 
 __all__ = ["Data", "import_source", "inputs"]
 
-Data = Dataset | Sequence[Dataset] | object  # any other object is given to `Game.source_of` of each game
+# A dataset, its folder, or several; any other object is given to `Game.source_of` of each game.
+Data = Dataset | str | Path | Sequence[Dataset | str | Path] | object
 
 
 def inputs(config: Config, data: Data | None, logger: LoggerManager) -> tuple[Config, list[Dataset]]:
     """The config with the datasets' actions, and the datasets: `data`, or by default those of the config's tasks.
 
-    An object that a game recognises as recordings is imported into a dataset in the run's folder. A `UserError` if no
-    game recognises it.
+    A folder is opened as a dataset. An object that a game recognises as recordings is imported into a dataset in the
+    run's folder. A `UserError` if no game recognises it.
     """
     if data is None:
         datasets = open_datasets(config)
-    elif isinstance(data, Dataset | Sequence):
-        datasets = [data] if isinstance(data, Dataset) else list(data)
+    elif isinstance(data, Dataset | str | Path | Sequence):
+        datasets = [_opened(one, config) for one in ([data] if isinstance(data, Dataset | str | Path) else data)]
+        if not datasets:
+            raise UserError("data is an empty list: give one or more datasets (`open_dataset`)")
         check_datasets(config, datasets)
     else:
         source = source_of(data, config.env.frame)
@@ -39,6 +42,14 @@ def inputs(config: Config, data: Data | None, logger: LoggerManager) -> tuple[Co
                 f" the dataset's rate; set --env.fps {dataset.meta.fps}"
             )
     return _take_recorded_actions(config, recorded_actions(datasets), logger), datasets
+
+
+def _opened(data: object, config: Config) -> Dataset:
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str | Path):
+        return open_dataset(data, config.env.frame)
+    raise UserError(f"data holds a {type(data).__name__}: give one or more datasets (`open_dataset`)")
 
 
 def import_source(source: Source, root: Path, logger: LoggerManager) -> Dataset:

@@ -116,6 +116,8 @@ def tensor_names(path: Path) -> list[str]:
 def _opened(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise UserError(f"no weights at {path}: run `embody train {path.stem}` first, or use another --name")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file of weights in it, such as {path / 'tokenizer.safetensors'}")
     try:
         with open_regular(path) as bare:
             if int.from_bytes(bare.read(8), "little") > MOST_BYTES:

@@ -80,7 +80,7 @@ class AgentStage:
         self.losses = nn.ModuleDict(
             {"agent": AgentLoss(config.agent_objective), "dynamics": ShortcutLoss(config.dynamics_objective)}
         )
-        agent.goal.check(datasets, config.agent.tasks)
+        agent.goal.check(datasets, config.agent)
         for later in self.model.outcome_models:
             later.requires_grad_(False)
 
