@@ -21,9 +21,10 @@ from embody.data.rates import at_rate, frames_at_rate
 from embody.data.sources.videos import VideoSource
 from embody.data.video import OpenVideos
 from embody.errors import UserError
-from embody.games import open_recordings
+from embody.games import open_recordings, preset
 from embody.games.minecraft.recordings import VptSource
 from embody.recording.importing import import_recordings, read_changes, read_other_files, read_report
+from embody.run.inputs import inputs
 from tests.recordings import vpt_line, write_lines
 
 QUARTERS = np.zeros((48, 80, 3), np.uint8)  # top: red, green; bottom: blue, white
@@ -361,8 +362,8 @@ def test_frame_numbers_are_checked(tmp_path: Path) -> None:
     for numbers in ([0, 1], [0, 2, 1], [1, 2, 3]):
         with pytest.raises(UserError, match="frame_numbers must be int32"):
             Video(tmp_path, 0, 3, None, np.array(numbers, np.int32))
-    video = Video(tmp_path, 4, 3, None, np.array([4, 4, 9], np.int32)).part(1, 3)
-    assert (video.start, video.length, video.numbers.tolist()) == (4, 2, [4, 9])
+    assert Video(tmp_path, 4, 3, None, np.array([4, 4, 9], np.int32)).numbers.tolist() == [4, 4, 9]
+    assert Video(tmp_path, 4, 3).numbers.tolist() == [4, 5, 6]
 
 
 # --- odd files ------------------------------------------------------------------------------------------------------
@@ -427,7 +428,32 @@ def test_hidden_segments_are_left_alone(tmp_path: Path) -> None:
     segment(tmp_path / "raw", "a", 20, ("forward",))
     for suffix in ("mp4", "jsonl"):
         (tmp_path / "raw" / f"._a.{suffix}").write_bytes(b"what macOS writes beside it")
-    assert VptSource(tmp_path / "raw").names() == ["a"]
+    (tmp_path / "raw" / "b.mkv").write_bytes(b"")
+    source = VptSource(tmp_path / "raw")
+    assert source.names() == ["a"]
+    assert source.other_files() == {"._a.jsonl": "hidden", "._a.mp4": "hidden", "b.mkv": "neither .mp4 nor .jsonl"}
+
+
+def test_a_run_says_how_videos_fit_its_frames(tmp_path: Path) -> None:
+    film(tmp_path / "raw" / "a.mp4", [square_in(90, 160)] * 5)
+    said: list[str] = []
+
+    class Logger:
+        info = warning = said.append
+
+    datasets = []
+    for fit in ("letterbox", "crop"):
+        import_recordings(open_recordings("videos", tmp_path / "raw", fit=fit), tmp_path / fit)
+        datasets.append(open_dataset(tmp_path / fit, (64, 64)))
+    config = preset("minecraft_small")
+    inputs(config, datasets, Logger())  # type: ignore[arg-type]
+    assert f"dataset {tmp_path / 'crop'}: 160x90 pixels cropped to the shape of 64x64" in said
+    assert any("fit videos to other shapes in different ways (crop, letterbox)" in line for line in said)
+    said.clear()
+    film(tmp_path / "square" / "a.mp4", grays(5, (96, 96)))
+    import_recordings(open_recordings("videos", tmp_path / "square"), tmp_path / "same")
+    inputs(config, [open_dataset(tmp_path / "same", (64, 64))], Logger())  # type: ignore[arg-type]
+    assert not any("shape" in line for line in said)
 
 
 def test_copies_are_turned_and_of_the_new_rate(tmp_path: Path) -> None:

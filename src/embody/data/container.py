@@ -22,7 +22,7 @@ __all__ = ["VideoIndex", "frame_times", "identity", "index_video", "open_video",
 
 _HEAD = 2**16  # bytes at each end of a file that are hashed to notice changes
 _SHORT = 0.5  # seconds by which a complete file may end before its declared duration
-_LONGEST_STILL = 60.0  # seconds from one frame to the next; a longer gap means that the timestamps are wrong
+_LONGEST_STILL = 600.0  # seconds from one frame to the next; a longer gap means that the timestamps are wrong
 _REORDERED = 2.0  # seconds by which frames may be stored out of order
 _COVER = Disposition.attached_pic | Disposition.timed_thumbnails
 # FFmpeg's names of the formats that are read. Playlists are missing on purpose: they name other files and addresses.

@@ -300,7 +300,7 @@ class Dataset:
         """
         rows = self.rows(episode_id, start, stop)
         if self.is_video:
-            part = self._video(episode_id).part(start, stop)
+            part = self._video(episode_id, start, stop)
             row = self._table.slice(episode_id, 1)
             keys, pts = (row[name].combine_chunks().flatten().to_numpy() for name in ("video_keys", "video_pts"))
             index = VideoIndex(row["video_frames"][0].as_py(), keys, pts)
@@ -313,14 +313,15 @@ class Dataset:
             self._files[path] = h5py.File(path, "r")["frames"]
         return self._files[path][rows.start - shard.start : rows.stop - shard.start]
 
-    def _video(self, episode_id: int) -> Video:
-        path, start = (self._table[name][episode_id].as_py() for name in ("video", "video_start"))
-        rows = self.rows(episode_id, 0, length := self._rows[episode_id].length)
+    def _video(self, episode_id: int, start: int, stop: int) -> Video:
+        path, first = (self._table[name][episode_id].as_py() for name in ("video", "video_start"))
+        rows = self.rows(episode_id, start, stop)
         has_cursor = self.steps.cursor is not None and "cursor" in self._recorded(episode_id)
         cursor = self.steps.cursor[rows] if self.steps.cursor is not None and has_cursor else None
         has_numbers = self.steps.frame_numbers is not None and "frame_number" in self._recorded(episode_id)
         numbers = self.steps.frame_numbers[rows] if self.steps.frame_numbers is not None and has_numbers else None
-        return Video(self.root / path, start, length, cursor, numbers)
+        first = first + start if numbers is None else int(numbers[0])
+        return Video(self.root / path, first, stop - start, cursor, numbers)
 
     def _check_videos(self) -> None:
         """A `UserError` names a video file that is missing or has another size. Its content is checked on reading."""
@@ -358,7 +359,7 @@ class Dataset:
         rows = self.rows(episode_id, 0, row.length)
         found = self._recorded(episode_id)
         return Episode(
-            frames=self._video(episode_id) if self.is_video else self.frames(episode_id, 0, row.length),
+            frames=(self._video if self.is_video else self.frames)(episode_id, 0, row.length),
             actions=self.actions[rows],
             rewards=self.rewards[rows],
             is_terminal=self.is_terminal[rows],

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from embody.config import Fit
 
-__all__ = ["Orientation", "fitted", "orientation_of", "pixels", "rgb_frame", "shown_size"]
+__all__ = ["Orientation", "change_of_shape", "fitted", "orientation_of", "pixels", "rgb_frame", "shown_size"]
+
+_SAME_SHAPE = 0.01  # ratios of height to width with a smaller relative difference count as equal
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,14 @@ def fitted(
 
 def _whole(side: float, limit: int) -> int:
     return min(limit, max(1, round(side)))
+
+
+def change_of_shape(shown: tuple[int, int], size: tuple[int, int], fit: Fit) -> tuple[str, ...]:
+    """What `fitted` does to the shape of a picture, in words; nothing if it has the shape of `size` (height, width)."""
+    if abs(shown[0] * size[1] / (shown[1] * size[0]) - 1) < _SAME_SHAPE:
+        return ()
+    done = {"letterbox": "letterboxed", "crop": "cropped", "stretch": "stretched"}[fit]
+    return (f"{shown[1]}x{shown[0]} pixels {done} to the shape of {size[1]}x{size[0]}",)
 
 
 def pixels(frame: av.VideoFrame) -> NDArray[np.uint8]:

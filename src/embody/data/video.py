@@ -89,13 +89,6 @@ class Video:
         """`[T]`: the number of each timestep's frame in the file."""
         return np.arange(self.start, self.start + self.length) if self.frame_numbers is None else self.frame_numbers
 
-    def part(self, start: int, stop: int) -> "Video":
-        """Timesteps `start` to `stop`."""
-        cursor = None if self.cursor is None else self.cursor[start:stop]
-        numbers = None if self.frame_numbers is None else self.frame_numbers[start:stop]
-        first = self.start + start if numbers is None else int(numbers[0])
-        return Video(self.path, first, stop - start, cursor, numbers)
-
 
 # --- decoding -------------------------------------------------------------------------------------------------------
 

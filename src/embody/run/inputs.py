@@ -5,6 +5,7 @@ from pathlib import Path
 
 from embody.config import ActionSpec, Config, check_name
 from embody.data import Dataset, check_datasets, open_dataset, open_datasets, recorded_actions
+from embody.data.picture import change_of_shape
 from embody.data.sources.source import Source
 from embody.errors import UserError
 from embody.games import preset, source_of
@@ -36,11 +37,20 @@ def inputs(config: Config, data: Data | None, logger: LoggerManager) -> tuple[Co
         check_name("the recordings' name", name)
         datasets = [import_source(source, config.run_dir / "data" / name, logger)]
     for dataset in datasets:
+        if dataset.is_video:
+            for change in change_of_shape((dataset.meta.height, dataset.meta.width), dataset.size, dataset.meta.fit):
+                logger.info(f"dataset {dataset.root}: {change}")
         if dataset.meta.fps != config.env.fps:
             logger.warning(
                 f"dataset {dataset.root} has {dataset.meta.fps} frames a second, the run {config.env.fps}: models learn"
                 f" the dataset's rate; set --env.fps {dataset.meta.fps}"
             )
+    fits = {dataset.meta.fit for dataset in datasets if dataset.is_video}
+    if len(fits) > 1:
+        logger.warning(
+            f"the datasets fit videos to other shapes in different ways ({', '.join(sorted(fits))}): models see both;"
+            " import them with one --fit"
+        )
     return _take_recorded_actions(config, recorded_actions(datasets), logger), datasets
 
 

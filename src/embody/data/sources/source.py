@@ -26,7 +26,6 @@ __all__ = [
     "MAX_CUT",
     "PickledByFields",
     "Source",
-    "change_of_shape",
     "common_length",
     "count_frames",
     "is_hidden",
@@ -38,7 +37,6 @@ __all__ = [
 ]
 
 MAX_CUT = 5  # timesteps by which a video and its action log may differ at the end
-_SAME_SHAPE = 0.01  # ratios of height to width with a smaller relative difference count as equal
 
 
 class Source(Protocol):
@@ -150,14 +148,6 @@ def most_common_rate(paths: Iterable[Path]) -> int:
             rates[video_rate(path)] += 1
     del rates[0]
     return max(rates, key=lambda rate: (rates[rate], -rate), default=0)
-
-
-def change_of_shape(shape: tuple[int, int], meta: Meta) -> tuple[str, ...]:
-    """What the dataset's `fit` does to a video of height and width `shape`; nothing if it has the dataset's shape."""
-    if abs(shape[0] * meta.width / (shape[1] * meta.height) - 1) < _SAME_SHAPE:
-        return ()
-    done = {"letterbox": "letterboxed", "crop": "cropped", "stretch": "stretched"}[meta.fit]
-    return (f"{shape[1]}x{shape[0]} pixels {done} to the shape of {meta.width}x{meta.height}",)
 
 
 def is_hidden(name: str) -> bool:

@@ -13,10 +13,10 @@ from embody.config import ActionSpec, Fit
 from embody.data.container import open_video, readable
 from embody.data.dataset import PADDING, UNKNOWN, Meta
 from embody.data.episode import Episode
+from embody.data.picture import change_of_shape
 from embody.data.rates import frames_at_rate, mean_rate
 from embody.data.sources.source import (
     PickledByFields,
-    change_of_shape,
     is_hidden,
     most_common_rate,
     seed_from_name,
@@ -109,7 +109,7 @@ class VideoSource(PickledByFields):
         shown = frames_at_rate(times, meta.fps)
         length, rate = len(shown), f"{mean_rate(times):.2f}"
         is_whole = np.array_equal(shown, np.arange(frames))
-        changes = change_of_shape(video_shape(path), meta)
+        changes = change_of_shape(video_shape(path), (meta.height, meta.width), meta.fit)
         if not is_whole:
             changes += (f"{frames} frames, {rate} a second, became {length}, {meta.fps} a second, by their timestamps",)
         elif abs(times[-2] - (frames - 1) / meta.fps) > _ROUNDED:

@@ -10,11 +10,12 @@ import numpy as np
 
 from embody.config import Fit
 from embody.data import EVERY_TASK, Episode, Meta, Video
+from embody.data.picture import change_of_shape
 from embody.data.rates import at_rate
 from embody.data.sources.source import (
     PickledByFields,
-    change_of_shape,
     count_frames,
+    is_hidden,
     most_common_rate,
     seed_from_name,
     video_rate,
@@ -118,7 +119,14 @@ class VptSource(PickledByFields):
         return sorted(self._places)
 
     def other_files(self) -> dict[str, str]:
-        return {}
+        others = {}
+        for path in sorted(self.source.rglob("*")) if self.source.is_dir() else ():
+            inside = path.relative_to(self.source)
+            is_other = path.suffix not in (".mp4", ".jsonl") or is_hidden(path.name)
+            if is_other and not path.is_dir() and not any(map(is_hidden, inside.parts[:-1])):
+                name = inside.as_posix().encode(errors="replace").decode()
+                others[name] = "hidden" if is_hidden(path.name) else "neither .mp4 nor .jsonl"
+        return others
 
     def group(self, name: str) -> str:
         return re.sub(r"-\d{8}-\d{6}$", "", name)  # segments of one session
@@ -142,7 +150,7 @@ class VptSource(PickledByFields):
         frames = count_frames(video)
         segment = read_segment(lines, name, frames)
         length = len(segment.actions)
-        shape = video_shape(video)
+        shape, meta = video_shape(video), self.meta()
         cursor = segment.cursor(shape[0])
         episode = Episode(
             frames=Video(video, 0, length, cursor if (cursor >= 0).any() else None),
@@ -158,6 +166,6 @@ class VptSource(PickledByFields):
             events=segment.events,
             camera=segment.camera,
             is_null=segment.is_null,
-            changes=(*segment.changes, *change_of_shape(shape, self.meta())),
+            changes=(*segment.changes, *change_of_shape(shape, (meta.height, meta.width), meta.fit)),
         )
-        return at_rate(episode, video_rate(video), self.meta().fps)
+        return at_rate(episode, video_rate(video), meta.fps)
