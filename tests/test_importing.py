@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -469,7 +470,113 @@ def test_whatever_breaks_a_recording_costs_that_one_alone(tmp_path: Path) -> Non
     dataset = import_recordings(VptSource(tmp_path / "raw"), tmp_path / "out")
     assert [row.source for row in dataset.episodes()] == ["good"]
     (broken,) = read_report(tmp_path / "out")
-    assert (broken.file, broken.where) == ("bad", "bad.jsonl, line 1") and "int too large" in broken.what
+    assert (broken.file, broken.where) == ("bad", "bad.jsonl, line 1") and "more than 64 bits" in broken.what
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+ODD_FILES = {
+    "a FIFO": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a socket": make_socket,
+    "a folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+@pytest.mark.parametrize("name", ["odd.mp4", "odd.jsonl"])
+def test_a_file_that_may_never_end_is_passed_over(tmp_path: Path, kind: str, name: str) -> None:
+    video = write_video(tmp_path / "x.mp4", 4)
+    for stem in ("good", "odd"):
+        write_segment(tmp_path / "raw", stem, video, [vpt_line() for _ in range(4)])
+    (tmp_path / "raw" / name).unlink()
+    ODD_FILES[kind](tmp_path / "raw" / name)
+    sources: list[Any] = [VptSource(tmp_path / "raw")]
+    sources += [VideoSource(tmp_path / "raw")] if name == "odd.mp4" and kind != "a folder" else []
+    for source in sources:
+        root = tmp_path / type(source).__name__
+        dataset = import_recordings(source, root, validation_share=0)
+        assert len(dataset.episodes()) == 1
+        (broken,) = read_report(root)
+        assert broken.where == name and re.match(
+            f"it is {kind}, not a|is not a file|cannot be read .No such device", broken.what
+        ), broken
+
+
+def test_an_index_that_never_ends_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "index.json")
+    with pytest.raises(UserError, match="index.json is damaged .it is a FIFO, not a regular file"):
+        import_recordings(VptSource(tmp_path / "index.json"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '{"relpaths": "ab"}',
+        '{"relpaths": [3]}',
+        '{"basedir": [], "relpaths": ["a"]}',
+        '{"relpaths":' + "[" * 10**5,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_an_index_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "index.json").write_text(text)
+    with pytest.raises(UserError, match="index.json(: not an index of recordings| is damaged)"):
+        import_recordings(VptSource(tmp_path / "index.json"), tmp_path / "out")
+
+
+def test_odd_paths_of_an_index_hurt_themselves_alone(tmp_path: Path) -> None:
+    write_segment(tmp_path, "good", write_video(tmp_path / "x.mp4", 4), [vpt_line() for _ in range(4)])
+    odd = ["", ".", "..", "/", "a\0b.mp4", "a" * 10**5]
+    (tmp_path / "index.json").write_text(json.dumps({"basedir": "a\0b", "relpaths": [*odd, "good.mp4"]}))
+    dataset = import_recordings(VptSource(tmp_path / "index.json"), tmp_path / "out", validation_share=0)
+    assert [row.source for row in dataset.episodes()] == ["good"]
+    assert len(read_report(tmp_path / "out")) == len(odd)
+
+
+@pytest.mark.parametrize("line", ["[]," * 10_000 + "[]", '"' + "y" * 2**20 + '"'])
+def test_a_line_is_bounded_before_it_is_parsed(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(vpt_line()) + f'\n{{"x": [{line}]}}\n')
+    with pytest.raises(UserError, match=r"a.jsonl, line 2: bad JSON \(more than \d+ bytes or \d+ lists and objects\)"):
+        read_segment(tmp_path / "a.jsonl", "a")
+
+
+def test_odd_names_hurt_themselves_alone_and_are_printed_escaped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = write_video(tmp_path / "x.mp4", 4)
+    for name in (b"good.mp4", b"\xff\xfe.mp4", b"a\nb.mp4", b"\x1b[31m[/red].mp4"):
+        path = tmp_path / "raw" / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        shutil.copyfile(good, path)
+        path.with_name(f"bad {path.name}").write_bytes(b"broken")
+    run("import", "videos", tmp_path / "raw", *options(tmp_path), "--validation-share", 0)
+    root = tmp_path / "data" / "videos"
+    assert sorted(row.source for row in open_dataset(root).episodes()) == ["\x1b[31m[/red].mp4", "a\nb.mp4", "good.mp4"]
+    assert len(read_report(root)) == 3
+    logs = "".join(path.read_text() for path in (tmp_path / "logs").glob("*.log"))
+    for text in (capsys.readouterr().out, logs):
+        assert "\x1b" not in text and r"skipped bad a\nb.mp4: bad a\nb.mp4: cannot be read" in text
+        assert "left alone ??.mp4: its name is not UTF-8" in text
+    write_segment(tmp_path / "vpt", "good", good, [vpt_line() for _ in range(4)])
+    write_segment(tmp_path / "vpt", os.fsdecode(b"\xff"), good, [vpt_line() for _ in range(4)])
+    source = small(VptSource(tmp_path / "vpt"), 1)
+    for _ in range(2):
+        assert len(import_recordings(source, tmp_path / "out", validation_share=0).episodes()) == 1
+        (broken,) = read_report(tmp_path / "out")
+        assert (broken.file, broken.what) == (r"\udcff", "its name is not UTF-8: rename it")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"skipped": [3]}', '{"skipped": [], "changed": {"a": 1}}'])
+def test_a_damaged_report_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / REPORT).write_text(text)
+    with pytest.raises(UserError, match=f"{REPORT}( is damaged|: (skipped|changed) is not what)"):
+        read_report(tmp_path)
+        read_changes(tmp_path)
 
 
 def test_an_import_of_nothing_goes_on_when_the_files_are_repaired(tmp_path: Path) -> None:

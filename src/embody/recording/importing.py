@@ -24,7 +24,7 @@ from embody.data import (
     write_text,
 )
 from embody.data.sources.source import Source
-from embody.errors import UserError, WriteError
+from embody.errors import UserError, WriteError, one_line
 from embody.recording.workers import worker_pool
 from embody.saving.json_files import read_object
 
@@ -32,6 +32,7 @@ __all__ = ["REPORT", "Changed", "Skipped", "import_recordings", "read_changes", 
 
 RECORD = "import.json"  # in the dataset's folder: what it was imported from
 REPORT = "import-report.json"
+_LONGEST = 500  # characters that say what is wrong with a recording
 _AHEAD = 4  # recordings of each worker that may wait in memory
 
 Progress = Callable[[int, int, int], None]  # recordings done, their total, recordings skipped
@@ -86,7 +87,7 @@ def import_recordings(
         "reencode": encode,
         "validation_share": validation_share,
         "recordings": len(names),
-        "names": hashlib.sha256("\n".join(names).encode()).hexdigest()[:16],
+        "names": hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()[:16],
     }
     _check_folder(root, provenance)
     progress = progress or (lambda done, total, skipped: None)
@@ -110,7 +111,7 @@ def import_recordings(
             for name in shard.names:
                 result = next(results)
                 if isinstance(result, Skipped):
-                    skipped[name] = result
+                    skipped[result.file] = result
                 else:
                     skipped.pop(name, None)  # it was repaired since the last call
                     episodes.append(result)
@@ -150,7 +151,7 @@ def _shards(source: Source, names: Sequence[str], validation_share: float) -> li
 
 def _hash_fraction(group: str) -> float:
     """A hash of `group` in [0, 1), the same on every machine."""
-    return int.from_bytes(hashlib.sha256(f"split {group}".encode()).digest()[:7]) / 256**7
+    return int.from_bytes(hashlib.sha256(f"split {group}".encode(errors="surrogatepass")).digest()[:7]) / 256**7
 
 
 def _pending(shards: Sequence[_Shard], written: dict[str, int], skipped: dict[str, Skipped]) -> list[_Shard]:
@@ -162,7 +163,7 @@ def _pending(shards: Sequence[_Shard], written: dict[str, int], skipped: dict[st
     for shard in shards:
         if place[shard.split] >= written[shard.split]:
             pending.append(shard)
-        place[shard.split] += not all(name in skipped for name in shard.names)
+        place[shard.split] += not all(_in_utf8(name) in skipped for name in shard.names)
     return pending
 
 
@@ -197,6 +198,8 @@ def _read_in_worker(source: Source, name: str, root: Path, encode: bool) -> Epis
 
 
 def _read(source: Source, name: str, root: Path, encode: bool) -> Episode | Skipped:
+    if name != _in_utf8(name):
+        return Skipped(_in_utf8(name), "its name is not UTF-8: rename it", _in_utf8(name))
     try:
         episode = source.read(name)
         if encode and isinstance(episode.frames, Video):
@@ -205,10 +208,15 @@ def _read(source: Source, name: str, root: Path, encode: bool) -> Episode | Skip
     except WriteError:
         raise  # the recording is not to blame
     except (ValueError, OSError) as error:
-        return _skipped(name, str(source.provenance["source"]), " ".join(str(error).split()))
+        return _skipped(name, str(source.provenance["source"]), one_line(error, _LONGEST))
     except Exception as error:  # damaged bytes may raise anything; the other recordings are still imported
-        return Skipped(name, f"{type(error).__name__}: {' '.join(str(error).split())}", name)
+        return Skipped(name, one_line(f"{type(error).__name__}: {error}", _LONGEST), name)
     return episode
+
+
+def _in_utf8(name: str) -> str:
+    """`name` as the report has it: bytes of a file's name that are not UTF-8 are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _skipped(name: str, folder: str, said: str) -> Skipped:
@@ -240,22 +248,31 @@ def _check_folder(root: Path, provenance: dict[str, Any]) -> None:
 
 def read_report(root: Path) -> list[Skipped]:
     """The recordings that were left out of the dataset in `root`."""
-    return [Skipped(**line) for line in _report(root).get("skipped", [])]
+    return [Skipped(*line) for line in _lines_of_report(root, "skipped", "file", "what", "where")]
 
 
 def read_changes(root: Path) -> list[Changed]:
     """The recordings of the dataset in `root` that the import changed."""
-    return [Changed(line["file"], tuple(line["changes"])) for line in _report(root).get("changed", [])]
+    return [Changed(file, tuple(changes)) for file, changes in _lines_of_report(root, "changed", "file", "changes")]
 
 
 def read_other_files(root: Path) -> dict[str, str]:
     """The files beside the recordings of the dataset in `root`, and why each is none."""
-    return {line["file"]: line["reason"] for line in _report(root).get("other_files", [])}
+    return dict(_lines_of_report(root, "other_files", "file", "reason"))
 
 
-def _report(root: Path) -> dict[str, Any]:
+def _lines_of_report(root: Path, part: str, *fields: str) -> list[list[Any]]:
+    """The `fields` of each line of that part of the report: texts, but a list of texts for "changes"."""
     path = root / REPORT
-    return read_object(path, "delete it and import again") if path.exists() else {}
+    report = read_object(path, f"delete {root} and import again") if path.exists() else {}
+    try:
+        lines = [[line[field] for field in fields] for line in report.get(part, [])]
+        texts = [text for line in lines for value in line for text in (value if isinstance(value, list) else [value])]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(part)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: {part} is not what an import writes: delete {root} and import again") from error
+    return lines
 
 
 def _write_report(

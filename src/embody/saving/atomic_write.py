@@ -126,8 +126,8 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, as `write_bytes`."""
-    write_bytes(path, text.encode())
+    """Write `text` as UTF-8, as `write_bytes`. A surrogate, such as of a name that is not UTF-8, becomes `\\udcff`."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, values: Any) -> None:

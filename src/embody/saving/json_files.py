@@ -14,6 +14,7 @@ __all__ = ["MOST_BYTES", "open_regular", "parse_json", "read_object"]
 
 MOST_BYTES = 2**24  # of a file or a line; a Python object takes up to 30 times as much memory as its text
 _MOST_LEVELS = 64
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _BRACKET = re.compile(r"[\[{\]}]")
 
@@ -24,9 +25,10 @@ def open_regular(path: Path) -> BinaryIO:
     A FIFO would block and a device may never end. Links to files are followed.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
         os.close(handle)
-        raise ValueError("not a regular file")
+        raise ValueError(f"it is {_KINDS.get(stat.S_IFMT(mode), 'special')}, not a regular file")
     return os.fdopen(handle, "rb")
 
 

@@ -142,10 +142,10 @@ class VptSource(PickledByFields):
     def read(self, name: str) -> Episode:
         stem = self._places[name]
         if stem is None:
-            raise UserError(f"{self.source}: the path {name} is outside the folder of the recordings")
+            raise UserError(f"{self.source}: the path {name} is outside the folder of the recordings, or not a path")
         video, lines = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("mp4", "jsonl"))
         for path in (video, lines):
-            if not path.is_file():
+            if not path.exists():
                 raise UserError(f"{path}: the file is missing")
         frames = count_frames(video)
         segment = read_segment(lines, name, frames)

@@ -6,9 +6,10 @@ the last line has no outcome and is left out.
 """
 
 import dataclasses
+import io
 import json
 import math
-import os.path
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from embody.data.sources.source import common_length, is_hidden
 from embody.errors import UserError
 from embody.games.minecraft.actions import VPT
 from embody.games.minecraft.events import events_of_inventory, events_of_stats
+from embody.saving.json_files import parse_json, read_object
+from embody.saving.reading import read_bytes
 
 __all__ = ["Segment", "find_segments", "read_segment"]
 
@@ -39,6 +42,9 @@ _ITEMS = (
     *("log", "planks", "cobblestone", "iron_ore", "coal", "diamond", "stick", "crafting_table", "furnace"),
     *("iron_ingot", "wooden_pickaxe", "stone_pickaxe", "iron_pickaxe"),
 )
+
+_FILE_BYTES, _LINE_BYTES, _CONTAINERS = 64 * 2**20, 2**18, 4096  # of a file, and of a line: ten times the real ones
+_LONGEST_PATH = 1000  # characters of a path in an index
 
 Line = Mapping[str, Any]
 
@@ -80,24 +86,25 @@ def find_segments(source: Path) -> list[tuple[str, Path | None]]:
         if not found:
             raise UserError(f"no recording in {source}: expected files NAME.mp4 and NAME.jsonl")
         return list(found)
-    try:
-        index = json.loads(source.read_text(encoding="utf-8"))
-        basedir, relpaths = str(index.get("basedir", "")), [str(path) for path in index["relpaths"]]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
-        raise UserError(f"{source}: not an index of recordings with basedir and relpaths ({error})") from error
+    index = read_object(source, "name a folder, or an index of recordings")
+    basedir, relpaths = index.get("basedir", ""), index.get("relpaths")
+    if not isinstance(basedir, str) or not isinstance(relpaths, list) or not all(type(p) is str for p in relpaths):
+        raise UserError(f"{source}: not an index of recordings with basedir, a text, and relpaths, a list of texts")
     if not relpaths:
         raise UserError(f"{source}: the index has no relpaths")
-    folder = source.parent / basedir if basedir and (source.parent / basedir).is_dir() else source.parent
+    folder = source.parent / basedir if basedir and os.path.isdir(source.parent / basedir) else source.parent
     return [(name, _inside(folder, name)) for name in sorted({path.removesuffix(".mp4") for path in relpaths})]
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """The path of a segment in `folder`; None if it would be outside."""
+    """The path of a segment in `folder`; None if it would be outside, or is not a path."""
     normal = os.path.normpath(name)
+    if not name.isprintable() or len(name) > _LONGEST_PATH:
+        return None
     if os.path.isabs(normal) or normal.split(os.sep)[0] in ("..", "."):
         return None
     flat = os.path.basename(normal)
-    if not (folder / f"{normal}.mp4").exists() and (folder / f"{flat}.mp4").exists():
+    if not os.path.exists(folder / f"{normal}.mp4") and os.path.exists(folder / f"{flat}.mp4"):
         normal = flat
     # A folder that links to a place outside is refused; the files themselves may be links to another disk.
     inside = (folder / normal).parent.resolve().is_relative_to(folder.resolve())
@@ -125,30 +132,35 @@ def read_segment(path: Path, name: str, frames: int | None = None) -> Segment:
 
 def _lines(path: Path) -> tuple[list[Line], tuple[str, ...]]:
     """The lines of a file, and in words what was left out: a last line that was not written to its end."""
-    try:
-        content = path.read_bytes().rstrip(b"\0 \r\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    content = read_bytes(path, _FILE_BYTES).rstrip(b"\0 \r\n")
     if not content:
         raise UserError(f"{path}: the file is empty")
     lines: list[Line] = []
-    texts = content.split(b"\n")
-    try:
-        for text in texts:
-            line = json.loads(text, parse_constant=_reject_constant)
-            if not isinstance(line, dict):
-                raise UserError("not an object")
-            lines.append(line)
-    except (ValueError, RecursionError) as error:
+    file = io.BytesIO(content)
+    for text in file:
         number = len(lines) + 1
-        if 1 < number == len(texts) and isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-            return lines, (f"line {number} of {path.name} is incomplete and left out",)
-        raise UserError(f"{path}, line {number}: bad JSON ({error})") from error
+        try:
+            lines.append(_line(text))
+        except ValueError as error:
+            is_last = file.tell() == len(content)
+            if number > 1 and is_last and isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+                return lines, (f"line {number} of {path.name} is incomplete and left out",)
+            raise UserError(f"{path}, line {number}: bad JSON ({error})") from error
+        except KeyError as error:
+            raise UserError(f"{path}, line {number}: {error} is missing") from error
     return lines, ()
 
 
-def _reject_constant(constant: str) -> float:
-    raise UserError(f"{constant} is not a number")
+def _line(text: bytes) -> Line:
+    """One line; a `ValueError` or `KeyError` if it is not one."""
+    if len(text) > _LINE_BYTES or text.count(b"[") + text.count(b"{") > _CONTAINERS:
+        raise UserError(f"more than {_LINE_BYTES} bytes or {_CONTAINERS} lists and objects")
+    line = parse_json(text)
+    if not isinstance(line, dict):
+        raise UserError("not an object")
+    if missing := [key for key in ("mouse", "keyboard") if key not in line]:
+        raise KeyError(missing[0])
+    return line
 
 
 def _segment(lines: Sequence[Line], path: Path, gui_scale: float) -> Segment:
@@ -207,6 +219,12 @@ def _finite(value: Any) -> float:
     return number
 
 
+def _quantity(value: Any) -> int:
+    if not 0 <= (quantity := int(value)) < 2**31:
+        raise UserError(f"a stack of {quantity}")
+    return quantity
+
+
 def _events(lines: Sequence[Line], path: Path, gui: NDArray[np.bool_], using: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The events `[T, P]`, from the counters if the file has any, else from the inventory."""
     try:
@@ -219,7 +237,7 @@ def _events(lines: Sequence[Line], path: Path, gui: NDArray[np.bool_], using: ND
                 kind = str(stack["type"])
                 item = next((wood for wood in ("log", "planks") if kind.endswith(f"_{wood}")), kind)
                 if item in counts:
-                    counts[item][i] += int(stack["quantity"])
+                    counts[item][i] += _quantity(stack["quantity"])
         return events_of_inventory(counts, gui, using)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: stats or inventory is not in VPT's format ({error})") from error

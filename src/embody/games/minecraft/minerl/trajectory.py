@@ -4,10 +4,6 @@ Shapes: T actions, T + 1 observations, A action factors, P tasks. In `rendered.n
 embody, timestep t has the action that led to observation t (docs/data.md).
 """
 
-import json
-import threading
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +17,8 @@ from embody.errors import UserError
 from embody.games.minecraft.actions import minerl_space
 from embody.games.minecraft.events import was_crafted, was_obtained
 from embody.games.minecraft.tasks import MINERL_REWARDS, TASKS, minerl_observations
+from embody.saving.json_files import MOST_BYTES, parse_json
+from embody.saving.reading import read_bytes, read_npz
 
 __all__ = ["CORRUPTED", "POV", "Trajectory", "environment_in", "find_trajectories", "read_trajectory"]
 
@@ -28,14 +26,7 @@ CORRUPTED = ("tempting_capers_shapeshifter-14",)  # recordings that MineRL exclu
 POV = (64, 64)  # height and width of all of its videos in pixels
 
 _VERSIONS = (3, 4)
-# One thread at a time: numpy parses headers with `ast`, and Python 3.11 counts its recursion depth over all threads, so
-# two at once may end in a SystemError (python/cpython#106905).
-_NUMPY_LOCK = threading.Lock()
-# What reading damaged files raises, unknown compression methods and deeply nested JSON included.
-_READ_ERRORS = (
-    *(ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error),
-    *(OverflowError, RecursionError, NotImplementedError),
-)
+_ARRAY_BYTES = 64 * 2**20  # of a trajectory: an hour of the longest kind takes 40 MiB
 
 
 @dataclass(frozen=True)
@@ -148,7 +139,7 @@ def environment_in(root: Path) -> str:
 def find_trajectories(root: Path, environment: str) -> list[Path]:
     """The folders `v3_*` and `v4_*` at any depth of `root/environment`, by name; a `UserError` if there is none."""
     if (version := root / "VERSION").exists():
-        said = version.read_text(encoding="utf-8", errors="replace").strip()
+        said = read_bytes(version, 1000).decode("utf-8", "replace").strip()
         if said not in map(str, _VERSIONS):
             raise UserError(f"{version}: recordings of version {said[:20]!r}, but only {_VERSIONS} can be read")
     folder = root / environment
@@ -167,12 +158,7 @@ def read_trajectory(folder: Path, environment: str) -> Trajectory:
         raise UserError(f"{folder}: known to be corrupted")
     metadata = _metadata(folder / "metadata.json")
     path = folder / "rendered.npz"
-    try:
-        # No pickles: the arrays of real recordings are numbers or words.
-        with _NUMPY_LOCK, np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except _READ_ERRORS as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from error
+    arrays = read_npz(path, _ARRAY_BYTES)
     _check(path, arrays, _expected_kinds(environment))
     steps = len(arrays["reward"])
     first = metadata["true_video_frame_count"] - (steps + 1)
@@ -199,13 +185,16 @@ def read_trajectory(folder: Path, environment: str) -> Trajectory:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
+    content = read_bytes(path, MOST_BYTES)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        frames, success = values["true_video_frame_count"], values["success"]
-        values.setdefault("stream_name", path.parent.name)
-    except _READ_ERRORS as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(frames, int) or not isinstance(success, bool):
+        values = parse_json(content)
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a JSON object")
+    frames, success = values.get("true_video_frame_count"), values.get("success")
+    values.setdefault("stream_name", path.parent.name)
+    if type(frames) is not int or not isinstance(success, bool):
         raise UserError(f"{path}: true_video_frame_count must be a whole number and success true or false")
     return values
 
