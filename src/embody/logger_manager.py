@@ -1,6 +1,7 @@
 """The output of a run: console, log file, metrics as JSON lines and for TensorBoard, progress bars."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -42,7 +43,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     with open_regular(path) as file:
         while text := file.readline(MOST_BYTES):
             try:
-                line = parse_json(text)
+                line = parse_json(text, nan=True)  # as versions before wrote them
             except ValueError:
                 continue
             if isinstance(line, dict):
@@ -144,13 +145,13 @@ class LoggerManager:
     def metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Append the `values` of `stage` at `step` to `metrics.jsonl` and TensorBoard (tags `stage/key`).
 
-        A value must not be named `stage`, `step` or `time`.
+        A value must not be named `stage`, `step` or `time`. Values that are not finite are left out.
         """
         head: dict[str, Any] = {"stage": stage, "step": step, "time": round(time.time(), 3)}
         assert not head.keys() & values.keys(), (
             f"metrics of {stage} must not be named {sorted(head.keys() & values.keys())}"
         )
-        numbers = {key: float(value) for key, value in values.items()}
+        numbers = {key: float(value) for key, value in values.items() if math.isfinite(value)}
         with writing(self.metrics_path):
             if self._metrics is None:
                 drop_half_line(self.metrics_path)

@@ -44,10 +44,11 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
     return value
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, nan: bool = False) -> Any:
     """The value of `text`, which is JSON in UTF-8. A `ValueError` says which bound it exceeds, or what else is wrong.
 
-    NaN, infinity, whole numbers of more than 64 bits and text that is not Unicode are refused too.
+    NaN and infinity are refused unless `nan` is true; whole numbers of more than 64 bits and text that is not Unicode
+    always are.
     """
     if len(text) > MOST_BYTES:
         raise ValueError(f"more than {MOST_BYTES // 2**20} MiB of JSON")
@@ -55,7 +56,7 @@ def parse_json(text: str | bytes) -> Any:
         text = text.decode("utf-8")
     _check_depth(text)
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+        value = json.loads(text, parse_constant=float if nan else _refuse, parse_float=_finite, parse_int=_whole)
     except RecursionError as error:
         raise ValueError("JSON that is nested too deeply") from error
     if "\\ud" in text.lower():  # half of a surrogate pair, which could be neither printed nor stored

@@ -5,7 +5,6 @@ run that is stopped and resumed equals an uninterrupted one, bit for bit on one 
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,7 +165,6 @@ def train(
                 tensors |= {} if scale is None else {"loss_scale": scale.value}
                 values = {name: float(tensor) for name, tensor in tensors.items()}
                 note = f"loss {values['loss']:.3f}, {rates['frames_per_second']:,.1f} frames/s, MFU {rates['mfu']:.0%}"
-                values = {name: value for name, value in values.items() if math.isfinite(value)}
                 logger.metrics(stage.name, done, values | {"lr": share * config.lr} | rates)
             bar.advance(1, note=note)
             ending = signalled()
