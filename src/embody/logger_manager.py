@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from embody.errors import one_line
-from embody.saving.atomic_write import write_text, writing
+from embody.saving.atomic_write import open_to_append, write_text, writing
 from embody.saving.json_files import MOST_BYTES, open_regular, parse_json
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class LoggerManager:
             run_dir.mkdir(parents=True, exist_ok=True)
         with writing(self.log_path):
             logs_dir.mkdir(parents=True, exist_ok=True)
-            self._log = self.log_path.open("a", encoding="utf-8")
+            self._log = open_to_append(self.log_path)
         self.metrics_path = run_dir / "metrics.jsonl"
         self._metrics: TextIO | None = None  # opened by the first line: a command that only reads a run changes nothing
         self._boards: dict[str, ScalarWriter] = {}
@@ -154,8 +154,8 @@ class LoggerManager:
         numbers = {key: float(value) for key, value in values.items() if math.isfinite(value)}
         with writing(self.metrics_path):
             if self._metrics is None:
+                self._metrics = open_to_append(self.metrics_path)
                 drop_half_line(self.metrics_path)
-                self._metrics = self.metrics_path.open("a", encoding="utf-8")
             self._metrics.write(json.dumps(head | numbers) + "\n")
             self._metrics.flush()
         self._board(stage).add(step, {f"{stage}/{key}": number for key, number in numbers.items()})

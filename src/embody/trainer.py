@@ -27,7 +27,7 @@ from embody.logger_manager import LoggerManager, ProgressBar
 from embody.model import WorldAndAgent, load_dynamics, load_lpips, load_tokenizer, load_world_and_agent
 from embody.nn.precision import check_precision
 from embody.recording import collect, is_collected
-from embody.run.folder import config_path, record_stage, write_config
+from embody.run.folder import check_run_folder, config_path, record_stage, write_config
 from embody.run.inputs import Data, inputs
 from embody.run.measuring import measure_run
 from embody.run.provenance import check_upstream, log_sampling_differences, tokenizer_hash
@@ -82,6 +82,7 @@ class Trainer:
         elif config.precision != "auto":
             check_precision(config.precision, self.device)
         self.config = config
+        check_run_folder(config.run_dir)
         self.logger = logger or LoggerManager(config.run_dir, Path(config.logs_dir), config.name)
 
     # --- phases -----------------------------------------------------------------------------------------------------

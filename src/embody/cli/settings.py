@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ from embody.cli.options import RECORDED
 from embody.config import Config, check_name
 from embody.errors import UserError
 from embody.games import preset, simulator
-from embody.run.folder import read_config
+from embody.run.folder import config_path, read_config
 
 if TYPE_CHECKING:
     from embody.trainer import Trainer
@@ -50,8 +51,38 @@ def base_config(arguments: Sequence[str]) -> Config:
         return default
     if named not in (None, stored.preset):
         raise UserError(f"{run_dir} began as the preset {stored.preset}, not {named}: use another --name")
-    # The folder may have been moved or renamed. How much is evaluated is asked for anew each time.
-    return with_full(dataclasses.replace(stored, name=name, runs_dir=runs_dir), False)
+    # The folder may have been moved or renamed.
+    stored = dataclasses.replace(stored, name=name, runs_dir=runs_dir)
+    _check_paths(stored, default, arguments)
+    # How much is evaluated is asked for anew each time.
+    return with_full(stored, False)
+
+
+def _check_paths(stored: Config, default: Config, arguments: Sequence[str]) -> None:
+    """A `UserError` names a path in a run's `stored` config that leads elsewhere, unless an argument names it again.
+
+    The config may be another person's. Folders must be the default ones or inside the current folder, as must weights
+    to begin with; datasets must be inside `data_dir`.
+    """
+    folders = {field: getattr(stored, field) for field in ("data_dir", "models_dir", "logs_dir", "cache_dir")}
+    paths = [(field, [path], ".") for field, path in folders.items() if path != getattr(default, field)]
+    paths.append(("data.sources", stored.data.sources, stored.data_dir))
+    for stage in ("train_tokenizer", "train_dynamics", "train_agent", "train_imagination"):
+        paths.append((f"{stage}.init_from", [getattr(stored, stage).init_from], "."))
+    for field, found, folder in paths:
+        option = f"--{field.replace('_', '-')}"
+        for path in found:
+            if not _is_inside(path, folder) and _value(arguments, option) is None:
+                raise UserError(
+                    f"{config_path(stored.run_dir)} has {field} {path}, which is outside of {os.path.abspath(folder)}:"
+                    f" if you trust it, name it again: {option} {shlex.quote(path)}"
+                )
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    """Whether `path`, relative to `folder`, is in that folder, or is the folder itself."""
+    inner = os.path.abspath(os.path.join(folder, os.path.expanduser(path)))
+    return "\0" not in path and Path(inner).is_relative_to(os.path.abspath(folder))
 
 
 def cache_dir(default: str = Config.cache_dir) -> str:

@@ -148,7 +148,9 @@ def _image(frame: NDArray[np.uint8]) -> str:
 
 
 def _other_pictures(pictures: Path) -> list[tuple[str, str]]:
+    """The PNGs and GIFs that nothing else shows. A link is left out: it could show a file from outside of the run."""
     found = sorted(p for p in pictures.glob("*") if p.suffix in (".png", ".gif") and p.name not in SHOWN_ELSEWHERE)
+    found = [path for path in found if path.is_file() and not path.is_symlink() and not pictures.is_symlink()]
     return [(path.stem.replace("_", " "), _data_url(path.suffix[1:], path.read_bytes())) for path in found]
 
 

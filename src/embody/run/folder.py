@@ -1,6 +1,7 @@
 """The config that is stored in a run's folder. `Config` itself knows the paths of all other files of a run."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,29 @@ from embody.games import stored_config
 from embody.saving.atomic_write import exclusive_lock, write_bytes, write_json
 from embody.saving.json_files import read_object
 
-__all__ = ["config_path", "read_config", "record_stage", "write_config"]
+__all__ = ["check_run_folder", "config_path", "read_config", "record_stage", "write_config"]
+
+# What a run writes into its folder, beside its config.
+_OF_A_RUN = frozenset(
+    {
+        *("ablation", "ablation.json", "cascade.md", "checkpoints", "data", "evaluation.json", "memory.json"),
+        *("metrics.jsonl", "pictures", "report.html", "results.json", "results.md", "seconds.json", "simulator"),
+        "tensorboard",
+    }
+)
+
+
+def check_run_folder(run_dir: Path) -> None:
+    """A `UserError` if `run_dir` holds a link, through which a run would write elsewhere, or files but no run."""
+    if not run_dir.is_dir():
+        return
+    for folder, folders, files in os.walk(run_dir):
+        for name in (*folders, *files):
+            if os.path.islink(path := os.path.join(folder, name)):
+                raise UserError(f"{path} is a link, and a run writes into its own folder only: put its target there")
+    other = sorted(name for name in os.listdir(run_dir) if name not in _OF_A_RUN and not name.endswith(".tmp"))
+    if other and read_config(run_dir) is None:
+        raise UserError(f"{run_dir} holds {other[0]} but no run: use another --name")
 
 
 def config_path(run_dir: Path) -> Path:

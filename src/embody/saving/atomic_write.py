@@ -2,12 +2,15 @@
 
 import contextlib
 import errno
+import glob
 import json
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import filelock
 
@@ -17,6 +20,7 @@ __all__ = [
     "atomic_write",
     "check_writable",
     "exclusive_lock",
+    "open_to_append",
     "write_bytes",
     "write_json",
     "write_text",
@@ -28,6 +32,8 @@ _ADVICE = {
     errno.EDQUOT: "free some of your quota, then run the same command again",
     errno.EFBIG: "raise the limit of file sizes (`ulimit -f`), or use another file system",
 }
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_SECONDS_LEFT = 24 * 3600  # for which the temporary file of a killed process is left
 _FAILED_WRITES = (*_ADVICE, errno.EROFS)  # errors that only writing raises
 
 
@@ -93,13 +99,18 @@ def _megabytes(size: int) -> str:
 def atomic_write(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path, which is renamed to `path` if the block succeeds; so `path` is never half-written.
 
-    A `WriteError` if the file cannot be written; `size`: see `writing`. Other errors of the block pass through.
+    The temporary path has a random name, so that nobody can have put a link there. A killed process leaves it behind;
+    a later call removes it once it is a day old. A `WriteError` if the file cannot be written; `size`: see `writing`.
+    Other errors of the block pass through.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        temporary.touch()
+        for old in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - old.lstat().st_mtime > _SECONDS_LEFT:
+                    old.unlink()
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o666))
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -117,6 +128,16 @@ def atomic_write(path: Path, size: int | None = None) -> Iterator[Path]:
 def _remove(temporary: Path) -> None:
     with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)
+
+
+def open_to_append(path: Path) -> TextIO:
+    """Open `path` to append text to it; a `WriteError` if that is not possible, or if it is a link or a FIFO."""
+    with writing(path):
+        if path.is_symlink():
+            raise FileExistsError(errno.EEXIST, "it is a link")
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_LINK
+        handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    return os.fdopen(handle, "a", encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

@@ -26,7 +26,7 @@ class ScalarWriter:
         self.path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         with writing(self.path):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab")
+            self._file = self.path.open("xb")
         self._records = RecordWriter(self._file)
         events = [Event(wall_time=time.time(), file_version="brain.Event:2")]
         if purge_step is not None:

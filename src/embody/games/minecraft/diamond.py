@@ -17,7 +17,7 @@ from embody.games.minecraft.tasks import ITEMS
 from embody.logger_manager import drop_half_line
 from embody.metrics.rates import rate
 from embody.metrics.tables import percent
-from embody.saving.atomic_write import writing
+from embody.saving.atomic_write import open_to_append, writing
 from embody.saving.json_files import parse_json
 
 __all__ = ["DiamondEpisode", "EpisodeLog", "diamond_summary", "diamond_table", "episodes_table", "write_diamond_page"]
@@ -82,7 +82,7 @@ class EpisodeLog:
         return [n for n in range(episodes) if n not in self.episodes or self.episodes[n].end == "lost"]
 
     def _write(self, values: Mapping[str, Any]) -> None:
-        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+        with writing(self.path), open_to_append(self.path) as file:
             file.write(json.dumps(values) + "\n")
             file.flush()
             os.fsync(file.fileno())
