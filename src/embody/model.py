@@ -1,6 +1,7 @@
 """Tokenizer, dynamics and agent together: loading their weights, and copies for inference."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -9,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from embody.agent import Agent, EventClassifier, RiskModel
-from embody.config import ActionSpec, AgentConfig, Config, DynamicsConfig, TokenizerConfig, from_dict
+from embody.config import (
+    ActionSpec,
+    AgentConfig,
+    Config,
+    DynamicsConfig,
+    TokenizerConfig,
+    check_architecture,
+    from_dict,
+)
 from embody.data.arrays import as_path
 from embody.data.sampling.batch import Batch
 from embody.dynamics import Dynamics
@@ -147,13 +156,19 @@ def _cached(model: nn.Module) -> list[nn.Module]:
     return [part for child in model.children() for part in _cached(child)]
 
 
+_MOST_PIXELS = 4096  # of the height and of the width of a frame
+
+
 def load_tokenizer(path: Path | str) -> tuple[Tokenizer, dict[str, Any]]:
     """The tokenizer in a weights file, for use, and what the file says of itself; a `UserError` if it has none."""
     file = as_path(path, "the file of a tokenizer's weights")
 
     def build(recipe: dict[str, Any], names: Collection[str]) -> Tokenizer:
         config = _config(TokenizerConfig, recipe, "tokenizer", file)
-        return Tokenizer(config, _config(tuple[int, int], recipe, "frame", file))
+        frame = _config(tuple[int, int], recipe, "frame", file)
+        if not all(1 <= side <= _MOST_PIXELS for side in frame):
+            raise UserError(f"{file}: frame {frame} must have from 1 to {_MOST_PIXELS} pixels a side: train it again")
+        return Tokenizer(config, frame)
 
     return _load(file, build)
 
@@ -218,6 +233,9 @@ def _dynamics(recipe: dict[str, Any], path: Path) -> Dynamics:
 
 def _config(cls: Any, recipe: dict[str, Any], name: str, path: Path) -> Any:
     try:
-        return from_dict(cls, recipe["models"][name])
+        config = from_dict(cls, recipe["models"][name])
+        if dataclasses.is_dataclass(config):
+            check_architecture(config)
+        return config
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} holds no {name} that this version can read ({error}): train it again") from error

@@ -11,6 +11,7 @@ from embody.config.architecture import (
     Goal,
     TokenizerConfig,
     TransformerConfig,
+    check_architecture,
 )
 from embody.config.as_dict import digest, from_dict, to_dict
 from embody.config.names import check_name
@@ -46,6 +47,7 @@ __all__ = [
     "TokenizerConfig",
     "TokenizerObjective",
     "TransformerConfig",
+    "check_architecture",
     "check_name",
     "digest",
     "from_dict",

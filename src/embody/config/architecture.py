@@ -4,17 +4,25 @@ Values marked [P] are the paper's. Frame size and actions are settings of the en
 layers have the shape of the dynamics' layers, so neither is set here.
 """
 
+import dataclasses
+import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from embody.config.bounds import Count, Natural, NotNegative, Positive, Range, Share
+from embody.config.bounds import NotNegative, Positive, Range, Share, check_bounds
 from embody.errors import UserError
 
 __all__ = ["ActionSpec", "AgentConfig", "DynamicsConfig", "Goal", "TokenizerConfig", "TransformerConfig"]
 
-Choices = Annotated[int, Range(2)]
+# Weights of others bring their architecture, so its numbers are bounded before a model is built.
+_MOST = 2**16
+Count = Annotated[int, Range(1, most=_MOST)]
+Natural = Annotated[int, Range(0, most=_MOST)]
+Choices = Annotated[int, Range(2, most=_MOST)]
+Context = Annotated[int, Range(1, most=4096)]
+Depth = Annotated[int, Range(1, most=1024)]
 Goal = Literal["one", "all", "recorded"]
 # How a picture becomes one of another shape: whole with black bars, cut at two sides, or with other proportions.
 Fit = Literal["letterbox", "crop", "stretch"]
@@ -32,6 +40,8 @@ class ActionSpec:
             object.__setattr__(self, "sizes", tuple(operator.index(size) for size in self.sizes))
         except TypeError as error:
             raise UserError(f"action sizes {self.sizes!r}: give an integer for each factor, such as (4,)") from error
+        if len(self.sizes) > 1024 or any(size > _MOST for size in self.sizes):
+            raise UserError(f"actions have at most 1024 factors of {_MOST} choices")
         if not self.sizes or any(size < 2 for size in self.sizes):
             raise UserError(f"action sizes {self.sizes}: every factor needs at least 2 choices")
 
@@ -47,7 +57,7 @@ class TransformerConfig:
 
     width: Count = 128
     """A token is a vector of this many numbers, at least 1; heads must split it into even parts."""
-    depth: Count = 4
+    depth: Depth = 4
     """The transformer has this many layers, at least 1."""
     heads: Count = 4
     """Attention has this many query heads, at least 1."""
@@ -80,7 +90,7 @@ class TransformerConfig:
     @property
     def layers(self) -> str:
         """The kind of each layer, e.g. `SSSTSSST`."""
-        return (self.pattern * self.depth)[: self.depth]
+        return "".join(itertools.islice(itertools.cycle(self.pattern), self.depth))
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,7 @@ class TokenizerConfig:
     """A frame is encoded as this many latent tokens, at least 1 [P: 512]."""
     channels: Count = 16
     """A latent token holds this many numbers, at least 1 [P: 16]."""
-    context: Count = 8
+    context: Context = 8
     """Time layers see this many frames, the current one included, at least 1."""
     encoder: TransformerConfig = TransformerConfig()
     """The transformer that turns patches into latents."""
@@ -123,7 +133,7 @@ class DynamicsConfig:
     32]."""
     registers: Natural = 8
     """A frame has this many register tokens, learned and without input, at least 0."""
-    context: Count = 32
+    context: Context = 32
     """Time layers see this many frames, the current one included, at least 1 [P: 192]."""
     trunk: TransformerConfig = TransformerConfig()
     """The dynamics' transformer."""
@@ -138,7 +148,7 @@ class DynamicsConfig:
     def __post_init__(self) -> None:
         if self.k_max & (self.k_max - 1):
             raise UserError(f"dynamics.k_max must be a power of two, got {self.k_max}")
-        if "S" not in self.trunk.layers:
+        if "S" not in self.trunk.pattern[: self.trunk.depth]:  # `layers` would be as long as an unchecked depth
             raise UserError(
                 "dynamics.trunk.pattern needs a space layer (S), the only kind in which tokens of a frame interact"
             )
@@ -192,3 +202,11 @@ class AgentConfig:
             low, high = getattr(self, name)
             if not low < high:
                 raise UserError(f"agent.{name} must go from a lower to a higher number, got {low} to {high}")
+
+
+def check_architecture(config: ActionSpec | TokenizerConfig | DynamicsConfig | AgentConfig) -> None:
+    """A `UserError` if a number is out of its range or numbers do not fit together, as `Config` checks its parts."""
+    check_bounds(config)
+    for field in dataclasses.fields(config):
+        if isinstance(part := getattr(config, field.name), TransformerConfig):
+            part.check(field.name)

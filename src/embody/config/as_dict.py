@@ -39,15 +39,20 @@ def _build(kind: Any, value: Any, where: str, kinds: Mapping[type, type]) -> Any
             raise UserError(f"{where}: unknown field {unknown[0]!r}")
         return kind(**{name: _build(hints[name], item, f"{where}.{name}", kinds) for name, item in value.items()})
     if get_origin(kind) is tuple:
-        item_kind = get_args(kind)[0]
-        return tuple(_build(item_kind, item, where, kinds) for item in value)
+        kinds_of_items = get_args(kind)
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}: expected a list, got {value!r}")
+        if kinds_of_items[-1] is not ... and len(value) != len(kinds_of_items):
+            raise UserError(f"{where}: expected {len(kinds_of_items)} values, got {len(value)}")
+        return tuple(_build(kinds_of_items[0], item, where, kinds) for item in value)
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise UserError(f"{where}: {value!r} is not one of {', '.join(map(str, get_args(kind)))}")
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(kind, types.UnionType | type) and not isinstance(value, kind):
+    is_other = isinstance(kind, types.UnionType | type) and not isinstance(value, kind)
+    if is_other or (kind is int and isinstance(value, bool)):
         raise UserError(f"{where}: expected {kind}, got {value!r}")
     return value
 

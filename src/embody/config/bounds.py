@@ -29,15 +29,19 @@ __all__ = [
 class Range:
     """The finite numbers from `low` to `high`; `above` excludes `low` itself, `below` excludes `high` itself.
 
-    NaN is in no range.
+    NaN is in no range. `most` is a bound far above any sensible number: it keeps a config that another person wrote
+    from taking all memory, and only a message about a number beyond it names it.
     """
 
     low: float
     high: float = math.inf
     above: bool = False
     below: bool = False
+    most: int = 2**53  # up to which JSON and float64 hold all whole numbers
 
     def __contains__(self, number: float) -> bool:
+        if abs(number) > self.most:  # before the comparison with infinity, for which a whole number can be too large
+            return False
         at_open_end = (self.above and number == self.low) or (self.below and number == self.high)
         return self.low <= number <= self.high and not math.isinf(number) and not at_open_end
 
@@ -68,6 +72,8 @@ def check_bounds(config: Any) -> None:
                 if isinstance(number, bool) or not isinstance(number, int if kind is int else int | float):
                     wanted = "an integer" if kind is int else "a number"
                     raise UserError(f"{path}{field.name} must be {wanted} {allowed}, got {one_line(repr(number), 60)}")
+                if allowed.most < abs(number) < math.inf:
+                    raise UserError(f"{path}{field.name} must be at most {allowed.most}, got {one_line(number, 60)}")
                 if number not in allowed:
                     raise UserError(f"{path}{field.name} must be {allowed}, got {number:g}")
 

@@ -1,14 +1,16 @@
 """The agent in the real environment: it takes frames and samples actions, with the same caches as in dreams."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from embody.config import SamplingConfig, from_dict
+from embody.config.bounds import check_bounds
 from embody.data.arrays import actions_tensor, as_path, frames_array, indices_tensor, texts, whole_number
 from embody.errors import UserError, one_line
 from embody.imagination.dream import Dream
@@ -86,13 +88,12 @@ class Player:
         folder, device = as_path(folder, "a weights folder"), _device(device)
         check_precision(precision, device)
         after = folder / "imagination.safetensors"
-        model, recipe = load_world_and_agent(after if after.exists() else folder / "agent.safetensors")
+        path = after if after.exists() else folder / "agent.safetensors"
+        model, recipe = load_world_and_agent(path)
         tokenizer, _ = load_tokenizer(folder / "tokenizer.safetensors")
+        context, sampling, words = _recipe(path, recipe, model)
         tokenizer = for_inference(tokenizer.to(device), precision="float32", compiled=compiled)
         model = for_inference(model.to(device), precision=precision, compiled=compiled)
-        context = recipe["imagination"]["context"]
-        sampling = from_dict(SamplingConfig, recipe.get("sampling", {}))  # weights after behaviour cloning have none
-        words = recipe["vocabulary"], recipe.get("labels", ())
         return cls(tokenizer, model, *words, context=context, sampling=sampling, seed=seed)
 
     @torch.no_grad()
@@ -193,3 +194,32 @@ def _device(device: torch.device | str) -> torch.device:
             f"device {one_line(device, 40)!r} cannot be used ({reason}): choose cpu, or cuda on a GPU"
         ) from error
     return found
+
+
+def _recipe(
+    path: Path, recipe: Mapping[str, Any], model: WorldAndAgent
+) -> tuple[int, SamplingConfig, tuple[Sequence[str], Sequence[str]]]:
+    """The context, the sampling settings, and the vocabulary and labels that the weights at `path` were trained with.
+
+    A `UserError` if the model cannot be played with them.
+    """
+    try:
+        context = recipe["imagination"]["context"]
+        sampling = from_dict(SamplingConfig, recipe.get("sampling", {}))  # weights after behaviour cloning have none
+        check_bounds(sampling)
+        vocabulary, labels = (
+            from_dict(tuple[str, ...], words) for words in (recipe["vocabulary"], recipe.get("labels", ()))
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} was trained by another version ({error}): train it again") from error
+    dynamics, agent = model.dynamics.config, model.agent.config
+    if type(context) is not int or not 1 <= context <= dynamics.context:
+        raise UserError(f"{path}: imagination.context {context} must be from 1 to dynamics.context {dynamics.context}")
+    if sampling.k_sample > dynamics.k_max:
+        raise UserError(f"{path}: sampling.k_sample {sampling.k_sample} exceeds dynamics.k_max {dynamics.k_max}")
+    if len(vocabulary) > agent.vocabulary or len(labels) > agent.tasks:
+        raise UserError(
+            f"{path} has {len(vocabulary)} words and {len(labels)} labels, more than its agent's {agent.vocabulary} and"
+            f" {agent.tasks}: train it again"
+        )
+    return context, sampling, (vocabulary, labels)
