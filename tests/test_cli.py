@@ -87,7 +87,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("", "no command: choose one of run, collect, import, train, encode, evaluate, report, compare, ablate, plan"),
+        ("", "no command: choose one of run, collect, import, data relocate, train, encode, evaluate, report, compare"),
         ("paint", "unknown command 'paint' (did you mean plan?): choose one of run, collect, import"),
         ("sculpt", "unknown command 'sculpt': choose one of run, collect, import"),
         ("rnu", "unknown command 'rnu' (did you mean run?): choose one of"),
@@ -123,6 +123,13 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Refusal:
         ("train tokenizer --data.sources ''", "data.sources has an empty name"),
         ("import videos . --name ../a", "--name '../a' has one of the characters"),
         ("compare a ../b", "run '../b' has one of the characters"),
+        ("data", "unknown command 'data': choose one of data relocate;"),
+        (
+            "data relocat x y",
+            "unknown command 'data relocat' (did you mean data relocate?): choose one of data relocate;",
+        ),
+        ("data relocate x", "`embody data relocate` needs DATASET and NEW_ROOT: `embody data relocate --help`"),
+        ("data relocate x .", "no dataset in x: name the folder of a dataset"),
         ("run minigrid --colour red", "unknown setting --colour: `embody run --help-all` lists all"),
         ("run minigrid --seed red", "Error parsing --seed"),
         (

@@ -23,7 +23,7 @@ from embody.run.stages import STAGES
 
 Shown = Callable[..., str]
 
-TOPICS = [*([name] for name in COMMANDS), *(["train", stage] for stage in STAGES)]
+TOPICS = [*(name.split() for name in COMMANDS), *(["train", stage] for stage in STAGES)]
 SETTINGS = options(Config(), "", "Run")  # as paths and options
 # What the package imports only when a command starts.
 HEAVY = ("torch", "h5py", "av", "matplotlib", "scipy", "pyarrow", "gymnasium", "rich.progress", "tensorboard")
@@ -83,6 +83,11 @@ def test_the_programs_help_has_a_line_for_each_command(shown: Shown) -> None:
     assert shown("--version") == f"embody {embody.__version__}\n"
 
 
+def test_a_group_lists_its_commands(shown: Shown) -> None:
+    assert "  data relocate " in shown("data", "--help") and "  collect " not in shown("data", "--help")
+    assert shown("data", "relocate", "--help").startswith("usage: embody data relocate DATASET NEW_ROOT [")
+
+
 def test_arguments_are_shown_with_a_line_for_each_choice(shown: Shown) -> None:
     lines = shown("run", "--help").splitlines()
     assert lines[0] == "usage: embody run [PRESET] [--OPTION VALUE ...]"
@@ -131,11 +136,14 @@ def test_other_commands_show_only_settings_that_they_read(shown: Shown) -> None:
         "report": set(),
         "ablate": {"train_dynamics", "evaluation"},
         "import": set(),
+        "data relocate": set(),
         "compare": set(),
         "weights": set(),
     }
     for name, groups in read.items():
-        assert {path.partition(".")[0] for path in settings_in(shown(name, "--help")) if "." in path} == groups, name
+        assert {
+            path.partition(".")[0] for path in settings_in(shown(*name.split(), "--help")) if "." in path
+        } == groups, name
 
 
 def test_what_is_shown_exists() -> None:

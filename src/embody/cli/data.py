@@ -1,4 +1,4 @@
-"""Commands on datasets: collect, import, encode."""
+"""Commands on datasets: collect, import, encode, data relocate."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from embody.data.sources.source import Source
     from embody.logger_manager import LoggerManager
 
-__all__ = ["Collect", "Encode", "Import"]
+__all__ = ["Collect", "Encode", "Import", "Relocate"]
 
 _SHOWN = 10  # recordings of each kind that are named; the report has all
 
@@ -144,3 +144,27 @@ class Encode:
 
     def start(self, typed: str) -> None:
         trainer(self.config).encode()
+
+
+@dataclass(frozen=True)
+class Relocate:
+    """Make a dataset refer to its video files in another folder.
+
+    For videos that were moved without their dataset, or the dataset without them. All files must be there with the
+    names and the content of the import. Latents of the dataset stay valid.
+    """
+
+    dataset: tyro.conf.Positional[Path]
+    """The dataset: its folder, or its name in the data folder."""
+    new_root: tyro.conf.Positional[Path]
+    """The folder that holds the videos now, with the same subfolders as before."""
+    data_dir: str = Config.data_dir
+    """Folder of all datasets."""
+
+    def start(self, typed: str) -> None:
+        from embody.data import relocate
+
+        named = Path(self.data_dir) / self.dataset
+        root = named if (named / "meta.json").exists() else self.dataset
+        count = relocate(root, self.new_root)
+        print(f"{root} now refers to {count} video files in {self.new_root}")

@@ -14,7 +14,7 @@ from typing import Any
 import tyro
 
 import embody
-from embody.cli.data import Collect, Encode, Import
+from embody.cli.data import Collect, Encode, Import, Relocate
 from embody.cli.evaluate import Compare, Evaluate, Report
 from embody.cli.help import command_help, program_help
 from embody.cli.options import SETTINGS, check_options, options
@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, type[Any]] = {
     "run": Run,
     "collect": Collect,
     "import": Import,
+    "data relocate": Relocate,
     "train": Train,
     "encode": Encode,
     "evaluate": Evaluate,
@@ -65,13 +66,18 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
 
     Help and the version are printed at once: then this ends the program.
     """
-    name, *rest = arguments or ("",)
+    name, rest = _command(arguments)
     if name in (*_HELP, "--version"):
         print(f"embody {embody.__version__}" if name == "--version" else program_help(COMMANDS, _width()))
         raise SystemExit(0)
     if name not in COMMANDS:
-        unknown = f"unknown command {name!r}{did_you_mean(name, COMMANDS)}" if name else "no command"
-        raise UserError(f"{unknown}: choose one of {', '.join(COMMANDS)}; `embody --help` describes them")
+        group = {other: kind for other, kind in COMMANDS.items() if other.startswith(f"{name} ")}
+        if group and rest and rest[0] in _HELP:
+            print(program_help(group, _width()))
+            raise SystemExit(0)
+        typed = " ".join([name, *rest[:1]]) if group else name
+        unknown = f"unknown command {typed!r}{did_you_mean(typed, COMMANDS)}" if name else "no command"
+        raise UserError(f"{unknown}: choose one of {', '.join(group or COMMANDS)}; `embody --help` describes them")
     wanted = [argument for argument in rest if argument in _HELP]
     rest = [argument for argument in rest if argument not in _HELP]
     default = initial(COMMANDS[name], base_config([name, *rest]))
@@ -86,6 +92,12 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
             f"{preset} stands behind an option: name the preset first, as in `embody run {preset} --seed 1`"
         )
     return functools.partial(command.start, shlex.join(["embody", *arguments]))
+
+
+def _command(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The name of the command, of two words if it belongs to a group, and the arguments behind it."""
+    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+    return " ".join(arguments[:words]), list(arguments[words:])
 
 
 def initial(kind: type[Any], base: Config) -> Any:

@@ -29,7 +29,7 @@ def base_config(arguments: Sequence[str]) -> Config:
     for option, instead in RECORDED.values():
         if _value(arguments, option) is not None:
             raise UserError(f"{option}: {instead}")
-    if arguments[:1] in (["import"], ["compare"]):  # of no run
+    if arguments[:1] in (["import"], ["data relocate"], ["compare"]):  # of no run
         return Config()
     words = []
     for argument in arguments:

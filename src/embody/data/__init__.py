@@ -4,6 +4,7 @@ from embody.data.container import index_video
 from embody.data.dataset import Dataset, Meta, Shard, is_complete, open_dataset
 from embody.data.episode import EVERY_TASK, Episode, EpisodeRow, label_indices, label_words
 from embody.data.latents import Latents, LatentWriter, open_latents
+from embody.data.relocation import relocate
 from embody.data.sampling.clip_spec import BatchShapes, ClipSpec, EpisodeSelection, Mix, Placement, Relabelling
 from embody.data.sampling.loader import (
     batches,
@@ -52,6 +53,7 @@ __all__ = [
     "recorded_actions",
     "open_latents",
     "reencode",
+    "relocate",
     "stage_steps",
     "steps_per_epoch",
     "write_json",

@@ -23,6 +23,7 @@ from embody.data.container import VideoIndex
 from embody.data.episode import Episode, EpisodeRow
 from embody.data.steps import Steps
 from embody.data.video import OpenVideos, Video
+from embody.data.video_files import find_videos
 from embody.errors import UserError, one_line
 from embody.saving.json_files import read_object
 
@@ -62,7 +63,7 @@ EPISODE_SCHEMA = pa.schema(
 EXTENDED_FIELDS = (
     ("labelled", pa.bool_()),
     ("recorded", pa.list_(pa.string())),  # the optional columns of the steps that this episode has
-    ("video", pa.string()),  # file of the frames; a relative path if it is in the dataset's folder
+    ("video", pa.string()),  # file of the frames, see `reference`
     ("video_start", pa.int64()),  # the index of the episode's first frame in the file
     ("video_identity", pa.string()),
     ("video_frames", pa.int64()),  # number of frames in the file
@@ -195,7 +196,8 @@ class Dataset:
         self._files: dict[Path, h5py.Dataset] = {}
         self._videos = OpenVideos()
         self._pid = os.getpid()
-        self._check_videos()
+        columns = (self._table[name].to_pylist() for name in ("video", "video_identity")) if self.is_video else ((), ())
+        self._paths = find_videos(root, dict(zip(*columns, strict=True)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_dataset, (self.root, self.size)
@@ -321,24 +323,7 @@ class Dataset:
         has_numbers = self.steps.frame_numbers is not None and "frame_number" in self._recorded(episode_id)
         numbers = self.steps.frame_numbers[rows] if self.steps.frame_numbers is not None and has_numbers else None
         first = first + start if numbers is None else int(numbers[0])
-        return Video(self.root / path, first, stop - start, cursor, numbers)
-
-    def _check_videos(self) -> None:
-        """A `UserError` names a video file that is missing or has another size. Its content is checked on reading."""
-        if not self.is_video:
-            return
-        columns = (self._table[name].to_pylist() for name in ("video", "video_identity"))
-        for path, known in dict(zip(*columns, strict=True)).items():
-            try:
-                size = (self.root / path).stat().st_size
-            except OSError as error:
-                raise UserError(
-                    f"video {self.root / path} is missing: restore it, or import the recordings again"
-                ) from error
-            if size != int(known.split("-")[0]):
-                raise UserError(
-                    f"video {self.root / path} has changed since the import: restore it, or import the recordings again"
-                )
+        return Video(self._paths[path], first, stop - start, cursor, numbers)
 
     def _recorded(self, episode_id: int) -> list[str]:
         return (self._table["recorded"][episode_id].as_py() or []) if self.version == EXTENDED else []

@@ -29,10 +29,11 @@ from embody.data.dataset import (
 from embody.data.episode import EVERY_TASK, Episode
 from embody.data.steps import optional_columns, steps_table
 from embody.data.video import Video
+from embody.data.video_files import reference
 from embody.errors import UserError, one_line
 from embody.saving.atomic_write import write_bytes, write_json
 
-__all__ = ["DatasetWriter"]
+__all__ = ["DatasetWriter", "write_table"]
 
 # Measured on 48x48 MiniGrid frames, one core: 33 times smaller than raw; 5,600, 3,800 and 2,300 random clips/s of 8, 16
 # and 32 frames. Level 9 reads as fast and is 2.5 times smaller, but writes 4 times slower; longer chunks read slower.
@@ -105,11 +106,11 @@ class DatasetWriter:
         else:
             pixels = np.concatenate([episode.frames for episode in episodes if not isinstance(episode.frames, Video)])
             _write_pixels(self.root / "frames" / f"{name}.h5", pixels)
-        _write_table(self.root / "steps" / f"{name}.parquet", steps_table(episodes, pixels))
+        write_table(self.root / "steps" / f"{name}.parquet", steps_table(episodes, pixels))
         rows = [_row(episode, split, index) | video for episode, video in zip(episodes, videos, strict=True)]
         new = pa.Table.from_pylist(rows, schema=SCHEMAS[self.version])
         table = pa.concat_tables([self._table, new], promote_options="default")
-        _write_table(self.root / "episodes.parquet", table)
+        write_table(self.root / "episodes.parquet", table)
         self._table = table
 
     def _listed(self, episodes: Iterable[Episode]) -> list[Episode]:
@@ -148,7 +149,7 @@ class DatasetWriter:
     def _video_columns(self, episodes: Sequence[Episode]) -> list[dict[str, Any]]:
         """The table's video columns of each episode; a `UserError` if a file has fewer frames than its episode."""
         known: dict[Path, tuple[VideoIndex, str]] = {}
-        root, columns = self.root.absolute(), []
+        columns = []
         for episode in episodes:
             video = episode.frames
             assert isinstance(video, Video)
@@ -160,10 +161,9 @@ class DatasetWriter:
                     f"dataset {self.root}: video {video.path} has {index.frames} frames, the episode with seed"
                     f" {episode.seed} needs {video.numbers[-1] + 1}"
                 )
-            path = video.path.absolute()
             columns.append(
                 {
-                    "video": (path.relative_to(root) if path.is_relative_to(root) else path).as_posix(),
+                    "video": reference(self.root, video.path),
                     "video_start": video.start,
                     "video_identity": content,
                     "video_frames": index.frames,
@@ -195,7 +195,8 @@ def _is_extended(episode: Episode) -> bool:
     return isinstance(episode.frames, Video) or not episode.labelled or bool(optional_columns(episode))
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table of a dataset atomically; a `WriteError` if that is not possible."""
     content = io.BytesIO()
     pq.write_table(table, content, compression="zstd")
     write_bytes(path, content.getbuffer())

@@ -24,6 +24,7 @@ from embody.data import (
     write_text,
 )
 from embody.data.sources.source import Source
+from embody.data.video_files import reference
 from embody.errors import UserError, WriteError, one_line
 from embody.recording.workers import worker_pool
 from embody.saving.json_files import read_object
@@ -97,7 +98,7 @@ def import_recordings(
     meta = source.meta()
     with exclusive_lock(root), worker_pool(workers) as pool:
         writer = DatasetWriter(root, meta)
-        write_json(root / RECORD, provenance)
+        write_json(root / RECORD, _record(root, provenance))
         other_files = source.other_files()
         skipped = {broken.file: broken for broken in read_report(root)}
         changed = {recording.file: recording for recording in read_changes(root)}
@@ -238,12 +239,19 @@ def _check_folder(root: Path, provenance: dict[str, Any]) -> None:
             raise UserError(f"{root} holds a dataset that was not imported: choose another --name")
         return
     found = read_object(root / RECORD, f"delete {root} and import again")
-    for name, value in provenance.items():
-        if found.get(name) != value:
+    for name, value in _record(root, provenance).items():
+        if found.get(name) not in (value, provenance[name]):
             raise UserError(
                 f"dataset {root} was imported with {name} {found.get(name)}, now it would be {value}: choose another"
                 " --name, or delete this one"
             )
+
+
+def _record(root: Path, provenance: dict[str, Any]) -> dict[str, Any]:
+    """`provenance` as it is stored: its source is a reference, so that dataset and source can be moved together."""
+    source = Path(provenance["source"])
+    is_place = source.is_absolute() and source.exists()
+    return provenance | {"source": reference(root, source) if is_place else str(source)}
 
 
 def read_report(root: Path) -> list[Skipped]:
