@@ -52,8 +52,8 @@ def _build(kind: Any, value: Any, where: str, kinds: Mapping[type, type]) -> Any
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     is_other = isinstance(kind, types.UnionType | type) and not isinstance(value, kind)
-    if is_other or (kind is int and isinstance(value, bool)):
-        raise UserError(f"{where}: expected {kind}, got {value!r}")
+    if is_other or (isinstance(value, bool) and kind is int):  # to Python, True is an int
+        raise UserError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
     return value
 
 

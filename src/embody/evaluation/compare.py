@@ -12,7 +12,7 @@ from embody.errors import UserError
 from embody.metrics.outcomes import BASELINE, against, outcomes_of
 from embody.metrics.policies import POLICIES, title_of
 from embody.metrics.rates import rate
-from embody.metrics.results_file import read_results
+from embody.metrics.results_file import read_results, showing
 from embody.metrics.statistics import (
     Outcomes,
     Statistic,
@@ -41,9 +41,14 @@ def compare_runs(paths: Sequence[Path]) -> str:
             raise UserError(f"{path} does not exist: run `embody evaluate --name {path.parent.name}` first")
     runs = [read_results(path) for path in paths]
     seeds = [run.get("seed") for run in runs]
-    if len(set(seeds)) < len(seeds):
+    if any(seeds.count(seed) > 1 for seed in seeds):
         raise UserError(f"the runs have training seeds {seeds}: each must have a seed of its own (--seed)")
-    return seeds_markdown(seeds_table(*outcomes_of(runs)))
+    files = " or ".join(map(str, paths))
+    with showing(files):
+        achievements, outcomes = outcomes_of(runs)
+        if not outcomes:
+            raise UserError(f"{files} has no policy in common with the others: run `embody evaluate` again")
+        return seeds_markdown(seeds_table(achievements, outcomes))
 
 
 def seeds_table(achievements: Sequence[str], runs: Mapping[str, Outcomes], baseline: str = BASELINE) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from embody.metrics.charts import Bar, Line, bar_chart, line_chart, smooth
 from embody.metrics.horizons import horizon_chart
 from embody.metrics.pictures import Film, png, read_films, read_pairs
 from embody.metrics.policies import POLICIES
-from embody.metrics.results_file import lookup, read_results
+from embody.metrics.results_file import lookup, read_results, showing
 from embody.metrics.rollouts import NEAR
 from embody.metrics.sections import Chart, Section
 from embody.metrics.tables import decibels, duration, listed, short_task
@@ -53,6 +53,13 @@ def write_report(run_dir: Path) -> Path:
     """
     if not run_dir.is_dir():
         raise UserError(f"no run in {run_dir}: run `embody run` first, or name another run")
+    with showing(str(run_dir)):
+        page = _page(run_dir)
+    write_text(run_dir / "report.html", page)
+    return run_dir / "report.html"
+
+
+def _page(run_dir: Path) -> str:
     results, config = (
         read_results(path) if path.exists() else {} for path in (run_dir / "results.json", run_dir / "config.json")
     )
@@ -65,7 +72,7 @@ def write_report(run_dir: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = pages.get_template("report.html.j2").render(
+    return pages.get_template("report.html.j2").render(
         name=run_dir.resolve().name,
         verdict=verdict(results, own.success),
         command=results.get("command"),
@@ -83,8 +90,6 @@ def write_report(run_dir: Path) -> Path:
         times=_times(results),
         config=_config(config),
     )
-    write_text(run_dir / "report.html", page)
-    return run_dir / "report.html"
 
 
 def _facts(results: Values, config: Values) -> list[str]:

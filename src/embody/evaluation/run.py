@@ -133,9 +133,12 @@ class FinishedParts:
         """
         found = read_results(path) if path.exists() else {}
         self._path, self._digest, self._models, self._on_part = path, f"{digest} {_FORMAT}", dict(models), on_part
-        usable = found.get("of") == self._digest and not (found["complete"] and found["models"] == self._models)
-        same = {name for name, model in self._models.items() if usable and found["models"].get(name) == model}
-        self._parts: dict[str, dict[str, Any]] = {name: found["parts"].get(name, {}) for name in same}
+        known, parts = found.get("models"), found.get("parts")
+        same: set[str] = set()
+        if found.get("of") == self._digest and isinstance(known, Mapping) and isinstance(parts, Mapping):
+            is_repeated = found.get("complete") and known == self._models
+            same = {name for name, model in self._models.items() if not is_repeated and known.get(name) == model}
+        self._parts: dict[str, dict[str, Any]] = {name: parts.get(name, {}) for name in same}
 
     def __len__(self) -> int:
         return sum(len(parts) for parts in self._parts.values())

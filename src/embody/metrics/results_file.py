@@ -1,17 +1,19 @@
 """`results.json`: reading and writing the results of a run, which have stable dotted keys."""
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from embody.errors import UserError
 from embody.saving.atomic_write import write_text
 from embody.saving.json_files import read_object
 
-__all__ = ["Results", "lookup", "read_results", "write_results"]
+__all__ = ["Results", "lookup", "read_results", "showing", "write_results"]
 
 Results = Mapping[str, Any]
 
@@ -32,6 +34,23 @@ def write_results(path: Path, results: Results) -> None:
 def read_results(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; a `UserError` if the file holds something else."""
     return read_object(path, "run `embody evaluate` again")
+
+
+@contextlib.contextmanager
+def showing(place: str) -> Iterator[None]:
+    """Raise errors of the block, which shows the results in `place`, as a `UserError`.
+
+    Another version writes other keys and types. The cause of the `UserError` says where the block stumbled.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{place} has results of another version or damaged ones ({type(error).__name__}: {error}): run `embody"
+            " evaluate` again"
+        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -9,8 +9,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from embody.config import from_dict
 from embody.data import (
     Dataset,
     DatasetWriter,
@@ -36,6 +37,7 @@ REPORT = "import-report.json"
 _LONGEST = 500  # characters that say what is wrong with a recording
 _AHEAD = 4  # recordings of each worker that may wait in memory
 
+T = TypeVar("T")
 Progress = Callable[[int, int, int], None]  # recordings done, their total, recordings skipped
 
 
@@ -256,31 +258,27 @@ def _record(root: Path, provenance: dict[str, Any]) -> dict[str, Any]:
 
 def read_report(root: Path) -> list[Skipped]:
     """The recordings that were left out of the dataset in `root`."""
-    return [Skipped(*line) for line in _lines_of_report(root, "skipped", "file", "what", "where")]
+    return _listed(root, "skipped", lambda line: from_dict(Skipped, line))
 
 
 def read_changes(root: Path) -> list[Changed]:
     """The recordings of the dataset in `root` that the import changed."""
-    return [Changed(file, tuple(changes)) for file, changes in _lines_of_report(root, "changed", "file", "changes")]
+    return _listed(root, "changed", lambda line: from_dict(Changed, line))
 
 
 def read_other_files(root: Path) -> dict[str, str]:
     """The files beside the recordings of the dataset in `root`, and why each is none."""
-    return dict(_lines_of_report(root, "other_files", "file", "reason"))
+    return dict(_listed(root, "other_files", lambda line: (str(line["file"]), str(line["reason"]))))
 
 
-def _lines_of_report(root: Path, part: str, *fields: str) -> list[list[Any]]:
-    """The `fields` of each line of that part of the report: texts, but a list of texts for "changes"."""
-    path = root / REPORT
-    report = read_object(path, f"delete {root} and import again") if path.exists() else {}
+def _listed(root: Path, name: str, read: Callable[[Any], T]) -> list[T]:
+    """The lines of one of the report's lists; a `UserError` if they are not what this version writes."""
+    path, remedy = root / REPORT, "delete it and import again"
+    lists = read_object(path, remedy) if path.exists() else {}
     try:
-        lines = [[line[field] for field in fields] for line in report.get(part, [])]
-        texts = [text for line in lines for value in line for text in (value if isinstance(value, list) else [value])]
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError(part)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: {part} is not what an import writes: delete {root} and import again") from error
-    return lines
+        return [read(line) for line in lists.get(name, [])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} was written by another version ({error}): {remedy}") from error
 
 
 def _write_report(

@@ -158,7 +158,7 @@ def write_json(path: Path, values: Any) -> None:
 
 def check_writable(folder: Path) -> None:
     """A `WriteError` if no file can be created in `folder`, or no folder where it shall be; leaves nothing behind."""
-    probe = next(place for place in (folder, *folder.parents) if place.exists()) / ".writable.tmp"
+    probe = next(place for place in (folder, *folder.parents) if place.exists()) / f".{secrets.token_hex(8)}.tmp"
     with writing(folder):
-        probe.touch()
+        probe.touch(exist_ok=False)
         probe.unlink(missing_ok=True)
