@@ -1,7 +1,6 @@
 """Tokenizer, dynamics and agent together: loading their weights, and copies for inference."""
 
 import copy
-import dataclasses
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -234,7 +233,7 @@ def _dynamics(recipe: dict[str, Any], path: Path) -> Dynamics:
 def _config(cls: Any, recipe: dict[str, Any], name: str, path: Path) -> Any:
     try:
         config = from_dict(cls, recipe["models"][name])
-        if dataclasses.is_dataclass(config):
+        if not isinstance(config, tuple):
             check_architecture(config)
         return config
     except (KeyError, TypeError, ValueError) as error:

@@ -65,7 +65,9 @@ def _check_paths(stored: Config, default: Config, arguments: Sequence[str]) -> N
     to begin with; datasets must be inside `data_dir`.
     """
     folders = {field: getattr(stored, field) for field in ("data_dir", "models_dir", "logs_dir", "cache_dir")}
-    paths = [(field, [path], ".") for field, path in folders.items() if path != getattr(default, field)]
+    paths: list[tuple[str, Sequence[str], str]] = [
+        (field, [path], ".") for field, path in folders.items() if path != getattr(default, field)
+    ]
     paths.append(("data.sources", stored.data.sources, stored.data_dir))
     for stage in ("train_tokenizer", "train_dynamics", "train_agent", "train_imagination"):
         paths.append((f"{stage}.init_from", [getattr(stored, stage).init_from], "."))
