@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from embody.config import to_dict
+from embody.errors import UserError
+from embody.evaluation.compare import compare_runs
 from embody.evaluation.report import write_report
 from embody.evaluation.results import evaluation_of, results_markdown
 from embody.evaluation.verdict import verdict
@@ -448,7 +450,7 @@ def test_films_and_pairs_survive_the_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pairs.npz holds no films"):
         read_films(tmp_path / "pairs.npz")
     (tmp_path / "dreams.npz").write_bytes(b"PK\x03\x04half")
-    with pytest.raises(ValueError, match="dreams.npz cannot be read"):
+    with pytest.raises(ValueError, match="dreams.npz: cannot be read"):
         read_films(tmp_path / "dreams.npz")
     with pytest.raises(AssertionError, match="film 'x'"):
         Film("x", {"real": noise(4)}, ("", "left"))
@@ -660,6 +662,41 @@ def test_report_names_a_damaged_file_and_keeps_the_old_report(run_dir: Path) -> 
     with pytest.raises(ValueError, match="results.json"):
         write_report(run_dir)
     assert (run_dir / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"success": 3},
+        {"success": {"cloning": []}},
+        {"success": {"imagination": {"mean": "x"}, "cloning": {"mean": None}}},
+        {"dynamics": {"gain_over_copy_db": "x"}},
+        {"dynamics": {"horizon": {"psnr_db": "abc"}}},
+        {"wall_seconds": "x"},
+        {"stage_seconds": {"a": "b"}},
+        {"machine": 4},
+        {"game": "none such"},
+        {"command": "a\nb"},
+        {"machine": {"\x1b[31m": "x"}},
+    ],
+    ids=str,
+)
+def test_results_of_another_form_end_in_one_line(run_dir: Path, other: dict[str, Any]) -> None:
+    write_results(run_dir / "results.json", some_results() | other)
+    with pytest.raises(UserError) as refusal:
+        write_report(run_dir)
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [{"seeds": [1]}, {"seeds": {"a": [1]}, "achieved": 3}, {"seeds": {"a": [1]}, "achieved": {"cloning": {"a": 5}}}],
+    ids=str,
+)
+def test_a_comparison_of_results_of_another_form_ends_in_one_line(tmp_path: Path, outcomes: Any) -> None:
+    write_results(tmp_path / "results.json", {"seed": {}, "outcomes": outcomes})
+    with pytest.raises(UserError, match="results.json has (results of another version|no policy in common)"):
+        compare_runs([tmp_path / "results.json"])
 
 
 def test_report_escapes_what_it_is_given(run_dir: Path) -> None:

@@ -4,7 +4,6 @@ Legend: N films side by side, T timesteps, H W pixels.
 """
 
 import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from PIL import Image, ImageDraw
 
 from embody.errors import UserError
 from embody.saving.atomic_write import write_bytes
+from embody.saving.reading import read_npz
 
 __all__ = ["Film", "action_captions", "dream_gif", "png", "read_films", "read_pairs", "write_films", "write_pairs"]
 
+_ARRAY_BYTES = 2**28  # of the pictures in one file
 PAPER, INK, DREAM = (255, 255, 255), (60, 60, 60), (217, 95, 2)
 
 
@@ -58,7 +59,7 @@ def write_films(path: Path, films: Sequence[Film]) -> None:
 
 def read_films(path: Path) -> list[Film]:
     """The films that `write_films` wrote; a `UserError` if the file holds none."""
-    arrays = _read_arrays(path)
+    arrays = read_npz(path, _ARRAY_BYTES)
     if "films" not in arrays:
         raise UserError(f"{path} holds no films: delete it and run `embody evaluate` again")
     films = []
@@ -78,7 +79,7 @@ def write_pairs(path: Path, original: NDArray[np.uint8], reconstructed: NDArray[
 
 def read_pairs(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(original, reconstructed) as `write_pairs` wrote them; a `UserError` if the file holds none."""
-    arrays = _read_arrays(path)
+    arrays = read_npz(path, _ARRAY_BYTES)
     if not {"original", "reconstructed"} <= arrays.keys():
         raise UserError(f"{path} holds no reconstructions: delete it and run `embody evaluate` again")
     return arrays["original"], arrays["reconstructed"]
@@ -88,14 +89,6 @@ def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
     write_bytes(path, content.getbuffer())
-
-
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}): delete it and run `embody evaluate` again") from error
 
 
 def png(frames: NDArray[np.uint8]) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from embody.errors import UserError
+from embody.errors import UserError, one_line
 from embody.saving.atomic_write import write_text
 from embody.saving.json_files import read_object
 
@@ -32,8 +32,21 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; a `UserError` if the file holds something else."""
-    return read_object(path, "run `embody evaluate` again")
+    """The JSON object in `path`; a `UserError` if the file holds something else, or a text that cannot be printed."""
+    results = read_object(path, "run `embody evaluate` again")
+    for text in _texts(results):
+        if not text.isprintable():
+            raise UserError(f"{path} holds the text {one_line(text, 60)}: run `embody evaluate` again")
+    return results
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for inner in value if isinstance(value, Mapping | list) else ():
+        yield from _texts(inner)
+    for inner in value.values() if isinstance(value, Mapping) else ():
+        yield from _texts(inner)
 
 
 @contextlib.contextmanager

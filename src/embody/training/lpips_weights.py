@@ -116,7 +116,7 @@ class _Dtype:
     def made(self) -> np.dtype[Any]:
         if self.code not in _DTYPES or self.order not in ("<", ">", "|"):
             raise UserError(f"a file of weights has an array of {one_line(self.code, 20)}: only floats are read")
-        return np.dtype(self.code).newbyteorder(self.order)
+        return np.dtype(f"{self.order}{self.code}")
 
 
 class _Array:
