@@ -210,8 +210,10 @@ def test_a_log_that_ends_a_little_early_or_late_is_cut_to_its_video(
     said = capsys.readouterr().out
     dataset = open_dataset(tmp_path / "data" / "vpt")
     assert {row.source: row.length for row in dataset.episodes()} == {"whole": 30, "short": 25, "long": 30}
-    changes = {one.file: one.changes for one in read_changes(dataset.root)}
+    shape = "64x64 pixels stretched to the shape of 640x360"  # said of every file
+    changes = {one.file: tuple(said for said in one.changes if said != shape) for one in read_changes(dataset.root)}
     assert changes == {
+        "whole": (),
         "short": (
             "line 26 of short.jsonl is incomplete and left out",
             "cut off at the end: 5 timesteps without an action",
