@@ -297,7 +297,7 @@ def test_a_long_history_is_kept_up_to_the_size_of_the_cache() -> None:
     fresh.history = player.history.copy()
     assert player.tokenizer_cache is not None
     fresh.tokenizer_cache = player.tokenizer_cache.select(torch.tensor([0]))
-    fresh.features = fresh.dream.reset(*fresh._past(slice(None)), fresh._tasks(["door"]))[:, -1]  # at places 0 to 7
+    fresh.features = fresh.dream.reset(*fresh._past(slice(None)), fresh._tasks(["door"], 1))[:, -1]  # at places 0 to 7
     player.relabel(["door"])
     for frame in frames[20:]:
         assert player.features is not None

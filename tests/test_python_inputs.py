@@ -366,6 +366,17 @@ def test_weights_are_loaded_from_any_path_or_the_reason_is_said(tmp_path: Path) 
     refused(lambda: Player.load(tmp_path, precision="half"), "unknown precision 'half': choose from")  # type: ignore[arg-type]
 
 
+def test_a_tokenizer_refuses_other_frames_and_latents() -> None:
+    tokenizer = make_tokenizer()
+    frames = torch.zeros(1, 2, 3, 8, 12, dtype=torch.uint8)
+    for given in (frames[0], frames.permute(0, 1, 3, 4, 2), frames[:, :, :1]):
+        refused(lambda given=given: tokenizer.encode(given), r"frames must be uint8 \[B, T, 3, 8, 12\]")
+    refused(lambda: tokenizer.encode(frames[..., :8]), r"made for \(8, 12\): resize them")
+    refused(lambda: tokenizer.encode(torch.rand(frames.shape)), "frames must be uint8 from 0 to 255, got torch.float32")
+    for latents in (torch.zeros(1, 2, 4, 5), torch.zeros(2, 4, 4)):
+        refused(lambda latents=latents: tokenizer.decode(latents), r"latents must be float \[B, T, 4, 4\]")
+
+
 # --- dreams ---------------------------------------------------------------------------------------------------------
 
 

@@ -109,11 +109,8 @@ class Tokenizer(nn.Module):
         Patches that are `dropped`, bool `[B, T, P]`, are replaced by the learned embedding. With a cache, the frames
         follow those in it and are added to it: one frame at a time, or a whole context if it is empty.
         """
+        self._check_frames(frames)
         B, T = frames.shape[:2]
-        if frames.shape[-2:] != self.frame:
-            raise UserError(
-                f"frames of {tuple(frames.shape[-2:])} pixels, the tokenizer was made for {self.frame}: resize them"
-            )
         patch_BTPD = self._project_patches(self.standardise(self.pad(frames)))
         if dropped is not None:
             patch_BTPD = torch.where(dropped[..., None], self.masked_D.to(patch_BTPD.dtype), patch_BTPD)
@@ -128,9 +125,24 @@ class Tokenizer(nn.Module):
         z_BTLZ = torch.tanh(self.to_latent(x_BTSD[:, :, P:]).float())
         return (z_BTLZ - self.latent_mean) / self.latent_std
 
+    def _check_frames(self, frames: Tensor) -> None:
+        shape, (height, width) = list(frames.shape), self.frame
+        if len(shape) != 5 or shape[2] != 3:
+            raise UserError(f"frames must be uint8 [B, T, 3, {height}, {width}], got {shape}")
+        if frames.shape[-2:] != self.frame:
+            raise UserError(
+                f"frames of {tuple(frames.shape[-2:])} pixels, the tokenizer was made for {self.frame}: resize them"
+            )
+        # Reading values makes the host wait for a GPU, but only for frames that should be uint8.
+        if frames.is_floating_point() and not frames.is_meta and frames.numel() and float(frames.detach().max()) <= 1:
+            raise UserError(f"frames must be uint8 from 0 to 255, got {frames.dtype} up to 1: multiply them by 255")
+
     def decode(self, latents: Tensor, *, cache: RingCache | None = None) -> Tensor:
         """Standardised frames `[B, T, 3, H, W]` (see `to_pixels`) of latents `[B, T, L, Z]`; cache as in `encode`."""
-        B, T, L, _ = latents.shape
+        L, Z = self.config.latents, self.config.channels
+        if latents.ndim != 4 or latents.shape[2:] != (L, Z):
+            raise UserError(f"latents must be float [B, T, {L}, {Z}], got {list(latents.shape)}")
+        B, T = latents.shape[:2]
         z_BTLZ = latents * self.latent_std + self.latent_mean
         latent_BTLD = self.from_latent(z_BTLZ) + self.latent_position_LD
         readout_BTPD = self.readout_PD.expand(B, T, -1, -1)
