@@ -53,7 +53,7 @@ _MISTAKES = (
     PermissionError,
     ConnectionError,
 )
-_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a disk that is full, or cannot be written
+_NO_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # a disk that is full, or cannot be written
 
 
 def is_users_mistake(error: Exception) -> bool:

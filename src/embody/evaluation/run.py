@@ -133,7 +133,8 @@ class FinishedParts:
         """
         found = read_results(path) if path.exists() else {}
         self._path, self._digest, self._models, self._on_part = path, f"{digest} {_FORMAT}", dict(models), on_part
-        known, parts = found.get("models"), found.get("parts")
+        known: Any = found.get("models")
+        parts: Any = found.get("parts")
         same: set[str] = set()
         if found.get("of") == self._digest and isinstance(known, Mapping) and isinstance(parts, Mapping):
             is_repeated = found.get("complete") and known == self._models
