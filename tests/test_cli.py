@@ -520,10 +520,10 @@ def test_ctrl_c_while_training(place: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=60)
     assert process.returncode == 130, (out, said)
-    assert said == "embody: interrupted; the same command goes on from the last checkpoint\n"
+    assert said == "embody: interrupted (SIGINT); the same command goes on\n"
     assert not weights.exists()
     reached = load_tensors(checkpoint)[1]["step"]
-    assert reached >= 5 and reached % 5 == 0
+    assert reached >= 5
     # The stored settings are the default, so this goes on; a kill gives no time to say or write anything.
     written = checkpoint.stat().st_mtime_ns
     process = start(["train", "tokenizer", "--name", "tiny"], place)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -21,6 +21,20 @@ from embody.saving.atomic_write import exclusive_lock
 from embody.saving.tensors import load_metadata
 
 STEPS = 100_000
+
+
+@pytest.fixture(autouse=True)
+def default_signals() -> Iterator[None]:
+    """Whoever runs the tests may ignore signals (nohup, pytest-xdist), which processes inherit."""
+    defaults = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def start(config: Config, workers: int = 0) -> "subprocess.Popen[str]":

@@ -121,7 +121,8 @@ def read_segment(path: Path, name: str, frames: int | None = None) -> Segment:
     parts = [*Path(name).parts[::-1], *path.absolute().parts[::-1], *path.resolve().parts[::-1]]
     version = next((part for part in parts if re.fullmatch(r"\d+\.\d+", part)), "")
     lines, incomplete = _lines(path)
-    length, cut = len(lines), tuple[str, ...]()
+    length = len(lines)
+    cut: tuple[str, ...] = ()
     if frames is not None:
         video = path.with_suffix(".mp4")
         difference = f"{video}: {frames} frames, but {path.name} has {length} lines"

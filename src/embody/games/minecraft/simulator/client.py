@@ -130,7 +130,7 @@ class MineRLEnv(gymnasium.Env[np.ndarray, Any]):
         """Wait for the step that `step_async` requested: frame, reward, terminated, truncated, info."""
         values, frame = self._receive_observation(self.step_seconds)
         reward, done = values.get("reward"), values.get("done")
-        if isinstance(reward, bool) or not isinstance(reward, int | float) or not abs(reward) < _MAX_COUNT:
+        if not isinstance(reward, int | float) or isinstance(reward, bool) or not abs(reward) < _MAX_COUNT:
             raise self._lost("the server's answer has no reward or end")
         if not isinstance(done, bool):
             raise self._lost("the server's answer has no reward or end")
