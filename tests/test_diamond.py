@@ -603,7 +603,9 @@ def test_a_trained_agent_plays_and_a_killed_evaluation_resumes(
     trained.run_dir.mkdir(parents=True, exist_ok=True)
     (trained.run_dir / "config.json").write_text(json.dumps(to_dict(trained)))
     with serving(tmp_path, tmp_path / "episode.npz") as server:
-        folders = [part for kind in ("runs", "models", "logs") for part in (f"--{kind}-dir", str(tmp_path / kind))]
+        folders = [
+            part for kind in ("runs", "models", "logs", "data") for part in (f"--{kind}-dir", str(tmp_path / kind))
+        ]
         arguments = ["evaluate", "--env", f"minerl:{DIAMOND}", "--name", "small", *folders]
         arguments += ["--server", server.address, "--policy", "cloning", "--evaluation.episodes", "2"]
         process = subprocess.Popen([sys.executable, "-m", "embody", *arguments], stdout=subprocess.DEVNULL)

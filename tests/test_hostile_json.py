@@ -58,7 +58,7 @@ def test_a_pipe_a_device_and_a_folder_are_refused_at_once(tmp_path: Path) -> Non
         with pytest.raises(UserError, match="not a regular file"):
             load_metadata(tmp_path / name)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="not a regular file"):
+    with pytest.raises(UserError, match="folder is a folder: name a file"):
         load_metadata(tmp_path / "folder")
 
 
@@ -75,5 +75,5 @@ def test_the_metadata_of_weights_are_bounded(tmp_path: Path) -> None:
 
 def test_metrics_that_are_no_json_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 1}\n\xff\n' + b"[" * 100_000 + b'\n{"loss": NaN}\n7\n{"step": 2}\n{"st')
+    path.write_bytes(b'{"step": 1}\n\xff\n' + b"[" * 100_000 + b'\n{"loss": 1e999}\n7\n{"step": 2}\n{"st')
     assert read_metrics(path) == [{"step": 1}, {"step": 2}]

@@ -153,7 +153,9 @@ def test_published_values(net: LpipsNet, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_tokenizer_trains_with_it(config: Config) -> None:
     objective = dataclasses.replace(config.tokenizer_objective, lpips="alex")
-    config = dataclasses.replace(config, tokenizer_objective=objective, cache_dir=str(config.run_dir / "cache"))
+    config = dataclasses.replace(
+        config, tokenizer_objective=objective, cache_dir=str(Path(config.models_dir).parent / "cache")
+    )
     with pytest.raises(ValueError, match=f"run `embody weights lpips --cache-dir {config.cache_dir}`"):
         Trainer(config=config).train_tokenizer()
     weights = make_lpips_weights("alex")
