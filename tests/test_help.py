@@ -3,6 +3,7 @@
 import dataclasses
 import fnmatch
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -224,3 +225,21 @@ def test_an_answer_takes_less_than_a_second_of_computing() -> None:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         seconds.append(float(done.stdout.split()[-1]))
     assert min(seconds) < 1.0, seconds
+
+
+def test_every_option_that_a_page_names_exists(shown: Shown) -> None:
+    root = Path(__file__).parents[1]
+    pages = [root / "README.md", *sorted((root / "docs").rglob("*.md")), *sorted((root / "weights").rglob("*.md"))]
+    known = {"--help", "--help-all", "--version"}
+    known |= {option.name for name in preset_names() for option in options(preset(name), "", "Run").values()}
+    for topic in TOPICS:
+        known |= set(re.findall(r"--[\w.-]+", shown(*topic, "--help-all")))
+    named, unknown = 0, []
+    for page in pages:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                if re.match(r'\s*(embody |\w+="(\$\w+ )?--)', line.partition("#")[0]):
+                    found = re.findall(r"--[a-z][\w.-]*", line.partition("#")[0])
+                    named += len(found)
+                    unknown += [(page.name, option) for option in found if option.replace(".no-", ".") not in known]
+    assert named > 50 and not unknown

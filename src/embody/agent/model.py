@@ -122,7 +122,7 @@ class Agent(nn.Module):
 
         `task`: the words of a label, int64 `[B, W]`; in multi-achievement mode, the tasks left after each timestep,
         bool `[B, T, at most tasks]`. `blocks`: the dynamics' layers, used unless the agent owns its weights. With a
-        cache the frames are in progress, and `cache.commit` keeps them.
+        cache the frames are provisional until `cache.commit`.
         """
         M, width = self.config.tokens, self.trunk.width
         task_BTMD = self.task(self.goal.inputs(task, self.word, self.config)).unflatten(-1, (M, width))

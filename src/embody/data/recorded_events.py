@@ -34,7 +34,7 @@ class RecordedEvents:
     def achieved_at(self) -> NDArray[np.int64]:
         """int64 `[E, P]`: the timestep at which an episode first achieves a task; int64's maximum if it never does."""
         found = np.full((len(self._offsets) - 1, self._tasks), np.iinfo(np.int64).max)
-        found[:, len(self.of_task) :] = -1  # tasks that only other datasets have never remain here
+        found[:, len(self.of_task) :] = -1  # a task that this dataset lacks is never among the remaining ones here
         for task, steps in enumerate(self.of_task):
             episodes = np.searchsorted(self._offsets, steps, side="right") - 1
             np.minimum.at(found[:, task], episodes, steps - self._offsets[episodes])

@@ -106,7 +106,7 @@ class Dynamics(nn.Module):
 
         noised: float `[B, T, L, Z]`, z~. tau: `[B, T]` in [0, 1], on the grid of d. d: `[B, T]`, a power of 1/2, at
         least 1 / K_max. actions: int64 `[B, T, A]` that led to each frame. is_first: bool `[B, T]`. labelled: bool
-        `[B]`, by default all true. With a cache the frames are in progress, and `cache.commit` keeps them. A predicted
+        `[B]`, by default all true. With a cache the frames are provisional until `cache.commit`. A predicted
         velocity v gives `z^ = z~ + (1 - tau) v`. With `memory_only` nothing is predicted, and the layers that only the
         prediction needs are skipped.
         """

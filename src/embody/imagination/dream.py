@@ -306,7 +306,7 @@ class Dream:
         is_first: Tensor | None = None,
         memory_only: bool = False,
     ) -> Prediction:
-        """A forward pass of the dynamics over frames in progress, with the same `tau` and `d` in all rows."""
+        """A forward pass of the dynamics over provisional frames, with the same `tau` and `d` in all rows."""
         shape = z.shape[:2]
         if is_first is None:
             is_first = torch.zeros(shape, dtype=torch.bool, device=z.device)

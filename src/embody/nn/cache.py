@@ -13,7 +13,7 @@ _IN_PROGRESS = 2  # frames that one pass may add: a finished frame and the next 
 class RingCache:
     """Keys (after RoPE) and values of the last `context` frames, per time layer, for `rows` x `tokens` sequences.
 
-    A frame in progress is written to the next place of the ring and stays only if `commit` follows; otherwise the next
+    A provisional frame is written to the next place of the ring and stays only if `commit` follows; otherwise the next
     denoising pass overwrites it. Keys are stored after RoPE, so their order in the ring does not matter. Every call
     attends to the whole ring, with places that are not filled yet masked. All state is in tensors that are updated in
     place, so a compiled step or a CUDA graph remains valid from frame to frame.
@@ -37,7 +37,7 @@ class RingCache:
         self.rows, self.tokens, self.context = rows, tokens, context
         self.frames = 0  # committed so far
         self.empty, self.full = True, False
-        # Of the frames in progress: their time index, their place in the ring, and the bias of each place.
+        # Of the provisional frames: their time index, their place in the ring, and the bias of each place.
         self.position = torch.arange(_IN_PROGRESS, device=device)
         self.place = torch.empty_like(self.position)
         self.bias = torch.empty(_IN_PROGRESS, context, device=device, dtype=dtype)
@@ -65,7 +65,7 @@ class RingCache:
         self.v[layer][:, :, places] = v.to(self.dtype)
 
     def extend(self, layer: int, k: Tensor, v: Tensor, ahead: int = 0) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Write a frame in progress, `[rows * tokens, G, 1, K]`, the `ahead`-th (from 0) of its pass.
+        """Write a provisional frame, `[rows * tokens, G, 1, K]`, the `ahead`-th (from 0) of its pass.
 
         Returns all keys and values `[rows * tokens, G, C, K]`, and a bias `[C]` for the logits: 0, or -inf for places
         that are not filled yet; None when all places are filled.
@@ -76,7 +76,7 @@ class RingCache:
         return self.k[layer], self.v[layer], None if self.full else self.bias[ahead]
 
     def commit(self, frames: int = 1) -> None:
-        """Keep the `frames` frames in progress."""
+        """Keep the `frames` provisional frames."""
         self.frames += frames
         self.position += frames
         self.empty, self.full = False, self.frames >= self.context - 1

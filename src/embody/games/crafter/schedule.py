@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from embody.config import Schedule
+from embody.config.bounds import Count, Natural
 
 __all__ = ["AchievementSchedule"]
 
@@ -17,16 +18,16 @@ class AchievementSchedule(Schedule):
     first.
     """
 
-    # The achievements that become tasks, by name, in the order in which they are tried.
     order: tuple[str, ...] = (
         *("collect_sapling", "place_plant", "collect_wood", "place_table", "make_wood_pickaxe", "make_wood_sword"),
         *("collect_drink", "collect_stone", "place_stone", "make_stone_pickaxe", "make_stone_sword", "eat_cow"),
         *("collect_coal", "place_furnace", "collect_iron", "make_iron_pickaxe", "collect_diamond", "make_iron_sword"),
         *("wake_up", "defeat_zombie", "defeat_skeleton", "eat_plant"),
     )
-    # After how many steps as the task, 1 or more, an achievement gives way to the next one.
-    patience: int = 100
-    # Every how many steps, 1 or more, the task may change; after a change the agent reads its whole context again.
-    every: int = 10
-    # At which level of food, drink or energy, 0 to 9, the task becomes to eat, drink or sleep.
-    low: int = 3
+    """These achievements become tasks, in the order in which they are tried."""
+    patience: Count = 100
+    """After this many steps, at least 1, the next achievement becomes the task."""
+    every: Count = 10
+    """The task may change every so many steps, at least 1; the agent then reads its whole context again."""
+    low: Natural = 3
+    """If food, drink or energy is at this level, at least 0, or below, the task is to eat, drink or sleep."""

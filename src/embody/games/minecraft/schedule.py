@@ -28,21 +28,21 @@ class TaskSchedule(Schedule):
     the episode ends. Order and numbers are not the paper's: they are the least that a diamond takes, and time to spare.
     """
 
-    # The names of the tasks, in their order; each is one of `embody.games.minecraft.tasks.TASKS`.
     tasks: tuple[str, ...] = (
         *("mine_log", "craft_planks", "craft_stick", "craft_crafting_table", "place_crafting_table"),
         *("craft_wooden_pickaxe", "mine_cobblestone", "craft_stone_pickaxe", "craft_furnace", "place_furnace"),
         *("mine_coal", "mine_iron_ore", "craft_iron_ingot", "craft_iron_pickaxe", "mine_diamond"),
     )
-    # For each task, how many of its item have to be obtained or placed, 1 or more.
+    """These are the names of the tasks, in their order; each is one of `embody.games.minecraft.tasks.TASKS`."""
     amounts: tuple[Count, ...] = (4, 12, 6, 1, 1, 1, 11, 1, 1, 1, 1, 3, 3, 1, 1)
-    # For each task, after how many steps (20 a second) the next task begins in any case, 1 or more.
+    """Each task needs this many of its item obtained or placed, at least 1."""
     max_steps: tuple[Count, ...] = (
         *(6_000, 1_200, 1_200, 1_200, 600, 1_200, 6_000, 1_200, 1_200, 600),
         *(6_000, 18_000, 2_400, 1_200, 72_000),
     )
-    # The length of an episode in steps (20 a second), 1 or more; the paper has 60 minutes.
-    episode_steps: Count = 72_000  # [P]
+    """Each task ends after this many steps (20 a second), at least 1."""
+    episode_steps: Count = 72_000
+    """An episode has this many steps (20 a second), at least 1 [P]."""
 
     def __post_init__(self) -> None:
         if not self.tasks or not len(self.tasks) == len(self.amounts) == len(self.max_steps):
